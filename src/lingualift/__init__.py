@@ -1,0 +1,1 @@
+"""Lift a task into languages that have no labels for it."""

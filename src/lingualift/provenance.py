@@ -1,0 +1,190 @@
+"""Fingerprints, manifests and atomic writes: what a result was made from, and folders that are whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lingualift.errors import UserError
+
+PROVENANCE_FILE = "provenance.json"
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex sha256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_folder(path: Path, *, suffixes: tuple[str, ...] = ()) -> str:
+    """Hex sha256 over the names and contents of a folder's files, however deep; `suffixes` narrows them."""
+    files = sorted(
+        file for file in path.rglob("*") if file.is_file() and (not suffixes or file.suffix in suffixes)
+    )
+    return fingerprint({str(file.relative_to(path)): sha256_file(file) for file in files})
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text.
+
+    Raises:
+        ValueError: the value holds NaN or infinity, which JSON has no word for.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """Hex sha256 of a JSON value; the order of keys does not matter, the order of lists does."""
+    return sha256_bytes(canonical_json(value).encode())
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Installed versions of the named distributions; one that is absent is left out."""
+    versions = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where JSON has no word for it."""
+    return value if math.isfinite(value) else None
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value.
+
+    Raises:
+        UserError: the file is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(path, f"cannot be read ({error.strerror})", "a JSON file", "check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(path, f"is not JSON ({error})", "a JSON file", "restore or rewrite it") from None
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write `target` into errors that say what to do.
+
+    Raises:
+        UserError: no space, no permission, a file in the way, a read-only disk.
+    """
+    mends = {
+        errno.ENOSPC: "free some space or choose another output",
+        errno.EDQUOT: "free some space or choose another output",
+        errno.EACCES: "choose an output that you may write to",
+        errno.EPERM: "choose an output that you may write to",
+        errno.EROFS: "choose an output that you may write to",
+        errno.ENOTDIR: "choose an output whose parents are folders",
+        errno.EEXIST: "choose an output that does not exist yet",
+        errno.ENOTEMPTY: "choose an output that does not exist yet",
+        errno.ENAMETOOLONG: "choose a shorter name",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in mends:
+            raise
+        raise UserError(
+            target, f"cannot be written ({os.strerror(error.errno or 0)})", mend=mends[error.errno or 0]
+        ) from error
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A scratch folder beside `target` that becomes `target` by one rename when the block ends well.
+
+    Nothing is left behind when the block raises. Two processes may race: one wins, the other gets the error.
+
+    Yields:
+        The scratch folder, empty.
+
+    Raises:
+        UserError: `target` exists already, or cannot be written.
+    """
+    exists = UserError(target, "exists already", "a folder that does not exist yet", "choose another --output")
+    if target.exists() or target.is_symlink():
+        raise exists
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        with writing(target):
+            scratch.chmod(0o777 & ~_umask())
+            yield scratch
+            for file in scratch.rglob("*"):
+                if file.is_file():
+                    _sync(file)
+            try:
+                scratch.rename(target)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise exists from None
+                raise
+            _sync(target.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file by one rename, so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o666 & ~_umask())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, indented for people, by one rename."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Write JSON Lines by one rename."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def _umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
