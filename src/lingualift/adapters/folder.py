@@ -1,0 +1,206 @@
+"""Adapter folders: finding, opening and writing them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from lingualift.adapters.config import CONFIG_FILE, KINDS, Refusal, refusal
+from lingualift.adapters.structure import Module, Structure, structure
+from lingualift.adapters.tensorfile import Array, TensorFile, TensorSpec, write_tensors
+from lingualift.errors import UserError
+from lingualift.provenance import (
+    PROVENANCE_FILE,
+    atomic_folder,
+    read_json,
+    sha256_file,
+    write_json,
+    write_text,
+)
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLE_FILE = "adapter_model.bin"
+_FROM_PICKLE = (
+    'python -c "import torch, safetensors.torch as s; '
+    "t = torch.load('adapter_model.bin', weights_only=True); "
+    "s.save_file({k: v.contiguous() for k, v in t.items()}, 'adapter_model.safetensors')\""
+)
+_RESTORE = "restore the adapter from its source"
+
+
+class Adapter:
+    """An adapter folder, opened: headers are read and checked, tensors only when asked for.
+
+    Args:
+        path: The folder that holds `adapter_config.json` and `adapter_model.safetensors`.
+
+    Raises:
+        UserError: a file is missing or damaged, or the tensors contradict the configuration.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config: dict[str, Any] = _object(path / CONFIG_FILE)
+        self.refusal: Refusal | None = refusal(self.config)
+        peft_type = str(self.config.get("peft_type"))
+        self.kind: str = KINDS.get(peft_type, peft_type.lower())
+        provenance = path / PROVENANCE_FILE
+        self.provenance: dict[str, Any] | None = _object(provenance) if provenance.is_file() else None
+        self.weights_file = _weights_file(path)
+        self._file = TensorFile(self.weights_file)
+
+    @property
+    def tensors(self) -> Mapping[str, TensorSpec]:
+        """All tensors by name: number format and shape."""
+        return MappingProxyType(self._file.specs)
+
+    @functools.cached_property
+    def structure(self) -> Structure:
+        """The tensors sorted into modules and whole values.
+
+        Raises:
+            UserError: the kind cannot be merged, or the tensors contradict the configuration.
+        """
+        if self.refusal:
+            raise UserError(self.path, self.refusal.reason, mend=self.refusal.mend)
+        return structure(self.kind, self.config, self.tensors, self.path)
+
+    @property
+    def modules(self) -> dict[str, Module]:
+        """The modules by name; see `structure`."""
+        return self.structure.modules
+
+    def read(self, name: str) -> Array:
+        """One tensor in its own number format, checked to be finite.
+
+        Raises:
+            UserError: no such tensor, a short file, NaN or infinity.
+        """
+        return self._file.read(name)
+
+    @functools.cached_property
+    def weights_sha256(self) -> str:
+        """Hex sha256 of the tensors' file."""
+        return sha256_file(self.weights_file)
+
+    @functools.cached_property
+    def config_sha256(self) -> str:
+        """Hex sha256 of the configuration's file."""
+        return sha256_file(self.path / CONFIG_FILE)
+
+    def verify(self) -> None:
+        """Compare the files with the hashes in `provenance.json`, where it has any.
+
+        Raises:
+            UserError: a file is not the one that was recorded.
+        """
+        self._compare("weights_sha256", self.weights_file, self.weights_sha256)
+        self._compare("config_sha256", self.path / CONFIG_FILE, self.config_sha256)
+
+    def _compare(self, key: str, file: Path, found: str) -> None:
+        recorded = (self.provenance or {}).get(key)
+        if recorded is not None and recorded != found:
+            mend = f"{_RESTORE}; if you changed it on purpose, remove {key} from {PROVENANCE_FILE}"
+            raise UserError(
+                file, f"is damaged or was changed (sha256 {found})", f"{recorded} as recorded", mend
+            )
+
+
+def open_adapter(path: Path | str) -> Adapter:
+    """Open an adapter folder, or one in the hub's cache by its repository id.
+
+    Args:
+        path: A folder that peft or lingualift wrote; a folder of the hub's cache (`models--org--name`); or a
+            repository id (`org/name`) that is in the cache already. Nothing is downloaded.
+
+    Raises:
+        UserError: there is no adapter, or it is damaged.
+    """
+    return Adapter(_find(path))
+
+
+def write_adapter(
+    output: Path,
+    *,
+    config: Mapping[str, Any],
+    specs: Sequence[TensorSpec],
+    arrays: Iterable[Array],
+    provenance: Callable[[], Mapping[str, Any]],
+    card: Callable[[], str],
+) -> None:
+    """Write an adapter folder that `PeftModel.from_pretrained` loads; whole, or not at all.
+
+    Args:
+        output: The folder; it must not exist.
+        config: Content of `adapter_config.json`.
+        specs: The tensors to come, in this order.
+        arrays: One array for each spec; taken one at a time, so that they need not fit in memory together.
+        provenance: Content of `provenance.json`, asked for when all tensors are written; hashes are added.
+        card: The model card, asked for at the same time.
+
+    Raises:
+        UserError: the output exists or cannot be written, or an array could not be made.
+    """
+    with atomic_folder(output) as scratch:
+        weights = write_tensors(scratch / WEIGHTS_FILE, specs, arrays)
+        write_json(scratch / CONFIG_FILE, dict(config))
+        write_text(scratch / "README.md", card())
+        hashes = {"weights_sha256": weights, "config_sha256": sha256_file(scratch / CONFIG_FILE)}
+        write_json(scratch / PROVENANCE_FILE, {**provenance(), **hashes})
+
+
+def _object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(path, f"holds {type(value).__name__}", "a JSON object", _RESTORE)
+    return value
+
+
+def _weights_file(path: Path) -> Path:
+    if (path / WEIGHTS_FILE).is_file():
+        return path / WEIGHTS_FILE
+    if (path / PICKLE_FILE).is_file():
+        mend = f"if you trust it, convert it in its folder: {_FROM_PICKLE}"
+        raise UserError(path / PICKLE_FILE, "is a pickle, which can run code when read", WEIGHTS_FILE, mend)
+    raise UserError(path, f"has no {WEIGHTS_FILE}", "an adapter folder as peft writes it", _RESTORE)
+
+
+def _find(path: Path | str) -> Path:
+    folder = Path(path)
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    if (folder / "snapshots").is_dir():
+        return _snapshot(folder)
+    if folder.is_dir():
+        below = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG_FILE}"))
+        mend = f"name one of its sub-folders: {', '.join(below)}" if below else "check the path"
+        raise UserError(folder, f"has no {CONFIG_FILE}", "an adapter folder", mend)
+    if folder.is_absolute() or len(folder.parts) != 2:
+        raise UserError(folder, "no such folder", "an adapter folder", "check the path")
+    return _in_hub_cache(str(path))
+
+
+def _snapshot(folder: Path) -> Path:
+    reference = folder / "refs" / "main"
+    names = [reference.read_text().strip()] if reference.is_file() else []
+    names = names or sorted(entry.name for entry in (folder / "snapshots").iterdir())
+    if len(names) != 1 or not (folder / "snapshots" / names[0] / CONFIG_FILE).is_file():
+        raise UserError(folder, "holds no single adapter", "one snapshot", "name the folder of one snapshot")
+    return folder / "snapshots" / names[0]
+
+
+def _in_hub_cache(repository: str) -> Path:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(repository, CONFIG_FILE)
+    except HFValidationError:
+        found = None
+    if not isinstance(found, str):
+        mend = f"check the path, or fetch it first: hf download {repository}"
+        raise UserError(repository, "neither a folder nor in the hub's cache", "an adapter", mend)
+    return Path(found).parent

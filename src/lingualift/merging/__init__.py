@@ -1,0 +1,8 @@
+"""Merging adapters as files: AdaMergeX and its baselines; no torch, transformers or peft in here."""
+
+from lingualift.merging.engine import merge
+from lingualift.merging.methods import METHODS
+from lingualift.merging.report import MergeReport
+from lingualift.merging.table import methods_table
+
+__all__ = ["METHODS", "MergeReport", "merge", "methods_table"]

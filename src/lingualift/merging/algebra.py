@@ -1,0 +1,180 @@
+"""The arithmetic of merging: arrays in, arrays out, nothing about files.
+
+Shapes: m outputs, n inputs, r rank of one module; lora_A is (r, n), lora_B is (m, r), ΔW = scaling·B·A is
+(m, n). Embeddings and Conv1D layers differ by transposes of ΔW only, so the same functions serve them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+
+
+class ZeroDivisorError(ArithmeticError):
+    """An element of the source reference is zero where the rule divides by it."""
+
+
+class RankDeficientError(ArithmeticError):
+    """The source reference's virtual tokens are linearly dependent, so that no matrix maps them to the target's."""
+
+
+def weighted_sum(arrays: Sequence[Floats], weights: Sequence[float]) -> Floats:
+    """Σ wᵢ·xᵢ over arrays of one shape."""
+    total = arrays[0] * np.float32(weights[0])
+    for array, weight in zip(arrays[1:], weights[1:], strict=True):
+        total += array * np.float32(weight)
+    return total
+
+
+def difference(task: Floats, target: Floats, source: Floats, weight: float) -> Floats:
+    """Additive rule: task + λ·(target − source). AdaMergeX eq. 7, https://arxiv.org/abs/2402.18913."""
+    step = target - source
+    step *= np.float32(weight)
+    step += task
+    return step
+
+
+def ratio(task: Floats, target: Floats, source: Floats, weight: float) -> Floats:
+    """Multiplicative rule: task ⊙ (λ·(target ⊘ source − 1) + 1). AdaMergeX eq. 9.
+
+    Raises:
+        ZeroDivisorError: an element of `source` is zero.
+    """
+    if not source.all():
+        raise ZeroDivisorError(f"element {int(np.argmin(source.ravel() != 0))} is zero")
+    step = target / source
+    step -= np.float32(1)
+    step *= np.float32(weight)
+    step += np.float32(1)
+    step *= task
+    return step
+
+
+def default_cutoff(shape: tuple[int, ...]) -> float:
+    """Singular values at or below this fraction of the largest count as zero: max(shape)·eps of float32."""
+    return float(max(shape) * np.finfo(np.float32).eps)
+
+
+def insertion(
+    task: Floats, target: Floats, source: Floats, weight: float, *, cutoff: float, anchored: bool = True
+) -> Floats:
+    """Matrix rule for virtual tokens, each (tokens, width). AdaMergeX eq. 10.
+
+    With M = target·source⁺ (tokens × tokens): (λ·(M − I) + I)·task, or λ·M·task where not anchored.
+
+    Args:
+        task: Virtual tokens of the task adapter.
+        target: Those of the reference in the target language.
+        source: Those of the reference in the source language.
+        weight: λ.
+        cutoff: Fraction of the largest singular value that still counts as zero in the pseudo-inverse.
+        anchored: Whether λ = 0 stands for the task adapter.
+
+    Raises:
+        RankDeficientError: the rows of `source` are linearly dependent.
+    """
+    moved = target.astype(np.float64) @ _pseudo_inverse(source, cutoff) @ task.astype(np.float64)
+    if not anchored:
+        return (weight * moved).astype(np.float32)
+    return (task + weight * (moved - task)).astype(np.float32)
+
+
+def _pseudo_inverse(matrix: Floats, cutoff: float) -> NDArray[np.float64]:
+    left, singular, right = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    rank = int((singular > cutoff * singular[0]).sum())
+    if rank < len(matrix):
+        raise RankDeficientError(f"rank {rank} with {len(matrix)} tokens at cut-off {cutoff:.3g}")
+    return np.asarray((right.T / singular) @ left.T)
+
+
+def concatenate(
+    downs: Sequence[Floats], ups: Sequence[Floats], coefficients: Sequence[float]
+) -> tuple[Floats, Floats]:
+    """Factors of Σ cᵢ·Bᵢ·Aᵢ, exactly: ranks add up.
+
+    Args:
+        downs: lora_A of each adapter, (rᵢ, n).
+        ups: lora_B of each adapter, (m, rᵢ).
+        coefficients: cᵢ; folded into B.
+
+    Returns:
+        A of shape (Σrᵢ, n) and B of shape (m, Σrᵢ).
+    """
+    scaled = [up * np.float32(factor) for up, factor in zip(ups, coefficients, strict=True)]
+    return np.concatenate(list(downs)), np.concatenate(scaled, axis=1)
+
+
+def truncate(down: Floats, up: Floats, rank: int) -> tuple[Floats, Floats, float, float]:
+    """The best factors of a lower rank for B·A, without forming the product.
+
+    QR of both factors leaves a small core whose SVD is the product's
+    (Golub and Van Loan, Matrix Computations, 4th ed., section 5.4).
+
+    Args:
+        down: A, (r, n).
+        up: B, (m, r).
+        rank: The rank wanted, at most min(r, m, n).
+
+    Returns:
+        A (rank, n) and B (m, rank), with the singular values shared evenly between them; the energy kept,
+        Σσ² of the singular values kept; and the energy in all.
+    """
+    basis_up, corner_up = np.linalg.qr(up)
+    basis_down, corner_down = np.linalg.qr(down.T)
+    core = corner_up.astype(np.float64) @ corner_down.T.astype(np.float64)
+    left, singular, right = np.linalg.svd(core)
+    energy = singular**2
+    root = np.sqrt(singular[:rank])
+    new_up = basis_up @ (left[:, :rank] * root).astype(np.float32)
+    new_down = (root[:, None] * right[:rank]).astype(np.float32) @ basis_down.T
+    return new_down, new_up, float(energy[:rank].sum()), float(energy.sum())
+
+
+def pad(down: Floats, up: Floats, rank: int) -> tuple[Floats, Floats]:
+    """The same product at a higher rank: rows of A and columns of B filled with zeros."""
+    more = rank - len(down)
+    return np.pad(down, ((0, more), (0, 0))), np.pad(up, ((0, 0), (0, more)))
+
+
+def product_inner(down: Floats, up: Floats, other_down: Floats, other_up: Floats) -> float:
+    """Frobenius inner product of B·A and B'·A', without forming either."""
+    ups = up.T.astype(np.float64) @ other_up.astype(np.float64)
+    downs = down.astype(np.float64) @ other_down.T.astype(np.float64)
+    return float((ups * downs).sum())
+
+
+def trim(array: Floats, density: float) -> Floats:
+    """The array with all but its largest elements set to zero; ceil(density · size) elements stay."""
+    count = array.size - int(np.ceil(density * array.size))
+    kept = array.copy()
+    if count:
+        kept.ravel()[np.argpartition(np.abs(array), count, axis=None)[:count]] = 0
+    return kept
+
+
+def ties(arrays: Sequence[Floats], weights: Sequence[float], density: float) -> Floats:
+    """Trim, elect signs, disjoint mean. TIES-merging, section 4, https://arxiv.org/abs/2306.01708.
+
+    Each array is trimmed to `density` of its elements and multiplied with its weight; the sign of the sum is
+    elected per element; the result is the mean of the elements that carry it, zero where none does.
+    """
+    terms = np.stack([trim(x, density) * np.float32(w) for x, w in zip(arrays, weights, strict=True)])
+    agrees = (np.sign(terms) == np.sign(terms.sum(axis=0))) & (terms != 0)
+    return np.asarray((terms * agrees).sum(axis=0) / np.maximum(agrees.sum(axis=0), 1), dtype=np.float32)
+
+
+def dare(
+    arrays: Sequence[Floats], weights: Sequence[float], density: float, random: np.random.Generator
+) -> Floats:
+    """Drop elements at random, rescale the rest, add up. DARE, section 3, https://arxiv.org/abs/2311.03099.
+
+    Each element stays with probability `density` and is divided by it, so that the expectation is the
+    weighted sum.
+    """
+    kept = [array * (random.random(array.shape) < density) / np.float32(density) for array in arrays]
+    return weighted_sum(kept, weights)

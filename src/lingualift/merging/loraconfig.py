@@ -1,0 +1,73 @@
+"""The configuration of a LoRA adapter whose ranks, scalings or modules are not those it came from."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lingualift.adapters.config import LoraSettings
+
+_LATER = Path("adapter_config.json")
+
+
+def lora_config(
+    base: Mapping[str, Any], modules: Mapping[str, tuple[int, float]], *, same_modules: bool
+) -> dict[str, Any]:
+    """A configuration with which peft gives every module its rank and scaling.
+
+    Args:
+        base: The configuration to start from; returned as it is where it already says the right thing.
+        modules: Rank and scaling by module.
+        same_modules: Whether the modules are those of `base`; else they are named one by one.
+    """
+    config = dict(base)
+    if not same_modules:
+        config["target_modules"] = sorted(modules)
+        config.update(layers_to_transform=None, layers_pattern=None, exclude_modules=None)
+    if _says(config, modules):
+        return config
+    ranks = {name: rank for name, (rank, _) in modules.items()}
+    alphas = {name: _whole(rank * scaling) for name, (rank, scaling) in modules.items()}
+    config["use_rslora"] = False
+    for escape in (False, True):
+        config["r"], config["rank_pattern"] = _patterns(ranks, escape)
+        config["lora_alpha"], config["alpha_pattern"] = _patterns(alphas, escape)
+        if _says(config, modules):
+            return config
+    raise RuntimeError(f"no patterns tell these modules apart: {sorted(modules)[:3]} …")
+
+
+def _says(config: Mapping[str, Any], modules: Mapping[str, tuple[int, float]]) -> bool:
+    settings = LoraSettings(config, _LATER)
+    return all(
+        settings.rank(name) == rank and abs(settings.scaling(name) / scaling - 1) < 1e-12
+        for name, (rank, scaling) in modules.items()
+    )
+
+
+def _whole(value: float) -> float:
+    """The whole number where it is one: servers type alpha as int."""
+    return round(value) if abs(value - round(value)) < 1e-9 * abs(value) else value
+
+
+def _patterns(values: Mapping[str, float], escape: bool) -> tuple[float, dict[str, float]]:
+    """The most frequent value, and patterns for the modules that differ.
+
+    A last name component stands for all its modules where they agree; other modules are named in full, the
+    longest first, since peft takes the first pattern that matches the end of a module's path.
+    """
+    common = Counter(values.values()).most_common(1)[0][0]
+    by_end: dict[str, set[float]] = {}
+    for name, value in values.items():
+        by_end.setdefault(name.rpartition(".")[2], set()).add(value)
+    short = {end: next(iter(found)) for end, found in by_end.items() if len(found) == 1 and found != {common}}
+    long = {
+        name: value
+        for name, value in sorted(values.items(), key=lambda item: -len(item[0]))
+        if value != common and name.rpartition(".")[2] not in short
+    }
+    quote = re.escape if escape else str
+    return common, {quote(name): value for name, value in {**long, **short}.items()}

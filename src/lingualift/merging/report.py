@@ -1,0 +1,166 @@
+"""What a merge did: the typed report, provenance and the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lingualift.adapters.compatibility import backbone
+from lingualift.merging.pieces import Record
+from lingualift.merging.plan import Plan, Request
+from lingualift.provenance import library_versions
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What was merged, what was not and why, and what the user should know.
+
+    Args:
+        output: The folder written.
+        method: Merge method.
+        kind: Adapter kind.
+        space: "factors" or "delta".
+        rule: The rule that was applied.
+        export: "peft" or "serving".
+        formula: What was computed.
+        weights: Weight of every input by its role.
+        merged: Modules that were merged.
+        kept: Modules that keep the base adapter's tensors, with the reason.
+        absent: Modules of other inputs that the result lacks, with the reason.
+        energy: Fraction of the spectral energy kept, by truncated module.
+        energy_kept: The same over all truncated modules; None where none was.
+        cutoff: Relative cut-off of the pseudo-inverse; None where none was taken.
+        warnings: What may make the result worse than it could be.
+        notes: What else is worth knowing.
+    """
+
+    output: Path
+    method: str
+    kind: str
+    space: str
+    rule: str
+    export: str
+    formula: str
+    weights: Mapping[str, float]
+    merged: tuple[str, ...]
+    kept: Mapping[str, str]
+    absent: Mapping[str, str]
+    energy: Mapping[str, float]
+    energy_kept: float | None
+    cutoff: float | None
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {**asdict(self), "output": str(self.output)}
+
+
+def make_report(
+    output: Path, request: Request, plan: Plan, record: Record, warnings: tuple[str, ...]
+) -> MergeReport:
+    """Put the report together once the tensors are written."""
+    total = sum(whole for _, whole in record.energy.values())
+    return MergeReport(
+        output=output,
+        method=request.method.name,
+        kind=request.cell.kind,
+        space=request.cell.space,
+        rule=request.cell.rule,
+        export="serving" if request.serving else "peft",
+        formula=request.cell.formula,
+        weights={item.role: item.weight for item in request.inputs},
+        merged=tuple(module.name for module in plan.merged),
+        kept={module.name: module.kept for module in plan.modules if module.kept},
+        absent=dict(plan.absent),
+        energy={name: kept / whole if whole else 1.0 for name, (kept, whole) in record.energy.items()},
+        energy_kept=sum(kept for kept, _ in record.energy.values()) / total if total else None,
+        cutoff=record.cutoff,
+        warnings=warnings,
+        notes=_notes(request, plan),
+    )
+
+
+def _notes(request: Request, plan: Plan) -> tuple[str, ...]:
+    notes = []
+    if not plan.merged:
+        notes.append("all weights are zero: the result is the base adapter, bit for bit")
+    if request.base.structure.whole:
+        notes.append(f"biases and saved modules come from {request.inputs[0].role}")
+    if any(item.adapter.structure.whole for item in request.inputs[1:]):
+        notes.append("biases and saved modules of the other adapters are whole values and were left out")
+    if not all(backbone(item.adapter)["name"] for item in request.inputs):
+        notes.append("an adapter does not name its backbone; that all have the same could not be checked")
+    return tuple(notes)
+
+
+def provenance_of(request: Request, report: MergeReport, initialisation: bool | None) -> dict[str, Any]:
+    """Content of the result's `provenance.json`."""
+    recorded = (request.base.provenance or {}).get("initialisation")
+    return {
+        "kind": "merged",
+        "method": report.method,
+        "source": request.method.source,
+        "space": report.space,
+        "rule": report.rule,
+        "export": report.export,
+        "rank": request.rank,
+        "module_pattern": request.modules,
+        "module_weights": dict(request.module_weights),
+        "options": {
+            "density": request.options.density,
+            "seed": request.options.seed,
+            "cutoff": report.cutoff,
+        },
+        "inputs": [
+            {
+                "role": item.role,
+                "path": str(item.adapter.path),
+                "weight": item.weight,
+                "weights_sha256": item.adapter.weights_sha256,
+                "config_sha256": item.adapter.config_sha256,
+            }
+            for item in request.inputs
+        ],
+        "initialisation": recorded if initialisation else None,
+        "backbone": backbone(request.base),
+        "modules": list(report.merged),
+        "kept": dict(report.kept),
+        "energy_kept": report.energy_kept,
+        "warnings": list(report.warnings),
+        "versions": library_versions("lingualift", "numpy", "ml_dtypes"),
+    }
+
+
+def model_card(request: Request, report: MergeReport) -> str:
+    """The result's README: front matter for the hub, the recipe for people."""
+    facts = backbone(request.base)
+    front = ["---", "library_name: peft", "tags:", "- lingualift", "- merge", f"- {report.method}"]
+    if facts["name"]:
+        front.insert(1, f"base_model: {facts['name']}")
+    rows = [f"| {item.role} | `{item.adapter.path}` | {item.weight:g} |" for item in request.inputs]
+    lines = [
+        *front,
+        "---",
+        "",
+        f"# {report.output.name}",
+        "",
+        f"Made by `lingualift merge`: {report.method} ([source]({request.method.source})), "
+        f"{report.kind} adapters, space {report.space}, rule {report.rule}.",
+        "",
+        f"`{report.formula}`",
+        "",
+        "| role | adapter | weight |",
+        "|---|---|---|",
+        *rows,
+        "",
+        f"{len(report.merged)} modules merged, {len(report.kept)} kept from the {request.inputs[0].role} adapter.",
+        *[f"- Warning: {warning}" for warning in report.warnings],
+        *[f"- {note}" for note in report.notes],
+        "",
+        "Hashes of the inputs and all settings: `provenance.json`.",
+        "",
+    ]
+    return "\n".join(lines)
