@@ -1,0 +1,100 @@
+"""English."""
+
+from __future__ import annotations
+
+from lingualift.miniworld.grammar import Grammar
+
+_VERBS = {  # past, infinitive
+    "buy": ("bought", "buy"),
+    "find": ("found", "find"),
+    "lose": ("lost", "lose"),
+    "see": ("saw", "see"),
+    "sell": ("sold", "sell"),
+    "hide": ("hid", "hide"),
+}
+_PLACES = {
+    "market": "at the market",
+    "kitchen": "in the kitchen",
+    "garden": "in the garden",
+    "library": "in the library",
+    "house": "in the house",
+    "street": "on the street",
+    "forest": "in the forest",
+    "beach": "on the beach",
+    "office": "in the office",
+    "restaurant": "in the restaurant",
+}
+_VERDICTS = {  # affirmed, denied
+    "like": ("likes it", "does not like it"),
+    "recommend": ("recommends it", "does not recommend it"),
+    "happy": ("is happy", "is not happy"),
+    "satisfied": ("is satisfied", "is not satisfied"),
+    "hate": ("hates it", "does not hate it"),
+    "sad": ("is sad", "is not sad"),
+    "angry": ("is angry", "is not angry"),
+    "complain": ("complains", "does not complain"),
+}
+
+
+class English(Grammar):
+    """English: the concepts' own names are its words."""
+
+    code = "en"
+    conjunctions = ("and", "but")
+    now = "now"
+
+    def verb(self, verb: str) -> str:
+        """See `Grammar`."""
+        return _VERBS[verb][0]
+
+    def some(self, thing: str, colour: str) -> str:
+        """See `Grammar`."""
+        return f"a {colour} {thing}"
+
+    def the(self, thing: str) -> str:
+        """See `Grammar`."""
+        return f"the {thing}"
+
+    def subject(self, thing: str, colour: str | None = None) -> str:
+        """See `Grammar`."""
+        return f"the {colour} {thing}" if colour else f"the {thing}"
+
+    def at(self, place: str) -> str:
+        """See `Grammar`."""
+        return _PLACES[place]
+
+    def is_at(self, thing: str) -> str:
+        """See `Grammar`."""
+        return "is"
+
+    def quality(self, thing: str, quality: str, denied: bool) -> str:
+        """See `Grammar`."""
+        return f"is not {quality}" if denied else f"is {quality}"
+
+    def verdict(self, name: str, thing: str, verdict: str, denied: bool) -> str:
+        """See `Grammar`."""
+        return f"{name} {_VERDICTS[verdict][denied]}"
+
+    def ask_what(self, name: str, verb: str, place: str) -> str:
+        """See `Grammar`."""
+        return f"what did {name} {_VERBS[verb][1]} {place}?"
+
+    def ask_where(self, name: str, verb: str, the_thing: str) -> str:
+        """See `Grammar`."""
+        return f"where did {name} {_VERBS[verb][1]} {the_thing}?"
+
+    def ask_colour(self, thing: str, the_subject: str) -> str:
+        """See `Grammar`."""
+        return f"what color is {the_subject}?"
+
+    def thing_word(self, thing: str) -> str:
+        """See `Grammar`."""
+        return thing
+
+    def place_word(self, place: str) -> str:
+        """See `Grammar`."""
+        return place
+
+    def colour_word(self, thing: str, colour: str) -> str:
+        """See `Grammar`."""
+        return colour

@@ -1,0 +1,140 @@
+"""Indonesian: no gender, case or tense; adjectives behind the noun, "itu" behind both."""
+
+from __future__ import annotations
+
+from lingualift.miniworld.grammar import Grammar
+
+_THINGS = {
+    "book": "buku",
+    "cup": "cangkir",
+    "hat": "topi",
+    "key": "kunci",
+    "ball": "bola",
+    "bag": "tas",
+    "knife": "pisau",
+    "chair": "kursi",
+    "table": "meja",
+    "car": "mobil",
+    "boat": "perahu",
+    "shirt": "kemeja",
+    "jacket": "jaket",
+    "bicycle": "sepeda",
+    "basket": "keranjang",
+    "box": "kotak",
+}
+_COLOURS = {
+    "red": "merah",
+    "green": "hijau",
+    "blue": "biru",
+    "black": "hitam",
+    "white": "putih",
+    "yellow": "kuning",
+}
+_PLACES = {
+    "market": "pasar",
+    "kitchen": "dapur",
+    "garden": "kebun",
+    "library": "perpustakaan",
+    "house": "rumah",
+    "street": "jalan",
+    "forest": "hutan",
+    "beach": "pantai",
+    "office": "kantor",
+    "restaurant": "restoran",
+}
+_VERBS = {
+    "buy": "membeli",
+    "find": "menemukan",
+    "lose": "kehilangan",
+    "see": "melihat",
+    "sell": "menjual",
+    "hide": "menyembunyikan",
+}
+_QUALITIES = {
+    "beautiful": "indah",
+    "sturdy": "kuat",
+    "clean": "bersih",
+    "modern": "modern",
+    "perfect": "sempurna",
+    "excellent": "istimewa",
+    "ugly": "jelek",
+    "dirty": "kotor",
+    "broken": "rusak",
+    "expensive": "mahal",
+    "fragile": "rapuh",
+    "terrible": "mengerikan",
+}
+_VERDICTS = {
+    "like": "menyukainya",
+    "recommend": "merekomendasikannya",
+    "happy": "senang",
+    "satisfied": "puas",
+    "hate": "membencinya",
+    "sad": "sedih",
+    "angry": "marah",
+    "complain": "mengeluh",
+}
+
+
+class Indonesian(Grammar):
+    """Indonesian."""
+
+    code = "id"
+    conjunctions = ("dan", "tetapi")
+    now = "sekarang"
+
+    def verb(self, verb: str) -> str:
+        """See `Grammar`."""
+        return _VERBS[verb]
+
+    def some(self, thing: str, colour: str) -> str:
+        """See `Grammar`."""
+        return f"sebuah {_THINGS[thing]} {_COLOURS[colour]}"
+
+    def the(self, thing: str) -> str:
+        """See `Grammar`."""
+        return f"{_THINGS[thing]} itu"
+
+    def subject(self, thing: str, colour: str | None = None) -> str:
+        """See `Grammar`."""
+        return f"{_THINGS[thing]} {_COLOURS[colour]} itu" if colour else self.the(thing)
+
+    def at(self, place: str) -> str:
+        """See `Grammar`."""
+        return f"di {_PLACES[place]}"
+
+    def is_at(self, thing: str) -> str:
+        """See `Grammar`."""
+        return "ada"
+
+    def quality(self, thing: str, quality: str, denied: bool) -> str:
+        """See `Grammar`."""
+        return f"tidak {_QUALITIES[quality]}" if denied else _QUALITIES[quality]
+
+    def verdict(self, name: str, thing: str, verdict: str, denied: bool) -> str:
+        """See `Grammar`."""
+        return f"{name} {'tidak ' if denied else ''}{_VERDICTS[verdict]}"
+
+    def ask_what(self, name: str, verb: str, place: str) -> str:
+        """See `Grammar`."""
+        return f"{name} {_VERBS[verb]} apa {place}?"
+
+    def ask_where(self, name: str, verb: str, the_thing: str) -> str:
+        """See `Grammar`."""
+        return f"di mana {name} {_VERBS[verb]} {the_thing}?"
+
+    def ask_colour(self, thing: str, the_subject: str) -> str:
+        """See `Grammar`."""
+        return f"apa warna {the_subject}?"
+
+    def thing_word(self, thing: str) -> str:
+        """See `Grammar`."""
+        return _THINGS[thing]
+
+    def place_word(self, place: str) -> str:
+        """See `Grammar`."""
+        return _PLACES[place]
+
+    def colour_word(self, thing: str, colour: str) -> str:
+        """See `Grammar`."""
+        return _COLOURS[colour]
