@@ -121,7 +121,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     Raises:
         UserError: `target` exists already, or cannot be written.
     """
-    exists = UserError(target, "exists already", "a folder that does not exist yet", "choose another --output")
+    exists = UserError(
+        target, "exists already", "a folder that does not exist yet", "choose another --output"
+    )
     if target.exists() or target.is_symlink():
         raise exists
     with writing(target):

@@ -1,0 +1,155 @@
+"""Loading backbones and their tokenizers, and every fact about architectures that the rest needs."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lingualift.config import Backbone
+from lingualift.errors import UserError
+from lingualift.provenance import sha256_folder
+
+BUNDLED = "miniworld"
+
+
+@dataclass(frozen=True)
+class BackboneRef:
+    """A backbone that has been found: enough to load it again, and to tell it from any other.
+
+    Attributes:
+        name: As the user wrote it.
+        source: Hub id or absolute folder.
+        revision: Commit on the hub, None for a folder.
+        dtype: Number format of the weights.
+        trust_remote_code: Whether code that comes with the model may run.
+        fingerprint: sha256 of a folder's weights, config and tokenizer, or the hub's commit.
+    """
+
+    name: str
+    source: str
+    revision: str | None
+    dtype: str
+    trust_remote_code: bool
+    fingerprint: str
+
+    def identity(self) -> dict[str, Any]:
+        """What determines results; where a folder lies does not."""
+        fields = asdict(self)
+        return {key: fields[key] for key in ("dtype", "trust_remote_code", "fingerprint")}
+
+
+def find_backbone(backbone: Backbone, base: Path = Path()) -> BackboneRef:
+    """Find a backbone without loading it.
+
+    Args:
+        backbone: The experiment's entry.
+        base: Folder that a relative path starts from.
+
+    Raises:
+        UserError: there is no such folder, it holds no model, or the hub does not answer.
+    """
+    folder = _folder(backbone.name, base)
+    if folder is None:
+        commit = _hub_commit(backbone)
+        return BackboneRef(
+            backbone.name, backbone.name, commit, backbone.dtype, backbone.trust_remote_code, commit
+        )
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            folder, "holds no config.json", "a folder written by save_pretrained", "check the path"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(folder, "holds no safetensors weights", mend="save the model with safetensors")
+    fingerprint = _folder_fingerprint(folder)
+    return BackboneRef(
+        backbone.name, str(folder), None, backbone.dtype, backbone.trust_remote_code, fingerprint
+    )
+
+
+def _folder(name: str, base: Path) -> Path | None:
+    """The folder that a name means, None for a hub id."""
+    if name == BUNDLED:
+        from lingualift.miniworld import BACKBONE
+
+        return Path(BACKBONE)
+    path = base / Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(
+            f"backbone {name!r}", "is no folder", "a folder, a hub id or `miniworld`", "check the path"
+        )
+    return None
+
+
+@functools.cache
+def _folder_fingerprint(folder: Path) -> str:
+    return sha256_folder(folder, suffixes=(".json", ".safetensors", ".model", ".txt", ".jinja"))
+
+
+def _hub_commit(backbone: Backbone) -> str:
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    try:
+        file = cached_file(backbone.name, "config.json", revision=backbone.revision)
+        return str(extract_commit_hash(file, None))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"backbone {backbone.name!r}",
+            f"is no folder here and cannot be fetched from the hub ({reason})",
+            "a folder or a hub id",
+            "check the name, `revision` and the network, or log in with `hf auth login`",
+        ) from error
+
+
+@functools.lru_cache(maxsize=1)
+def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
+    """The model (frozen, in eval mode, on this process's device) and its tokenizer; the last one stays resident.
+
+    Raises:
+        UserError: the model or tokenizer cannot be loaded.
+    """
+    import torch
+    import transformers
+
+    options = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(ref.source, **options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            ref.source, dtype=getattr(torch, ref.dtype), use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"backbone {ref.name!r}", f"cannot be loaded ({reason})", "a causal language model"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    model.requires_grad_(False).eval().to(device())
+    return model, tokenizer
+
+
+def device() -> str:
+    """Where models run: the first GPU, Apple's, or the processor."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def keeps_logits(model: Any) -> bool:
+    """Whether the model's forward pass can leave out the logits of a prompt (`logits_to_keep`)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+def use_threads(count: int) -> None:
+    """Bound this process's arithmetic to so many threads."""
+    import torch
+
+    torch.set_num_threads(count)

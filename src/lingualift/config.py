@@ -1,0 +1,422 @@
+"""The experiment file: YAML in, frozen typed records out. Every key is known, every number has its unit below it."""
+
+from __future__ import annotations
+
+import re
+import string
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from lingualift.errors import UserError, did_you_mean
+from lingualift.languages import language
+
+PositiveInt: TypeAlias = Annotated[int, Field(gt=0)]
+NonNegative: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Split: TypeAlias = Literal["train", "validation", "test"]
+
+
+def _known_language(code: str) -> str:
+    try:
+        language(code)
+    except UserError as error:
+        raise ValueError(f"is no known language; {error.mend}") from None
+    return code
+
+
+LanguageCode: TypeAlias = Annotated[
+    str, BeforeValidator(lambda code: "no" if code is False else code), AfterValidator(_known_language)
+]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class Backbone(_Record):
+    """The frozen model that adapters are trained on."""
+
+    name: str = Field(min_length=1)
+    "A hub id, a folder, or `miniworld` for the one that ships with lingualift."
+    revision: str | None = None
+    "Commit, tag or branch on the hub; a commit makes the run repeatable."
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    "Number format of the backbone's weights; adapters are trained in float32."
+    trust_remote_code: bool = False
+    "Run Python code that comes with the model: only for authors you trust."
+
+
+class Languages(_Record):
+    """Where labels are, and where they are wanted."""
+
+    source: LanguageCode
+    "The language that has labels."
+    targets: tuple[LanguageCode, ...] = Field(min_length=1)
+    "The languages to lift the task into."
+    groups: dict[str, tuple[LanguageCode, ...]] = {}
+    "Named sets of targets that get an average of their own in the table, e.g. `weak: [sw, ht]`."
+
+    @model_validator(mode="after")
+    def _check(self) -> Languages:
+        repeated = sorted({code for code in self.targets if self.targets.count(code) > 1})
+        if repeated:
+            raise ValueError(f"targets: {', '.join(repeated)} named twice")
+        if self.source in self.targets:
+            raise ValueError(f"targets: {self.source} is the source language")
+        for name, members in self.groups.items():
+            strangers = [code for code in members if code not in self.targets]
+            if strangers or not members:
+                raise ValueError(
+                    f"groups.{name}: {', '.join(strangers) or 'nothing'} is not among the targets"
+                )
+        return self
+
+
+_PLACEHOLDERS = {"language", "iso639_3", "bcp47", "nllb", "split"}
+
+
+def _known_placeholders(template: str) -> str:
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{template!r} is no template: {error}") from None
+    for name in names:
+        if name not in _PLACEHOLDERS:
+            raise ValueError(f"{{{name}}} is not known; {did_you_mean(name, _PLACEHOLDERS)}")
+    return template
+
+
+Template: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(_known_placeholders)]
+
+
+class Data(_Record):
+    """Where rows come from: files of your own, or a data set on the hub at a pinned commit.
+
+    `{language}` (as written in the experiment), `{iso639_3}`, `{bcp47}`, `{nllb}` and `{split}` are filled in.
+    """
+
+    files: Template | None = None
+    "Path template of .jsonl, .jsonl.gz, .csv or .parquet files, relative to the experiment file."
+    hub: str | None = None
+    "Data set id on the hub; only data sets in parquet load, scripts do not."
+    revision: str | None = None
+    "Full commit (40 hexadecimal digits) of the hub data set."
+    config: Template | None = None
+    "Configuration name of the hub data set."
+    splits: dict[Split, str] = {}
+    "What the data calls a split, where it differs: `validation: valid`."
+    columns: dict[str, str] = {}
+    "What the data calls a column, where it differs: `text: sentence`."
+    aligned_on: str | None = None
+    "Column whose values must be equal row by row in all languages (parallel data)."
+    max_rows: dict[Split, PositiveInt] = {}
+    "Rows: sample so many of a split, the same ones in every language."
+    sample_seed: int = 0
+    "Seed of that sample."
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if (self.files is None) == (self.hub is None):
+            raise ValueError("name either `files` or `hub`")
+        if self.hub and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError("hub: needs `revision`, the full commit of the data set (40 hexadecimal digits)")
+        if self.files and (self.revision or self.config):
+            raise ValueError("`revision` and `config` belong to `hub`, not to `files`")
+        return self
+
+
+class TaskData(_Record):
+    """A task and its labelled rows."""
+
+    task: str
+    "A registered task (`lingualift tasks`) or the path of a Python file that registers one."
+    data: Data
+
+
+class Reference(_Record):
+    """The reference task: what the language adapters learn from unlabelled text."""
+
+    task: str = "causal-lm"
+    "A registered task; causal language modelling unless told otherwise."
+    data: Data
+    segment_tokens: PositiveInt = 512
+    "Tokens per packed segment of text (the paper's is 512)."
+
+
+class Adapter(_Record):
+    """What is trained, the same for every adapter of the experiment."""
+
+    type: Literal["lora", "ia3"] = "lora"
+    rank: PositiveInt = 8
+    "Rank r of LoRA's factors."
+    alpha: PositiveInt = 16
+    "LoRA's update is scaled by alpha / rank."
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    "Probability that an input of LoRA is dropped in training."
+    modules: tuple[str, ...] | None = None
+    "Names of the linear layers that get the adapter; all of them (LoRA), or peft's choice (IA3), when left out."
+    init_seed: int = 112
+    "Seed of the one initialisation that all adapters of a run share; the run's seed is added to it."
+
+
+class Training(_Record):
+    """One training run."""
+
+    steps: PositiveInt | None = None
+    "Optimiser steps; give either steps or epochs."
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    "Passes over the data."
+    batch_size: PositiveInt = 16
+    "Rows per optimiser step and device."
+    accumulation: PositiveInt = 1
+    "Batches whose gradients are added up before a step."
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    "Peak learning rate of AdamW."
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    "Share of the steps over which the learning rate rises."
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: NonNegative = 1.0
+    "Gradients are clipped to this norm; 0 leaves them as they are."
+    max_length: PositiveInt = 512
+    "Tokens of prompt and answer; longer prompts lose their beginning, and the log says how many."
+    precision: Literal["float32", "bfloat16"] = "float32"
+    "Number format of the arithmetic; bfloat16 runs under autocast."
+    gradient_checkpointing: bool = False
+    "Trade time for memory: recompute activations in the backward pass."
+    checkpoint_steps: PositiveInt = 200
+    "Steps between the checkpoints that a killed run resumes from."
+
+    @model_validator(mode="after")
+    def _check(self) -> Training:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either `steps` or `epochs`")
+        return self
+
+
+class TrainingRoles(_Record):
+    """Settings per role; target-language fine-tuning uses those of the task."""
+
+    task: Training
+    reference: Training
+
+
+class Method(_Record):
+    """A row of the table. A bare name in the file means the method with its defaults."""
+
+    method: str
+    space: Literal["factors", "delta"] = "factors"
+    "Where LoRA is merged: the factors A and B as the authors do, or the product (exact)."
+    combine: Literal["sum", "mean"] = "sum"
+    "`arithmetic` only: task + weight * reference, or that divided by 1 + weight."
+    modules: str | None = None
+    "Regular expression of the modules to merge; the others keep the task adapter."
+    weight: NonNegative | None = None
+    "Fixed merge weight; tuned over `weights.grid` when left out."
+
+
+class Weights(_Record):
+    """How the merge weight is chosen: by the validation split of one language, never by a test split."""
+
+    grid: tuple[NonNegative, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    "Merge weights to try; ties go to the one closest to 1."
+    tune_on: LanguageCode | None = None
+    "The target language whose validation split decides; it is left out of every average."
+
+    @model_validator(mode="after")
+    def _check(self) -> Weights:
+        if not self.grid or len(set(self.grid)) != len(self.grid):
+            raise ValueError("grid: needs at least one weight, and each once")
+        return self
+
+
+class Scoring(_Record):
+    """How answers are read off the model."""
+
+    length_normalization: Literal["none", "tokens", "characters"] = "none"
+    "Ranked answers: compare summed log-probabilities, or those per token or per character."
+    batch_size: PositiveInt = 64
+    "Sequences per forward pass."
+    max_length: PositiveInt = 512
+    "Tokens of prompt and answer; longer prompts lose their beginning, and the result says how many."
+
+
+class Experiment(_Record):
+    """The whole experiment."""
+
+    backbone: Backbone
+    languages: Languages
+    tasks: tuple[TaskData, ...] = Field(min_length=1)
+    reference: Reference | None = None
+    adapter: Adapter = Adapter()
+    training: TrainingRoles
+    methods: tuple[
+        Annotated[Method, BeforeValidator(lambda v: {"method": v} if isinstance(v, str) else v)], ...
+    ]
+    weights: Weights = Weights()
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    "One run of everything per seed; it decides the initialisation and the order of the data."
+    scoring: Scoring = Scoring()
+    workers: PositiveInt | None = None
+    "Steps that run at once on this machine; as many as it has processors, at most 4, or one per GPU, when left out."
+
+    @model_validator(mode="after")
+    def _check(self) -> Experiment:
+        names = [task.task for task in self.tasks]
+        for what, values in (("tasks", names), ("seeds", list(self.seeds)), ("methods", list(self.methods))):
+            repeated = [value for index, value in enumerate(values) if value in values[:index]]
+            if repeated:
+                raise ValueError(f"{what}: {_name_of(repeated[0])} is named twice")
+        if self.weights.tune_on and self.weights.tune_on not in self.languages.targets:
+            raise ValueError(f"weights.tune_on: {self.weights.tune_on} is not among the target languages")
+        return self
+
+
+def _name_of(value: object) -> object:
+    return value.method if isinstance(value, Method) else value
+
+
+def load_experiment(path: Path, overrides: list[str] | None = None) -> Experiment:
+    """Read and check an experiment file.
+
+    Args:
+        path: The YAML file.
+        overrides: `a.b=value` each, the value in YAML; a number in the path is an index of a list.
+
+    Raises:
+        UserError: unreadable file, unknown key, wrong value; the message names the key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise UserError(path, f"cannot be read ({reason})", "an experiment file", "check the path") from None
+    try:
+        raw = yaml.load(text, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(
+            path, f"is not YAML: {' '.join(str(error).split())}", mend="correct that line"
+        ) from None
+    if not isinstance(raw, dict):
+        raise UserError(
+            path, f"holds {type(raw).__name__}", "keys such as `backbone:`", "see docs/experiment.md"
+        )
+    for override in overrides or []:
+        _set(raw, override)
+    return parse_experiment(raw, where=str(path))
+
+
+def parse_experiment(raw: dict[str, Any], where: str = "experiment") -> Experiment:
+    """Check a mapping as an experiment.
+
+    Raises:
+        UserError: the first three problems, each with its key.
+    """
+    try:
+        return Experiment.model_validate(raw)
+    except ValidationError as error:
+        problems = [_explain(dict(item)) for item in error.errors(include_url=False)[:3]]
+        raise UserError(
+            where, "\n  ".join(["is not a valid experiment:", *problems]), mend="correct the keys named above"
+        ) from None
+
+
+def dump_experiment(experiment: Experiment) -> str:
+    """The resolved experiment as YAML, every default written out."""
+    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One problem of pydantic's in our words: key, what was found, what was expected."""
+    location = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        parent = _fields_at(problem["loc"][:-1])
+        return f"{location}: is not a known key; {did_you_mean(str(problem['loc'][-1]), parent)}"
+    if problem["type"] == "missing":
+        return f"{location}: is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    found = problem["input"]
+    shown = f" (found {found!r})" if not isinstance(found, dict | list | tuple) else ""
+    return f"{location}: {message}{shown}" if location else message
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are allowed at a place of the experiment file."""
+    model: Any = Experiment
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        found = re.findall(r"lingualift\.config\.(\w+)", repr(annotation))
+        model = globals()[found[-1]]
+    return list(model.model_fields)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """The safe loader, refusing a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; `raises` a YAML error at the second of two equal keys."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str | int | float | bool | None) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice", key_node.start_mark
+                )
+            if isinstance(key, str | int | float | bool | None):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.2: 2e-3 is a number although it has no dot.
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"--set {override}", "has no `=`", "key=value", "write for example --set seeds=[0,1]")
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}", f"{text!r} is not YAML", mend="quote the value") from None
+    *parents, last = key.split(".")
+    place: Any = raw
+    for part in parents:
+        place = _child(place, part, override)
+    if isinstance(place, list):
+        place[_index(place, last, override)] = value
+    else:
+        place[last] = value
+
+
+def _child(place: Any, part: str, override: str) -> Any:
+    child = place[_index(place, part, override)] if isinstance(place, list) else place.setdefault(part, {})
+    if not isinstance(child, dict | list):
+        raise UserError(
+            f"--set {override}", f"{part!r} holds {child!r}", "a mapping or a list", "check the path"
+        )
+    return child
+
+
+def _index(place: list[Any], part: str, override: str) -> int:
+    if not part.isdecimal() or int(part) >= len(place):
+        raise UserError(
+            f"--set {override}", f"{part!r} is no index of a list of {len(place)}", mend="check the path"
+        )
+    return int(part)

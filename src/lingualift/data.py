@@ -1,0 +1,327 @@
+"""One loader for hub data sets and local files; a bad row is reported with its file and line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lingualift.config import Data
+from lingualift.errors import UserError, did_you_mean
+from lingualift.languages import language as find_language
+from lingualift.provenance import sha256_file
+from lingualift.tasks import Example, RowError, Task, TextTask
+
+FORMATS = {".jsonl": "json", ".jsonl.gz": "json", ".csv": "csv", ".parquet": "parquet"}
+_SHOWN = 5  # bad rows that one message names
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one split in one language.
+
+    Attributes:
+        where: The file, or hub id and split, for messages.
+        dataset: All rows of the split, lazily read.
+        chosen: Indices of the rows to use, in order.
+        columns: The task's column -> the data's column.
+        path: The local file, if it is one.
+    """
+
+    where: str
+    dataset: Any
+    chosen: Sequence[int]
+    columns: Mapping[str, str]
+    path: Path | None
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def locate(self, index: int) -> str:
+        """File and line (JSON Lines) or row (other formats, the first is 1) of a row of `dataset`."""
+        if self.path is not None and self.path.name.endswith((".jsonl", ".jsonl.gz")):
+            filled = (number for number, line in enumerate(_lines(self.path), 1) if line.strip())
+            for position, number in enumerate(filled):
+                if position == index:
+                    return f"{self.where}:{number}"
+        return f"{self.where} row {index + 1}"
+
+
+def load_examples(task: Task, data: Data, language: str, split: str, base: Path) -> list[Example]:
+    """Read the examples of a labelled task.
+
+    Args:
+        task: Turns rows into examples.
+        data: Where the rows are.
+        language: Code as written in the experiment.
+        split: "train", "validation" or "test".
+        base: Folder that relative paths start from.
+
+    Raises:
+        UserError: no data, a missing column, bad rows (each with file and line), ids that stand twice.
+    """
+    rows = load_rows(data, language, split, base, task.columns)
+    examples: list[Example] = []
+    first_at: dict[str, int] = {}
+
+    def add(index: int, row: Mapping[str, Any]) -> None:
+        example = task.example(row, language)
+        if example.id in first_at:
+            raise RowError(f"id {example.id!r} stands in row {first_at[example.id] + 1} already")
+        first_at[example.id] = index
+        examples.append(example)
+
+    _each(rows, task.columns, add)
+    return examples
+
+
+def load_texts(task: TextTask, data: Data, language: str, split: str, base: Path) -> list[str]:
+    """Read the texts of a reference task; arguments and errors as for `load_examples`."""
+    (column,) = task.columns
+    texts: list[str] = []
+    rows = load_rows(data, language, split, base, task.columns)
+    _each(rows, task.columns, lambda _, row: texts.append(str(row[column]).strip()))
+    return texts
+
+
+def _each(rows: Rows, columns: tuple[str, ...], use: Any) -> None:
+    """Hand every checked row to `use`; report all bad ones in one message."""
+    problems: list[str] = []
+    bad = 0
+    names = {column: rows.columns.get(column, column) for column in columns}
+    for index in rows.chosen:
+        raw = rows.dataset[index]
+        try:
+            use(index, _checked(raw, names))
+        except RowError as error:
+            bad += 1
+            if bad <= _SHOWN:
+                problems.append(f"{rows.locate(index)}: {error}")
+    if bad:
+        more = f"\n  and {bad - _SHOWN} more" if bad > _SHOWN else ""
+        found = f"{bad} bad row{'s' * (bad > 1)}:\n  " + "\n  ".join(problems) + more
+        raise UserError(rows.where, found, mend="correct or remove them")
+
+
+def _checked(raw: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The task's columns of a row, none of them empty; other columns stay under their own names."""
+    row = dict(raw)
+    for column, name in names.items():
+        value = raw[name]
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise RowError(f"column {name!r} is {'missing' if value is None else 'empty'}")
+        row[column] = value
+    return row
+
+
+def load_rows(data: Data, language: str, split: str, base: Path, columns: tuple[str, ...]) -> Rows:
+    """Open a split, check its columns and choose the sample; no row is looked at yet.
+
+    Raises:
+        UserError: no such file or data set, unknown format, malformed file, no rows, a missing column.
+    """
+    if data.files is not None:
+        path = data_file(data, language, split, base)
+        where, dataset = str(path), _load_file(path)
+    else:
+        path = None
+        where, dataset = _load_hub(data, language, split)
+    if len(dataset) == 0:
+        raise UserError(where, "has no rows", "at least one", "check the file")
+    for column in columns:
+        name = data.columns.get(column, column)
+        if name not in dataset.column_names:
+            raise UserError(
+                where,
+                f"has no column {name!r}",
+                f"columns {', '.join(columns)}",
+                f"{did_you_mean(name, dataset.column_names)} map it under `columns:` or rename it",
+            )
+    return Rows(where, dataset, _sample(data, split, len(dataset)), data.columns, path)
+
+
+def _sample(data: Data, split: str, total: int) -> Sequence[int]:
+    wanted = data.max_rows.get(split)  # type: ignore[call-overload]
+    if wanted is None or wanted >= total:
+        return range(total)
+    return sorted(random.Random(data.sample_seed).sample(range(total), wanted))
+
+
+def fill_in(template: str, language: str, split: str) -> str:
+    """Fill a template's placeholders.
+
+    Raises:
+        UserError: `{nllb}` for a language that NLLB does not have.
+    """
+    known = find_language(language)
+    if "{nllb}" in template and not known.nllb:
+        raise UserError(
+            template, f"{known.name} ({language}) has no NLLB code", mend="use {language} instead"
+        )
+    return template.format(
+        language=language, iso639_3=known.iso639_3, bcp47=known.code, nllb=known.nllb, split=split
+    )
+
+
+def data_file(data: Data, language: str, split: str, base: Path) -> Path:
+    """Path of the local file that holds a split of a language.
+
+    Raises:
+        UserError: the template cannot tell the splits apart, or there is no such file.
+    """
+    assert data.files is not None
+    if split != "train" and "{split}" not in data.files:
+        raise UserError(
+            data.files,
+            f"names one file for all splits, and {split} is asked for",
+            "{split} in the path",
+            "write for example data/{language}/{split}.jsonl",
+        )
+    path = base / fill_in(data.files, language, data.splits.get(split, split))  # type: ignore[call-overload]
+    if not path.is_file():
+        raise UserError(
+            path,
+            "is not there",
+            f"the {split} data of language {language!r}",
+            _nearby(path) or "check the path, or leave the language out",
+        )
+    return path
+
+
+def _nearby(path: Path) -> str:
+    """What lies where the file was looked for."""
+    parent = path.parent
+    while not parent.is_dir():
+        path, parent = parent, parent.parent
+    names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))[:12]
+    return f"{parent} holds {', '.join(names)}" if names else ""
+
+
+def _suffix(path: Path) -> str:
+    for suffix in FORMATS:
+        if path.name.endswith(suffix):
+            return suffix
+    raise UserError(
+        path,
+        f"is of an unknown format ({path.suffix or 'no suffix'})",
+        " ".join(FORMATS),
+        "convert or rename it",
+    )
+
+
+def _load_file(path: Path) -> Any:
+    import datasets
+
+    kind = FORMATS[_suffix(path)]
+    options = {"dtype": str, "keep_default_na": False} if kind == "csv" else {}
+    silent = datasets.utils.logging.get_verbosity()
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
+    bars = datasets.utils.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(kind, data_files=str(path), split="train", **options)
+    except (datasets.exceptions.DatasetGenerationError, StopIteration, ValueError, OSError) as error:
+        raise _malformed(path, error) from None
+    finally:
+        datasets.utils.logging.set_verbosity(silent)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def _malformed(path: Path, error: BaseException) -> UserError:
+    """What is wrong with a file that the library cannot read, with the line if there is one."""
+    if path.stat().st_size == 0:
+        return UserError(path, "is empty", "at least one row", "check the file")
+    if FORMATS[_suffix(path)] == "json":
+        try:
+            for number, line in enumerate(_lines(path), 1):
+                problem = _line_problem(line)
+                if problem:
+                    return UserError(
+                        f"{path}:{number}", problem, "one JSON object per line", "correct that line"
+                    )
+        except (OSError, EOFError, UnicodeDecodeError) as broken:
+            return UserError(path, f"cannot be read ({broken})", mend="fetch or write the file again")
+    cause = error.__cause__ or error
+    return UserError(path, f"cannot be read ({' '.join(str(cause).split()) or type(cause).__name__})")
+
+
+def _line_problem(line: str) -> str:
+    try:
+        value = json.loads(line) if line.strip() else {}
+    except ValueError as error:
+        return f"is not JSON ({error})"
+    return "" if isinstance(value, dict) else f"holds a {type(value).__name__}"
+
+
+def _lines(path: Path) -> Iterable[str]:
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8") as file:
+        yield from file
+
+
+def _load_hub(data: Data, language: str, split: str) -> tuple[str, Any]:
+    import datasets
+
+    config = fill_in(data.config, language, split) if data.config else None
+    name = data.splits.get(split, split)  # type: ignore[call-overload]
+    where = " ".join(filter(None, (data.hub, config, name)))
+    try:
+        return where, datasets.load_dataset(data.hub, config, revision=data.revision, split=name)
+    except Exception as error:  # the hub client raises many kinds; each means that the rows are not to be had
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            where,
+            f"cannot be loaded from the hub ({type(error).__name__}: {reason})",
+            "a parquet data set at that revision",
+            "check id, revision, config and split, or name local `files:`",
+        ) from error
+
+
+def data_fingerprint(data: Data, language: str, split: str, base: Path) -> dict[str, Any]:
+    """What determines the rows: the file's sha256 or the hub's commit, columns and sample."""
+    how: dict[str, Any] = {
+        "columns": data.columns,
+        "max_rows": data.max_rows.get(split),  # type: ignore[call-overload]
+        "sample_seed": data.sample_seed,
+    }
+    if data.files is not None:
+        return {"sha256": sha256_file(data_file(data, language, split, base)), **how}
+    config = fill_in(data.config, language, split) if data.config else None
+    return {"hub": data.hub, "revision": data.revision, "config": config, "split": split, **how}
+
+
+def check_aligned(data: Data, languages: Sequence[str], split: str, base: Path) -> None:
+    """Check that the rows of all languages carry the same keys in the same order.
+
+    Raises:
+        UserError: names the first row that differs, in both files.
+    """
+    if data.aligned_on is None:
+        return
+    column = data.aligned_on
+    first = load_rows(data, languages[0], split, base, (column,))
+    name = data.columns.get(column, column)
+    keys = first.dataset[name][:]
+    for language in languages[1:]:
+        other = load_rows(data, language, split, base, (column,))
+        theirs = other.dataset[name][:]
+        for index, (key, their) in enumerate(zip(keys, theirs, strict=False)):
+            if key != their:
+                raise UserError(
+                    other.locate(index),
+                    f"{name} is {their!r}",
+                    f"{key!r} as in {first.locate(index)}, since the data is aligned on {column!r}",
+                    "put the rows of both files in the same order, or remove `aligned_on`",
+                )
+        if len(keys) != len(theirs):
+            raise UserError(
+                other.where,
+                f"has {len(theirs)} rows",
+                f"{len(keys)} as in {first.where}, since the data is aligned on {column!r}",
+                "add or remove rows, or remove `aligned_on`",
+            )

@@ -1,0 +1,1 @@
+"""Reading answers off a model, and scoring them."""

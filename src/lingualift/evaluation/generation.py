@@ -1,0 +1,56 @@
+"""Greedy generation of answers, batched by length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lingualift.config import Scoring
+from lingualift.evaluation.likelihood import left_pad
+from lingualift.tasks import Example
+from lingualift.training.encoding import encode_prompt, fit
+
+
+def generate_answers(
+    model: Any, tokenizer: Any, examples: Sequence[Example], scoring: Scoring, max_new_tokens: int
+) -> tuple[list[str], int]:
+    """The text that follows each prompt, the prompt itself not in it.
+
+    Args:
+        model: A causal language model, with or without an adapter.
+        tokenizer: Its tokenizer.
+        examples: What to answer.
+        scoring: Prompts per batch, longest sequence.
+        max_new_tokens: Longest answer, in tokens.
+
+    Returns:
+        One text per example, and how many prompts had to be cut.
+    """
+    import torch
+    import transformers
+
+    room = scoring.max_length
+    pairs = [
+        fit(tokenizer, encode_prompt(tokenizer, example.prompt), [0] * max_new_tokens, room)
+        for example in examples
+    ]
+    order = sorted(range(len(pairs)), key=lambda index: len(pairs[index].prompt))
+    config = transformers.GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    texts = [""] * len(pairs)
+    for start in range(0, len(order), scoring.batch_size):
+        batch = order[start : start + scoring.batch_size]
+        inputs = left_pad(tokenizer, [pairs[index].prompt for index in batch], model.device)
+        del inputs["position_ids"]  # generate derives them from the mask
+        with torch.inference_mode():
+            output = model.generate(**inputs, generation_config=config)
+        for index, ids in zip(batch, output[:, inputs["input_ids"].shape[1] :], strict=True):
+            texts[index] = tokenizer.decode(ids, skip_special_tokens=True)
+    return texts, sum(pair.truncated > 0 for pair in pairs)

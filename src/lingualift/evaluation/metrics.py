@@ -1,0 +1,120 @@
+"""Scores of predictions, with their standard error and the score of guessing. Pure: numpy and nothing else.
+
+Every metric takes `predictions` (None is a malformed answer, which is wrong) and `golds` (the accepted answers of each
+item) of equal length n, and returns percent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lingualift.registry import Registry
+
+Predictions = Sequence[str | None]
+Golds = Sequence[tuple[str, ...]]
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric's value.
+
+    Attributes:
+        value: Percent, 0 to 100.
+        stderr: Standard error over items, in percent points; NaN for a single item.
+    """
+
+    value: float
+    stderr: float
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric and what guessing scores on it.
+
+    Attributes:
+        score: Predictions and golds -> value and standard error.
+        chance: Golds and the number of choices (0: free text) -> expected percent of uniform guessing.
+        source: Where the metric is defined.
+    """
+
+    score: Callable[[Predictions, Golds], Score]
+    chance: Callable[[Golds, int], float]
+    source: str
+
+
+METRICS: Registry[Metric] = Registry("metric")
+
+
+def is_correct(prediction: str | None, gold: tuple[str, ...]) -> bool:
+    """Whether a prediction is one of the accepted answers, letter by letter."""
+    return prediction is not None and prediction in gold
+
+
+def proportion(predictions: Predictions, golds: Golds) -> Score:
+    """Share of correct answers; its standard error is that of a mean, sqrt(p (1 - p) / (n - 1))."""
+    _check(predictions, golds)
+    n = len(golds)
+    share = sum(map(is_correct, predictions, golds)) / n
+    stderr = math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else math.nan
+    return Score(100 * share, 100 * stderr)
+
+
+def macro_f1(predictions: Predictions, golds: Golds) -> Score:
+    """Unweighted mean of the classes' F1; its standard error by the bootstrap over items (1000 draws, fixed seed).
+
+    Classes are those that occur among golds and predictions, as in scikit-learn's `f1_score(average="macro")`;
+    a malformed answer belongs to none of them.
+    """
+    _check(predictions, golds)
+    pairs = list(zip(predictions, (gold[0] for gold in golds), strict=True))
+    labels = sorted({name for pair in pairs for name in pair if name is not None})
+    place = {label: index for index, label in enumerate(labels)}
+    k = len(labels)
+    confusion = np.zeros((k, k + 1))  # rows: gold; columns: predicted, the last one malformed
+    for prediction, gold in pairs:
+        confusion[place[gold], k if prediction is None else place[prediction]] += 1
+    draws = np.random.default_rng(0).multinomial(len(pairs), confusion.ravel() / len(pairs), size=_RESAMPLES)
+    spread = _mean_f1(draws.reshape(_RESAMPLES, k, k + 1)).std(ddof=1) if len(pairs) > 1 else math.nan
+    return Score(100 * float(_mean_f1(confusion[None])[0]), 100 * float(spread))
+
+
+def _mean_f1(confusions: np.ndarray) -> np.ndarray:
+    """Macro-F1 of confusion matrices of shape (batch, k, k + 1); a class absent from a draw is left out of its mean."""
+    k = confusions.shape[1]
+    hits = np.einsum("bii->bi", confusions[:, :, :k])
+    total = confusions.sum(axis=2) + confusions[:, :, :k].sum(axis=1)
+    f1 = np.divide(2 * hits, total, out=np.zeros(hits.shape), where=total > 0)
+    return np.asarray(f1.sum(axis=1) / (total > 0).sum(axis=1))
+
+
+def _guess_right(golds: Golds, choices: int) -> float:
+    """Guessing one of k choices is right once in k; guessing free text is never right."""
+    return 100 / choices if choices else 0.0
+
+
+def _guess_f1(golds: Golds, choices: int) -> float:
+    """Expected macro-F1 of guessing: a class of share p has precision p and recall 1/k, so F1 = 2p / (kp + 1)."""
+    if not choices:
+        return 0.0
+    labels = [gold[0] for gold in golds]
+    shares = [labels.count(label) / len(labels) for label in sorted(set(labels))]
+    return 100 * sum(2 * share / (choices * share + 1) for share in shares) / choices
+
+
+def _check(predictions: Predictions, golds: Golds) -> None:
+    if len(predictions) != len(golds) or not golds:
+        raise ValueError(f"{len(predictions)} predictions for {len(golds)} items; need as many, at least one")
+
+
+METRICS.register("accuracy")(Metric(proportion, _guess_right, "share of correct answers"))
+METRICS.register("exact_match")(
+    Metric(proportion, _guess_right, "share of answers equal to an accepted one, letter by letter")
+)
+METRICS.register("macro_f1")(
+    Metric(macro_f1, _guess_f1, "https://scikit-learn.org/stable/modules/model_evaluation.html")
+)

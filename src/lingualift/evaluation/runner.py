@@ -1,0 +1,150 @@
+"""One runner for every task: predictions of a backbone with or without an adapter, and their scores."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lingualift.backbone import BackboneRef, load_backbone
+from lingualift.config import Scoring
+from lingualift.evaluation.generation import generate_answers
+from lingualift.evaluation.likelihood import score_choices
+from lingualift.evaluation.metrics import METRICS, is_correct
+from lingualift.provenance import finite
+from lingualift.tasks import Example, Task
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answered item.
+
+    Attributes:
+        id: The example's.
+        gold: Accepted answers, or the label.
+        prediction: The model's answer, None if it is malformed.
+        correct: Whether the prediction is one of `gold`.
+        text: The generated text, None for ranked choices.
+        scores: Label -> log-likelihood, None for generated answers.
+    """
+
+    id: str
+    gold: tuple[str, ...]
+    prediction: str | None
+    correct: bool
+    text: str | None = None
+    scores: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions and what they score.
+
+    Attributes:
+        predictions: One per example, in their order.
+        scores: Metric -> {"score", "stderr", "chance"}, in percent; the task's first metric first.
+        malformed: Answers that could not be read.
+        truncated: Prompts that had to be cut.
+    """
+
+    predictions: list[Prediction]
+    scores: dict[str, dict[str, float | None]]
+    malformed: int
+    truncated: int
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the predictions, as JSON."""
+        return {
+            "scores": self.scores,
+            "n": len(self.predictions),
+            "malformed": self.malformed,
+            "truncated": self.truncated,
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The predictions, as JSON."""
+        return [asdict(prediction) for prediction in self.predictions]
+
+
+@contextlib.contextmanager
+def adapted(ref: BackboneRef, adapter: Path | None) -> Iterator[tuple[Any, Any]]:
+    """The resident backbone with an adapter on it for the length of the block; plain without one.
+
+    Yields:
+        Model and tokenizer.
+    """
+    model, tokenizer = load_backbone(ref)
+    if adapter is None:
+        yield model, tokenizer
+        return
+    import peft
+
+    wrapped = peft.PeftModel.from_pretrained(model, adapter).eval()
+    try:
+        yield wrapped, tokenizer
+    finally:
+        wrapped.unload()
+
+
+def evaluate(
+    ref: BackboneRef, adapter: Path | None, task: Task, examples: Sequence[Example], scoring: Scoring
+) -> Evaluation:
+    """Answer the examples and score the answers.
+
+    Args:
+        ref: The backbone.
+        adapter: Adapter folder, None for the plain backbone.
+        task: Says how an answer is read and which metrics count.
+        examples: At least one.
+        scoring: How answers are ranked or generated.
+    """
+    with adapted(ref, adapter) as (model, tokenizer):
+        predictions, truncated = predict(model, tokenizer, task, examples, scoring)
+    return Evaluation(
+        predictions,
+        score(task, predictions, len(examples[0].choices)),
+        sum(prediction.prediction is None for prediction in predictions),
+        truncated,
+    )
+
+
+def predict(
+    model: Any, tokenizer: Any, task: Task, examples: Sequence[Example], scoring: Scoring
+) -> tuple[list[Prediction], int]:
+    """Predictions in the order of the examples, and how many prompts had to be cut.
+
+    Choices are ranked, the first of equally likely ones wins; without choices the answer is generated and parsed.
+    """
+    if examples[0].choices:
+        ranked, truncated = score_choices(model, tokenizer, examples, scoring)
+        return [_ranked(example, found) for example, found in zip(examples, ranked, strict=True)], truncated
+    texts, truncated = generate_answers(model, tokenizer, examples, scoring, task.max_new_tokens)
+    return [_parsed(task, example, text) for example, text in zip(examples, texts, strict=True)], truncated
+
+
+def score(task: Task, predictions: Sequence[Prediction], choices: int) -> dict[str, dict[str, float | None]]:
+    """The task's metrics over predictions; `choices` is the number of labels, 0 for free text."""
+    golds = [prediction.gold for prediction in predictions]
+    answers = [prediction.prediction for prediction in predictions]
+    found: dict[str, dict[str, float | None]] = {}
+    for name in task.metrics:
+        metric = METRICS[name]
+        value = metric.score(answers, golds)
+        found[name] = {
+            "score": value.value,
+            "stderr": finite(value.stderr),
+            "chance": metric.chance(golds, choices),
+        }
+    return found
+
+
+def _ranked(example: Example, scores: dict[str, float]) -> Prediction:
+    best = max(scores, key=lambda label: scores[label])
+    return Prediction(example.id, example.gold, best, is_correct(best, example.gold), scores=scores)
+
+
+def _parsed(task: Task, example: Example, text: str) -> Prediction:
+    answer = task.parse(text)
+    return Prediction(example.id, example.gold, answer, is_correct(answer, example.gold), text=text)

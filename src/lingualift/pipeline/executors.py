@@ -1,0 +1,147 @@
+"""Running the steps of a plan on this machine, several at once."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+from lingualift.backbone import device, use_threads
+from lingualift.errors import UserError
+from lingualift.pipeline.steps import Step
+from lingualift.pipeline.store import Store
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a step: it began ("start"), went on ("progress") or is finished ("end").
+
+    Attributes:
+        what: One of these words.
+        step: The step.
+        done: Units done so far, for "progress".
+        total: Units in all, for "progress".
+    """
+
+    what: str
+    step: Step
+    done: int = 0
+    total: int = 0
+
+
+Watch = Callable[[Event], None]
+
+
+def default_workers() -> int:
+    """One worker where there is a GPU, else one per processor, at most 4."""
+    return (
+        1
+        if device() != "cpu"
+        else min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    )
+
+
+def run_locally(steps: Sequence[Step], store: Store, workers: int, watch: Watch) -> None:
+    """Run steps, each after its inputs, in worker processes; a single worker is this process itself.
+
+    Args:
+        steps: In an order that has inputs first; inputs that are not among them are in the store.
+        store: Gets the output of each step as soon as it is finished.
+        workers: Steps at once.
+        watch: Told what happens.
+
+    Raises:
+        UserError: a step's own; or a worker died. Steps that were finished stay in the store.
+    """
+    if workers == 1:
+        for step in steps:
+            watch(Event("start", step))
+            run_step(step, store, lambda done, total, step=step: watch(Event("progress", step, done, total)))  # type: ignore[misc]
+            watch(Event("end", step))
+        return
+    context = multiprocessing.get_context("spawn")
+    reports = context.Manager().Queue() if False else context.Queue()
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with concurrent.futures.ProcessPoolExecutor(
+        min(workers, max(1, len(steps))), context, _begin, (reports, threads)
+    ) as pool:
+        try:
+            _drive(pool, steps, store, workers, watch, reports)
+        except BrokenProcessPool:
+            raise UserError(
+                "worker process",
+                "died without a word, as it does when memory runs out",
+                mend="lower `workers` or the batch size, then run the same command again: finished steps are kept",
+            ) from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_step(step: Step, store: Store, progress: Callable[[int, int], None]) -> None:
+    """Run one step into the store."""
+    inputs = {role: store.folder(source) for role, source in step.inputs.items()}
+    with store.writing(step) as output:
+        step.run(inputs, output, store.work(step), progress)
+
+
+def _drive(
+    pool: concurrent.futures.ProcessPoolExecutor,
+    steps: Sequence[Step],
+    store: Store,
+    workers: int,
+    watch: Watch,
+    reports: Any,
+) -> None:
+    """Keep as many steps running as there are workers, longest chains first as the order of steps has them."""
+    waiting = {step.key: step for step in steps}
+    running: dict[concurrent.futures.Future[None], Step] = {}
+    unfinished = set(waiting)
+    while waiting or running:
+        ready = [
+            step
+            for step in waiting.values()
+            if not any(source.key in unfinished for source in step.inputs.values())
+        ]
+        for step in ready[: workers - len(running)]:
+            del waiting[step.key]
+            running[pool.submit(_in_worker, step, store)] = step
+            watch(Event("start", step))
+        done, _ = concurrent.futures.wait(
+            running, timeout=0.1, return_when=concurrent.futures.FIRST_COMPLETED
+        )
+        for key, at, total in _drain(reports):
+            for step in running.values():
+                if step.key == key:
+                    watch(Event("progress", step, at, total))
+        for future in done:
+            step = running.pop(future)
+            future.result()
+            unfinished.discard(step.key)
+            watch(Event("end", step))
+
+
+def _drain(reports: Any) -> Iterator[tuple[str, int, int]]:
+    while True:
+        try:
+            yield reports.get_nowait()
+        except queue.Empty:
+            return
+
+
+_reports: Any = None  # of a worker process: where it tells how far it is
+
+
+def _begin(reports: Any, threads: int) -> None:
+    global _reports
+    _reports = reports
+    use_threads(threads)
+
+
+def _in_worker(step: Step, store: Store) -> None:
+    run_step(step, store, lambda done, total: _reports.put((step.key, done, total)))

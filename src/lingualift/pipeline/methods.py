@@ -1,0 +1,205 @@
+"""The transfer methods, each a function from a cell of the table to the adapter that fills it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lingualift.backbone import BackboneRef
+from lingualift.config import Experiment, Method
+from lingualift.errors import UserError
+from lingualift.pipeline.steps import Initialise, Merge, MergeRecipe, Source, Sweep, Train
+from lingualift.registry import Registry
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in the table: one method on one task in one language with one seed.
+
+    Attributes:
+        experiment: Settings.
+        backbone: The backbone.
+        task: The task and its rows.
+        reference: The reference task and its rows; None where no method needs it.
+        method: Method and variant.
+        language: Where the method is scored.
+        seed: Initialisation and order of the data.
+    """
+
+    experiment: Experiment
+    backbone: BackboneRef
+    task: Source
+    reference: Source | None
+    method: Method
+    language: str
+    seed: int
+
+    def task_adapter(self, language: str) -> Train:
+        """The adapter of the task in a language that has labels."""
+        return self._train(self.task, language, "task")
+
+    def reference_adapter(self, language: str) -> Train:
+        """The adapter of the reference task in a language; needs text only."""
+        assert self.reference is not None
+        return self._train(self.reference, language, "reference")
+
+    def _train(self, source: Source, language: str, role: str) -> Train:
+        start = Initialise(self.backbone, self.experiment.adapter, self.seed)
+        settings = getattr(self.experiment.training, role)
+        reference = self.experiment.reference
+        segment_tokens = reference.segment_tokens if reference else 512
+        return Train(start, source, language, settings, self.seed, segment_tokens)
+
+    def merged(self, *, subtract_source: bool) -> Merge:
+        """The task adapter moved by the reference adapters; the weight fixed, or tuned on the tuning language."""
+        how = MergeRecipe(self.method.method, self.method.space, self.method.combine, self.method.modules)
+        weight: float | Sweep
+        if self.method.weight is not None:
+            weight = self.method.weight
+        else:
+            tune_on = self.experiment.weights.tune_on
+            assert tune_on is not None
+            weight = Sweep(
+                how,
+                self._roles(tune_on, subtract_source),
+                self.experiment.weights.grid,
+                self.task,
+                tune_on,
+                self.experiment.scoring,
+            )
+        return Merge(how, self._roles(self.language, subtract_source), weight, self.language)
+
+    def _roles(self, target: str, subtract_source: bool) -> tuple[tuple[str, Train], ...]:
+        source = self.experiment.languages.source
+        roles = [("task", self.task_adapter(source)), ("target", self.reference_adapter(target))]
+        return (*roles, ("source", self.reference_adapter(source))) if subtract_source else tuple(roles)
+
+
+@dataclass(frozen=True)
+class TransferMethod:
+    """A row of the table.
+
+    Attributes:
+        adapter: The adapter that a cell is scored with; None for the plain backbone.
+        summary: What it does, in one line.
+        paper_name: What the papers call it.
+        source: Where it was published.
+        needs_reference: Whether it needs unlabelled text.
+        merges: Whether it has a merge weight.
+        seeded: Whether it differs between seeds.
+        on_source: Whether a score in the source language makes sense.
+    """
+
+    adapter: Callable[[Cell], Train | Merge | None]
+    summary: str
+    paper_name: str
+    source: str
+    needs_reference: bool = False
+    merges: bool = False
+    seeded: bool = True
+    on_source: bool = False
+
+
+METHODS: Registry[TransferMethod] = Registry("method")
+_ADAMERGEX = "https://arxiv.org/abs/2402.18913"
+
+
+def _method(name: str, **facts: object) -> Callable[[Callable[[Cell], Train | Merge | None]], TransferMethod]:
+    def enter(function: Callable[[Cell], Train | Merge | None]) -> TransferMethod:
+        summary = (function.__doc__ or "").strip()
+        return METHODS.register(name)(TransferMethod(function, summary, **facts))  # type: ignore[arg-type]
+
+    return enter
+
+
+@_method("vanilla", paper_name="Vanilla", source=_ADAMERGEX, seeded=False, on_source=True)
+def vanilla(_: Cell) -> None:
+    """The backbone as it is."""
+
+
+@_method("source-ft", paper_name="Eng-FT, zero-shot", source=_ADAMERGEX, on_source=True)
+def source_ft(cell: Cell) -> Train:
+    """The task adapter of the source language, used in the target language."""
+    return cell.task_adapter(cell.experiment.languages.source)
+
+
+@_method("reference-only", paper_name="(control)", source=_ADAMERGEX, needs_reference=True)
+def reference_only(cell: Cell) -> Train:
+    """The target language's reference adapter alone: what the text gives without the task."""
+    return cell.reference_adapter(cell.language)
+
+
+@_method(
+    "arithmetic",
+    paper_name="AriMerge",
+    source="https://arxiv.org/abs/2306.14870",
+    needs_reference=True,
+    merges=True,
+)
+def arithmetic(cell: Cell) -> Merge:
+    """Task adapter plus weight times the target reference (sum), or that divided by 1 + weight (mean)."""
+    return cell.merged(subtract_source=False)
+
+
+@_method("adamergex", paper_name="AdaMergeX", source=_ADAMERGEX, needs_reference=True, merges=True)
+def adamergex(cell: Cell) -> Merge:
+    """Task adapter plus weight times (target reference minus source reference), as the adapter's structure asks."""
+    return cell.merged(subtract_source=True)
+
+
+@_method("target-ft", paper_name="(upper bound)", source=_ADAMERGEX)
+def target_ft(cell: Cell) -> Train:
+    """The task adapter trained on labels of the target language itself."""
+    return cell.task_adapter(cell.language)
+
+
+def variant(method: Method, adapter_type: str) -> str:
+    """What tells apart two rows of one method: space, combination, modules, a fixed weight."""
+    if not METHODS[method.method].merges:
+        return ""
+    parts = [method.space] if adapter_type == "lora" else []
+    parts += [method.combine] if method.method == "arithmetic" else []
+    parts += [f"modules={method.modules}"] if method.modules else []
+    parts += [f"weight={method.weight:g}"] if method.weight is not None else []
+    return "-".join(parts)
+
+
+def check_methods(experiment: Experiment) -> None:
+    """Check that every method is known, has what it needs, and has no setting that it ignores.
+
+    Raises:
+        UserError: names the entry of `methods` in the experiment file.
+    """
+    for index, method in enumerate(experiment.methods):
+        where = f"methods.{index}"
+        entry = METHODS[method.method]
+        if entry.needs_reference and experiment.reference is None:
+            raise UserError(
+                where, f"{method.method} needs unlabelled text", mend="add `reference:` with its data"
+            )
+        if entry.merges and method.weight is None and experiment.weights.tune_on is None:
+            mend = "set `weights.tune_on` to a target language with validation rows, or give the method a `weight`"
+            raise UserError(where, f"{method.method} has no merge weight", mend=mend)
+        _check_settings(where, method, entry, experiment.adapter.type)
+
+
+def _check_settings(where: str, method: Method, entry: TransferMethod, adapter_type: str) -> None:
+    used = {"method"}
+    if entry.merges:
+        used |= {"modules", "weight"}
+        used |= {"space"} if adapter_type == "lora" else set()
+        used |= {"combine"} if method.method == "arithmetic" else set()
+    idle = sorted(method.model_fields_set - used)
+    if idle:
+        raise UserError(
+            f"{where}.{idle[0]}",
+            f"{method.method} does not use it with {adapter_type} adapters",
+            mend="remove it",
+        )
+    if method.modules is not None:
+        try:
+            re.compile(method.modules)
+        except re.error as error:
+            found = f"{method.modules!r} is no regular expression ({error})"
+            raise UserError(f"{where}.modules", found) from None

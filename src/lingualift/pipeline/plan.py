@@ -1,0 +1,149 @@
+"""From an experiment to its steps. Everything that can be wrong with the input is found here, before a step runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lingualift.backbone import BackboneRef, find_backbone
+from lingualift.config import Experiment, Method
+from lingualift.data import check_aligned
+from lingualift.errors import UserError
+from lingualift.pipeline.methods import METHODS, Cell, check_methods
+from lingualift.pipeline.steps import Evaluate, Merge, Source, Step, Sweep, Train
+from lingualift.pipeline.store import Store
+from lingualift.tasks import TextTask
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell of the table and the step that fills it."""
+
+    cell: Cell
+    evaluation: Evaluate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment comes down to.
+
+    Attributes:
+        experiment: The settings.
+        backbone: The backbone that was found.
+        cells: The table.
+        steps: Every step once, each after its inputs.
+    """
+
+    experiment: Experiment
+    backbone: BackboneRef
+    cells: tuple[Planned, ...]
+    steps: tuple[Step, ...]
+
+    def missing(self, store: Store) -> list[Step]:
+        """The steps that a store does not hold and that the results need, each after its inputs."""
+        needed: set[str] = set()
+        for step in reversed(self.steps):
+            wanted = (
+                isinstance(step, Evaluate | Merge | Sweep) or step.key in needed or isinstance(step, Train)
+            )
+            if wanted and not store.has(step):
+                needed.add(step.key)
+                needed.update(source.key for source in step.inputs.values())
+        return [step for step in self.steps if step.key in needed and not store.has(step)]
+
+
+def make_plan(experiment: Experiment, base: Path) -> Plan:
+    """Plan an experiment, checking all of its data on the way.
+
+    Args:
+        experiment: The settings.
+        base: Folder that relative paths start from: the experiment file's.
+
+    Raises:
+        UserError: anything that would fail later: unknown task or method, missing file, bad row, no backbone.
+    """
+    check_methods(experiment)
+    if not experiment.methods:
+        raise UserError("methods", "is empty", "at least one method", "see `lingualift methods`")
+    backbone = find_backbone(experiment.backbone, base)
+    cells = tuple(Planned(cell, _evaluation(cell)) for cell in _cells(experiment, backbone, base))
+    steps = tuple(_in_order(planned.evaluation for planned in cells))
+    check_data(experiment, steps)
+    return Plan(experiment, backbone, cells, steps)
+
+
+def _cells(experiment: Experiment, backbone: BackboneRef, base: Path) -> Iterator[Cell]:
+    reference = experiment.reference
+    text = Source(reference.task, reference.data, base) if reference else None
+    for entry in experiment.tasks:
+        task = Source(entry.task, entry.data, base)
+        for method in experiment.methods:
+            for language in _languages(method, experiment):
+                seeds = experiment.seeds if METHODS[method.method].seeded else experiment.seeds[:1]
+                for seed in seeds:
+                    yield Cell(experiment, backbone, task, text, method, language, seed)
+
+
+def _languages(method: Method, experiment: Experiment) -> tuple[str, ...]:
+    on_source = METHODS[method.method].on_source
+    return (*((experiment.languages.source,) if on_source else ()), *experiment.languages.targets)
+
+
+def _evaluation(cell: Cell) -> Evaluate:
+    adapter = METHODS[cell.method.method].adapter(cell)
+    return Evaluate(cell.backbone, adapter, cell.task, cell.language, "test", cell.experiment.scoring)
+
+
+def _in_order(ends: Iterable[Step]) -> Iterator[Step]:
+    """Every step that the ends need, once, each after its inputs."""
+    seen: set[str] = set()
+
+    def visit(step: Step) -> Iterator[Step]:
+        if step.key in seen:
+            return
+        seen.add(step.key)
+        for source in step.inputs.values():
+            yield from visit(source)
+        yield step
+
+    for end in ends:
+        yield from visit(end)
+
+
+def check_data(experiment: Experiment, steps: Iterable[Step]) -> None:
+    """Read every row that a step will read, and check parallel data.
+
+    Raises:
+        UserError: as `lingualift.data` says; a task with labels used as text, or the reverse.
+    """
+    used: dict[tuple[str, str, str], Source] = {}
+    for step in steps:
+        if isinstance(step, Train):
+            used[step.source.task, step.language, "train"] = step.source
+        elif isinstance(step, Sweep):
+            used[step.source.task, step.language, "validation"] = step.source
+        elif isinstance(step, Evaluate):
+            used[step.source.task, step.language, step.split] = step.source
+    for (name, language, split), source in used.items():
+        _check_template(name, source, experiment)
+        labelled = name in {entry.task for entry in experiment.tasks}
+        if labelled and isinstance(source.get_task(), TextTask):
+            source.labelled(language, split)
+        source.rows(language, split)
+    for name, split in dict.fromkeys((name, split) for name, _, split in used):
+        languages = [language for other, language, part in used if (other, part) == (name, split)]
+        source = used[name, languages[0], split]
+        check_aligned(source.data, languages, split, source.base)
+
+
+def _check_template(name: str, source: Source, experiment: Experiment) -> None:
+    template = source.data.files or source.data.config or ""
+    places = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
+    if source.data.files and not any(place in template for place in places):
+        raise UserError(
+            template,
+            f"names one file of task {name!r} for {1 + len(experiment.languages.targets)} languages",
+            "{language} in the path",
+            "write for example data/{language}/{split}.jsonl",
+        )

@@ -1,0 +1,149 @@
+"""What a task is: rows become examples, answers become predictions. One task is one small file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lingualift.errors import UserError
+from lingualift.registry import Registry
+
+
+class RowError(Exception):
+    """What is wrong with a row; the loader adds file and line."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question to a model, with its gold answer.
+
+    Attributes:
+        id: Unique in its split.
+        prompt: What the model reads; the answer follows after one space.
+        gold: Accepted answers, the first of which is trained on. For a ranked task: the label.
+        choices: Label -> the words that stand for it (verbalizer); empty where the answer is generated.
+    """
+
+    id: str
+    prompt: str
+    gold: tuple[str, ...]
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def answer(self) -> str:
+        """The text that training puts loss on."""
+        return self.choices[self.gold[0]] if self.choices else self.gold[0]
+
+
+class Task:
+    """A labelled task. Subclass it, set the attributes, write `example`, register an instance.
+
+    Attributes:
+        columns: The columns a row must have, each a non-empty string (or a number).
+        metrics: Names of metrics; the first one is reported and tuned on.
+        source: Paper or URL of the task.
+        max_new_tokens: Longest generated answer, in tokens; of no use to a ranked task.
+    """
+
+    columns: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[str, ...]]
+    source: ClassVar[str]
+    max_new_tokens: ClassVar[int] = 16
+
+    def example(self, row: Mapping[str, Any], language: str) -> Example:
+        """Make an example of a row.
+
+        Raises:
+            RowError: the row cannot be one; the message says why.
+        """
+        raise RowError(f"{type(self).__name__} does not say how a row becomes an example")
+
+    def parse(self, text: str) -> str | None:
+        """The answer in a generated text (the prompt is not in it), or None where there is none.
+
+        By default the first line, or None if it is empty.
+        """
+        lines = text.strip().splitlines()
+        return lines[0].strip() if lines else None
+
+
+class TextTask:
+    """A reference task over unlabelled text: every row has one text.
+
+    Attributes:
+        columns: The one column that holds the text.
+        source: Paper or URL of the objective.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("text",)
+    source: ClassVar[str]
+
+
+TASKS: Registry[Task | TextTask] = Registry("task")
+
+
+def label_of(row: Mapping[str, Any], column: str, labels: Mapping[str, str]) -> str:
+    """A row's label, checked.
+
+    Raises:
+        RowError: not one of the labels.
+    """
+    label = row[column]
+    if label not in labels:
+        raise RowError(f"{column} is {label!r}, which is none of {', '.join(labels)}")
+    return str(label)
+
+
+def get_task(name: str, base: Path = Path()) -> Task | TextTask:
+    """A registered task, or the one that a Python file registers.
+
+    Args:
+        name: Registered name, or a path that ends in `.py`.
+        base: Folder that a relative path starts from.
+
+    Raises:
+        UserError: unknown name; a file that cannot be run or does not register exactly one task.
+    """
+    if not name.endswith(".py"):
+        return TASKS[name]
+    path = (base / name).resolve()
+    loaded = _loaded_files.get(path)
+    if loaded is None:
+        loaded = _loaded_files[path] = _load_file(path)
+    return TASKS[loaded]
+
+
+def task_code(name: str, base: Path = Path()) -> str:
+    """Hex sha256 of the file a task is defined in, so that a changed task is trained anew."""
+    source = inspect.getsourcefile(type(get_task(name, base)))
+    return hashlib.sha256(Path(source or "").read_bytes()).hexdigest() if source else ""
+
+
+_loaded_files: dict[Path, str] = {}
+
+
+def _load_file(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(path, "is not there", "a Python file that registers a task", "check the path")
+    before = set(TASKS)
+    spec = importlib.util.spec_from_file_location(f"lingualift_task_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(
+            path, f"fails when it is run: {type(error).__name__}: {error}", mend="correct it"
+        ) from error
+    added = [name for name in TASKS if name not in before]
+    if len(added) != 1:
+        raise UserError(path, f"registers {len(added)} tasks", "exactly one", "see docs/your-own-task.md")
+    return added[0]

@@ -1,0 +1,40 @@
+"""The two tasks of the bundled mini-world: sentiment of reviews, and questions about one-fact stories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lingualift.miniworld import LABEL_WORDS, QA_PROMPT, SENTIMENT_PROMPT
+from lingualift.tasks.base import TASKS, Example, Task, label_of
+
+
+class MiniSentiment(Task):
+    """Is the review positive or negative? Label words are English in every language."""
+
+    columns = ("id", "text", "label")
+    metrics = ("accuracy", "macro_f1")
+    source = "lingualift.miniworld"
+
+    def example(self, row: Mapping[str, Any], language: str) -> Example:
+        """The review and the tag that asks for its sentiment."""
+        label = label_of(row, "label", LABEL_WORDS)
+        return Example(str(row["id"]), SENTIMENT_PROMPT.format(text=row["text"]), (label,), LABEL_WORDS)
+
+
+class MiniQA(Task):
+    """Where or who: one word in the language of the story."""
+
+    columns = ("id", "context", "question", "answer")
+    metrics = ("exact_match",)
+    source = "lingualift.miniworld"
+    max_new_tokens = 6
+
+    def example(self, row: Mapping[str, Any], language: str) -> Example:
+        """The story, then the question."""
+        prompt = QA_PROMPT.format(context=row["context"], question=row["question"])
+        return Example(str(row["id"]), prompt, (row["answer"],))
+
+
+TASKS.register("mini-sentiment")(MiniSentiment())
+TASKS.register("mini-qa")(MiniQA())

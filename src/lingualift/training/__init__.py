@@ -1,0 +1,1 @@
+"""Training adapters: encoding, packing, and the one trainer."""

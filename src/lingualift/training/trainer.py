@@ -1,0 +1,292 @@
+"""Training adapters on a frozen backbone: one recorded start, one trainer, the same for every role."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lingualift.backbone import BackboneRef, device, load_backbone
+from lingualift.config import Adapter, Training
+from lingualift.errors import UserError
+from lingualift.provenance import library_versions, sha256_file, write_json, write_jsonl
+from lingualift.tasks import Example
+from lingualift.training.encoding import IGNORED, encode_pair, encode_texts, training_row
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+LIBRARIES = ("lingualift", "torch", "transformers", "peft", "accelerate", "tokenizers")
+Progress = Callable[[int, int], None]
+
+
+def initialise(ref: BackboneRef, adapter: Adapter, seed: int, output: Path) -> None:
+    """Draw the one initialisation that every adapter of a run starts from, and save it as an adapter folder.
+
+    Args:
+        ref: The backbone.
+        adapter: Type, rank and modules.
+        seed: Seed of the draw.
+        output: An empty folder.
+
+    Raises:
+        UserError: the modules are not in the backbone.
+    """
+    import peft
+    import torch
+
+    model, _ = load_backbone(ref)
+    torch.manual_seed(seed)
+    try:
+        wrapped = peft.get_peft_model(model, _peft_config(adapter))
+    except ValueError as error:
+        raise UserError(
+            "adapter.modules",
+            " ".join(str(error).split())[:300],
+            mend=f"name linear layers of the backbone: {', '.join(_linear_names(model))}",
+        ) from None
+    try:
+        wrapped.peft_config["default"].revision = ref.revision
+        wrapped.save_pretrained(output, save_embedding_layers=False)
+    finally:
+        wrapped.unload()
+    _record(output, {"kind": "initialisation", "seed": seed, "backbone": _identity(ref)})
+
+
+def _peft_config(adapter: Adapter) -> Any:
+    import peft
+
+    modules = list(adapter.modules) if adapter.modules else None
+    if adapter.type == "ia3":
+        feedforward = [name for name in modules or [] if name in ("down_proj", "fc2", "wo", "dense_4h_to_h")]
+        return peft.IA3Config(
+            task_type="CAUSAL_LM",
+            target_modules=modules,
+            feedforward_modules=feedforward if modules else None,
+        )
+    return peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=modules or "all-linear",
+    )
+
+
+def _linear_names(model: Any) -> list[str]:
+    import torch
+
+    head = model.get_output_embeddings()
+    return sorted(
+        {
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        }
+    )
+
+
+def train(
+    ref: BackboneRef,
+    rows: Sequence[Example] | Sequence[str],
+    settings: Training,
+    *,
+    start: Path,
+    seed: int,
+    output: Path,
+    work: Path,
+    segment_tokens: int = 512,
+    about: dict[str, Any] | None = None,
+    progress: Progress = lambda done, total: None,
+    report_to: str = "none",
+) -> None:
+    """Train one adapter.
+
+    Args:
+        ref: The backbone; it stays frozen.
+        rows: Examples (loss on the answers only) or texts (packed into segments, loss on every token).
+        settings: Steps, batch, learning rate and so on.
+        start: Adapter folder to start from, written by `initialise` or an earlier training.
+        seed: Order of the data, and dropout.
+        output: An empty folder, filled with the adapter, `provenance.json` and `training_log.jsonl`.
+        work: Folder for the checkpoints that a killed run resumes from; removed at the end.
+        segment_tokens: Tokens per segment, for texts.
+        about: Further facts for the provenance.
+        progress: Called with steps done and steps in all.
+        report_to: Experiment trackers of transformers' Trainer ("tensorboard", "wandb", ...).
+
+    Raises:
+        UserError: the loss or a tensor became infinite or NaN; the text is too short.
+    """
+    import peft
+
+    model, tokenizer = load_backbone(ref)
+    data, truncated = _encode(tokenizer, rows, settings, segment_tokens)
+    wrapped = peft.PeftModel.from_pretrained(model, start, is_trainable=True)
+    try:
+        trainer = _trainer(wrapped, tokenizer, data, settings, seed, work, progress, report_to)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+        _check_finite(wrapped)
+        if trainer.is_world_process_zero():
+            wrapped.save_pretrained(output, save_embedding_layers=False)
+            write_jsonl(output / "training_log.jsonl", _finite_log(trainer.state.log_history))
+            facts = {
+                "kind": "trained",
+                "initialisation": _initialisation(start),
+                "backbone": _identity(ref),
+                "settings": settings.model_dump(mode="json"),
+                "seed": seed,
+                "rows": len(rows),
+                "segments": len(data),
+                "truncated_prompts": truncated,
+                "steps": trainer.state.global_step,
+                **(about or {}),
+            }
+            _record(output, facts)
+            shutil.rmtree(work, ignore_errors=True)
+    finally:
+        wrapped.base_model.gradient_checkpointing_disable() if settings.gradient_checkpointing else None
+        wrapped.unload()
+        model.eval()
+
+
+def _encode(
+    tokenizer: Any, rows: Sequence[Any], settings: Training, segment_tokens: int
+) -> tuple[list[Any], int]:
+    """Token ids of the rows, and how many prompts had to be cut."""
+    if isinstance(rows[0], str):
+        return encode_texts(tokenizer, rows, segment_tokens), 0
+    room = settings.max_length - 1  # for the end-of-text id
+    pairs = [encode_pair(tokenizer, row.prompt, row.answer, room) for row in rows]
+    return [training_row(tokenizer, pair) for pair in pairs], sum(pair.truncated > 0 for pair in pairs)
+
+
+def _trainer(
+    model: Any,
+    tokenizer: Any,
+    data: list[Any],
+    settings: Training,
+    seed: int,
+    work: Path,
+    progress: Progress,
+    report_to: str,
+) -> Any:
+    import torch
+    import transformers
+
+    steps = -1 if settings.steps is None else settings.steps
+    arguments = transformers.TrainingArguments(
+        output_dir=str(work),
+        max_steps=steps,
+        num_train_epochs=settings.epochs or 1.0,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.scheduler,
+        warmup_steps=settings.warmup,  # below 1 it is a share of all steps
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.precision == "bfloat16",
+        gradient_checkpointing=settings.gradient_checkpointing,
+        optim="adamw_torch",
+        save_strategy="steps",
+        save_steps=settings.checkpoint_steps,
+        save_total_limit=1,
+        logging_steps=10,
+        seed=seed,
+        use_cpu=device() == "cpu",
+        dataloader_pin_memory=device() == "cuda",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        disable_tqdm=True,
+        report_to=report_to,
+        use_cache=False,  # a cache would switch the masks of packed documents off
+    )
+
+    class Watch(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            progress(state.global_step, state.max_steps)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+            loss = logs.get("loss")
+            if loss is not None and not torch.isfinite(torch.tensor(float(loss))):
+                raise _diverged(f"the loss became {loss} at step {state.global_step}")
+
+    trainer = transformers.Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        data_collator=Collator(tokenizer.pad_token_id),
+        callbacks=[Watch()],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
+class Collator:
+    """Pads rows to the longest of the batch, on the right; padding carries no loss.
+
+    Packed segments bring `position_ids` and no mask; their padding counts as one more document.
+    """
+
+    def __init__(self, pad: int) -> None:
+        self.fill = {"input_ids": pad, "attention_mask": 0, "labels": IGNORED}
+
+    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+        """Tensors of shape (rows, longest row) for every key."""
+        import torch
+
+        longest = max(len(row["input_ids"]) for row in rows)
+        batch = {}
+        for key in rows[0]:
+            padded = []
+            for row in rows:
+                missing = longest - len(row[key])
+                filler = list(range(missing)) if key == "position_ids" else [self.fill[key]] * missing
+                padded.append([*row[key], *filler])
+            batch[key] = torch.tensor(padded)
+        return batch
+
+
+def _last_checkpoint(work: Path) -> str | None:
+    """The newest checkpoint that was written to its end (the trainer writes its state last)."""
+    whole = []
+    for folder in work.glob("checkpoint-*"):
+        try:
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+            whole.append((int(folder.name.rsplit("-", 1)[1]), folder))
+        except (OSError, ValueError):
+            shutil.rmtree(folder, ignore_errors=True)
+    return str(max(whole)[1]) if whole else None
+
+
+def _check_finite(model: Any) -> None:
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise _diverged(f"{name} became infinite or NaN")
+
+
+def _diverged(found: str) -> UserError:
+    return UserError("training", found, "finite numbers", "lower `learning_rate`, or train in float32")
+
+
+def _finite_log(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    timings = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
+    return [{key: value for key, value in entry.items() if key not in timings} for entry in history]
+
+
+def _identity(ref: BackboneRef) -> dict[str, Any]:
+    return {"name": ref.name, "revision": ref.revision, "fingerprint": ref.fingerprint, "dtype": ref.dtype}
+
+
+def _initialisation(start: Path) -> str:
+    """What an adapter's training began with: passed on by adapters that were trained further."""
+    provenance = json.loads((start / "provenance.json").read_text(encoding="utf-8"))
+    return str(provenance.get("initialisation") or provenance["weights_sha256"])
+
+
+def _record(folder: Path, facts: dict[str, Any]) -> None:
+    weights = {"weights_sha256": sha256_file(folder / WEIGHTS_FILE)}
+    write_json(folder / "provenance.json", {**facts, **weights, "libraries": library_versions(*LIBRARIES)})
