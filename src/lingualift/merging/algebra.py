@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 
+WELL_CONDITIONED = 1e4
+"""Condition number up to which Cholesky QR in float64 is as orthogonal as float32 can tell."""
+
 
 class ZeroDivisorError(ArithmeticError):
     """An element of the source reference is zero where the rule divides by it."""
@@ -121,31 +124,46 @@ def truncate(down: Floats, up: Floats, rank: int) -> tuple[Floats, Floats, float
         rank: The rank wanted, at most min(r, m, n).
 
     Returns:
-        A (rank, n) and B (m, rank), with the singular values shared evenly between them; the energy kept,
-        Σσ² of the singular values kept; and the energy in all.
+        A (rank, n) and B (m, rank), with the singular values shared evenly between them; the energy kept, Σσ² of
+        the singular values kept; and the energy in all.
     """
-    basis_up, corner_up = np.linalg.qr(up)
-    basis_down, corner_down = np.linalg.qr(down.T)
-    core = corner_up.astype(np.float64) @ corner_down.T.astype(np.float64)
-    left, singular, right = np.linalg.svd(core)
+    tall_up, mix_up, corner_up = thin_qr(up.astype(np.float64))
+    tall_down, mix_down, corner_down = thin_qr(down.T.astype(np.float64))
+    left, singular, right = np.linalg.svd(corner_up @ corner_down.T)
     energy = singular**2
     root = np.sqrt(singular[:rank])
-    new_up = basis_up @ (left[:, :rank] * root).astype(np.float32)
-    new_down = (root[:, None] * right[:rank]).astype(np.float32) @ basis_down.T
-    return new_down, new_up, float(energy[:rank].sum()), float(energy.sum())
+    new_up = tall_up @ (mix_up @ (left[:, :rank] * root))
+    new_down = (tall_down @ (mix_down @ (right[:rank].T * root))).T
+    single = np.float32
+    return new_down.astype(single), new_up.astype(single), float(energy[:rank].sum()), float(energy.sum())
+
+
+def thin_qr(matrix: Floats) -> tuple[Floats, Floats, Floats]:
+    """QR of a tall matrix as (T, X, R) with matrix = (T·X)·R and T·X of orthonormal columns.
+
+    Cholesky QR (https://doi.org/10.1109/ScaLA.2014.11) where the columns are independent enough, T being the
+    matrix itself, ten times as fast as Householder's QR; else the latter, X being the identity.
+
+    Args:
+        matrix: (m, r) in float64.
+
+    Returns:
+        T (m, k), X (k, k) and R (k, r) with k = min(m, r).
+    """
+    try:
+        corner = np.linalg.cholesky(matrix.T @ matrix).T
+        if np.linalg.cond(corner) < WELL_CONDITIONED:
+            return matrix, np.linalg.inv(corner), corner
+    except np.linalg.LinAlgError:
+        pass
+    basis, corner = np.linalg.qr(matrix)
+    return basis, np.eye(basis.shape[1]), corner
 
 
 def pad(down: Floats, up: Floats, rank: int) -> tuple[Floats, Floats]:
     """The same product at a higher rank: rows of A and columns of B filled with zeros."""
     more = rank - len(down)
     return np.pad(down, ((0, more), (0, 0))), np.pad(up, ((0, 0), (0, more)))
-
-
-def product_inner(down: Floats, up: Floats, other_down: Floats, other_up: Floats) -> float:
-    """Frobenius inner product of B·A and B'·A', without forming either."""
-    ups = up.T.astype(np.float64) @ other_up.astype(np.float64)
-    downs = down.astype(np.float64) @ other_down.T.astype(np.float64)
-    return float((ups * downs).sum())
 
 
 def trim(array: Floats, density: float) -> Floats:

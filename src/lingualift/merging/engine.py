@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
 from lingualift.adapters.compatibility import conflicts, same_initialisation
 from lingualift.adapters.folder import open_adapter, write_adapter
 from lingualift.adapters.tensorfile import Array
@@ -100,7 +102,7 @@ def _run(request: Request, plan: Plan, output: Path) -> MergeReport:
     made = _MAKERS[request.cell.kind](request, plan, record)
     pieces = made.ordered()
     shared, warnings = _initialisation(request, plan)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, threadpool_limits(1, user_api="blas"):  # many small products
         verified = [pool.submit(item.adapter.verify) for item in request.inputs]
 
         def report() -> MergeReport:

@@ -1,0 +1,206 @@
+"""What adapter folders hold, how large and how alike their updates are, and whether they can be merged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lingualift.adapters.compatibility import backbone, conflicts, same_initialisation
+from lingualift.adapters.folder import Adapter, open_adapter
+from lingualift.adapters.tensorfile import Array, as_float32
+from lingualift.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModuleFacts:
+    """One module of one adapter.
+
+    Args:
+        name: The module.
+        rank: LoRA's rank, else 0.
+        scaling: LoRA's scaling, else 1.
+        norm: Frobenius norm of its update: of scaling·B·A, of l − 1, or of the virtual tokens.
+    """
+
+    name: str
+    rank: int
+    scaling: float
+    norm: float
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """One adapter folder.
+
+    Args:
+        path: The folder.
+        kind: "lora", "ia3", "prefix", "prompt", or peft's name of a kind that cannot be merged.
+        task_type: peft's task type.
+        formats: Number formats of its tensors.
+        parameters: How many numbers it holds.
+        ranks: The ranks that occur.
+        scalings: The scalings that occur.
+        modules: Its modules; empty where the kind cannot be merged.
+        whole: Tensors that hold whole values: biases, saved modules.
+        norm: Norm of all updates together.
+        backbone: Name, revision and fingerprint, as far as recorded.
+        provenance: What `provenance.json` says; None where there is none.
+    """
+
+    path: Path
+    kind: str
+    task_type: str | None
+    formats: tuple[str, ...]
+    parameters: int
+    ranks: tuple[int, ...]
+    scalings: tuple[float, ...]
+    modules: tuple[ModuleFacts, ...]
+    whole: tuple[str, ...]
+    norm: float
+    backbone: dict[str, Any]
+    provenance: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why the adapters cannot be merged, and the mend."""
+
+    reason: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found.
+
+    Args:
+        adapters: Facts of each adapter, in the order given.
+        cosines: Cosine between the updates of every two adapters, a square matrix; None where it is undefined.
+        shared_initialisation: Whether all were trained from one draw; None where nothing tells.
+        evidence: How that is known.
+        mergeable: Whether `merge` would take them together.
+        obstacles: Why not.
+    """
+
+    adapters: tuple[AdapterFacts, ...]
+    cosines: tuple[tuple[float | None, ...], ...]
+    shared_initialisation: bool | None
+    evidence: str
+    mergeable: bool
+    obstacles: tuple[Obstacle, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The findings as JSON values."""
+        facts = asdict(self)
+        for adapter in facts["adapters"]:
+            adapter["path"] = str(adapter["path"])
+        return facts
+
+
+def inspect(paths: Sequence[Path | str] | Path | str) -> Inspection:
+    """Look into one or more adapter folders; tensors are streamed module by module.
+
+    Args:
+        paths: Adapter folders, or repository ids in the hub's cache.
+
+    Raises:
+        UserError: a folder holds no adapter, is damaged, or is not what its provenance recorded.
+    """
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    adapters = [open_adapter(path) for path in given]
+    if not adapters:
+        raise UserError("inspect", "was given no adapter", "one or more folders", "name an adapter folder")
+    for adapter in adapters:
+        adapter.verify()
+    found = tuple(Obstacle(f"{error.where}: {error.found}", error.mend) for error in conflicts(adapters))
+    readable = all(adapter.refusal is None for adapter in adapters)
+    one_kind = len({adapter.kind for adapter in adapters}) == 1
+    shared, evidence = same_initialisation(adapters) if readable and one_kind else (None, "unknown")
+    inner = _inner_products(adapters)
+    return Inspection(
+        adapters=tuple(_facts(adapter, number, inner) for number, adapter in enumerate(adapters)),
+        cosines=_cosines(inner, len(adapters)),
+        shared_initialisation=shared,
+        evidence=evidence,
+        mergeable=not found,
+        obstacles=found,
+    )
+
+
+def _facts(adapter: Adapter, number: int, inner: dict[str, Array]) -> AdapterFacts:
+    structure = None if adapter.refusal else adapter.structure
+    norms = {name: float(np.sqrt(max(products[number, number], 0.0))) for name, products in inner.items()}
+    modules = tuple(
+        ModuleFacts(module.name, module.rank, module.scaling, norms[module.name])
+        for module in (structure.modules.values() if structure else ())
+    )
+    return AdapterFacts(
+        path=adapter.path,
+        kind=adapter.kind,
+        task_type=adapter.config.get("task_type"),
+        formats=tuple(sorted({spec.code for spec in adapter.tensors.values()})),
+        parameters=sum(int(np.prod(spec.shape)) for spec in adapter.tensors.values()),
+        ranks=tuple(sorted({module.rank for module in modules if module.rank})),
+        scalings=tuple(sorted({module.scaling for module in modules if module.rank})),
+        modules=modules,
+        whole=structure.whole if structure else (),
+        norm=float(np.linalg.norm([module.norm for module in modules])),
+        backbone=backbone(adapter),
+        provenance=adapter.provenance,
+    )
+
+
+def _inner_products(adapters: Sequence[Adapter]) -> dict[str, Array]:
+    """By module, the matrix of Frobenius inner products between the adapters' updates; 0 where one lacks it."""
+    usable = {number: adapter for number, adapter in enumerate(adapters) if adapter.refusal is None}
+    names = dict.fromkeys(name for adapter in usable.values() for name in adapter.modules)
+    return {name: _module_products(usable, name, len(adapters)) for name in names}
+
+
+def _module_products(adapters: dict[int, Adapter], name: str, count: int) -> Array:
+    updates = {
+        number: _update(adapter, name) for number, adapter in adapters.items() if name in adapter.modules
+    }
+    products = np.zeros((count, count))
+    for i, first in updates.items():
+        for j, other in updates.items():
+            if j >= i and [x.shape for x in _outer(first)] == [x.shape for x in _outer(other)]:
+                products[i, j] = products[j, i] = _inner(first, other)
+    return products
+
+
+def _update(adapter: Adapter, name: str) -> list[Array]:
+    """Factors (A, scaling·B) of LoRA's update; else the update itself."""
+    module = adapter.modules[name]
+    arrays = [as_float32(adapter.read(tensor)).astype(np.float64) for tensor in module.tensors]
+    if module.form == "vector":
+        return [arrays[0] - 1]
+    if module.form == "block":
+        return [arrays[0][slice(*module.rows), slice(*module.columns)]]
+    return [arrays[0], arrays[1] * module.scaling]
+
+
+def _outer(update: list[Array]) -> list[Array]:
+    """What must agree in shape: the update, or its factors without the rank."""
+    return update if len(update) == 1 else [update[0][0], update[1][:, 0]]
+
+
+def _inner(first: list[Array], other: list[Array]) -> float:
+    if len(first) == 1:
+        return float((first[0] * other[0]).sum())
+    return float(((first[1].T @ other[1]) * (first[0] @ other[0].T)).sum())
+
+
+def _cosines(inner: dict[str, Array], count: int) -> tuple[tuple[float | None, ...], ...]:
+    total = sum(inner.values(), np.zeros((count, count)))
+    norms = np.sqrt(np.maximum(np.diag(total), 0))
+    return tuple(
+        tuple(
+            float(total[i, j] / (norms[i] * norms[j])) if norms[i] * norms[j] else None for j in range(count)
+        )
+        for i in range(count)
+    )
