@@ -21,11 +21,10 @@ from typing import Final
 
 from lingualift.miniworld.data import LABEL_WORDS, QA_PROMPT, SENTIMENT_PROMPT, write_data
 from lingualift.miniworld.languages import GRAMMARS
+from lingualift.miniworld.pretraining import WEAK
 
 LANGUAGES: Final = tuple(GRAMMARS)
 """Codes of the languages, the dominant one first."""
-WEAK: Final = ("sw", "id", "ht")
-"""The languages with little pretraining text."""
 BACKBONE: Final = Path(__file__).parent / "backbone"
 """Folder of the backbone that ships with the package."""
 

@@ -121,8 +121,13 @@ def _qa_row(story: Story, kind: str, grammar: Grammar) -> Row:
 
 @functools.lru_cache(maxsize=32)
 def _draw_reviews(split: str, key: str, count: int) -> list[Review]:
-    """Distinct reviews of a split; drawn once for all languages."""
-    return _distinct(reviews(split, random.Random(key)), count)
+    """Distinct reviews of a split, positive and negative in turn; drawn once for all languages."""
+    stream = reviews(split, random.Random(key))
+    halves = [
+        _distinct((review for review in stream if review.positive == wanted), size)
+        for wanted, size in ((True, (count + 1) // 2), (False, count // 2))
+    ]
+    return [halves[index % 2][index // 2] for index in range(count)]
 
 
 @functools.lru_cache(maxsize=32)

@@ -54,7 +54,7 @@ def exact_match(
         chunk = rows[start : start + batch]
         prompts = [_ids(tokenizer, QA_PROMPT.format(**row)) for row in chunk]
         answers = [
-            _ids(tokenizer, " " + row["answer"], bos=False) + [tokenizer.eos_token_id] for row in chunk
+            [*_ids(tokenizer, " " + row["answer"], bos=False), tokenizer.eos_token_id] for row in chunk
         ]
         logits = _logits(model, tokenizer, [p + a for p, a in zip(prompts, answers, strict=True)])
         for line, prompt, answer in zip(logits.argmax(-1), prompts, answers, strict=True):
