@@ -1,0 +1,110 @@
+"""Adapter folders and oracles for the tests; written with torch, safetensors and peft, not with the code under test."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft.utils.other import get_pattern_key
+from safetensors.torch import load_file, save_file
+
+EPS = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+PREFIX = "base_model.model."
+
+
+def write_folder(path: Path, tensors, config, provenance=None) -> Path:
+    path.mkdir(parents=True)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, path / "adapter_model.safetensors"
+    )
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    if provenance is not None:
+        (path / "provenance.json").write_text(json.dumps(provenance))
+    return path
+
+
+def lora_tensors(modules, seed, dtype=torch.float32, embedding=()):
+    """modules: {name: (out, in, rank)}. The random factor shares a draw over seeds, as one experiment's adapters do."""
+    tensors = {}
+    for number, (name, (outputs, inputs, rank)) in enumerate(modules.items()):
+        start = torch.Generator().manual_seed(1000 + number)
+        own = torch.Generator().manual_seed(7919 * (seed + 1) + number)
+
+        def drawn(shape, start=start, own=own):
+            return torch.randn(shape, generator=start) + 0.2 * torch.randn(shape, generator=own)
+
+        if name in embedding:
+            tensors[f"{PREFIX}{name}.lora_embedding_A"] = torch.randn((rank, inputs), generator=own).to(dtype)
+            tensors[f"{PREFIX}{name}.lora_embedding_B"] = drawn((outputs, rank)).to(dtype)
+        else:
+            tensors[f"{PREFIX}{name}.lora_A.weight"] = drawn((rank, inputs)).to(dtype)
+            tensors[f"{PREFIX}{name}.lora_B.weight"] = torch.randn((outputs, rank), generator=own).to(dtype)
+    return tensors
+
+
+def lora_config(modules, r, alpha, **more):
+    ends = sorted({name.rpartition(".")[2] for name in modules})
+    return {
+        "peft_type": "LORA",
+        "r": r,
+        "lora_alpha": alpha,
+        "target_modules": ends,
+        "base_model_name_or_path": "tiny",
+        "init_lora_weights": True,
+        **more,
+    }
+
+
+def write_lora(
+    path, modules=None, *, seed=0, r=4, alpha=8, dtype=torch.float32, embedding=(), provenance=None, **more
+):
+    """A LoRA folder; modules maps name to (out, in) at rank r, or to (out, in, rank) with a rank pattern."""
+    modules = modules or {"layers.0.q_proj": (6, 5), "layers.0.v_proj": (3, 5)}
+    sized = {name: (*shape, r) if len(shape) == 2 else shape for name, shape in modules.items()}
+    odd = {name: shape[2] for name, shape in sized.items() if shape[2] != r}
+    if odd:
+        more = {"rank_pattern": odd, **more}
+    config = lora_config(modules, r, alpha, **more)
+    return write_folder(path, lora_tensors(sized, seed, dtype, embedding), config, provenance)
+
+
+def numbers(path: Path) -> dict[str, np.ndarray]:
+    """All tensors of a folder in float64."""
+    return {
+        name: tensor.double().numpy()
+        for name, tensor in load_file(path / "adapter_model.safetensors").items()
+    }
+
+
+def raw(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "adapter_model.safetensors")
+
+
+def config_of(path: Path):
+    return json.loads((path / "adapter_config.json").read_text())
+
+
+def scaling_of(config, module: str) -> float:
+    """alpha / r or alpha / √r with patterns looked up by peft's own function."""
+    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    rank = ranks.get(get_pattern_key(ranks.keys(), module), config["r"])
+    alpha = alphas.get(get_pattern_key(alphas.keys(), module), config["lora_alpha"])
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def updates(path: Path) -> dict[str, np.ndarray]:
+    """ΔW = scaling·B·A by module, in float64."""
+    tensors, config, found = numbers(path), config_of(path), {}
+    for name in tensors:
+        for down, up in ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B")):
+            if name.endswith(down):
+                module = name.removesuffix(down)
+                short = module.removeprefix(PREFIX)
+                found[short] = scaling_of(config, short) * tensors[module + up] @ tensors[name]
+    return found
+
+
+def distance(found: np.ndarray, expected: np.ndarray) -> float:
+    """Relative Frobenius distance."""
+    return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-300))

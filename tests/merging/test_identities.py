@@ -1,0 +1,190 @@
+"""What must hold whatever the numbers: weight 0, swapped references, peft where peft is right, peft where it is not."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from adapter_folders import PREFIX, distance, numbers, raw, updates, write_folder, write_lora
+
+from lingualift.merging import merge
+
+MODULES = {"layers.0.q_proj": (12, 16), "layers.0.v_proj": (14, 16)}
+
+
+def three(root, write, **more):
+    return [write(root / f"in{seed}", seed=seed, **more) for seed in range(3)]
+
+
+def run(paths, output, **options):
+    task, target, source = paths
+    return merge(
+        method="adamergex",
+        task=task,
+        target_reference=target,
+        source_reference=source,
+        output=output,
+        **options,
+    ).output
+
+
+def write_vectors(path, seed, dtype=torch.float32, **more):
+    random = torch.Generator().manual_seed(seed)
+    tensors = {
+        f"{PREFIX}layers.0.k_proj.ia3_l": 1 + 0.3 * torch.randn((8, 1), generator=random),
+        f"{PREFIX}layers.0.down_proj.ia3_l": 1 + 0.3 * torch.randn((1, 24), generator=random),
+    }
+    config = {
+        "peft_type": "IA3",
+        "target_modules": ["k_proj", "down_proj"],
+        "feedforward_modules": ["down_proj"],
+    }
+    return write_folder(path, {name: x.to(dtype) for name, x in tensors.items()}, {**config, **more})
+
+
+def write_prefix(path, seed, tokens=3, layers=2, width=8, dtype=torch.float32):
+    matrix = torch.randn((tokens, layers * 2 * width), generator=torch.Generator().manual_seed(seed))
+    config = {
+        "peft_type": "PREFIX_TUNING",
+        "num_virtual_tokens": tokens,
+        "num_layers": layers,
+        "token_dim": width,
+        "num_attention_heads": 2,
+        "num_transformer_submodules": 1,
+    }
+    return write_folder(path, {"prompt_embeddings": matrix.to(dtype)}, config)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("space", ["factors", "delta", "cut"])
+def test_weight_zero_is_the_task_adapter_bit_for_bit(tmp_path, dtype, space):
+    paths = three(tmp_path, write_lora, dtype=dtype, use_rslora=True, alpha_pattern={"q_proj": 3})
+    options = (
+        {"space": "factors"}
+        if space == "factors"
+        else {"space": "delta", "rank": 2 if space == "cut" else None}
+    )
+    out = run(paths, tmp_path / "out", weight=0, **options)
+    assert same(raw(out), raw(paths[0]))
+    assert all(distance(updates(out)[name], value) == 0 for name, value in updates(paths[0]).items())
+
+
+@pytest.mark.parametrize(
+    ("write", "rule"),
+    [
+        (write_vectors, "auto"),
+        (write_vectors, "additive"),
+        (write_prefix, "auto"),
+        (write_prefix, "unanchored"),
+    ],
+)
+def test_weight_zero_is_the_task_adapter_for_other_kinds(tmp_path, write, rule):
+    paths = three(tmp_path, write, dtype=torch.bfloat16)
+    assert same(raw(run(paths, tmp_path / "out", weight=0, rule=rule)), raw(paths[0]))
+
+
+def test_weight_zero_drops_a_reference_that_would_divide_by_zero(tmp_path):
+    paths = three(tmp_path, write_vectors)
+    path = write_folder(
+        tmp_path / "zero",
+        {name: torch.zeros_like(x) for name, x in raw(paths[2]).items()},
+        {"peft_type": "IA3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+    )
+    assert same(raw(run([*paths[:2], path], tmp_path / "out", weight=0)), raw(paths[0]))
+
+
+def same(found, expected):
+    assert found.keys() == expected.keys()
+    return all(torch.equal(found[name], x) and found[name].dtype == x.dtype for name, x in expected.items())
+
+
+@pytest.mark.parametrize("space", ["factors", "delta"])
+def test_swapping_the_references_mirrors_the_update(tmp_path, space):
+    task, target, source = three(tmp_path, write_lora)
+    there = run([task, target, source], tmp_path / "a", weight=0.7, space=space)
+    back = run([task, source, target], tmp_path / "b", weight=0.7, space=space)
+    read = numbers if space == "factors" else updates
+    for name, middle in read(task).items():
+        assert distance(read(there)[name] - middle, middle - read(back)[name]) < 1e-6
+
+
+def test_swapping_the_references_undoes_a_vector_merge_at_weight_one(tmp_path):
+    task, target, source = three(tmp_path, write_vectors)
+    there = run([task, target, source], tmp_path / "a")
+    back = run([there, source, target], tmp_path / "b")
+    for name, value in numbers(task).items():
+        assert distance(numbers(back)[name], value) < 1e-6
+
+
+@pytest.fixture
+def peft_model(tmp_path):
+    """Three adapters on a bare module tree of two linear layers."""
+    from peft import PeftModel
+
+    paths = three(tmp_path, write_lora, modules=MODULES)
+    root = torch.nn.Module()
+    layer = torch.nn.Module()
+    layer.q_proj, layer.v_proj = torch.nn.Linear(16, 12, bias=False), torch.nn.Linear(16, 14, bias=False)
+    root.layers = torch.nn.ModuleList([layer])
+    model = PeftModel.from_pretrained(root, paths[0], adapter_name="a0")
+    for number in (1, 2):
+        model.load_adapter(paths[number], adapter_name=f"a{number}")
+    return model, paths
+
+
+def peft_updates(model, kind, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.add_weighted_adapter(["a0", "a1", "a2"], [1, 0.7, -0.7], kind, combination_type=kind, **options)
+    layers = model.base_model.model.layers
+    return {
+        f"layers.0.{end}": getattr(layers[0], end).get_delta_weight(kind).detach().double().numpy()
+        for end in ("q_proj", "v_proj")
+    }
+
+
+def test_delta_space_equals_cat_and_full_rank_svd_of_peft(tmp_path, peft_model):
+    model, paths = peft_model
+    found = updates(run(paths, tmp_path / "out", weight=0.7, space="delta"))
+    cut = updates(run(paths, tmp_path / "cut", weight=0.7, space="delta", rank=5))
+    for kind, ours, options in (
+        ("cat", found, {}),
+        ("svd", found, {"svd_rank": 12}),
+        ("svd", cut, {"svd_rank": 5}),
+    ):
+        theirs = peft_updates(model, kind, **options)
+        model.delete_adapter(kind)
+        for name, value in theirs.items():
+            assert distance(ours[name], value) < 2e-6, (kind, options)
+
+
+def test_peft_linear_is_far_from_equation_7(tmp_path, peft_model):
+    """Why this engine exists; see docs/merging.md. Once peft agrees, that page has to change."""
+    model, paths = peft_model
+    found = updates(run(paths, tmp_path / "out", weight=0.7))
+    theirs = peft_updates(model, "linear")
+    assert all(distance(theirs[name], value) > 0.3 for name, value in found.items())
+
+
+def test_a_truncation_that_cuts_nothing_is_exact(tmp_path):
+    paths = three(tmp_path, write_lora, modules=MODULES, r=2)
+    exact = updates(run(paths, tmp_path / "a", weight=0.7, space="delta"))
+    wide = updates(run(paths, tmp_path / "b", weight=0.7, space="delta", rank=6))
+    assert all(np.array_equal(wide[name], exact[name]) for name in exact)
+
+
+def test_equal_lora_a_is_truncated_rightly(tmp_path):
+    """A rank-deficient stack, as frozen lora_A leaves it: Cholesky QR must hand over."""
+    paths = three(tmp_path, write_lora, modules=MODULES)
+    first = raw(paths[0])
+    frozen = [
+        write_folder(
+            tmp_path / f"frozen{number}",
+            {name: first[name] if ".lora_A" in name else x for name, x in raw(path).items()},
+            {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
+        )
+        for number, path in enumerate(paths)
+    ]
+    exact = updates(run(frozen, tmp_path / "a", weight=0.7, space="delta"))
+    cut = updates(run(frozen, tmp_path / "b", weight=0.7, space="delta", rank=4))
+    assert all(distance(cut[name], exact[name]) < 1e-6 for name in exact)

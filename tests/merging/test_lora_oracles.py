@@ -1,0 +1,264 @@
+"""LoRA merges against formulas written out in float64, over shapes, ranks, number formats, scalings and patterns."""
+
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from adapter_folders import EPS, PREFIX, config_of, distance, numbers, raw, scaling_of, updates, write_lora
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lingualift.errors import UserError
+from lingualift.merging import merge
+
+FORMATS = (torch.float32, torch.bfloat16, torch.float16)
+WEIGHTS = st.sampled_from([-1.3, -0.7, 0.25, 0.7, 1.0, 1.5])
+QUICK = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+@st.composite
+def worlds(draw, one_rank=False):
+    """Module shapes, and for three adapters: ranks, alpha, rsLoRA, number format."""
+    size = st.integers(2, 9)
+    modules = {
+        f"layers.{i}.{end}": (draw(size), draw(size)) for i in range(2) for end in ("q_proj", "v_proj")
+    }
+    rank = draw(st.integers(1, 4))
+    adapters = []
+    for seed in range(3):
+        r = rank if one_rank else draw(st.integers(1, 4))
+        odd = {} if one_rank else {name: draw(st.integers(1, 4)) for name in modules if draw(st.booleans())}
+        sized = {name: (*shape, odd.get(name, r)) for name, shape in modules.items()}
+        adapters.append(
+            {
+                "modules": sized,
+                "seed": seed,
+                "r": r,
+                "alpha": draw(st.sampled_from([1, 4, 7, 16])),
+                "use_rslora": draw(st.booleans()),
+                "dtype": draw(st.sampled_from(FORMATS)),
+                "alpha_pattern": draw(st.sampled_from([{}, {"q_proj": 3}, {"layers.1.v_proj": 5}])),
+            }
+        )
+    return adapters
+
+
+def write_three(root: Path, adapters):
+    return [write_lora(root / f"in{number}", **facts) for number, facts in enumerate(adapters)]
+
+
+def roles(paths):
+    return dict(zip(("task", "target_reference", "source_reference"), paths, strict=True))
+
+
+@QUICK
+@given(worlds(), WEIGHTS)
+def test_delta_space_is_the_formula(adapters, weight):
+    with tempfile.TemporaryDirectory() as name:
+        paths = write_three(Path(name), adapters)
+        report = merge(
+            method="adamergex", **roles(paths), weight=weight, space="delta", output=Path(name) / "out"
+        )
+        task, target, source = map(updates, paths)
+        found = updates(report.output)
+        assert found.keys() == task.keys()
+        for module in found:
+            expected = task[module] + weight * (target[module] - source[module])
+            scale = sum(np.linalg.norm(x[module]) for x in (task, target, source))
+            rounding = 2 * EPS[adapters[0]["dtype"]] * (1 + abs(weight)) * scale
+            assert np.linalg.norm(found[module] - expected) <= 1e-6 * scale + rounding * 1.5
+
+
+@QUICK
+@given(worlds(one_rank=True), WEIGHTS)
+def test_factor_space_is_equation_7_on_each_factor(adapters, weight):
+    with tempfile.TemporaryDirectory() as name:
+        paths = write_three(Path(name), adapters)
+        report = merge(method="adamergex", **roles(paths), weight=weight, output=Path(name) / "out")
+        task, target, source = map(numbers, paths)
+        found, dtype = numbers(report.output), adapters[0]["dtype"]
+        for tensor, value in found.items():
+            module = tensor.removeprefix(PREFIX).rpartition(".lora_")[0]
+            scales = [scaling_of(config_of(path), module) for path in paths]
+            fold = [s / scales[0] if ".lora_B" in tensor else 1.0 for s in scales]
+            expected = task[tensor] + weight * (fold[1] * target[tensor] - fold[2] * source[tensor])
+            terms = sum(
+                np.linalg.norm(f * x[tensor]) for f, x in zip(fold, (task, target, source), strict=True)
+            )
+            assert (
+                np.linalg.norm(value - expected)
+                <= 1e-6 * terms + EPS[dtype] * np.linalg.norm(expected) * 1.01
+            )
+        assert {tensor.dtype for tensor in raw(report.output).values()} == {dtype}
+
+
+@QUICK
+@given(worlds(), st.integers(1, 5))
+def test_truncation_leaves_the_energy_that_a_dense_svd_leaves(adapters, rank):
+    adapters = [{**facts, "dtype": torch.float32} for facts in adapters]
+    with tempfile.TemporaryDirectory() as name:
+        paths = write_three(Path(name), adapters)
+        report = merge(
+            method="adamergex",
+            **roles(paths),
+            weight=0.7,
+            space="delta",
+            rank=rank,
+            output=Path(name) / "out",
+        )
+        task, target, source = map(updates, paths)
+        found = updates(report.output)
+        kept = total = 0.0
+        for module, value in found.items():
+            dense = task[module] + 0.7 * (target[module] - source[module])
+            energy = np.linalg.svd(dense, compute_uv=False) ** 2
+            limit = min(rank, *dense.shape)
+            left = np.linalg.norm(value - dense) ** 2
+            assert left == pytest.approx(energy[limit:].sum(), abs=1e-6 * energy.sum())
+            if module in report.energy:
+                assert report.energy[module] == pytest.approx(energy[:limit].sum() / energy.sum(), abs=1e-6)
+                kept, total = kept + energy[:limit].sum(), total + energy.sum()
+        if report.energy:
+            assert report.energy_kept == pytest.approx(kept / total, abs=1e-6)
+        else:
+            assert report.energy_kept is None
+
+
+@QUICK
+@given(worlds(), st.lists(WEIGHTS, min_size=3, max_size=3), st.booleans())
+def test_arithmetic_in_delta_space(adapters, weights, mean):
+    adapters = [{**facts, "dtype": torch.float32} for facts in adapters]
+    total = math.fsum(weights) if mean else 1.0
+    if abs(total) < 0.1:
+        return
+    with tempfile.TemporaryDirectory() as name:
+        paths = write_three(Path(name), adapters)
+        listed = list(zip(paths, weights, strict=True))
+        out = Path(name) / "out"
+        merge(method="arithmetic", adapters=listed, mean=mean, space="delta", output=out)
+        inputs, found = [updates(path) for path in paths], updates(out)
+        for module, value in found.items():
+            terms = [w / total * x[module] for w, x in zip(weights, inputs, strict=True)]
+            assert np.linalg.norm(value - sum(terms)) <= 1e-6 * sum(map(np.linalg.norm, terms))
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.5), (0.5, 0.5), (-1.0, 2.0), (1.0, -0.7, 0.7)])
+def test_arithmetic_in_factor_space_sums_each_factor(tmp_path, weights):
+    paths = [write_lora(tmp_path / str(i), seed=i) for i in range(len(weights))]
+    out = merge(
+        method="arithmetic", adapters=list(zip(paths, weights, strict=True)), output=tmp_path / "out"
+    ).output
+    inputs = [numbers(path) for path in paths]
+    for tensor, value in numbers(out).items():
+        expected = sum(w * x[tensor] for w, x in zip(weights, inputs, strict=True))
+        assert distance(value, expected) < 1e-6
+
+
+def test_embeddings_fold_the_scaling_into_a_which_starts_at_zero(tmp_path):
+    modules = {"embed_tokens": (6, 20), "layers.0.q_proj": (6, 5)}
+    paths = [
+        write_lora(tmp_path / str(i), modules, seed=i, alpha=alpha, embedding=("embed_tokens",))
+        for i, alpha in enumerate((8, 16, 4))
+    ]
+    out = merge(method="adamergex", **roles(paths), weight=0.7, output=tmp_path / "out").output
+    task, target, source = map(numbers, paths)
+    found, name = numbers(out), PREFIX + "embed_tokens.lora_embedding_"
+    assert (
+        distance(
+            found[name + "A"], task[name + "A"] + 0.7 * (2 * target[name + "A"] - source[name + "A"] / 2)
+        )
+        < 1e-6
+    )
+    assert (
+        distance(found[name + "B"], task[name + "B"] + 0.7 * (target[name + "B"] - source[name + "B"])) < 1e-6
+    )
+    delta = merge(
+        method="adamergex", **roles(paths), weight=0.7, space="delta", output=tmp_path / "delta"
+    ).output
+    task, target, source = map(updates, paths)
+    for module, value in updates(delta).items():
+        assert distance(value, task[module] + 0.7 * (target[module] - source[module])) < 1e-6
+
+
+def test_the_cross_ablation_multiplies_factors(tmp_path):
+    paths = [write_lora(tmp_path / str(i), seed=i) for i in range(3)]
+    out = merge(
+        method="adamergex", **roles(paths), weight=0.3, rule="multiplicative", output=tmp_path / "out"
+    ).output
+    task, target, source = map(numbers, paths)
+    for tensor, value in numbers(out).items():
+        expected = task[tensor] * (0.3 * (target[tensor] / source[tensor] - 1) + 1)
+        assert distance(value, expected) < 1e-6
+
+
+def ties_by_hand(arrays, weights, density):
+    """The algorithm of the paper's section 4, element by element."""
+    trimmed = []
+    for array in arrays:
+        count = math.ceil(density * array.size)
+        limit = np.sort(np.abs(array).ravel())[::-1][count - 1]
+        trimmed.append(np.where(np.abs(array) >= limit, array, 0.0))
+    result = np.zeros_like(arrays[0])
+    for place in np.ndindex(result.shape):
+        terms = [w * x[place] for w, x in zip(weights, trimmed, strict=True)]
+        elected = np.sign(sum(terms))
+        agreeing = [term for term in terms if term and np.sign(term) == elected]
+        result[place] = sum(agreeing) / len(agreeing) if agreeing else 0.0
+    return result
+
+
+@pytest.mark.parametrize("density", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (1.0, -0.5, 2.0)])
+def test_ties(tmp_path, weights, density):
+    paths = [write_lora(tmp_path / str(i), seed=i) for i in range(3)]
+    listed = list(zip(paths, weights, strict=True))
+    out = merge(method="ties", adapters=listed, density=density, output=tmp_path / "out").output
+    inputs = [numbers(path) for path in paths]
+    for tensor, value in numbers(out).items():
+        assert distance(value, ties_by_hand([x[tensor] for x in inputs], weights, density)) < 1e-6
+
+
+def test_dare_drops_and_rescales_by_its_seed(tmp_path):
+    modules = {"layers.0.q_proj": (60, 50), "layers.1.q_proj": (60, 50)}
+    paths = [write_lora(tmp_path / str(i), modules, seed=i) for i in range(2)]
+
+    def dare(name, **options):
+        listed = (
+            [(paths[0], 1.0), (paths[1], 0.0)]
+            if options.pop("alone", False)
+            else [(paths[0], 1.0), (paths[1], 0.5)]
+        )
+        return raw(merge(method="dare", adapters=listed, output=tmp_path / name, **options).output)
+
+    first, again, other = dare("a", seed=3), dare("b", seed=3), dare("c", seed=4)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+    inputs = [numbers(path) for path in paths]
+    for tensor, value in dare("d", density=0.25).items():
+        x, y = (inputs[i][tensor] * 4 * w for i, w in ((0, 1.0), (1, 0.5)))
+        choices = np.stack([np.zeros_like(x), x, y, x + y])
+        gaps = np.abs(choices - value.numpy()).min(axis=0)
+        assert gaps.max() < 1e-5
+        share = np.mean(value.numpy() != 0)
+        assert abs(share - (1 - 0.75**2)) < 0.1
+    a, b = (first[f"{PREFIX}layers.{i}.q_proj.lora_B.weight"] == 0 for i in (0, 1))
+    assert not torch.equal(a, b), "every tensor has a draw of its own"
+
+
+def test_different_ranks_are_refused_in_factor_space_and_exact_in_delta_space(tmp_path):
+    paths = [write_lora(tmp_path / str(i), seed=i, r=r) for i, r in enumerate((4, 2, 2))]
+    with pytest.raises(UserError, match=r"ranks 4, 2, 2.*one rank in factor space(.|\n)*space delta"):
+        merge(method="adamergex", **roles(paths), output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    merge(method="adamergex", **roles(paths), output=tmp_path / "out", space="delta")
+    assert config_of(tmp_path / "out")["r"] == 8
+
+
+def test_float16_overflow_is_refused(tmp_path):
+    paths = [write_lora(tmp_path / str(i), seed=i, dtype=torch.float16) for i in range(3)]
+    with pytest.raises(UserError, match="overflows F16"):
+        merge(method="adamergex", **roles(paths), weight=1e6, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,167 @@
+"""(IA)³, prefix- and prompt-tuning against their formulas in float64."""
+
+import numpy as np
+import pytest
+import torch
+from adapter_folders import EPS, PREFIX, config_of, distance, numbers, raw, write_folder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from test_identities import run, three, write_prefix, write_vectors
+from test_lora_oracles import ties_by_hand
+
+from lingualift.errors import UserError
+from lingualift.merging import algebra, merge
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("weight", [-0.5, 0.3, 1.0])
+@pytest.mark.parametrize("rule", ["auto", "additive"])
+def test_vectors(tmp_path, dtype, weight, rule):
+    paths = three(tmp_path, write_vectors, dtype=dtype)
+    out = run(paths, tmp_path / "out", weight=weight, rule=rule)
+    task, target, source = map(numbers, paths)
+    for name, value in numbers(out).items():
+        if rule == "auto":
+            expected = task[name] * (weight * (target[name] / source[name] - 1) + 1)
+        else:
+            expected = task[name] + weight * (target[name] - source[name])
+        assert distance(value, expected) < 1e-6 + EPS[dtype]
+    assert {x.dtype for x in raw(out).values()} == {dtype}
+
+
+@given(
+    st.tuples(*[arrays.arrays(np.float32, (5,), elements=st.floats(0.25, 4, width=32)) for _ in range(3)]),
+    st.floats(-2, 2, width=32),
+)
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_the_product_rule(vectors, weight):
+    task, target, source = (x.astype(np.float64) for x in vectors)
+    expected = task * (weight * (target / source - 1) + 1)
+    found = algebra.ratio(*vectors, weight)
+    assert (
+        np.abs(found - expected).max()
+        <= 1e-6 * (np.abs(task) * (1 + abs(weight) * (1 + target / source))).max()
+    )
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.5), (0.5, 0.5), (1.0, -0.7, 0.7)])
+@pytest.mark.parametrize("method", ["arithmetic", "ties"])
+def test_vectors_of_other_methods_are_differences_to_one(tmp_path, weights, method):
+    paths = [write_vectors(tmp_path / str(i), i) for i in range(len(weights))]
+    out = merge(
+        method=method, adapters=list(zip(paths, weights, strict=True)), output=tmp_path / "out"
+    ).output
+    inputs = [numbers(path) for path in paths]
+    for name, value in numbers(out).items():
+        differences = [x[name] - 1 for x in inputs]
+        if method == "arithmetic":
+            expected = 1 + sum(w * x for w, x in zip(weights, differences, strict=True))
+        else:
+            expected = 1 + ties_by_hand(differences, weights, 0.5)
+        assert distance(value, expected) < 1e-6
+
+
+def test_dare_at_density_one_is_arithmetic_on_vectors(tmp_path):
+    paths = [write_vectors(tmp_path / str(i), i) for i in range(2)]
+    listed = [(paths[0], 1.0), (paths[1], 0.5)]
+    one = merge(method="dare", adapters=listed, density=1, output=tmp_path / "a").output
+    two = merge(method="arithmetic", adapters=listed, output=tmp_path / "b").output
+    assert all(distance(value, numbers(two)[name]) < 1e-6 for name, value in numbers(one).items())
+
+
+def test_a_zero_divisor_names_tensor_and_file(tmp_path):
+    paths = three(tmp_path, write_vectors)
+    tensors = raw(paths[2])
+    name = PREFIX + "layers.0.k_proj.ia3_l"
+    tensors[name][3] = 0
+    broken = write_folder(tmp_path / "broken", tensors, config_of(paths[2]))
+    with pytest.raises(UserError, match=r"broken.*layers\.0\.k_proj.*element 3 is zero(.|\n)*rule additive"):
+        run([*paths[:2], broken], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run([*paths[:2], broken], tmp_path / "out", modules="down_proj")
+
+
+def insertion_by_hand(task, target, source, weight, anchored):
+    moved = target @ np.linalg.pinv(source)
+    if not anchored:
+        return weight * moved @ task
+    eye = np.eye(len(task))
+    return (weight * (moved - eye) + eye) @ task
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rule", ["auto", "unanchored"])
+def test_prefix_by_layer_and_by_key_and_value(tmp_path, dtype, rule):
+    paths = three(tmp_path, write_prefix, dtype=dtype)
+    out = run(paths, tmp_path / "out", weight=0.7, rule=rule)
+    task, target, source = (numbers(path)["prompt_embeddings"] for path in paths)
+    found = numbers(out)["prompt_embeddings"]
+    expected = np.zeros_like(found)
+    for block in range(4):  # peft: (tokens, layers·2, width), key before value
+        place = slice(8 * block, 8 * block + 8)
+        parts = (x[:, place] for x in (task, target, source))
+        expected[:, place] = insertion_by_hand(*parts, 0.7, rule == "auto")
+    assert distance(found, expected) < 2e-6 + EPS[dtype]
+
+
+def test_prefix_modules_select_blocks(tmp_path):
+    paths = three(tmp_path, write_prefix)
+    whole = numbers(run(paths, tmp_path / "a", weight=0.7))["prompt_embeddings"]
+    values = numbers(run(paths, tmp_path / "b", weight=0.7, modules=r"layers\.1\.value"))["prompt_embeddings"]
+    task = numbers(paths[0])["prompt_embeddings"]
+    assert np.array_equal(values[:, :24], task[:, :24])
+    assert np.array_equal(values[:, 24:], whole[:, 24:])
+
+
+def write_prompt(path, seed, tokens=3, parts=2, width=8):
+    matrix = torch.randn((parts * tokens, width), generator=torch.Generator().manual_seed(seed))
+    config = {
+        "peft_type": "PROMPT_TUNING",
+        "num_virtual_tokens": tokens,
+        "token_dim": width,
+        "num_transformer_submodules": parts,
+    }
+    return write_folder(path, {"prompt_embeddings": matrix}, config)
+
+
+def test_prompt_by_sub_module(tmp_path):
+    paths = three(tmp_path, write_prompt)
+    task, target, source = (numbers(path)["prompt_embeddings"] for path in paths)
+    found = numbers(run(paths, tmp_path / "out", weight=0.7))["prompt_embeddings"]
+    for rows in (slice(0, 3), slice(3, 6)):
+        assert (
+            distance(found[rows], insertion_by_hand(task[rows], target[rows], source[rows], 0.7, True)) < 2e-6
+        )
+
+
+def test_arithmetic_on_tokens_sums(tmp_path):
+    paths = three(tmp_path, write_prefix)
+    out = merge(
+        method="arithmetic", adapters=[(paths[0], 1), (paths[1], 0.5)], output=tmp_path / "out"
+    ).output
+    one, two = (numbers(path)["prompt_embeddings"] for path in paths[:2])
+    assert distance(numbers(out)["prompt_embeddings"], one + 0.5 * two) < 1e-6
+
+
+@pytest.mark.parametrize("case", ["equal rows", "more tokens than width"])
+def test_dependent_tokens_are_refused(tmp_path, case):
+    size = {} if case == "equal rows" else {"tokens": 9}
+    paths = three(tmp_path, write_prefix, **size)
+    matrix = raw(paths[2])
+    if case == "equal rows":
+        matrix["prompt_embeddings"][1] = matrix["prompt_embeddings"][0]
+    broken = write_folder(tmp_path / "broken", matrix, config_of(paths[2]))
+    with pytest.raises(UserError, match=r"layers\.0\.key.*linearly dependent.*cut-off"):
+        run([*paths[:2], broken], tmp_path / "out")
+
+
+def test_the_cut_off_is_recorded_and_can_be_set(tmp_path):
+    paths = three(tmp_path, write_prefix)
+    task, target, source = paths
+    roles = {"task": task, "target_reference": target, "source_reference": source}
+    report = merge(method="adamergex", **roles, output=tmp_path / "a")
+    assert report.cutoff == pytest.approx(8 * 2.0**-23)
+    assert f'"cutoff": {report.cutoff}' in (tmp_path / "a/provenance.json").read_text()
+    with pytest.raises(UserError, match="linearly dependent"):
+        merge(method="adamergex", **roles, cutoff=0.9, output=tmp_path / "b")
