@@ -1,1 +1,35 @@
-"""Lift a task into languages that have no labels for it."""
+"""Lift a task into languages that have no labels for it.
+
+Public names are imported when they are first used, so that `import lingualift` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lingualift.adapters import inspect as inspect
+    from lingualift.config import load_experiment as load_experiment
+    from lingualift.errors import UserError as UserError
+    from lingualift.merging import merge as merge
+    from lingualift.pipeline import run as run
+
+_HOMES = {
+    "UserError": "lingualift.errors",
+    "inspect": "lingualift.adapters",
+    "load_experiment": "lingualift.config",
+    "merge": "lingualift.merging",
+    "run": "lingualift.pipeline",
+}
+__all__ = ["UserError", "inspect", "load_experiment", "merge", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lingualift' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -116,6 +116,8 @@ def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
     import torch
     import transformers
 
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     options = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(ref.source, **options)

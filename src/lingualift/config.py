@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import yaml
 from pydantic import (
@@ -314,6 +314,26 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
     for override in overrides or []:
         _set(raw, override)
     return parse_experiment(raw, where=str(path))
+
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def checked(record: type[Record], **values: Any) -> Record:
+    """A record made from values of the command line.
+
+    Raises:
+        UserError: names the first value that is wrong.
+    """
+    try:
+        return record.model_validate(values)
+    except ValidationError as error:
+        problem = dict(error.errors(include_url=False)[0])
+        option = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+        found, message = problem["input"], str(problem["msg"]).removeprefix("Value error, ")
+        raise UserError(
+            f"--{option}" if option else record.__name__.lower(), f"{message} (found {found!r})"
+        ) from None
 
 
 def parse_experiment(raw: dict[str, Any], where: str = "experiment") -> Experiment:

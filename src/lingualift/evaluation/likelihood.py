@@ -1,4 +1,4 @@
-"""Ranking answers by their likelihood: one number per choice, batched by length."""
+"""Ranking answers by their likelihood: one number per choice, batched by length, each prompt read once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lingualift.training.encoding import encode_pair
 
 
 @dataclass
-class _Request:
-    """One forward pass: all continuations whose inputs are the same ids share it."""
+class _Prompt:
+    """A prompt and all continuations that are to be scored after it."""
 
     ids: tuple[int, ...]
     answers: list[tuple[int, str, list[int]]] = field(default_factory=list)  # example, label, answer ids
@@ -31,7 +31,7 @@ def score_choices(
         model: A causal language model, with or without an adapter.
         tokenizer: Its tokenizer.
         examples: Examples with choices.
-        scoring: Normalisation, sequences per forward pass, longest sequence.
+        scoring: Normalisation, prompts per forward pass, longest sequence.
 
     Returns:
         For each example label -> score (natural logarithm), and how many prompts had to be cut.
@@ -42,56 +42,84 @@ def score_choices(
     import torch
 
     scores: list[dict[str, float]] = [{} for _ in examples]
-    requests, truncated = _requests(tokenizer, examples, scoring.max_length)
-    requests.sort(key=lambda request: (len(request.ids), request.ids))
-    for start in range(0, len(requests), scoring.batch_size):
-        batch = requests[start : start + scoring.batch_size]
+    prompts, truncated = _prompts(tokenizer, examples, scoring.max_length)
+    prompts.sort(key=lambda prompt: (len(prompt.ids), prompt.ids))
+    for start in range(0, len(prompts), scoring.batch_size):
+        batch = prompts[start : start + scoring.batch_size]
+        answers = [(row, *answer) for row, prompt in enumerate(batch) for answer in prompt.answers]
         with torch.inference_mode():
-            logprobs = _logprobs(model, tokenizer, batch)
-        for row, request in enumerate(batch):
-            for index, label, answer in request.answers:
-                places = torch.arange(len(answer), device=logprobs.device) - len(answer)
-                total = logprobs[row, places, torch.tensor(answer, device=logprobs.device)].sum().item()
-                if math.isnan(total):
-                    raise UserError(
-                        f"example {examples[index].id!r}",
-                        "got a likelihood that is not a number",
-                        mend="load the backbone in float32 or bfloat16 (`backbone.dtype`), or check the adapter",
-                    )
-                scores[index][label] = total / _length(answer, examples[index].choices[label], scoring)
-    return [
+            totals = _log_likelihoods(
+                model, tokenizer, [prompt.ids for prompt in batch], [(row, ids) for row, _, _, ids in answers]
+            )
+        for (_, index, label, ids), total in zip(answers, totals, strict=True):
+            if math.isnan(total):
+                raise UserError(
+                    f"example {examples[index].id!r}",
+                    "got a likelihood that is not a number",
+                    mend="load the backbone in float32 or bfloat16 (`backbone.dtype`), or check the adapter",
+                )
+            scores[index][label] = total / _length(ids, examples[index].choices[label], scoring)
+    ordered = [
         {label: found[label] for label in example.choices}
         for example, found in zip(examples, scores, strict=True)
-    ], truncated
+    ]
+    return ordered, truncated
 
 
-def _requests(tokenizer: Any, examples: Sequence[Example], max_length: int) -> tuple[list[_Request], int]:
-    requests: dict[tuple[int, ...], _Request] = {}
+def _prompts(tokenizer: Any, examples: Sequence[Example], max_length: int) -> tuple[list[_Prompt], int]:
+    """The different prompts with what is to be scored after each, and how many examples were cut."""
+    prompts: dict[tuple[int, ...], _Prompt] = {}
     truncated = 0
     for index, example in enumerate(examples):
         cut = 0
         for label, words in example.choices.items():
             pair = encode_pair(tokenizer, example.prompt, words, max_length)
             cut = max(cut, pair.truncated)
-            ids = tuple(pair.prompt + pair.answer[:-1])  # nothing is predicted from the last token
-            requests.setdefault(ids, _Request(ids)).answers.append((index, label, pair.answer))
+            ids = tuple(pair.prompt)
+            prompts.setdefault(ids, _Prompt(ids)).answers.append((index, label, pair.answer))
         truncated += cut > 0
-    return list(requests.values()), truncated
+    return list(prompts.values()), truncated
 
 
 def _length(answer: list[int], words: str, scoring: Scoring) -> int:
     return {"none": 1, "tokens": len(answer), "characters": len(words)}[scoring.length_normalization]
 
 
-def _logprobs(model: Any, tokenizer: Any, batch: Sequence[_Request]) -> Any:
-    """Log-probabilities at the last positions, shape (batch, longest answer, vocabulary), float32."""
+def _log_likelihoods(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], answers: Sequence[tuple[int, list[int]]]
+) -> list[float]:
+    """Summed log-probability of each answer's ids after its prompt.
+
+    The prompts are read once; answers of more than one token go on from the cached keys and values of their prompt.
+
+    Args:
+        model: The model.
+        tokenizer: Gives the padding id.
+        prompts: Ids of different prompts.
+        answers: (index of the prompt, ids), each of at least one id.
+    """
     import torch
 
-    longest = max(len(answer) for request in batch for _, _, answer in request.answers)
-    inputs = left_pad(tokenizer, [request.ids for request in batch], model.device)
-    options = {"logits_to_keep": longest} if keeps_logits(model) else {}
-    logits = model(**inputs, use_cache=False, **options).logits[:, -longest:]
-    return torch.log_softmax(logits.float(), dim=-1)
+    inputs = left_pad(tokenizer, prompts, model.device)
+    longest = max(len(ids) for _, ids in answers)
+    keep = {"logits_to_keep": 1} if keeps_logits(model) else {}
+    read = model(**inputs, use_cache=longest > 1, **keep)
+    rows = torch.tensor([row for row, _ in answers], device=model.device)
+    targets = torch.tensor([ids + [0] * (longest - len(ids)) for _, ids in answers], device=model.device)
+    real = torch.tensor([[i < len(ids) for i in range(longest)] for _, ids in answers], device=model.device)
+    logits = read.logits[rows, -1:]  # (answers, 1, vocabulary)
+    if longest > 1:
+        cache = read.past_key_values
+        cache.batch_select_indices(rows)
+        mask = torch.cat([inputs["attention_mask"][rows], real[:, :-1].long()], dim=1)
+        positions = inputs["position_ids"][rows, -1:] + torch.arange(1, longest, device=model.device)
+        going_on = model(
+            input_ids=targets[:, :-1], attention_mask=mask, position_ids=positions, past_key_values=cache
+        )
+        logits = torch.cat([logits, going_on.logits], dim=1)
+    logprobs = torch.log_softmax(logits.float(), dim=-1).gather(2, targets[:, :, None])[:, :, 0]
+    totals: list[float] = torch.where(real, logprobs, 0.0).sum(dim=1).tolist()
+    return totals
 
 
 def left_pad(tokenizer: Any, rows: Sequence[Sequence[int]], device: Any) -> dict[str, Any]:

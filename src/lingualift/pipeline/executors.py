@@ -6,6 +6,7 @@ import concurrent.futures
 import multiprocessing
 import os
 import queue
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -19,13 +20,13 @@ from lingualift.pipeline.store import Store
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a step: it began ("start"), went on ("progress") or is finished ("end").
+    """What happened: all steps are known ("plan"), a step began ("start"), went on ("progress") or is done ("end").
 
     Attributes:
         what: One of these words.
-        step: The step.
+        step: The step; the first one, for "plan".
         done: Units done so far, for "progress".
-        total: Units in all, for "progress".
+        total: Units in all, for "progress"; the cost of all steps, for "plan".
     """
 
     what: str
@@ -39,11 +40,13 @@ Watch = Callable[[Event], None]
 
 def default_workers() -> int:
     """One worker where there is a GPU, else one per processor, at most 4."""
-    return (
-        1
-        if device() != "cpu"
-        else min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    )
+    return 1 if device() != "cpu" else min(4, processors())
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    usable = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 def run_locally(steps: Sequence[Step], store: Store, workers: int, watch: Watch) -> None:
@@ -65,8 +68,8 @@ def run_locally(steps: Sequence[Step], store: Store, workers: int, watch: Watch)
             watch(Event("end", step))
         return
     context = multiprocessing.get_context("spawn")
-    reports = context.Manager().Queue() if False else context.Queue()
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    reports = context.Queue()
+    threads = max(1, processors() // workers)
     with concurrent.futures.ProcessPoolExecutor(
         min(workers, max(1, len(steps))), context, _begin, (reports, threads)
     ) as pool:
@@ -139,6 +142,7 @@ _reports: Any = None  # of a worker process: where it tells how far it is
 
 def _begin(reports: Any, threads: int) -> None:
     global _reports
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries, to their own users
     _reports = reports
     use_threads(threads)
 

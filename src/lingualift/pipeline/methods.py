@@ -158,7 +158,7 @@ def variant(method: Method, adapter_type: str) -> str:
     """What tells apart two rows of one method: space, combination, modules, a fixed weight."""
     if not METHODS[method.method].merges:
         return ""
-    parts = [method.space] if adapter_type == "lora" else []
+    parts: list[str] = [method.space] if adapter_type == "lora" else []
     parts += [method.combine] if method.method == "arithmetic" else []
     parts += [f"modules={method.modules}"] if method.modules else []
     parts += [f"weight={method.weight:g}"] if method.weight is not None else []

@@ -11,7 +11,7 @@ from lingualift.config import Experiment, Method
 from lingualift.data import check_aligned
 from lingualift.errors import UserError
 from lingualift.pipeline.methods import METHODS, Cell, check_methods
-from lingualift.pipeline.steps import Evaluate, Merge, Source, Step, Sweep, Train
+from lingualift.pipeline.steps import Evaluate, Source, Step, Sweep, Train
 from lingualift.pipeline.store import Store
 from lingualift.tasks import TextTask
 
@@ -41,16 +41,8 @@ class Plan:
     steps: tuple[Step, ...]
 
     def missing(self, store: Store) -> list[Step]:
-        """The steps that a store does not hold and that the results need, each after its inputs."""
-        needed: set[str] = set()
-        for step in reversed(self.steps):
-            wanted = (
-                isinstance(step, Evaluate | Merge | Sweep) or step.key in needed or isinstance(step, Train)
-            )
-            if wanted and not store.has(step):
-                needed.add(step.key)
-                needed.update(source.key for source in step.inputs.values())
-        return [step for step in self.steps if step.key in needed and not store.has(step)]
+        """The steps that a store does not hold, each after its inputs."""
+        return [step for step in self.steps if not store.has(step)]
 
 
 def make_plan(experiment: Experiment, base: Path) -> Plan:

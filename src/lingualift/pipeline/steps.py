@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from lingualift.backbone import BackboneRef
 from lingualift.config import Adapter, Data, Scoring, Training
@@ -63,8 +63,10 @@ class Source:
         key = fingerprint(self.identity(language, split))
         if key not in _rows:
             task = self.get_task()
-            load = load_texts if isinstance(task, TextTask) else load_examples
-            _rows[key] = load(task, self.data, language, split, self.base)  # type: ignore[operator]
+            if isinstance(task, TextTask):
+                _rows[key] = load_texts(task, self.data, language, split, self.base)
+            else:
+                _rows[key] = load_examples(task, self.data, language, split, self.base)
         return _rows[key]
 
     def labelled(self, language: str, split: str) -> tuple[Task, list[Example]]:
@@ -81,7 +83,9 @@ class Source:
         return task, self.rows(language, split)  # type: ignore[return-value]
 
 
-_rows: dict[str, Any] = {}  # of this process: what many steps of a run read again and again
+_rows: dict[
+    str, list[Example] | list[str]
+] = {}  # of this process: what many steps of a run read again and again
 
 
 @dataclass(frozen=True)
@@ -249,26 +253,23 @@ class MergeRecipe:
     """
 
     method: str
-    space: str
-    combine: str
+    space: Literal["factors", "delta"]
+    combine: Literal["sum", "mean"]
     modules: str | None
 
     def merge(self, adapters: Mapping[str, Path], weight: float, output: Path) -> None:
         """Merge the folders `task`, `target` and (`adamergex`) `source` with a weight into `output`."""
         from lingualift.merging import merge
 
-        common = {"method": self.method, "space": self.space, "modules": self.modules, "output": output}
+        write = functools.partial(
+            merge, method=self.method, space=self.space, modules=self.modules, output=output
+        )
         if self.method == "adamergex":
-            merge(
-                task=adapters["task"],
-                target_reference=adapters["target"],
-                source_reference=adapters["source"],
-                weight=weight,
-                **common,
-            )
+            target, source = adapters["target"], adapters["source"]
+            write(task=adapters["task"], target_reference=target, source_reference=source, weight=weight)
             return
         scale = 1 / (1 + weight) if self.combine == "mean" else 1.0
-        merge(adapters=[(adapters["task"], scale), (adapters["target"], scale * weight)], **common)
+        write(adapters=[(adapters["task"], scale), (adapters["target"], scale * weight)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -145,7 +145,8 @@ def train(
             _record(output, facts)
             shutil.rmtree(work, ignore_errors=True)
     finally:
-        wrapped.base_model.gradient_checkpointing_disable() if settings.gradient_checkpointing else None
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_disable()
         wrapped.unload()
         model.eval()
 
@@ -174,6 +175,8 @@ def _trainer(
     import torch
     import transformers
 
+    if settings.gradient_checkpointing:
+        model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
     steps = -1 if settings.steps is None else settings.steps
     arguments = transformers.TrainingArguments(
         output_dir=str(work),
@@ -187,7 +190,6 @@ def _trainer(
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         bf16=settings.precision == "bfloat16",
-        gradient_checkpointing=settings.gradient_checkpointing,
         optim="adamw_torch",
         save_strategy="steps",
         save_steps=settings.checkpoint_steps,

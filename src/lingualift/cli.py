@@ -1,0 +1,304 @@
+"""The command line. Each command reads its options, calls one function, shows what came out and what to do next."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from lingualift.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lingualift.pipeline import Run
+    from lingualift.pipeline.steps import Source
+
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Lift a task into languages that have no labels for it.",
+    epilog="Start with `lingualift demo`.",
+)
+
+OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it must not exist.")]
+BackboneName = Annotated[str, typer.Option("--backbone", help="Hub id, folder, or `miniworld`.")]
+Revision = Annotated[str | None, typer.Option(help="Commit of the backbone on the hub.")]
+TaskName = Annotated[str, typer.Option("--task", help="A task of `lingualift tasks`, or a Python file.")]
+LanguageCode = Annotated[str, typer.Option("--language", help="BCP-47 or ISO 639-3 code.")]
+DataTemplate = Annotated[
+    str,
+    typer.Option(
+        "--data", help="File or path template with {language} and {split}; .jsonl[.gz] .csv .parquet."
+    ),
+]
+
+
+def main() -> None:
+    """Run the command line: 0 done, 2 the user can mend it (one message on stderr), 1 our bug."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries, to their own users
+    try:
+        app()
+    except UserError as error:
+        sys.stderr.write(f"lingualift: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("lingualift: stopped; the same command goes on where it was\n")
+        sys.exit(130)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=True)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path(
+        "lingualift-demo"
+    ),
+    seeds: Annotated[int, typer.Option(help="Seeds of adapters.")] = 3,
+) -> None:
+    """Everything on bundled data, offline, in a few minutes."""
+    from lingualift.demo import run_demo
+    from lingualift.report.progress import watching
+
+    with watching(_console(stderr=True)) as watch:
+        finished = run_demo(output, seeds=seeds, watch=watch)
+    _show(finished)
+    _next(
+        f"open {finished.folder / 'table.md'}, then edit {output / 'demo.yaml'} into an experiment of your own"
+    )
+
+
+@app.command()
+def run(
+    experiment: Annotated[Path, typer.Argument(help="The experiment file.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Run folder; runs/<file name> when left out.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. seeds=[0,1].")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder of finished steps, to share between experiments.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the results of another experiment in the run folder.")
+    ] = False,
+) -> None:
+    """Run an experiment; steps that are finished already are not done again."""
+    from lingualift.pipeline import run as run_experiment
+    from lingualift.report.progress import watching
+
+    with watching(_console(stderr=True)) as watch:
+        finished = run_experiment(
+            experiment, output=output, overrides=overrides, store=store, replace=replace, watch=watch
+        )
+    _show(finished)
+    _next(
+        f"the lifted adapters are in {finished.folder / 'adapters'}, the table in {finished.folder / 'table.md'}"
+    )
+
+
+@app.command()
+def plan(
+    experiment: Annotated[Path, typer.Argument(help="The experiment file.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder to plan for.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="Folder of finished steps.")] = None,
+) -> None:
+    """Check an experiment and its data, and list its steps; runs nothing."""
+    from rich import box
+    from rich.table import Table
+
+    from lingualift.pipeline import plan_of
+
+    planned, steps = plan_of(experiment, output=output, overrides=overrides, store=store)
+    missing = set(planned.missing(steps))
+    table = Table("step", "kind", "state", box=box.SIMPLE_HEAD, pad_edge=False)
+    for step in planned.steps:
+        table.add_row(step.label(), step.kind, "to do" if step in missing else "done")
+    console = _console()
+    console.print(table)
+    console.print(f"{len(planned.steps)} steps, {len(planned.steps) - len(missing)} of them done.")
+    _next(f"lingualift run {experiment}")
+
+
+@app.command()
+def train(
+    backbone: BackboneName,
+    task: TaskName,
+    language: LanguageCode,
+    data: DataTemplate,
+    output: OutputFolder,
+    adapter: Annotated[Literal["lora", "ia3"], typer.Option(help="Kind of adapter.")] = "lora",
+    rank: Annotated[int, typer.Option(help="Rank of LoRA's factors.")] = 8,
+    alpha: Annotated[int, typer.Option(help="LoRA's update is scaled by alpha / rank.")] = 16,
+    modules: Annotated[
+        str | None, typer.Option(help="Linear layers, separated by commas; all if left out.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the data; 3 if steps are not given.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows per step and device.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 2e-4,
+    max_length: Annotated[int, typer.Option(help="Tokens per row, or per segment of text.")] = 512,
+    seed: Annotated[int, typer.Option(help="Initialisation and order of the data.")] = 0,
+    start: Annotated[
+        Path | None, typer.Option(help="Adapter to start from, so that factors share a basis.")
+    ] = None,
+    revision: Revision = None,
+    dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
+    report_to: Annotated[str, typer.Option(help="Experiment tracker: tensorboard, wandb, trackio.")] = "none",
+) -> None:
+    """Train one adapter on a task, or on raw text (`--task causal-lm`)."""
+    from lingualift.config import Adapter, Backbone, Training, checked
+    from lingualift.report.progress import counting
+    from lingualift.training.once import train_once
+
+    names = tuple(modules.split(",")) if modules else None
+    settings = {"steps": steps, "epochs": epochs if epochs or steps else 3, "batch_size": batch_size}
+    more = {"learning_rate": learning_rate, "max_length": max_length, "precision": precision}
+    with counting(_console(stderr=True), f"train {task} in {language}") as progress:
+        train_once(
+            checked(Backbone, name=backbone, revision=revision, dtype=dtype),
+            _source(task, data),
+            language,
+            checked(Adapter, type=adapter, rank=rank, alpha=alpha, modules=names),
+            checked(Training, **settings, **more),
+            seed=seed,
+            start=start,
+            output=output,
+            progress=progress,
+            report_to=report_to,
+        )
+    _next(f"lingualift evaluate --backbone {backbone} --adapter {output} --task … --language … --data …")
+
+
+@app.command()
+def evaluate(
+    backbone: BackboneName,
+    task: TaskName,
+    language: LanguageCode,
+    data: DataTemplate,
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter folder; the plain backbone if left out.")
+    ] = None,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Split to score.")] = "test",
+    length_normalization: Annotated[
+        Literal["none", "tokens", "characters"], typer.Option(help="How ranked answers are compared.")
+    ] = "none",
+    batch_size: Annotated[int, typer.Option(help="Sequences per forward pass.")] = 64,
+    max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 512,
+    revision: Revision = None,
+    dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
+) -> None:
+    """Score a backbone, or an adapter on it; predictions go beside the JSON file, as .predictions.jsonl."""
+    from lingualift.backbone import find_backbone
+    from lingualift.config import Backbone, Scoring, checked
+    from lingualift.evaluation.runner import check_adapter
+    from lingualift.evaluation.runner import evaluate as score
+    from lingualift.provenance import write_json, write_jsonl
+
+    scoring = checked(
+        Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
+    )
+    chosen, examples = _source(task, data).labelled(language, split)
+    ref = find_backbone(checked(Backbone, name=backbone, revision=revision, dtype=dtype))
+    if adapter is not None:
+        check_adapter(ref, adapter)
+    with _console(stderr=True).status(f"scoring {len(examples)} rows"):
+        found = score(ref, adapter, chosen, examples, scoring)
+    predictions = output.with_suffix(".predictions.jsonl")
+    write_jsonl(predictions, found.rows())
+    about = {
+        "task": task,
+        "language": language,
+        "split": split,
+        "backbone": backbone,
+        "adapter": str(adapter or ""),
+    }
+    write_json(output, {**about, **found.summary()})
+    for metric, values in found.scores.items():
+        error = "" if values["stderr"] is None else f" ± {values['stderr']:.1f}"
+        _console().print(
+            f"{metric} {values['score']:.1f}{error} (n {len(examples)}, chance {values['chance']:.1f})"
+        )
+    _next(f"read {predictions}")
+
+
+@app.command()
+def tasks() -> None:
+    """What can be asked of a model, with sources."""
+    from lingualift.tasks import TASKS, TextTask
+
+    rows = [
+        (
+            name,
+            "text" if isinstance(task, TextTask) else ", ".join(task.metrics),
+            ", ".join(task.columns),
+            task.source,
+        )
+        for name, task in TASKS.items()
+    ]
+    _list(("task", "metrics", "columns", "source"), rows)
+
+
+@app.command()
+def methods() -> None:
+    """How a task can be carried into another language, with sources."""
+    from lingualift.pipeline.methods import METHODS
+
+    rows = [(name, entry.paper_name, entry.summary, entry.source) for name, entry in METHODS.items()]
+    _list(("method", "in the papers", "what it does", "source"), rows)
+
+
+@app.command()
+def languages() -> None:
+    """The languages that codes can name."""
+    from lingualift.languages import all_languages
+
+    rows = [
+        (entry.code, entry.iso639_3, entry.name, entry.script, entry.nllb or "–") for entry in all_languages()
+    ]
+    _list(("code", "ISO 639-3", "name", "script", "NLLB"), rows)
+
+
+def _source(task: str, data: str) -> Source:
+    from lingualift.config import Data, checked
+    from lingualift.pipeline.steps import Source
+
+    return Source(task, checked(Data, files=data), Path())
+
+
+def _show(finished: Run) -> None:
+    from lingualift.report.terminal import show
+
+    show(finished.rows, finished.layout, _console())
+
+
+def _list(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
+
+
+def _next(step: str) -> None:
+    """One clear next step, the last line of a command."""
+    typer.echo(f"\nnext: {step}", err=True)

@@ -1,0 +1,45 @@
+"""The whole method on bundled data: write the mini-world's files, run an experiment on them."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from lingualift.errors import UserError
+from lingualift.miniworld import write_data
+from lingualift.pipeline import Run, run
+from lingualift.pipeline.executors import Watch
+from lingualift.provenance import write_text, writing
+
+EXPERIMENT = "demo.yaml"
+
+
+def run_demo(output: Path, *, seeds: int = 3, watch: Watch = lambda event: None) -> Run:
+    """Run the demo into a folder; what is finished there is not done again.
+
+    Args:
+        output: Gets `data/`, `demo.yaml` and the run folder `run/`.
+        seeds: How many seeds of adapters.
+        watch: Told when a step starts, goes on and ends.
+
+    Raises:
+        UserError: the folder holds something else, or cannot be written.
+    """
+    if seeds < 1:
+        raise UserError("--seeds", f"is {seeds}", "at least 1", "leave it out for 3")
+    if output.exists() and (
+        not output.is_dir() or (any(output.iterdir()) and not (output / EXPERIMENT).is_file())
+    ):
+        raise UserError(output, "is not empty and holds no demo", mend="choose another --output")
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+    if not (output / "data").is_dir():
+        write_data(output / "data")
+    text = resources.files("lingualift").joinpath(EXPERIMENT).read_text(encoding="utf-8")
+    write_text(output / EXPERIMENT, text)
+    numbers = yaml.safe_dump(list(range(seeds)), default_flow_style=True).strip()
+    return run(
+        output / EXPERIMENT, output=output / "run", overrides=[f"seeds={numbers}"], replace=True, watch=watch
+    )

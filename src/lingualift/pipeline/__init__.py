@@ -1,0 +1,145 @@
+"""The method, top to bottom: an experiment becomes a plan, a plan becomes finished steps, those become a table.
+
+Read `methods.py` (what each method does), `steps.py` (what a step is), `plan.py`, `executors.py`, `results.py`, and the
+function below that puts them together.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lingualift.config import Experiment, dump_experiment, load_experiment
+from lingualift.errors import UserError
+from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
+from lingualift.pipeline.plan import Plan, make_plan
+from lingualift.pipeline.results import RESULTS_FILE, collect
+from lingualift.pipeline.store import Store
+from lingualift.provenance import write_text, writing
+from lingualift.report.tables import Layout, to_markdown
+
+EXPERIMENT_FILE, TABLE_FILE, LOG_FILE = "experiment.yaml", "table.md", "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: Holds `experiment.yaml`, `results.json`, `table.md`, `predictions/`, `adapters/`, `log.jsonl`.
+        rows: The rows of `results.json`.
+        layout: How its tables are laid out.
+        trained: Steps that ran; the others were finished before.
+    """
+
+    folder: Path
+    rows: list[dict[str, Any]]
+    layout: Layout
+    trained: int
+
+
+def run(
+    experiment: Path | str,
+    *,
+    output: Path | str | None = None,
+    overrides: list[str] | None = None,
+    store: Path | str | None = None,
+    replace: bool = False,
+    watch: Watch = lambda event: None,
+) -> Run:
+    """Run an experiment file; steps that are finished already are not done again.
+
+    Args:
+        experiment: The YAML file.
+        output: Run folder; `runs/<name of the file>` when left out.
+        overrides: `a.b=value` each, over the file's keys.
+        store: Folder of finished steps, to share between experiments; `<output>/store` when left out.
+        replace: Let the results of another experiment in `output` be replaced; its finished steps stay.
+        watch: Told when a step starts, goes on and ends.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: anything the user can mend; nothing has run if it is found in the experiment or its data.
+    """
+    plan, steps = plan_of(experiment, output=output, overrides=overrides, store=store)
+    folder = _folder(experiment, output)
+    _claim(folder, plan.experiment, replace)
+    return run_plan(plan, folder, steps, watch)
+
+
+def plan_of(
+    experiment: Path | str,
+    *,
+    output: Path | str | None = None,
+    overrides: list[str] | None = None,
+    store: Path | str | None = None,
+) -> tuple[Plan, Store]:
+    """The plan of an experiment file, all of its data checked, and the store that holds its finished steps.
+
+    Arguments and errors as for `run`; nothing is written.
+    """
+    path = Path(experiment)
+    plan = make_plan(load_experiment(path, overrides), path.parent)
+    return plan, Store(Path(store) if store else _folder(experiment, output) / "store")
+
+
+def _folder(experiment: Path | str, output: Path | str | None) -> Path:
+    return Path(output) if output else Path("runs") / Path(experiment).stem
+
+
+def run_plan(plan: Plan, folder: Path, store: Store, watch: Watch = lambda event: None) -> Run:
+    """Run what a store does not hold yet, and write the results."""
+    missing = plan.missing(store)
+    with writing(folder), (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+
+        def note(event: Event) -> None:
+            if event.what != "progress":
+                entry = {
+                    "time": time.time(),
+                    "event": event.what,
+                    "step": event.step.label(),
+                    "key": event.step.key,
+                }
+                log.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                log.flush()
+            watch(event)
+
+        if missing:
+            watch(Event("plan", missing[0], total=sum(step.cost for step in missing)))
+        run_locally(missing, store, plan.experiment.workers or default_workers(), note)
+    rows = collect(plan, store, folder)
+    layout = layout_of(plan.experiment)
+    write_text(folder / TABLE_FILE, to_markdown(rows, layout))
+    return Run(folder, rows, layout, len(missing))
+
+
+def layout_of(experiment: Experiment) -> Layout:
+    """Columns and averages of an experiment's tables."""
+    languages = experiment.languages
+    return Layout(languages.source, languages.targets, experiment.weights.tune_on, languages.groups)
+
+
+def _claim(folder: Path, experiment: Experiment, replace: bool) -> None:
+    """Make the run folder and put the resolved experiment into it; never take another experiment's unasked."""
+    text, there = dump_experiment(experiment), folder / EXPERIMENT_FILE
+    if there.is_file():
+        if there.read_text(encoding="utf-8") != text and not replace:
+            raise UserError(
+                folder,
+                "holds the run of another experiment",
+                "the same experiment, to go on with it",
+                "choose another --output, or replace its results with --replace (finished steps are kept)",
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(folder, "is not empty and no run folder", mend="choose another --output")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(there, text)
+
+
+__all__ = ["RESULTS_FILE", "Event", "Run", "make_plan", "plan_of", "run", "run_plan"]

@@ -1,0 +1,110 @@
+"""From finished steps to `results.json`, predictions, and adapters under names that people can read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lingualift.pipeline.methods import METHODS, variant
+from lingualift.pipeline.plan import Plan, Planned
+from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Train, merge_weight
+from lingualift.pipeline.store import Store
+from lingualift.provenance import read_json, write_json, write_text
+
+SCHEMA = 1
+RESULTS_FILE = "results.json"
+
+
+def collect(plan: Plan, store: Store, output: Path) -> list[dict[str, Any]]:
+    """Write `results.json`, `predictions/` and `adapters/` of a run whose steps are all finished.
+
+    Returns:
+        The rows of `results.json`, one per cell and metric.
+    """
+    predictions, adapters = output / "predictions", output / "adapters"
+    for folder in (predictions, adapters):  # views of the store, made anew
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    rows: list[dict[str, Any]] = []
+    for planned in plan.cells:
+        name = cell_name(planned)
+        text = (store.folder(planned.evaluation) / PREDICTIONS_FILE).read_text(encoding="utf-8")
+        write_text(predictions / f"{name}.jsonl", text)
+        link = None
+        if planned.evaluation.adapter is not None:
+            link = adapters / name
+            target = store.folder(planned.evaluation.adapter)
+            link.symlink_to(os.path.relpath(target, adapters), target_is_directory=True)
+        rows.extend(_rows(plan, planned, store, str(link.relative_to(output)) if link else None))
+    write_json(output / RESULTS_FILE, {"schema": SCHEMA, "rows": rows})
+    return rows
+
+
+def cell_name(planned: Planned) -> str:
+    """File name of a cell: task, language, method, variant, seed."""
+    cell = planned.cell
+    parts = [
+        Path(cell.task.task).stem,
+        cell.language,
+        cell.method.method,
+        variant(cell.method, cell.experiment.adapter.type),
+        f"seed{cell.seed}" if METHODS[cell.method.method].seeded else "",
+    ]
+    return "".join(
+        letter if letter.isalnum() or letter in "-_.=" else "_" for letter in ".".join(filter(None, parts))
+    )
+
+
+def _rows(plan: Plan, planned: Planned, store: Store, adapter: str | None) -> list[dict[str, Any]]:
+    cell, evaluation = planned.cell, planned.evaluation
+    found = read_json(store.folder(evaluation) / SCORES_FILE)
+    seconds = store.recipe(evaluation)["seconds"]
+    if evaluation.adapter is not None:
+        seconds += store.recipe(evaluation.adapter)["seconds"]
+    shared = {
+        "method": cell.method.method,
+        "variant": variant(cell.method, cell.experiment.adapter.type),
+        "task": Path(cell.task.task).stem,
+        "language": cell.language,
+        "split": evaluation.split,
+        "backbone": plan.backbone.name,
+        "source_language": cell.experiment.languages.source,
+        "reference_task": Path(cell.reference.task).stem
+        if _uses_reference(planned) and cell.reference
+        else None,
+    }
+    further = {
+        "n": found["n"],
+        "n_train": _training_rows(planned, store),
+        "malformed": found["malformed"],
+        "truncated": found["truncated"],
+        "seed": cell.seed if METHODS[cell.method.method].seeded else None,
+        "weight": _weight(planned, store),
+        "adapter": adapter,
+        "seconds": round(seconds, 3),
+    }
+    return [{**shared, "metric": metric, **values, **further} for metric, values in found["scores"].items()]
+
+
+def _uses_reference(planned: Planned) -> bool:
+    return METHODS[planned.cell.method.method].needs_reference
+
+
+def _weight(planned: Planned, store: Store) -> float | None:
+    adapter = planned.evaluation.adapter
+    if not isinstance(adapter, Merge):
+        return None
+    sweep = adapter.inputs.get("sweep")
+    return merge_weight(adapter.weight, store.folder(sweep) if sweep else None)
+
+
+def _training_rows(planned: Planned, store: Store) -> int | None:
+    """Rows that the adapter, or the task adapter in a merge, was trained on."""
+    adapter = planned.evaluation.adapter
+    if adapter is None:
+        return None
+    trained = adapter if isinstance(adapter, Train) else dict(adapter.adapters)["task"]
+    return int(json.loads((store.folder(trained) / "provenance.json").read_text(encoding="utf-8"))["rows"])

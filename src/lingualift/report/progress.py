@@ -1,0 +1,56 @@
+"""Progress bars with time left: one over all steps, one for each step that is running."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lingualift.pipeline.executors import Event, Watch
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+@contextlib.contextmanager
+def watching(console: Console) -> Iterator[Watch]:
+    """Bars for a run; where the console is no terminal, a line for each finished step instead."""
+    with _bars(console) as bars:
+        whole = bars.add_task("planning", total=None)
+        running: dict[str, TaskID] = {}
+
+        def watch(event: Event) -> None:
+            key = event.step.key
+            if event.what == "plan":
+                bars.update(whole, description="all steps", total=event.total, completed=0)
+            elif event.what == "start":
+                running[key] = bars.add_task(f"  {event.step.label()}", total=None)
+            elif event.what == "progress":
+                bars.update(running[key], total=event.total, completed=event.done)
+            elif event.what == "end":
+                bars.remove_task(running.pop(key))
+                bars.advance(whole, event.step.cost)
+                if not console.is_terminal:
+                    console.print(event.step.label(), markup=False, highlight=False)
+
+        yield watch
+
+
+@contextlib.contextmanager
+def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """One bar; what it yields takes units done and units in all."""
+    with _bars(console) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
