@@ -1,0 +1,29 @@
+# `make demo` and `make test` do all the set-up on a fresh machine: own .venv, pinned versions, one torch.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO ?= lingualift-demo
+
+.PHONY: demo test clean
+
+demo: .venv/.user
+	$(BIN)/lingualift demo --output $(DEMO)
+
+test: .venv/.developer
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+# torch goes first and alone: the constraints pin it, so that nothing that follows pulls a second one.
+.venv/.user: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/.developer: .venv/.user
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv lingualift-demo
