@@ -91,6 +91,7 @@ def writing(target: Path) -> Iterator[None]:
     mends = {
         errno.ENOSPC: "free some space or choose another output",
         errno.EDQUOT: "free some space or choose another output",
+        errno.EFBIG: "raise the limit on file sizes (ulimit -f) or choose another output",
         errno.EACCES: "choose an output that you may write to",
         errno.EPERM: "choose an output that you may write to",
         errno.EROFS: "choose an output that you may write to",

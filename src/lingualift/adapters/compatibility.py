@@ -9,7 +9,6 @@ import numpy as np
 
 from lingualift.adapters.folder import Adapter
 from lingualift.adapters.structure import Module
-from lingualift.adapters.tensorfile import as_float32
 from lingualift.errors import UserError
 
 SAME_START = 0.3
@@ -45,13 +44,19 @@ def backbone(adapter: Adapter) -> dict[str, Any]:
     }
 
 
+def initialisation(adapter: Adapter) -> str | None:
+    """Hash of the tensors that the adapter's training started from, where its provenance records it."""
+    recorded = (adapter.provenance or {}).get("initialisation")
+    return recorded if isinstance(recorded, str) else None
+
+
 def same_initialisation(adapters: Sequence[Adapter]) -> tuple[bool | None, str]:
     """Whether LoRA adapters were trained from one draw, and how that is known.
 
     Told from `initialisation` in every `provenance.json`, else from the factors that were drawn at random
     (lora_A; for embeddings lora_B). None where nothing tells.
     """
-    recorded = {(adapter.provenance or {}).get("initialisation") for adapter in adapters}
+    recorded = {initialisation(adapter) for adapter in adapters}
     if None not in recorded:
         return len(recorded) == 1, "provenance"
     if any(adapter.kind != "lora" for adapter in adapters) or len(adapters) < 2:
@@ -68,9 +73,9 @@ def _start_cosine(first: Adapter, other: Adapter) -> float | None:
     cosines = []
     for name in shared[:: max(1, len(shared) // _SAMPLED)]:
         drawn = 1 if first.modules[name].form == "embedding" else 0
-        a, b = (as_float32(x.read(x.modules[name].tensors[drawn])).ravel() for x in (first, other))
+        a, b = (x.read(x.modules[name].tensors[drawn]).ravel().astype(np.float64) for x in (first, other))
         length = float(np.linalg.norm(a) * np.linalg.norm(b))
-        if length:
+        if length and np.isfinite(length):
             cosines.append(float(a @ b) / length)
     return float(np.median(cosines)) if cosines else None
 
@@ -109,7 +114,7 @@ def _backbone_conflict(first: Adapter, other: Adapter) -> Iterator[UserError]:
             )
         return
     names = ours["name"], theirs["name"]
-    revisions = {(text["revision"] or "main") for text in (ours, theirs)}
+    revisions = {str(text["revision"] or "main") for text in (ours, theirs)}
     if all(names) and (names[0] != names[1] or len(revisions) > 1):
         yield UserError(
             other.path, f"its backbone is {_text(theirs)}", f"{_text(ours)} as {first.path}", mend

@@ -19,6 +19,9 @@ KINDS = {"LORA": "lora", "IA3": "ia3", "PREFIX_TUNING": "prefix", "PROMPT_TUNING
 PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Values of `init_lora_weights` that leave the backbone as published."""
 
+MAX_ALPHA = 1e30
+"""Above it, float32 arithmetic on any factor would overflow."""
+
 _CONVERT = (
     "save it with path_initial_model_for_weight_conversion, which turns it into plain LoRA: "
     "https://huggingface.co/docs/peft/developer_guides/lora#initialization"
@@ -119,7 +122,7 @@ class LoraSettings:
         return value
 
     def _checked_alpha(self, key: str, value: Any) -> float:
-        if type(value) not in (int, float) or not math.isfinite(value) or value == 0:
+        if type(value) not in (int, float) or not 0 < abs(value) < MAX_ALPHA:
             raise UserError(self._path, f"{key} is {value!r}", "a number other than 0", "mend the file")
         return float(value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -92,8 +92,11 @@ def structure(kind: str, config: Mapping[str, Any], specs: Mapping[str, TensorSp
                 path, f"tensor {name!r} is {specs[name].code}", "floating-point numbers", _RESTORE
             )
     whole = tuple(name for name in specs if name not in used)
+    saved = config.get("modules_to_save") or []
+    if not isinstance(saved, list):
+        raise UserError(path, f"modules_to_save is {saved!r}", "a list of names", "mend adapter_config.json")
     for name in whole:
-        if not _is_whole(name, config):
+        if not _is_whole(name, saved):
             mend = "remove the tensor, or name its module in modules_to_save"
             raise UserError(path, f"tensor {name!r} has no known meaning and would stay unmerged", mend=mend)
     return Structure(modules, whole)
@@ -104,10 +107,9 @@ def module_name(tensor: str) -> str:
     return tensor.removeprefix(_PREFIX)
 
 
-def _is_whole(name: str, config: Mapping[str, Any]) -> bool:
+def _is_whole(name: str, saved: Sequence[Any]) -> bool:
     if ".lora_" in name and not name.endswith(".lora_B.bias"):
         return False
-    saved = config.get("modules_to_save") or []
     parts = module_name(name).split(".")
     if any(_contains(parts, str(module).split(".")) for module in saved):
         return True

@@ -124,7 +124,8 @@ def as_float32(array: Array) -> NDArray[np.float32]:
     """The same numbers as float32; a float32 array comes back itself."""
     if array.dtype == ml_dtypes.bfloat16:  # four times as fast as astype
         return (array.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # float64 may not fit; results are checked
+        return array.astype(np.float32, copy=False)
 
 
 def all_finite(array: Array) -> bool:

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from lingualift.adapters.compatibility import conflicts, same_initialisation
+from lingualift.adapters.compatibility import conflicts, initialisation, same_initialisation
 from lingualift.adapters.folder import open_adapter, write_adapter
 from lingualift.adapters.tensorfile import Array
 from lingualift.errors import UserError, did_you_mean
@@ -113,14 +114,15 @@ def _run(request: Request, plan: Plan, output: Path) -> MergeReport:
                 future.result()
             return provenance_of(request, report(), shared)
 
-        write_adapter(
-            output,
-            config={**made.config, "inference_mode": True},
-            specs=[spec for piece in pieces for spec in piece.specs],
-            arrays=_arrays(pieces, request, plan, record),
-            provenance=provenance,
-            card=lambda: model_card(request, report()),
-        )
+        with np.errstate(all="ignore"):  # every result is checked
+            write_adapter(
+                output,
+                config={**made.config, "inference_mode": True},
+                specs=[spec for piece in pieces for spec in piece.specs],
+                arrays=_arrays(pieces, request, plan, record),
+                provenance=provenance,
+                card=lambda: model_card(request, report()),
+            )
     for warning in warnings:
         _LOG.warning(warning)
     return report()
@@ -139,7 +141,7 @@ def _initialisation(request: Request, plan: Plan) -> tuple[bool | None, tuple[st
     entering = {index for module in plan.merged for index, _ in module.terms} | {0}
     adapters = [item.adapter for index, item in enumerate(request.inputs) if index in entering]
     if request.cell.kind != "lora" or request.cell.space != "factors":
-        recorded = {(adapter.provenance or {}).get("initialisation") for adapter in adapters}
+        recorded = {initialisation(adapter) for adapter in adapters}
         return (len(recorded) == 1 and None not in recorded) or None, ()
     shared, evidence = same_initialisation(adapters)
     if shared is not False:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lingualift.adapters.structure import Module
-from lingualift.adapters.tensorfile import DTYPES, Array, TensorSpec
+from lingualift.adapters.tensorfile import DTYPES, Array, TensorSpec, all_finite
 from lingualift.errors import UserError
 from lingualift.merging import algebra
 from lingualift.merging.algebra import Floats
@@ -105,7 +105,7 @@ def _pieces(request: Request, plan: ModulePlan, goal: _Goal, record: Record) -> 
             down, up = compute(request, plan, goal, record)
         if request.serving:
             up = up * np.float32(goal.home.scaling)
-        down, up = _fit(plan.name, down, up, goal.rank, record)
+        down, up = _fit(plan.name, down, up, goal, record)
         return cast(down, specs[0]), cast(up, specs[1])
 
     return [Piece(specs, make)]
@@ -120,14 +120,18 @@ def _specs(request: Request, plan: ModulePlan, goal: _Goal) -> tuple[TensorSpec,
     return TensorSpec(down, code, (goal.rank, inputs)), TensorSpec(up, code, (outputs, goal.rank))
 
 
-def _fit(name: str, down: Floats, up: Floats, rank: int, record: Record) -> Pair:
+def _fit(name: str, down: Floats, up: Floats, goal: _Goal, record: Record) -> Pair:
+    rank = goal.rank
     if len(down) < rank:
         return algebra.pad(down, up, rank)
     if len(down) == rank:
         return down, up
+    if not (all_finite(down) and all_finite(up)):
+        mend = "use a smaller weight, or adapters with smaller scalings"
+        raise UserError(f"module {name!r}", "the merge overflows float32", "finite numbers", mend)
     small = min(rank, len(up), down.shape[1])
     down, up, kept, energy = algebra.truncate(down, up, small)
-    record.energy[name] = kept, energy
+    record.energy[name] = kept * goal.scaling**2, energy * goal.scaling**2
     return algebra.pad(down, up, rank) if small < rank else (down, up)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lingualift.adapters.compatibility import backbone
+from lingualift.adapters.compatibility import backbone, initialisation
 from lingualift.merging.pieces import Record
 from lingualift.merging.plan import Plan, Request
 from lingualift.provenance import library_versions
@@ -96,9 +96,8 @@ def _notes(request: Request, plan: Plan) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def provenance_of(request: Request, report: MergeReport, initialisation: bool | None) -> dict[str, Any]:
+def provenance_of(request: Request, report: MergeReport, shared: bool | None) -> dict[str, Any]:
     """Content of the result's `provenance.json`."""
-    recorded = (request.base.provenance or {}).get("initialisation")
     return {
         "kind": "merged",
         "method": report.method,
@@ -124,7 +123,7 @@ def provenance_of(request: Request, report: MergeReport, initialisation: bool | 
             }
             for item in request.inputs
         ],
-        "initialisation": recorded if initialisation else None,
+        "initialisation": initialisation(request.base) if shared else None,
         "backbone": backbone(request.base),
         "modules": list(report.merged),
         "kept": dict(report.kept),
