@@ -117,9 +117,8 @@ def inspect(paths: Sequence[Path | str] | Path | str) -> Inspection:
     for adapter in adapters:
         adapter.verify()
     found = tuple(Obstacle(f"{error.where}: {error.found}", error.mend) for error in conflicts(adapters))
-    readable = all(adapter.refusal is None for adapter in adapters)
-    one_kind = len({adapter.kind for adapter in adapters}) == 1
-    shared, evidence = same_initialisation(adapters) if readable and one_kind else (None, "unknown")
+    one_kind = len({adapter.kind for adapter in adapters}) == 1 and all(map(_is_readable, adapters))
+    shared, evidence = same_initialisation(adapters) if one_kind else (None, "unknown")
     inner = _inner_products(adapters)
     return Inspection(
         adapters=tuple(_facts(adapter, number, inner) for number, adapter in enumerate(adapters)),
@@ -131,8 +130,15 @@ def inspect(paths: Sequence[Path | str] | Path | str) -> Inspection:
     )
 
 
+def _is_readable(adapter: Adapter) -> bool:
+    try:
+        return bool(adapter.structure)
+    except UserError:
+        return False
+
+
 def _facts(adapter: Adapter, number: int, inner: dict[str, Array]) -> AdapterFacts:
-    structure = None if adapter.refusal else adapter.structure
+    structure = adapter.structure if _is_readable(adapter) else None
     norms = {name: float(np.sqrt(max(products[number, number], 0.0))) for name, products in inner.items()}
     modules = tuple(
         ModuleFacts(module.name, module.rank, module.scaling, norms[module.name])
@@ -156,7 +162,7 @@ def _facts(adapter: Adapter, number: int, inner: dict[str, Array]) -> AdapterFac
 
 def _inner_products(adapters: Sequence[Adapter]) -> dict[str, Array]:
     """By module, the matrix of Frobenius inner products between the adapters' updates; 0 where one lacks it."""
-    usable = {number: adapter for number, adapter in enumerate(adapters) if adapter.refusal is None}
+    usable = {number: adapter for number, adapter in enumerate(adapters) if _is_readable(adapter)}
     names = dict.fromkeys(name for adapter in usable.values() for name in adapter.modules)
     return {name: _module_products(usable, name, len(adapters)) for name in names}
 

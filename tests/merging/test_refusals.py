@@ -1,0 +1,405 @@
+"""Every bad request: one clear message that names what was found and the mend, and nothing written."""
+
+import hashlib
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from adapter_folders import PREFIX, config_of, numbers, raw, updates, write_folder, write_lora
+from test_identities import same, three, write_prefix, write_vectors
+
+from lingualift.errors import UserError
+from lingualift.merging import merge
+
+
+def roles(paths):
+    return dict(zip(("task", "target_reference", "source_reference"), paths, strict=True))
+
+
+def refused(match, output, **options):
+    with pytest.raises(UserError, match=match) as caught:
+        merge(output=output, **options)
+    assert caught.value.mend
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"method": "adamergx"}, "did you mean adamergex"),
+        ({"space": "factor"}, "did you mean factors"),
+        ({"rule": "add"}, r"rule: is 'add'"),
+        ({"export": "vllm"}, r"peft or serving"),
+        ({"rank": 0, "space": "delta"}, "rank: is 0"),
+        ({"rank": 4}, "does not apply to factor space"),
+        ({"density": 0}, "density: is 0"),
+        ({"density": 1.5}, "density: is 1.5"),
+        ({"seed": -1}, "seed: is -1"),
+        ({"cutoff": 0}, "cutoff: is 0"),
+        ({"cutoff": 1}, "cutoff: is 1"),
+        ({"weight": float("nan")}, "weight: is nan"),
+        ({"weight": True}, "weight: is True"),
+        ({"modules": "k_proj"}, r"(?s)'k_proj' matches no module.*q_proj, v_proj"),
+        ({"modules": "("}, "no regular expression"),
+        ({"module_weights": {"k_proj": 1.0}}, r"'k_proj' matches no module"),
+        ({"module_weights": {"q_proj": float("inf")}}, "weight inf"),
+        ({"target_reference": None}, "target_reference: is missing"),
+        ({"mean": True}, "roles task, target_reference, source_reference"),
+        ({"rule": "unanchored"}, "only virtual tokens"),
+        ({"rule": "multiplicative", "space": "delta"}, "has no low rank"),
+    ],
+)
+def test_bad_options(tmp_path, options, match):
+    refused(
+        match, tmp_path / "out", **{"method": "adamergex", **roles(three(tmp_path, write_lora)), **options}
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "match"),
+    [
+        ((), {}, "was given no adapters"),
+        ((1.0,), {}, "one adapter with weight 1"),
+        ((0.0, 0.0), {}, "weights are all zero"),
+        ((1.0, -1.0), {"mean": True}, "sum to zero"),
+        ((1.0, float("inf")), {}, "finite number"),
+        ((1.0, 1.0), {"task": "somewhere"}, "was given task"),
+        ((1.0, 1.0), {"rule": "multiplicative"}, "which only adamergex takes"),
+        ((1.0, 1.0), {"method": "ties", "space": "delta"}, "ties acts on single elements"),
+    ],
+)
+def test_bad_lists(tmp_path, weights, options, match):
+    listed = [(write_lora(tmp_path / f"in{i}", seed=i), weight) for i, weight in enumerate(weights)]
+    refused(match, tmp_path / "out", **{"method": "arithmetic", "adapters": listed, **options})
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"use_dora": True}, "DoRA divides by the norm"),
+        ({"use_qalora": True}, "QA-LoRA"),
+        ({"target_parameters": ["experts"]}, "several experts"),
+        ({"init_lora_weights": "pissa"}, r"(?s)'pissa'.*path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "pissa_niter_16"}, "pissa_niter_16"),
+        ({"init_lora_weights": "olora"}, "olora"),
+        ({"init_lora_weights": "corda"}, "corda"),
+        ({"init_lora_weights": "loftq"}, "loftq"),
+        ({"init_lora_weights": "lora_ga"}, "lora_ga"),
+        ({"init_lora_weights": 1}, "init_lora_weights is 1"),
+        ({"peft_type": "ADALORA"}, "pruned singular values"),
+        ({"peft_type": "LOHA"}, "product of products"),
+        ({"peft_type": "FLARE"}, "FLARE adapters cannot be merged"),
+        ({"peft_type": "IA3"}, "holds no ia3 tensors"),
+        ({"r": 5}, r"rank 5|\(5, n\)"),
+        ({"r": "4"}, "r is '4'"),
+        ({"lora_alpha": 0}, "lora_alpha is 0"),
+        ({"lora_alpha": 10**400}, "lora_alpha is 1000"),
+        ({"rank_pattern": {"q_proj": 3}}, r"layers\.0\.q_proj"),
+        ({"rank_pattern": 3}, "rank_pattern is 3"),
+        ({"alpha_pattern": {"(": 3}}, "no regular expression"),
+        ({"modules_to_save": 3}, "modules_to_save is 3"),
+        ({"base_model_name_or_path": "other"}, r"(?s)backbone is 'other'.*'tiny'"),
+        ({"revision": "abc"}, "at revision abc"),
+    ],
+)
+@pytest.mark.parametrize("position", [0, 1])
+def test_adapters_that_cannot_be_merged(tmp_path, change, match, position):
+    paths = three(tmp_path, write_lora)
+    path = paths[position]
+    bad = write_folder(tmp_path / "bad", raw(path), {**config_of(path), **change})
+    paths[position] = bad
+    if position == 0 and ("base_model_name_or_path" in change or "revision" in change):
+        match = "backbone is 'tiny'"
+    refused(match, tmp_path / "out", method="adamergex", **roles(paths))
+
+
+def test_plain_starts_are_taken(tmp_path):
+    paths = [
+        write_lora(tmp_path / f"in{i}", seed=i, init_lora_weights=start)
+        for i, start in enumerate(("gaussian", False, "eva"))
+    ]
+    merge(method="adamergex", **roles(paths), output=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("layers.0.q_proj.lora_C.weight", "no known meaning"),
+        ("layers.0.k_proj.lora_A.weight", "has no lora_B"),
+        ("layers.0.q_proj.lora_A.default.weight", "no known meaning"),
+        ("classifier.weight", "no known meaning"),
+    ],
+)
+def test_tensors_that_would_stay_unmerged(tmp_path, name, match):
+    paths = three(tmp_path, write_lora)
+    tensors = {**raw(paths[1]), PREFIX + name: torch.ones(4, 5)}
+    paths[1] = write_folder(tmp_path / "bad", tensors, config_of(paths[1]))
+    refused(match, tmp_path / "out", method="adamergex", **roles(paths))
+
+
+def test_mixed_kinds_and_shapes(tmp_path):
+    paths = three(tmp_path, write_lora)
+    other = write_vectors(tmp_path / "ia3", 0)
+    refused("is a ia3 adapter", tmp_path / "out", method="adamergex", **roles([*paths[:2], other]))
+    wide = write_lora(tmp_path / "wide", {"layers.0.q_proj": (6, 9), "layers.0.v_proj": (3, 5)})
+    refused(r"layers\.0\.q_proj", tmp_path / "out", method="adamergex", **roles([*paths[:2], wide]))
+    elsewhere = write_lora(tmp_path / "elsewhere", {"blocks.0.q": (6, 5)})
+    refused("shares no module", tmp_path / "out", method="adamergex", **roles([*paths[:2], elsewhere]))
+
+
+def test_fingerprints_decide_over_names(tmp_path):
+    def facts(print_):
+        return {"kind": "trained", "backbone": {"name": "x", "revision": None, "fingerprint": print_}}
+
+    one = write_lora(tmp_path / "one", seed=0, provenance=facts("f" * 64), base_model_name_or_path="/a")
+    two = write_lora(tmp_path / "two", seed=1, provenance=facts("f" * 64), base_model_name_or_path="/b")
+    six = write_lora(tmp_path / "six", seed=2, provenance=facts("6" * 64), base_model_name_or_path="/a")
+    merge(method="adamergex", **roles([one, two, two]), weight=0, output=tmp_path / "out")
+    refused("fingerprint 666666666666", tmp_path / "no", method="adamergex", **roles([one, two, six]))
+
+
+@pytest.mark.parametrize("space", ["factors", "delta"])
+@pytest.mark.parametrize("write", [write_lora, write_vectors, write_prefix])
+def test_a_merge_that_changes_nothing(tmp_path, write, space):
+    if space == "delta" and write is not write_lora:
+        return
+    task, reference, _ = three(tmp_path, write)
+    refused(
+        "changes no tensor",
+        tmp_path / "out",
+        method="adamergex",
+        **roles([task, reference, reference]),
+        space=space,
+    )
+
+
+def test_references_that_share_nothing_with_the_choice(tmp_path):
+    task = write_lora(tmp_path / "task")
+    refs = [write_lora(tmp_path / f"ref{i}", {"layers.0.q_proj": (6, 5)}, seed=i) for i in (1, 2)]
+    refused(
+        "nothing would be merged",
+        tmp_path / "out",
+        method="adamergex",
+        **roles([task, *refs]),
+        modules="v_proj",
+    )
+    report = merge(method="adamergex", **roles([task, *refs]), output=tmp_path / "fine")
+    assert report.merged == ("layers.0.q_proj",)
+    assert report.kept == {
+        "layers.0.v_proj": "missing in target_reference and source_reference: the references' difference counts as zero"
+    }
+
+
+def test_a_module_that_one_reference_lacks(tmp_path):
+    task = write_lora(tmp_path / "task")
+    refs = [
+        write_lora(tmp_path / "target", seed=1),
+        write_lora(tmp_path / "source", {"layers.0.q_proj": (6, 5)}, seed=2),
+    ]
+    kept = merge(method="adamergex", **roles([task, *refs]), output=tmp_path / "factors").kept
+    assert kept == {
+        "layers.0.v_proj": "missing in source_reference: the references' difference counts as zero"
+    }
+    out = merge(
+        method="adamergex", **roles([task, *refs]), weight=0.7, space="delta", output=tmp_path / "delta"
+    ).output
+    name = "layers.0.v_proj"
+    expected = updates(task)[name] + 0.7 * updates(refs[0])[name]
+    assert np.allclose(updates(out)[name], expected, rtol=0, atol=1e-5)
+
+
+def test_a_module_that_the_task_lacks(tmp_path):
+    task = write_lora(tmp_path / "task", {"layers.0.q_proj": (6, 5)})
+    refs = [write_lora(tmp_path / f"ref{i}", seed=i) for i in (1, 2)]
+    report = merge(method="adamergex", **roles([task, *refs]), output=tmp_path / "out")
+    assert report.absent == {"layers.0.v_proj": "missing in task: the references' difference counts as zero"}
+    assert set(updates(report.output)) == {"layers.0.q_proj"}
+
+
+def test_modules_left_out_keep_the_task_adapter(tmp_path):
+    paths = three(tmp_path, write_lora)
+    for space in ("factors", "delta"):
+        out = merge(
+            method="adamergex", **roles(paths), modules="v_proj", space=space, output=tmp_path / space
+        ).output
+        task, found = raw(paths[0]), raw(out)
+        left = {name for name in task if "q_proj" in name}
+        assert all(torch.equal(found[name], task[name]) for name in left)
+        assert not torch.equal(
+            found[PREFIX + "layers.0.v_proj.lora_B.weight"], task[PREFIX + "layers.0.v_proj.lora_B.weight"]
+        )
+        assert np.allclose(
+            updates(out)["layers.0.q_proj"], updates(paths[0])["layers.0.q_proj"], rtol=1e-12, atol=0
+        )
+
+
+def test_weights_by_module_multiply_the_weight(tmp_path):
+    paths = three(tmp_path, write_lora)
+    factors = {"layers.0.q_proj": 0.5, ".*_proj": 0.0}
+    out = merge(
+        method="adamergex", **roles(paths), weight=0.8, module_weights=factors, output=tmp_path / "out"
+    ).output
+    task, target, source = map(numbers, paths)
+    for name, value in numbers(out).items():
+        factor = 0.4 if "q_proj" in name else 0.0
+        assert np.allclose(value, task[name] + factor * (target[name] - source[name]), atol=1e-6)
+    listed = [(paths[0], 1.0), (paths[1], 0.5)]
+    out = merge(
+        method="arithmetic", adapters=listed, module_weights={"q_proj": 2.0}, output=tmp_path / "sum"
+    ).output
+    for name, value in numbers(out).items():
+        factor = 2 if "q_proj" in name else 1
+        assert np.allclose(value, factor * (task[name] + 0.5 * target[name]), atol=1e-5)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_adapters_of_different_draws_warn_in_factor_space_only(tmp_path, known, caplog):
+    paths = []
+    for number in range(3):
+        random = torch.Generator().manual_seed(number)
+        tensors = {
+            name: torch.randn(x.shape, generator=random)
+            for name, x in raw(write_lora(tmp_path / f"x{number}")).items()
+        }
+        facts = {"kind": "trained", "initialisation": f"draw {number}"} if known else None
+        config = config_of(tmp_path / f"x{number}")
+        paths.append(write_folder(tmp_path / f"in{number}", tensors, config, facts))
+    with caplog.at_level(logging.WARNING, "lingualift.merging"):
+        report = merge(method="adamergex", **roles(paths), output=tmp_path / "out")
+    assert "not trained from one initialisation" in report.warnings[0]
+    assert ("provenance" if known else "cosine") in report.warnings[0]
+    assert "space delta" in caplog.text
+    assert report.warnings[0] in (tmp_path / "out/README.md").read_text()
+    assert not merge(method="adamergex", **roles(paths), space="delta", output=tmp_path / "delta").warnings
+
+
+def test_adapters_of_one_draw_do_not_warn(tmp_path):
+    assert not merge(
+        method="adamergex", **roles(three(tmp_path, write_lora)), output=tmp_path / "out"
+    ).warnings
+    facts = {"kind": "trained", "initialisation": "one"}
+    paths = [write_lora(tmp_path / f"known{i}", seed=i, provenance=facts) for i in range(3)]
+    merge(method="adamergex", **roles(paths), output=tmp_path / "known")
+    assert '"initialisation": "one"' in (tmp_path / "known/provenance.json").read_text()
+
+
+def test_whole_values_come_from_the_task_adapter(tmp_path):
+    paths = []
+    for number in range(3):
+        tensors = raw(write_lora(tmp_path / f"x{number}", seed=number))
+        tensors[PREFIX + "classifier.weight"] = torch.full((2, 5), float(number))
+        tensors[PREFIX + "layers.0.q_proj.base_layer.bias"] = torch.full((6,), float(number))
+        tensors[PREFIX + "layers.0.q_proj.lora_B.bias"] = torch.full((6,), float(number))
+        config = {
+            **config_of(tmp_path / f"x{number}"),
+            "modules_to_save": ["classifier"],
+            "bias": "lora_only",
+        }
+        paths.append(write_folder(tmp_path / f"in{number}", tensors, config))
+    report = merge(method="adamergex", **roles(paths), output=tmp_path / "out")
+    whole = {
+        name: x
+        for name, x in raw(report.output).items()
+        if "lora_A" not in name and "lora_B.weight" not in name
+    }
+    assert len(whole) == 3
+    assert all((x == 0).all() for x in whole.values())
+    assert "biases and saved modules come from task" in report.notes
+    refused("servers refuse", tmp_path / "no", method="adamergex", **roles(paths), export="serving")
+
+
+def test_serving_is_plain_lora_of_one_rank(tmp_path):
+    paths = three(
+        tmp_path, write_lora, use_rslora=True, rank_pattern={"q_proj": 4}, alpha_pattern={"v_proj": 3}
+    )
+    factors = updates(merge(method="adamergex", **roles(paths), weight=0.7, output=tmp_path / "plain").output)
+    delta = updates(
+        merge(method="adamergex", **roles(paths), weight=0.7, space="delta", output=tmp_path / "d").output
+    )
+    for name, options, expected in (
+        ("a", {}, factors),
+        ("b", {"rank": 16}, factors),
+        ("c", {"space": "delta"}, delta),
+        ("d2", {"space": "delta", "rank": 16}, delta),
+    ):
+        out = merge(
+            method="adamergex",
+            **roles(paths),
+            weight=0.7,
+            export="serving",
+            output=tmp_path / f"s{name}",
+            **options,
+        ).output
+        config = config_of(out)
+        rank = options.get("rank") or (12 if "space" in options else 4)
+        assert (config["r"], config["lora_alpha"]) == (rank, rank)
+        assert not any(config[key] for key in ("use_rslora", "rank_pattern", "alpha_pattern"))
+        assert {min(x.shape) for x in raw(out).values()} <= {rank, 3, 5, 6}
+        assert all(x.shape[0 if "lora_A" in key else 1] == rank for key, x in raw(out).items())
+        assert all(np.allclose(value, expected[key], atol=1e-5) for key, value in updates(out).items())
+    cut = merge(method="adamergex", **roles(paths), export="serving", rank=2, output=tmp_path / "cut")
+    assert 0 < cut.energy_kept < 1
+    refused(
+        "serving is for LoRA",
+        tmp_path / "no",
+        method="adamergex",
+        **roles(three(tmp_path / "v", write_vectors)),
+        export="serving",
+    )
+
+
+def test_weight_zero_can_be_served(tmp_path):
+    paths = three(tmp_path, write_lora)
+    out = merge(
+        method="adamergex", **roles(paths), weight=0, export="serving", output=tmp_path / "out"
+    ).output
+    assert all(np.allclose(x, updates(paths[0])[name], atol=1e-6) for name, x in updates(out).items())
+
+
+def test_arithmetic_over_different_modules(tmp_path):
+    one = write_lora(tmp_path / "one", {"layers.0.q_proj": (6, 5)}, seed=1)
+    two = write_lora(tmp_path / "two", {"layers.0.v_proj": (3, 5)} | {"layers.0.q_proj": (6, 5)}, seed=2)
+    out = merge(
+        method="arithmetic", adapters=[(one, 1.0), (two, 0.5)], space="delta", output=tmp_path / "out"
+    ).output
+    assert config_of(out)["target_modules"] == ["layers.0.q_proj", "layers.0.v_proj"]
+    assert np.allclose(updates(out)["layers.0.v_proj"], 0.5 * updates(two)["layers.0.v_proj"], atol=1e-6)
+    none = merge(method="arithmetic", adapters=[(two, 0.0), (one, 1.0)], output=tmp_path / "none")
+    assert none.absent == {"layers.0.v_proj": "no adapter with a weight has it"}
+    assert same(raw(none.output), raw(one))
+
+
+def test_provenance_and_card(tmp_path):
+    paths = three(tmp_path, write_lora)
+    report = merge(method="adamergex", **roles(paths), weight=0.7, modules="q_proj", output=tmp_path / "out")
+    facts = json.loads((tmp_path / "out/provenance.json").read_text())
+    for entry, path in zip(facts["inputs"], paths, strict=True):
+        assert entry["path"] == str(path)
+        assert (
+            entry["weights_sha256"]
+            == hashlib.sha256((path / "adapter_model.safetensors").read_bytes()).hexdigest()
+        )
+        assert (
+            entry["config_sha256"] == hashlib.sha256((path / "adapter_config.json").read_bytes()).hexdigest()
+        )
+    assert [entry["weight"] for entry in facts["inputs"]] == [1.0, 0.7, -0.7]
+    assert [entry["role"] for entry in facts["inputs"]] == ["task", "target_reference", "source_reference"]
+    own = hashlib.sha256((tmp_path / "out/adapter_model.safetensors").read_bytes()).hexdigest()
+    expected = {
+        "kind": "merged",
+        "method": "adamergex",
+        "space": "factors",
+        "rule": "additive",
+        "modules": ["layers.0.q_proj"],
+        "weights_sha256": own,
+        "module_pattern": "q_proj",
+    }
+    assert expected.items() <= facts.items()
+    assert facts["backbone"]["name"] == "tiny"
+    assert {"numpy", "ml_dtypes"} <= facts["versions"].keys()
+    card = (tmp_path / "out/README.md").read_text()
+    assert card.startswith("---\nbase_model: tiny\nlibrary_name: peft\n")
+    assert "| target_reference |" in card
+    assert json.loads(json.dumps(report.to_dict()))["output"] == str(tmp_path / "out")
