@@ -12,6 +12,8 @@ import typer
 from lingualift.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from lingualift.pipeline import Run
@@ -240,6 +242,90 @@ def evaluate(
 
 
 @app.command()
+def merge(
+    output: OutputFolder,
+    method: Annotated[str, typer.Option(help="adamergex, arithmetic, ties or dare.")] = "adamergex",
+    task: Annotated[
+        Path | None, typer.Option(help="adamergex: adapter of the task in the source language.")
+    ] = None,
+    target_reference: Annotated[
+        Path | None, typer.Option(help="adamergex: reference adapter of the target language.")
+    ] = None,
+    source_reference: Annotated[
+        Path | None, typer.Option(help="adamergex: reference adapter of the source language.")
+    ] = None,
+    weight: Annotated[float, typer.Option(help="adamergex: factor of the references' difference.")] = 1.0,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="Other methods: DIR=WEIGHT, once per adapter, the base first.")
+    ] = None,
+    mean: Annotated[
+        bool, typer.Option("--mean", help="Other methods: divide the weights by their sum.")
+    ] = False,
+    space: Annotated[
+        Literal["factors", "delta"],
+        typer.Option(help="LoRA: factors (A and B each), or delta (the updates)."),
+    ] = "factors",
+    modules: Annotated[str | None, typer.Option(help="Pattern of the modules to merge; others stay.")] = None,
+    module_weight: Annotated[
+        list[str] | None, typer.Option(help="PATTERN=FACTOR on the weight; the first that matches counts.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Truncate to this rank (space delta, serving).")] = None,
+    rule: Annotated[
+        Literal["auto", "additive", "multiplicative", "unanchored"],
+        typer.Option(help="adamergex: auto, additive, multiplicative or unanchored."),
+    ] = "auto",
+    export: Annotated[
+        Literal["peft", "serving"], typer.Option(help="peft, or serving for plain LoRA of one rank.")
+    ] = "peft",
+    density: Annotated[float, typer.Option(help="ties, dare: fraction of elements that stay.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="dare: seed of the draw.")] = 0,
+    cutoff: Annotated[
+        float | None, typer.Option(help="Virtual tokens: cut-off of the pseudo-inverse.")
+    ] = None,
+) -> None:
+    """Merge adapter folders into a new one; no backbone is loaded."""
+    from lingualift.merging import merge as merge_folders
+
+    report = merge_folders(
+        method=method,
+        output=output,
+        task=task,
+        target_reference=target_reference,
+        source_reference=source_reference,
+        weight=weight,
+        adapters=[(Path(name), value) for name, value in _pairs("--adapter", adapter)] if adapter else None,
+        mean=mean,
+        space=space,
+        modules=modules,
+        module_weights=dict(_pairs("--module-weight", module_weight)),
+        rank=rank,
+        rule=rule,
+        export=export,
+        density=density,
+        seed=seed,
+        cutoff=cutoff,
+    )
+    for line in report.lines():
+        typer.echo(line)
+    _next(f"lingualift inspect {output}")
+
+
+@app.command()
+def inspect(
+    adapters: Annotated[list[str], typer.Argument(help="Adapter folders, or hub ids in the cache.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Show what adapters hold, how alike they are, and whether they can be merged."""
+    import json
+
+    from lingualift.adapters import inspect as look_into
+
+    found = look_into(adapters)
+    for line in [json.dumps(found.to_dict(), indent=2, ensure_ascii=False)] if as_json else found.lines():
+        typer.echo(line)
+
+
+@app.command()
 def tasks() -> None:
     """What can be asked of a model, with sources."""
     from lingualift.tasks import TASKS, TextTask
@@ -274,6 +360,20 @@ def languages() -> None:
         (entry.code, entry.iso639_3, entry.name, entry.script, entry.nllb or "–") for entry in all_languages()
     ]
     _list(("code", "ISO 639-3", "name", "script", "NLLB"), rows)
+
+
+def _pairs(option: str, given: list[str] | None) -> list[tuple[str, float]]:
+    """NAME=NUMBER, split."""
+    pairs = []
+    for text in given or []:
+        name, _, value = text.rpartition("=")
+        try:
+            pairs.append((name, float(value)))
+        except ValueError:
+            name = ""
+        if not name:
+            raise UserError(option, f"is {text!r}", "NAME=NUMBER", f"write {option} NAME=1.0")
+    return pairs
 
 
 def _source(task: str, data: str) -> Source:

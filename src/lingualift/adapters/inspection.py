@@ -64,6 +64,30 @@ class AdapterFacts:
     backbone: dict[str, Any]
     provenance: dict[str, Any] | None
 
+    def lines(self) -> list[str]:
+        """The facts for people, one a line; modules with one last name together."""
+        ends: dict[tuple[str, int, float], list[float]] = {}
+        for module in self.modules:
+            ends.setdefault((module.name.rpartition(".")[2], module.rank, module.scaling), []).append(
+                module.norm
+            )
+        made = (self.provenance or {}).get("method") or (self.provenance or {}).get("kind") or "not recorded"
+        return [
+            f"{self.path}: {self.kind}, {self.parameters:,} numbers ({', '.join(self.formats)}), norm {self.norm:.4g}",
+            f"  backbone {self.backbone['name'] or 'not recorded'}, task type {self.task_type}, made by {made}",
+            *(
+                f"  {len(norms)} × {end}"
+                + (f", rank {rank}, scaling {scaling:g}" if rank else "")
+                + f", norms {min(norms):.3g} to {max(norms):.3g}"
+                for (end, rank, scaling), norms in ends.items()
+            ),
+            *(
+                [f"  {len(self.whole)} tensors with whole values (biases, saved modules)"]
+                if self.whole
+                else []
+            ),
+        ]
+
 
 @dataclass(frozen=True)
 class Obstacle:
@@ -92,6 +116,21 @@ class Inspection:
     evidence: str
     mergeable: bool
     obstacles: tuple[Obstacle, ...]
+
+    def lines(self) -> list[str]:
+        """The findings for people, one a line."""
+        lines = [line for facts in self.adapters for line in facts.lines()]
+        for i, first in enumerate(self.adapters):
+            for j, other in enumerate(self.adapters[:i]):
+                cosine = self.cosines[i][j]
+                if cosine is not None:
+                    lines.append(f"cosine of {other.path} and {first.path}: {cosine:.4f}")
+        if len(self.adapters) > 1:
+            words = {True: "one draw", False: "different draws", None: "not known"}
+            lines.append(f"initialisation: {words[self.shared_initialisation]} ({self.evidence})")
+        if self.mergeable:
+            return [*lines, "can be merged"]
+        return [*lines, *(f"cannot be merged: {o.reason}\n  mend: {o.mend}" for o in self.obstacles)]
 
     def to_dict(self) -> dict[str, Any]:
         """The findings as JSON values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,6 +53,21 @@ class MergeReport:
     cutoff: float | None
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The report for people, one finding a line; warnings are logged when the merge ends."""
+        reasons = Counter([*self.kept.values(), *self.absent.values()])
+        lines = [
+            f"merged {len(self.merged)} modules into {self.output}",
+            f"{self.method}, {self.kind}, space {self.space}, rule {self.rule}, export {self.export}",
+            self.formula,
+            *(f"{role}: weight {weight:g}" for role, weight in self.weights.items()),
+            *(f"not merged: {count} modules ({reason})" for reason, count in reasons.items()),
+            *(f"note: {note}" for note in self.notes),
+        ]
+        if self.energy_kept is not None:
+            lines.append(f"spectral energy kept: {self.energy_kept:.4%}")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
