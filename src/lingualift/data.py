@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,37 @@ from lingualift.config import Data
 from lingualift.errors import UserError, did_you_mean
 from lingualift.languages import language as find_language
 from lingualift.provenance import sha256_file
-from lingualift.tasks import Example, RowError, Task, TextTask
+from lingualift.tasks import Example, RowError, Task, TextTask, text_of
 
 FORMATS = {".jsonl": "json", ".jsonl.gz": "json", ".csv": "csv", ".parquet": "parquet"}
 _SHOWN = 5  # bad rows that one message names
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Rows of a JSON Lines or CSV file exactly as they stand there: `2024-01-01`, `NA` and `007` stay text.
+
+    Offers what is used of a `datasets.Dataset`, which guesses types in text files.
+
+    Attributes:
+        rows: Column -> value, for each row.
+        lines: Line of the file that each row begins on.
+    """
+
+    rows: list[dict[str, Any]]
+    lines: list[int]
+
+    @property
+    def column_names(self) -> list[str]:
+        """Every column that a row has."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | str) -> Any:
+        """A row, or all values of a column; None where a row lacks it."""
+        return [row.get(key) for row in self.rows] if isinstance(key, str) else self.rows[key]
 
 
 @dataclass(frozen=True)
@@ -26,28 +55,23 @@ class Rows:
 
     Attributes:
         where: The file, or hub id and split, for messages.
-        dataset: All rows of the split, lazily read.
+        dataset: All rows of the split, a `TextTable` or a `datasets.Dataset`.
         chosen: Indices of the rows to use, in order.
         columns: The task's column -> the data's column.
-        path: The local file, if it is one.
     """
 
     where: str
     dataset: Any
     chosen: Sequence[int]
     columns: Mapping[str, str]
-    path: Path | None
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def locate(self, index: int) -> str:
-        """File and line (JSON Lines) or row (other formats, the first is 1) of a row of `dataset`."""
-        if self.path is not None and self.path.name.endswith((".jsonl", ".jsonl.gz")):
-            filled = (number for number, line in enumerate(_lines(self.path), 1) if line.strip())
-            for position, number in enumerate(filled):
-                if position == index:
-                    return f"{self.where}:{number}"
+        """File and line (JSON Lines, CSV) or row (other data, the first is 1) of a row of `dataset`."""
+        if isinstance(self.dataset, TextTable):
+            return f"{self.where}:{self.dataset.lines[index]}"
         return f"{self.where} row {index + 1}"
 
 
@@ -84,7 +108,7 @@ def load_texts(task: TextTask, data: Data, language: str, split: str, base: Path
     (column,) = task.columns
     texts: list[str] = []
     rows = load_rows(data, language, split, base, task.columns)
-    _each(rows, task.columns, lambda _, row: texts.append(str(row[column]).strip()))
+    _each(rows, task.columns, lambda _, row: texts.append(text_of(row, column).strip()))
     return texts
 
 
@@ -111,7 +135,7 @@ def _checked(raw: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]
     """The task's columns of a row, none of them empty; other columns stay under their own names."""
     row = dict(raw)
     for column, name in names.items():
-        value = raw[name]
+        value = raw.get(name)
         if value is None or (isinstance(value, str) and not value.strip()):
             raise RowError(f"column {name!r} is {'missing' if value is None else 'empty'}")
         row[column] = value
@@ -128,7 +152,6 @@ def load_rows(data: Data, language: str, split: str, base: Path, columns: tuple[
         path = data_file(data, language, split, base)
         where, dataset = str(path), _load_file(path)
     else:
-        path = None
         where, dataset = _load_hub(data, language, split)
     if len(dataset) == 0:
         raise UserError(where, "has no rows", "at least one", "check the file")
@@ -141,7 +164,7 @@ def load_rows(data: Data, language: str, split: str, base: Path, columns: tuple[
                 f"columns {', '.join(columns)}",
                 f"{did_you_mean(name, dataset.column_names)} map it under `columns:` or rename it",
             )
-    return Rows(where, dataset, _sample(data, split, len(dataset)), data.columns, path)
+    return Rows(where, dataset, _sample(data, split, len(dataset)), data.columns)
 
 
 def _sample(data: Data, split: str, total: int) -> Sequence[int]:
@@ -214,54 +237,83 @@ def _suffix(path: Path) -> str:
 
 
 def _load_file(path: Path) -> Any:
+    kind = FORMATS[_suffix(path)]
+    if path.stat().st_size == 0:
+        raise UserError(path, "is empty", "at least one row", "check the file")
+    if kind == "parquet":
+        return _load_parquet(path)
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    try:
+        for line, row in (_json_rows if kind == "json" else _csv_rows)(path):
+            rows.append(row)
+            lines.append(line)
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise UserError(path, f"cannot be read ({error})", mend="fetch or write the file again") from None
+    return TextTable(rows, lines)
+
+
+def _load_parquet(path: Path) -> Any:
     import datasets
 
-    kind = FORMATS[_suffix(path)]
-    options = {"dtype": str, "keep_default_na": False} if kind == "csv" else {}
     silent = datasets.utils.logging.get_verbosity()
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
     bars = datasets.utils.are_progress_bars_disabled()
     datasets.disable_progress_bars()
+    content = sha256_file(path)[:16]  # the library's cache goes by path and time, which a new file can share
     try:
-        return datasets.load_dataset(kind, data_files=str(path), split="train", **options)
+        return datasets.load_dataset("parquet", content, data_files=str(path), split="train")
     except (datasets.exceptions.DatasetGenerationError, StopIteration, ValueError, OSError) as error:
-        raise _malformed(path, error) from None
+        cause = error.__cause__ or error
+        reason = " ".join(str(cause).split()) or type(cause).__name__
+        raise UserError(path, f"cannot be read ({reason})", mend="fetch or write the file again") from None
     finally:
         datasets.utils.logging.set_verbosity(silent)
         if not bars:
             datasets.enable_progress_bars()
 
 
-def _malformed(path: Path, error: BaseException) -> UserError:
-    """What is wrong with a file that the library cannot read, with the line if there is one."""
-    if path.stat().st_size == 0:
-        return UserError(path, "is empty", "at least one row", "check the file")
-    if FORMATS[_suffix(path)] == "json":
+def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line and object of every line that is not blank."""
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                problem = "" if isinstance(row, dict) else f"holds a {type(row).__name__}"
+            except (ValueError, RecursionError) as error:
+                problem = f"is not JSON ({error})"
+            if problem:
+                raise UserError(f"{path}:{number}", problem, "one JSON object per line", "correct that line")
+            yield number, row
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """First line and cells of every row below the header."""
+    with _open(path) as file:
+        reader = csv.reader(file, strict=True)
+        begin = 1
         try:
-            for number, line in enumerate(_lines(path), 1):
-                problem = _line_problem(line)
-                if problem:
-                    return UserError(
-                        f"{path}:{number}", problem, "one JSON object per line", "correct that line"
-                    )
-        except (OSError, EOFError, UnicodeDecodeError) as broken:
-            return UserError(path, f"cannot be read ({broken})", mend="fetch or write the file again")
-    cause = error.__cause__ or error
-    return UserError(path, f"cannot be read ({' '.join(str(cause).split()) or type(cause).__name__})")
+            header = next(reader, [])
+            if len(set(header)) < len(header):
+                raise UserError(f"{path}:1", "names a column twice", "one name per column", "rename it")
+            begin = reader.line_num + 1
+            for cells in reader:
+                if cells and len(cells) != len(header):
+                    found = f"has {len(cells)} cells"
+                    mend = 'put quotes around a cell with commas: "a, b"'
+                    raise UserError(f"{path}:{begin}", found, f"{len(header)} as in the header", mend)
+                if cells:
+                    yield begin, dict(zip(header, cells, strict=True))
+                begin = reader.line_num + 1
+        except csv.Error as error:
+            raise UserError(f"{path}:{begin}", f"is not CSV ({error})", mend="correct that line") from None
 
 
-def _line_problem(line: str) -> str:
-    try:
-        value = json.loads(line) if line.strip() else {}
-    except ValueError as error:
-        return f"is not JSON ({error})"
-    return "" if isinstance(value, dict) else f"holds a {type(value).__name__}"
-
-
-def _lines(path: Path) -> Iterable[str]:
+def _open(path: Path) -> Any:
     opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        yield from file
+    return opener(path, "rt", encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None)
 
 
 def _load_hub(data: Data, language: str, split: str) -> tuple[str, Any]:

@@ -1,7 +1,17 @@
 """What is asked of a model: rows become examples, prompts, and how an answer is read."""
 
 from lingualift.tasks import causal_lm, miniworld, nusax  # each registers its task
-from lingualift.tasks.base import TASKS, Example, RowError, Task, TextTask, get_task, label_of, task_code
+from lingualift.tasks.base import (
+    TASKS,
+    Example,
+    RowError,
+    Task,
+    TextTask,
+    get_task,
+    label_of,
+    task_code,
+    text_of,
+)
 
 __all__ = [
     "TASKS",
@@ -15,4 +25,5 @@ __all__ = [
     "miniworld",
     "nusax",
     "task_code",
+    "text_of",
 ]

@@ -95,9 +95,21 @@ def label_of(row: Mapping[str, Any], column: str, labels: Mapping[str, str]) -> 
         RowError: not one of the labels.
     """
     label = row[column]
-    if label not in labels:
+    if not isinstance(label, str) or label not in labels:
         raise RowError(f"{column} is {label!r}, which is none of {', '.join(labels)}")
-    return str(label)
+    return label
+
+
+def text_of(row: Mapping[str, Any], column: str) -> str:
+    """A row's text or number, as text.
+
+    Raises:
+        RowError: something else stands there.
+    """
+    value = row[column]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise RowError(f"column {column!r} holds a {type(value).__name__}, not text")
+    return str(value)
 
 
 def get_task(name: str, base: Path = Path()) -> Task | TextTask:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lingualift.miniworld import LABEL_WORDS, QA_PROMPT, SENTIMENT_PROMPT
-from lingualift.tasks.base import TASKS, Example, Task, label_of
+from lingualift.tasks.base import TASKS, Example, Task, label_of, text_of
 
 
 class MiniSentiment(Task):
@@ -19,7 +19,8 @@ class MiniSentiment(Task):
     def example(self, row: Mapping[str, Any], language: str) -> Example:
         """The review and the tag that asks for its sentiment."""
         label = label_of(row, "label", LABEL_WORDS)
-        return Example(str(row["id"]), SENTIMENT_PROMPT.format(text=row["text"]), (label,), LABEL_WORDS)
+        prompt = SENTIMENT_PROMPT.format(text=text_of(row, "text"))
+        return Example(text_of(row, "id"), prompt, (label,), LABEL_WORDS)
 
 
 class MiniQA(Task):
@@ -32,8 +33,8 @@ class MiniQA(Task):
 
     def example(self, row: Mapping[str, Any], language: str) -> Example:
         """The story, then the question."""
-        prompt = QA_PROMPT.format(context=row["context"], question=row["question"])
-        return Example(str(row["id"]), prompt, (row["answer"],))
+        prompt = QA_PROMPT.format(context=text_of(row, "context"), question=text_of(row, "question"))
+        return Example(text_of(row, "id"), prompt, (text_of(row, "answer"),))
 
 
 TASKS.register("mini-sentiment")(MiniSentiment())

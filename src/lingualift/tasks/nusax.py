@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lingualift.tasks.base import TASKS, Example, Task, label_of
+from lingualift.tasks.base import TASKS, Example, Task, label_of, text_of
 
 LABELS = {"negative": "negative", "neutral": "neutral", "positive": "positive"}
 
@@ -20,7 +20,8 @@ class NusaX(Task):
     def example(self, row: Mapping[str, Any], language: str) -> Example:
         """`{text}`, a new line, `Sentiment:`."""
         label = label_of(row, "label", LABELS)
-        return Example(str(row["id"]), f"{row['text'].strip()}\nSentiment:", (label,), LABELS)
+        prompt = f"{text_of(row, 'text').strip()}\nSentiment:"
+        return Example(text_of(row, "id"), prompt, (label,), LABELS)
 
 
 TASKS.register("nusax")(NusaX())
