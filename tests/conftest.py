@@ -1,0 +1,30 @@
+"""Every test runs offline, on one thread, with a hub cache of its own."""
+
+import os
+import tempfile
+
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="lingualift-tests-")  # before a library reads it
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import shutil
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)
+settings.register_profile(
+    "lingualift",
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("lingualift")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _remove_the_cache():
+    yield
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)

@@ -1,0 +1,115 @@
+"""Runs the command line in real processes, forked from one that has imported the heavy libraries already."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+SERVER = """
+import json, os, sys
+import torch, transformers, peft, datasets
+from transformers import Trainer, AutoModelForCausalLM
+torch.set_num_threads(1)
+from lingualift.cli import main
+print(flush=True)
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        os.chdir(job["cwd"])
+        os.environ.update(job["env"])
+        null = os.open(os.devnull, os.O_RDONLY)
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(null, 0)
+        sys.argv = ["lingualift", *job["arguments"]]
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def message(self):
+        """The one message of a failed command."""
+        assert self.code == 2, self.err
+        assert "Traceback" not in self.err
+        assert self.err.count("lingualift: ") <= 1
+        return self.err
+
+
+class Commands:
+    """Call it with the arguments of `lingualift`; the working folder is the caller's."""
+
+    def __enter__(self):
+        self._server = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._server.stdout.readline() == "\n"
+        return self
+
+    def __exit__(self, *_):
+        self._server.stdin.close()
+        self._server.wait()
+        self._server.stdout.close()
+
+    def __call__(self, *arguments, kill_when=None, with_signal=signal.SIGKILL, **env):
+        """Run to the end, or until `kill_when()` holds, upon which the process group gets `with_signal`."""
+        with tempfile.TemporaryDirectory() as scratch:
+            out, err = Path(scratch) / "out", Path(scratch) / "err"
+            job = {"arguments": [str(argument) for argument in arguments], "cwd": os.getcwd()}
+            job |= {"out": str(out), "err": str(err), "env": {"COLUMNS": "200", **env}}
+            self._server.stdin.write(json.dumps(job) + "\n")
+            self._server.stdin.flush()
+            child = int(self._server.stdout.readline())
+            if kill_when is not None:
+                while not kill_when() and Path(f"/proc/{child}").exists() and not _dead(child):
+                    pass
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child, with_signal)
+            code = int(self._server.stdout.readline())
+            return Finished(code, out.read_text(), err.read_text())
+
+
+def _dead(child):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    return True
+
+
+def fresh(*arguments, **env):
+    """Run the command line in a new interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lingualift", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", **env},
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,52 @@
+"""What the tests of the spine share: two small backbones, the mini-world's files, and the command line."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from commands import Commands
+from worlds import build_bpe_backbone, small_data
+
+from lingualift.backbone import find_backbone
+from lingualift.config import Backbone
+
+
+@pytest.fixture(scope="session")
+def bpe_folder(tmp_path_factory):
+    """A random Llama whose byte-level tokenizer gives answers of several tokens."""
+    return build_bpe_backbone(tmp_path_factory.mktemp("bpe") / "backbone")
+
+
+@pytest.fixture(scope="session")
+def bpe(bpe_folder):
+    return find_backbone(Backbone(name=str(bpe_folder)))
+
+
+@pytest.fixture(scope="session")
+def mini():
+    return find_backbone(Backbone(name="miniworld"))
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Task data of the mini-world, a few rows of it; read only."""
+    return small_data(tmp_path_factory.mktemp("world") / "data")
+
+
+@pytest.fixture(scope="session")
+def cli():
+    """Runs the command line in processes of its own."""
+    with Commands() as commands:
+        yield commands
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    assert not os.listdir(tmp_path)
+    return tmp_path
