@@ -53,7 +53,7 @@ _VERBS = {
     "sell": "aliuza",
     "hide": "alificha",
 }
-_QUALITIES = {  # the five that inflect or take a genitive are written out, the others are invariable
+_QUALITIES = {  # the six that inflect or take a genitive are written out, the others are invariable
     "beautiful": {"3": "mzuri", "5": "zuri", "7": "kizuri", "9": "nzuri"},
     "sturdy": dict.fromkeys(_OF, "imara"),
     "clean": dict.fromkeys(_OF, "safi"),
