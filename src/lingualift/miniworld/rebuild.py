@@ -32,7 +32,7 @@ class Recipe:
     Attributes:
         steps: Optimizer steps of the first round; the learning rate falls to a tenth along a cosine.
         batch: Documents per step, of similar length.
-        learning_rate: Peak of AdamW's learning rate. At 3e-3 a model like this did not learn to copy in an earlier study.
+        learning_rate: Peak of AdamW's learning rate. In an earlier study 3e-3 did not learn to copy.
         warmup: Steps to the peak.
         extra_steps: Steps of each further round when the probe fails, from half the peak.
         extra_rounds: How many further rounds there may be.
