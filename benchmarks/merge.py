@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,13 @@ SHAPES = {
     "mlp.down_proj": (WIDTH, INNER),
 }
 NAMES = ("task", "target", "source")
-REPEATS = 5
+SPACES: dict[str, dict[str, object]] = {
+    "factors": {},
+    "delta": {"space": "delta"},
+    "delta, rank 8": {"space": "delta", "rank": 8},
+    "factors, serving": {"export": "serving"},
+}
+REPEATS = 7
 COPY = """
 import os, sys
 *inputs, output = sys.argv[1:]
@@ -114,30 +121,39 @@ def run_process(code: str, *arguments: object) -> tuple[float, float]:
     return time.perf_counter() - begin, int(process.stdout) / 1024
 
 
-def measured(code: str, make_arguments: Callable[[], list[object]]) -> tuple[float, float]:
-    """Median wall seconds and highest peak of several processes, after one that warms the page cache."""
-    runs = [run_process(code, *make_arguments()) for _ in range(REPEATS + 1)][1:]
-    return statistics.median(seconds for seconds, _ in runs), max(peak for _, peak in runs)
+def measured(cases: dict[str, Callable[[], tuple[float, float]]]) -> list[tuple[str, float, float]]:
+    """Median wall seconds and highest peak of each case.
+
+    The cases take turns, so that other load on the machine meets all alike; the first round warms the page cache.
+    """
+    rounds = [{name: case() for name, case in cases.items()} for _ in range(REPEATS + 1)][1:]
+    return [
+        (
+            name,
+            statistics.median(times[name][0] for times in rounds),
+            max(times[name][1] for times in rounds),
+        )
+        for name in cases
+    ]
 
 
 def merge_rows(folder: Path, paths: list[Path], label: str) -> list[tuple[str, float, float]]:
-    """Copy and merge in every space, as whole processes."""
-    outputs = iter(folder / f"out-{label}-{number}" for number in range(10_000))
+    """Copy, merge in every space, and inspect, as whole processes."""
+    output = folder / "out"
     weights = [path / "adapter_model.safetensors" for path in paths]
-    rows = [(f"{label}: streaming copy", *measured(COPY, lambda: [*weights, next(outputs)]))]
-    spaces: dict[str, dict[str, object]] = {
-        "factors": {},
-        "delta": {"space": "delta"},
-        "delta, rank 8": {"space": "delta", "rank": 8},
-        "factors, serving": {"export": "serving"},
-    }
-    for name, options in spaces.items():
-        row = measured(MERGE, lambda options=options: [*paths, next(outputs), json.dumps(options)])
-        rows.append((f"{label}: merge, {name}", *row))
-        for path in folder.glob("out-*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    rows.append((f"{label}: inspect", *measured(INSPECT, lambda: list(paths))))
-    return rows
+
+    def case(code: str, *arguments: object) -> tuple[float, float]:
+        found = run_process(code, *arguments)
+        if output.is_dir():
+            shutil.rmtree(output)
+        output.unlink(missing_ok=True)
+        return found
+
+    cases = {f"{label}: streaming copy": partial(case, COPY, *weights, output)}
+    for name, options in SPACES.items():
+        cases[f"{label}: merge, {name}"] = partial(case, MERGE, *paths, output, json.dumps(options))
+    cases[f"{label}: inspect"] = partial(case, INSPECT, *paths)
+    return measured(cases)
 
 
 def module_factors(rank: int, outputs: int = WIDTH, inputs: int = WIDTH) -> tuple[np.ndarray, np.ndarray]:
@@ -288,6 +304,8 @@ def main() -> None:
         rows += merge_rows(folder, write_adapters(folder / "bf16", 8, layers, "BF16"), "bfloat16")
         lines += ["| whole process | seconds | peak MB |", "|---|---|---|"]
         lines += [f"| {label} | {seconds:.2f} | {peak:.0f} |" for label, seconds, peak in rows]
+        budget = {label.partition(":")[0]: 3 * seconds + 0.5 for label, seconds, _ in rows if "copy" in label}
+        lines += ["", *(f"{label}: 3 × copy + 0.5 s is {limit:.2f} s" for label, limit in budget.items())]
         factors = module_factors(8)
         with threadpool_limits(1, user_api="blas"):  # as merge does
             ours = timed(lambda: algebra.truncate(*factors, 8), 20)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from lingualift.adapters.compatibility import backbone, conflicts, same_initialisation
 from lingualift.adapters.folder import Adapter, open_adapter
@@ -153,6 +154,11 @@ def inspect(paths: Sequence[Path | str] | Path | str) -> Inspection:
     adapters = [open_adapter(path) for path in given]
     if not adapters:
         raise UserError("inspect", "was given no adapter", "one or more folders", "name an adapter folder")
+    with threadpool_limits(1, user_api="blas"):  # many small products
+        return _inspect(adapters)
+
+
+def _inspect(adapters: Sequence[Adapter]) -> Inspection:
     for adapter in adapters:
         adapter.verify()
     found = tuple(Obstacle(f"{error.where}: {error.found}", error.mend) for error in conflicts(adapters))

@@ -102,9 +102,9 @@ def _run(request: Request, plan: Plan, output: Path) -> MergeReport:
     record = Record()
     made = _MAKERS[request.cell.kind](request, plan, record)
     pieces = made.ordered()
-    shared, warnings = _initialisation(request, plan)
     with ThreadPoolExecutor(1) as pool, threadpool_limits(1, user_api="blas"):  # many small products
         verified = [pool.submit(item.adapter.verify) for item in request.inputs]
+        shared, warnings = _initialisation(request, plan)
 
         def report() -> MergeReport:
             return make_report(output, request, plan, record, warnings)
