@@ -84,7 +84,8 @@ def find_cell(kind: str, space: str, method: str, rule: str) -> Cell:
 
 
 def _cell(kind: str, space: str, method: str, rule: str) -> Cell:
-    asked = (rule, "auto") if rule == _OWN_RULE[kind] else (rule,)
+    own = ("auto",) if rule == _OWN_RULE[kind] else ()
+    asked = own + ((rule,) if rule in RULES else ())
     reason = _reason(kind, space, method, rule)
     formula = "" if reason else _formula(kind, space, method, rule)
     return Cell(kind, space, method, rule, asked, formula, reason)
