@@ -23,6 +23,7 @@ from lingualift.languages import language
 
 PositiveInt: TypeAlias = Annotated[int, Field(gt=0)]
 NonNegative: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32)]
 Split: TypeAlias = Literal["train", "validation", "test"]
 
 
@@ -71,9 +72,16 @@ class Languages(_Record):
         repeated = sorted({code for code in self.targets if self.targets.count(code) > 1})
         if repeated:
             raise ValueError(f"targets: {', '.join(repeated)} named twice")
-        if self.source in self.targets:
-            raise ValueError(f"targets: {self.source} is the source language")
+        first = {language(self.source).code: self.source}
+        for code in self.targets:
+            same = first.setdefault(language(code).code, code)
+            if same == self.source:
+                raise ValueError(f"targets: {code} is the source language")
+            if same != code:
+                raise ValueError(f"targets: {same} and {code} are one language")
         for name, members in self.groups.items():
+            if name in ("average", self.source, *self.targets):
+                raise ValueError(f"groups.{name}: the table has a column of that name already")
             strangers = [code for code in members if code not in self.targets]
             if strangers or not members:
                 raise ValueError(
@@ -87,10 +95,14 @@ _PLACEHOLDERS = {"language", "iso639_3", "bcp47", "nllb", "split"}
 
 def _known_placeholders(template: str) -> str:
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        places = [
+            (name, form, to) for _, name, form, to in string.Formatter().parse(template) if name is not None
+        ]
     except ValueError as error:
         raise ValueError(f"{template!r} is no template: {error}") from None
-    for name in names:
+    for name, form, conversion in places:
+        if form or conversion:
+            raise ValueError(f"{template!r} is no template: `:` and `!` have no meaning in a placeholder")
         if name not in _PLACEHOLDERS:
             raise ValueError(f"{{{name}}} is not known; {did_you_mean(name, _PLACEHOLDERS)}")
     return template
@@ -165,7 +177,7 @@ class Adapter(_Record):
     "Probability that an input of LoRA is dropped in training."
     modules: tuple[str, ...] | None = None
     "Names of the linear layers that get the adapter; all of them (LoRA), or peft's choice (IA3), when left out."
-    init_seed: int = 112
+    init_seed: Annotated[int, Field(ge=0, lt=2**62)] = 112
     "Seed of the one initialisation that all adapters of a run share; the run's seed is added to it."
 
 
@@ -264,7 +276,7 @@ class Experiment(_Record):
         Annotated[Method, BeforeValidator(lambda v: {"method": v} if isinstance(v, str) else v)], ...
     ]
     weights: Weights = Weights()
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     "One run of everything per seed; it decides the initialisation and the order of the data."
     scoring: Scoring = Scoring()
     workers: PositiveInt | None = None

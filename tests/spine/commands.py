@@ -83,7 +83,7 @@ class Commands:
         """Run to the end, or until `kill_when()` holds, upon which the process group gets `with_signal`."""
         with tempfile.TemporaryDirectory() as scratch:
             out, err = Path(scratch) / "out", Path(scratch) / "err"
-            job = {"arguments": [str(argument) for argument in arguments], "cwd": os.getcwd()}
+            job = {"arguments": [str(argument) for argument in arguments], "cwd": str(Path.cwd())}
             job |= {"out": str(out), "err": str(err), "env": {"COLUMNS": "200", **env}}
             self._server.stdin.write(json.dumps(job) + "\n")
             self._server.stdin.flush()
