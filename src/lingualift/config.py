@@ -340,7 +340,7 @@ def checked(record: type[Record], **values: Any) -> Record:
     try:
         return record.model_validate(values)
     except ValidationError as error:
-        problem = dict(error.errors(include_url=False)[0])
+        problem: dict[str, Any] = dict(error.errors(include_url=False)[0])
         option = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
         found, message = problem["input"], str(problem["msg"]).removeprefix("Value error, ")
         raise UserError(

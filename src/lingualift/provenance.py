@@ -96,6 +96,7 @@ def writing(target: Path) -> Iterator[None]:
         errno.EPERM: "choose an output that you may write to",
         errno.EROFS: "choose an output that you may write to",
         errno.ENOTDIR: "choose an output whose parents are folders",
+        errno.EISDIR: "choose an output that is no folder",
         errno.EEXIST: "choose an output that does not exist yet",
         errno.ENOTEMPTY: "choose an output that does not exist yet",
         errno.ENAMETOOLONG: "choose a shorter name",
@@ -125,9 +126,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     exists = UserError(
         target, "exists already", "a folder that does not exist yet", "choose another --output"
     )
-    if target.exists() or target.is_symlink():
-        raise exists
     with writing(target):
+        if target.exists() or target.is_symlink():
+            raise exists
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
