@@ -211,34 +211,53 @@ def in_words(rows: Sequence[Row], layout: Layout) -> str:
     comparisons = compare(rows, layout)
     if not comparisons:
         return "Nothing to compare: `source-ft` is not among the methods."
-    average = next(reversed(layout.averages()))
-    where = "all target languages" if average == "average" else f"the {average} languages"
-    where += f" (without {layout.tuned_on}, on which weights were tuned)" if layout.tuned_on else ""
+    average = next(reversed(layout.averages()))  # the last named group, where there is one
+    where = "the target languages" if average == "average" else f"the {average} languages"
+    members = ", ".join(layout.averages()[average])
     sentences = []
-    for task in dict.fromkeys(comparison.task for comparison in comparisons):
-        merged = [
-            comparison
-            for comparison in comparisons
-            if comparison.task == task
-            and comparison.average == average
-            and comparison.method.split()[0] not in ("target-ft", "vanilla")
+    for table in tables(rows, layout):
+        mine = [found for found in comparisons if (found.task, found.average) == (table.task, average)]
+        base = next(line for line in table.lines if line.method == "source-ft").cells[average]
+        sentences.append(f"{table.task}: over {where} ({members}), source-ft scores {base}.")
+        sentences += _verdicts([found for found in mine if found.method.split()[0] not in _BOUNDS])
+        sentences += [
+            f"Labels in the target language would give {found.gain:+.1f}."
+            for found in mine
+            if found.method == "target-ft"
         ]
-        told = "; ".join(_told(comparison) for comparison in merged)
-        sentences.append(f"On {task}, averaged over {where}, against source-ft: {told}.")
-    seeds = max(comparison.seeds for comparison in comparisons)
+    seeds = max(found.seeds for found in comparisons)
     sentences.append(
-        f"Differences are means over {seeds} seed{'s' * (seeds > 1)} of adapters on one backbone with their standard "
-        "error; more than two standard errors count as a difference."
+        f"Numbers are points and means over {seeds} seed{'s' * (seeds > 1)} of adapters on one backbone, ± is the "
+        "standard error of the difference; within two of them, methods count as level."
     )
     return " ".join(sentences)
 
 
-def _told(comparison: Comparison) -> str:
-    if math.isnan(comparison.stderr):
-        return f"{comparison.method} {comparison.gain:+.1f} points (one seed, so no error)"
-    return (
-        f"{comparison.method} {comparison.gain:+.1f} ± {comparison.stderr:.1f} points ({comparison.verdict})"
-    )
+_BOUNDS = ("vanilla", "target-ft")  # what no method is meant to beat
+
+
+def _verdicts(comparisons: Sequence[Comparison]) -> list[str]:
+    """A sentence for each verdict that some method got."""
+    told = []
+    for verdict, opening in _OPENINGS.items():
+        names = [
+            f"{found.method} ({found.gain:+.1f}"
+            + ("" if math.isnan(found.stderr) else f" ± {found.stderr:.1f}")
+            + ")"
+            for found in comparisons
+            if found.verdict == verdict
+        ]
+        if names or verdict == "above":
+            told.append(f"{opening}: {', '.join(names) or 'no method'}.")
+    return told
+
+
+_OPENINGS = {
+    "above": "Above it",
+    "level with": "Level with it",
+    "below": "Below it",
+    "not told from one seed": "Too few seeds to tell",
+}
 
 
 def to_markdown(rows: Sequence[Row], layout: Layout) -> str:
