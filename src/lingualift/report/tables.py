@@ -247,7 +247,7 @@ def _verdicts(comparisons: Sequence[Comparison]) -> list[str]:
             for found in comparisons
             if found.verdict == verdict
         ]
-        if names or verdict == "above":
+        if names or (verdict == "above" and not any(math.isnan(found.stderr) for found in comparisons)):
             told.append(f"{opening}: {', '.join(names) or 'no method'}.")
     return told
 

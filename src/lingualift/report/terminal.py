@@ -17,7 +17,7 @@ _ANY = 10_000  # columns: wider than any table
 def show(rows: Sequence[Row], layout: Layout, console: Console) -> None:
     """Print a table per task and the paragraph that says what they mean.
 
-    Averages come with their deviation over seeds, and merge weights have a column, where the console is wide enough.
+    Where the console is wide enough, averages come with their deviation over seeds and merge weights have a column.
     """
     for table in tables(rows, layout):
         drawn = _rich(table, layout, wide=True)
@@ -38,8 +38,7 @@ def _rich(table: Table, layout: Layout, *, wide: bool) -> RichTable:
     if wide:
         drawn.add_column("weight", no_wrap=True)
     for line in table.lines:
-        with_deviation = layout.averages() if wide else ()
-        cells = [_cell(line.cells.get(column), column in with_deviation) for column in table.columns]
+        cells = [_cell(line.cells.get(column), column in layout.averages(), wide) for column in table.columns]
         drawn.add_row(line.method, *cells, *([_span(line.weights)] if wide else []))
     return drawn
 
@@ -50,7 +49,10 @@ def _span(weights: Sequence[float]) -> str:
     return "–".join(f"{weight:g}" for weight in ends)
 
 
-def _cell(mean: Mean | None, with_deviation: bool) -> str:
+def _cell(mean: Mean | None, average: bool, wide: bool) -> str:
+    """A score; narrow tables show languages without decimals and averages without deviation."""
     if mean is None:
         return "–"
-    return str(mean) if with_deviation else f"{mean.mean:.1f}"
+    if average and wide:
+        return str(mean)
+    return f"{mean.mean:.1f}" if average or wide else f"{mean.mean:.0f}"
