@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lingualift.pipeline import Run
-    from lingualift.pipeline.steps import Source
+    from lingualift.source import Source
 
 app = typer.Typer(
     add_completion=True,
@@ -69,7 +69,7 @@ def demo(
 ) -> None:
     """Everything on bundled data, offline, in a few minutes."""
     from lingualift.demo import run_demo
-    from lingualift.report.progress import watching
+    from lingualift.pipeline.progress import watching
 
     with watching(_console(stderr=True)) as watch:
         finished = run_demo(output, seeds=seeds, watch=watch)
@@ -97,7 +97,7 @@ def run(
 ) -> None:
     """Run an experiment; steps that are finished already are not done again."""
     from lingualift.pipeline import run as run_experiment
-    from lingualift.report.progress import watching
+    from lingualift.pipeline.progress import watching
 
     with watching(_console(stderr=True)) as watch:
         finished = run_experiment(
@@ -166,7 +166,7 @@ def train(
 ) -> None:
     """Train one adapter on a task, or on raw text (`--task causal-lm`)."""
     from lingualift.config import Adapter, Backbone, Training, checked
-    from lingualift.report.progress import counting
+    from lingualift.pipeline.progress import counting
     from lingualift.training.once import train_once
 
     names = tuple(modules.split(",")) if modules else None
@@ -208,9 +208,8 @@ def evaluate(
     dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
 ) -> None:
     """Score a backbone, or an adapter on it; predictions go beside the JSON file, as .predictions.jsonl."""
-    from lingualift.backbone import find_backbone
+    from lingualift.backbone import check_adapter, find_backbone
     from lingualift.config import Backbone, Scoring, checked
-    from lingualift.evaluation.runner import check_adapter
     from lingualift.evaluation.runner import evaluate as score
     from lingualift.provenance import write_json, write_jsonl
 
@@ -378,7 +377,7 @@ def _pairs(option: str, given: list[str] | None) -> list[tuple[str, float]]:
 
 def _source(task: str, data: str) -> Source:
     from lingualift.config import Data, checked
-    from lingualift.pipeline.steps import Source
+    from lingualift.source import Source
 
     return Source(task, checked(Data, files=data), Path())
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from lingualift.backbone import BackboneRef
 from lingualift.config import Experiment, Method
 from lingualift.errors import UserError
-from lingualift.pipeline.steps import Initialise, Merge, MergeRecipe, Source, Sweep, Train
+from lingualift.pipeline.steps import Initialise, Merge, MergeRecipe, Sweep, Train
 from lingualift.registry import Registry
+from lingualift.source import Source
 
 
 @dataclass(frozen=True)

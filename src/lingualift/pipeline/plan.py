@@ -11,8 +11,9 @@ from lingualift.config import Experiment, Method
 from lingualift.data import check_aligned
 from lingualift.errors import UserError
 from lingualift.pipeline.methods import METHODS, Cell, check_methods
-from lingualift.pipeline.steps import Evaluate, Source, Step, Sweep, Train
+from lingualift.pipeline.steps import Evaluate, Step, Sweep, Train
 from lingualift.pipeline.store import Store
+from lingualift.source import Source
 from lingualift.tasks import TextTask
 
 

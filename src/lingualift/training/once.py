@@ -7,15 +7,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lingualift.backbone import find_backbone
+from lingualift.backbone import check_adapter, find_backbone
 from lingualift.config import Adapter, Backbone, Training
-from lingualift.provenance import atomic_folder
+from lingualift.provenance import atomic_folder, fingerprint, sha256_folder
+from lingualift.source import Source
 from lingualift.training.trainer import Progress, initialise, train
-
-if TYPE_CHECKING:
-    from lingualift.pipeline.steps import Source
 
 
 def train_once(
@@ -46,10 +43,20 @@ def train_once(
         report_to: Experiment tracker of transformers' Trainer.
 
     Raises:
-        UserError: bad data, no backbone, an output that exists.
+        UserError: bad data, no backbone, an adapter to start from that does not fit, an output that exists.
     """
     ref = find_backbone(backbone)
+    if start is not None:
+        check_adapter(ref, start)
     rows = source.rows(language, "train")
+    everything = {
+        "backbone": ref.identity(),
+        "rows": source.identity(language, "train"),
+        "adapter": adapter.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+        "start": sha256_folder(start) if start else None,
+    }
     with _output(output) as scratch, tempfile.TemporaryDirectory() as drawn:
         if start is None:
             initialise(ref, adapter, adapter.init_seed + seed, Path(drawn))
@@ -60,7 +67,7 @@ def train_once(
             start=start or Path(drawn),
             seed=seed,
             output=scratch,
-            work=output.parent / f".{output.name}.checkpoints",
+            work=output.parent / f".{output.name}.{fingerprint(everything)[:12]}.checkpoints",
             segment_tokens=settings.max_length,
             about={"task": source.task, "language": language, **source.identity(language, "train")["data"]},
             progress=progress,

@@ -1,0 +1,71 @@
+"""A task with its rows: what training and evaluation read, and what determines it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lingualift.config import Data
+from lingualift.data import data_fingerprint, load_examples, load_texts
+from lingualift.errors import UserError
+from lingualift.provenance import fingerprint
+from lingualift.tasks import Example, Task, TextTask, get_task, task_code
+
+
+@dataclass(frozen=True)
+class Source:
+    """A task and where its rows are.
+
+    Attributes:
+        task: Registered name or path of a Python file.
+        data: Files or hub data set.
+        base: Folder that relative paths start from.
+    """
+
+    task: str
+    data: Data
+    base: Path
+
+    def get_task(self) -> Task | TextTask:
+        """The task itself."""
+        return get_task(self.task, self.base)
+
+    def identity(self, language: str, split: str) -> dict[str, Any]:
+        """What determines the rows and how they are read."""
+        return {
+            "task": Path(self.task).stem,
+            "code": task_code(self.task, self.base),
+            "language": language,
+            "split": split,
+            "data": data_fingerprint(self.data, language, split, self.base),
+        }
+
+    def rows(self, language: str, split: str) -> list[Example] | list[str]:
+        """Examples of a labelled task, texts of a reference task."""
+        key = fingerprint(self.identity(language, split))
+        if key not in _rows:
+            task = self.get_task()
+            if isinstance(task, TextTask):
+                _rows[key] = load_texts(task, self.data, language, split, self.base)
+            else:
+                _rows[key] = load_examples(task, self.data, language, split, self.base)
+        return _rows[key]
+
+    def labelled(self, language: str, split: str) -> tuple[Task, list[Example]]:
+        """The task and its examples.
+
+        Raises:
+            UserError: the task is a reference task, which has no labels to score.
+        """
+        task = self.get_task()
+        if isinstance(task, TextTask):
+            raise UserError(
+                f"task {self.task!r}", "has no labels to score", "a labelled task", "name another task"
+            )
+        return task, self.rows(language, split)  # type: ignore[return-value]
+
+
+_rows: dict[
+    str, list[Example] | list[str]
+] = {}  # of this process: what many steps of a run read again and again
