@@ -81,7 +81,7 @@ def insertion(
     Raises:
         RankDeficientError: the rows of `source` are linearly dependent.
     """
-    moved = target.astype(np.float64) @ _pseudo_inverse(source, cutoff) @ task.astype(np.float64)
+    moved = target @ _pseudo_inverse(source, cutoff) @ task  # in float64, as the inverse is
     if not anchored:
         return (weight * moved).astype(np.float32)
     return (task + weight * (moved - task)).astype(np.float32)
@@ -182,7 +182,7 @@ def ties(arrays: Sequence[Floats], weights: Sequence[float], density: float) -> 
     elected per element; the result is the mean of the elements that carry it, zero where none does.
     """
     terms = np.stack([trim(x, density) * np.float32(w) for x, w in zip(arrays, weights, strict=True)])
-    agrees = (np.sign(terms) == np.sign(terms.sum(axis=0))) & (terms != 0)
+    agrees = np.sign(terms) == np.sign(terms.sum(axis=0))
     return np.asarray((terms * agrees).sum(axis=0) / np.maximum(agrees.sum(axis=0), 1), dtype=np.float32)
 
 

@@ -45,10 +45,11 @@ class Method:
     Args:
         name: Its name everywhere.
         source: Where it was published.
-        formula: What it computes, for people.
+        formula: What it computes, for people, with xᵢ for one tensor of adapter i and wᵢ for its weight.
         roles: Names of its inputs in the order in which `combine` takes them; empty where any number may
             come.
-        linear: Whether the result is Σ wᵢ·xᵢ, so that it exists for ΔW held as factors too.
+        linear: Whether the result is Σ wᵢ·xᵢ, so that it exists for ΔW held as factors too. A method that is
+            not sees single elements of differences to the backbone, so that it has no meaning on virtual tokens.
         combine: The function.
     """
 
@@ -80,7 +81,7 @@ def method(
 @method(
     "adamergex",
     source="https://arxiv.org/abs/2402.18913",
-    formula="task + λ·(target reference − source reference)",
+    formula="x_task + λ·(x_target − x_source)",
     roles=ROLES,
     linear=True,
 )
@@ -96,15 +97,13 @@ def arithmetic(arrays: Sequence[Floats], weights: Sequence[float], _: Options) -
     return algebra.weighted_sum(arrays, weights)
 
 
-@method(
-    "ties", source="https://arxiv.org/abs/2306.01708", formula="mean of the trimmed wᵢ·xᵢ of the elected sign"
-)
+@method("ties", source="https://arxiv.org/abs/2306.01708", formula="TIES(wᵢ·xᵢ)")
 def ties(arrays: Sequence[Floats], weights: Sequence[float], options: Options) -> Floats:
     """TIES on every tensor by itself (the paper trims over all tensors at once)."""
     return algebra.ties(arrays, weights, options.density)
 
 
-@method("dare", source="https://arxiv.org/abs/2311.03099", formula="Σ wᵢ·mᵢ⊙xᵢ / density, mᵢ drawn at random")
+@method("dare", source="https://arxiv.org/abs/2311.03099", formula="DARE(wᵢ·xᵢ)")
 def dare(arrays: Sequence[Floats], weights: Sequence[float], options: Options) -> Floats:
     """DARE; the draw depends on the seed and on the tensor's number only."""
     random = np.random.default_rng((options.seed, options.tensor))

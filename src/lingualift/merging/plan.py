@@ -137,7 +137,7 @@ def _plan(request: Request, name: str, chosen: bool, factor: float) -> ModulePla
 
 def _plan_roles(request: Request, name: str, factor: float) -> ModulePlan:
     weights = [request.inputs[0].weight, *(item.weight * factor for item in request.inputs[1:])]
-    if not any(weights[1:]):
+    if not weights[1]:
         return ModulePlan(name, (), "weight 0")
     missing = [
         item.role

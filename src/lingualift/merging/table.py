@@ -13,25 +13,13 @@ RULES = ("auto", "additive", "multiplicative", "unanchored")
 KIND_NAMES = {"lora": "LoRA", "ia3": "(IA)³", "prefix": "prefix-tuning", "prompt": "prompt-tuning"}
 
 _OWN_RULE = {"lora": "additive", "ia3": "multiplicative", "prefix": "insertion", "prompt": "insertion"}
-_FORMULAS = {
-    ("additive", "adamergex", "factors"): "X = X_task + λ·(X_target − X_source), X each of lora_A and lora_B",
-    ("additive", "adamergex", "delta"): "ΔW = ΔW_task + λ·(ΔW_target − ΔW_source), ΔW = scaling·B·A",
-    ("multiplicative", "adamergex", "factors"): "l = l_task ⊙ (λ·(l_target ⊘ l_source − 1) + 1)",
-    ("insertion", "adamergex", "factors"): "P = (λ·(M − I) + I)·P_task, M = P_target·P_source⁺",
-    ("unanchored", "adamergex", "factors"): "P = λ·M·P_task, M = P_target·P_source⁺",
+_ROLE_FORMULAS = {
+    "additive": "x_task + λ·(x_target − x_source)",
+    "multiplicative": "x_task ⊙ (λ·(x_target ⊘ x_source − 1) + 1)",
+    "insertion": "(λ·(M − I) + I)·x_task, M = x_target·x_source⁺",
+    "unanchored": "λ·M·x_task, M = x_target·x_source⁺",
 }
-_VECTOR_FORMULAS = {
-    "adamergex": "l = l_task + λ·(l_target − l_source)",
-    "arithmetic": "l = 1 + Σ wᵢ·(lᵢ − 1)",
-    "ties": "l = 1 + TIES(lᵢ − 1)",
-    "dare": "l = 1 + DARE(lᵢ − 1)",
-}
-_PLAIN_FORMULAS = {
-    ("arithmetic", "factors"): "X = Σ wᵢ·Xᵢ",
-    ("arithmetic", "delta"): "ΔW = Σ wᵢ·ΔWᵢ",
-    ("ties", "factors"): "X = TIES(Xᵢ), X each of lora_A and lora_B",
-    ("dare", "factors"): "X = DARE(Xᵢ), X each of lora_A and lora_B",
-}
+_LETTERS = {"lora": "X", "ia3": "l", "prefix": "P", "prompt": "P"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +82,8 @@ def _cell(kind: str, space: str, method: str, rule: str) -> Cell:
 def _reason(kind: str, space: str, method: str, rule: str) -> str:
     if space == "delta" and kind != "lora":
         return f"{KIND_NAMES[kind]} has no factors whose product could be taken; its tensors are the update"
-    if method != "adamergex" and rule != _OWN_RULE[kind]:
+    entry = METHODS[method]
+    if not entry.roles and rule != _OWN_RULE[kind]:
         return "a rule applies the difference of two references, which only adamergex takes"
     if rule == "unanchored" and _OWN_RULE[kind] != "insertion":
         return "only virtual tokens have an un-anchored reading"
@@ -102,23 +91,26 @@ def _reason(kind: str, space: str, method: str, rule: str) -> str:
         return "the paper's cross ablation exchanges the rules of LoRA and (IA)³ only"
     if space == "delta" and rule == "multiplicative":
         return "an element-wise product of updates has no low rank"
-    if space == "delta" and method in ("ties", "dare"):
+    if space == "delta" and not entry.linear:
         return (
             f"{method} acts on single elements of ΔW, which would have to be formed and has no low rank after"
         )
-    if kind in ("prefix", "prompt") and method in ("ties", "dare"):
-        return f"{method} drops small differences to the backbone, and virtual tokens are no differences"
+    if _OWN_RULE[kind] == "insertion" and not entry.linear:
+        return f"{method} acts on differences to the backbone, and virtual tokens are no differences"
     return ""
 
 
 def _formula(kind: str, space: str, method: str, rule: str) -> str:
-    if kind == "ia3" and (rule == "additive" or method != "adamergex"):
-        return _VECTOR_FORMULAS[method]
-    if method == "adamergex":
-        formula = _FORMULAS[rule, method, space]
-        return re.sub(r"\bl\b|\bl(?=_)", "X", formula) if kind == "lora" else formula
-    formula = _PLAIN_FORMULAS[method, space]
-    return formula.replace("X", "P") if kind in ("prefix", "prompt") else formula
+    """The method's formula in the letters of the kind."""
+    entry = METHODS[method]
+    text = _ROLE_FORMULAS[rule] if entry.roles else entry.formula
+    letter = "ΔW" if space == "delta" else _LETTERS[kind]
+    if kind == "ia3" and not entry.roles:
+        return f"l = 1 + {text.replace('xᵢ', '(lᵢ − 1)')}"
+    formula = f"{letter} = {re.sub(r'\bx(?=[ᵢ_])', letter, text)}"
+    if kind != "lora":
+        return formula
+    return f"{formula}, {'ΔW = scaling·B·A' if space == 'delta' else 'X each of lora_A and lora_B'}"
 
 
 def _mend(cell: Cell) -> str:
