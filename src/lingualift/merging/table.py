@@ -107,7 +107,8 @@ def _formula(kind: str, space: str, method: str, rule: str) -> str:
     letter = "ΔW" if space == "delta" else _LETTERS[kind]
     if kind == "ia3" and not entry.roles:
         return f"l = 1 + {text.replace('xᵢ', '(lᵢ − 1)')}"
-    formula = f"{letter} = {re.sub(r'\bx(?=[ᵢ_])', letter, text)}"
+    written = re.sub(r"\bx(?=[ᵢ_])", letter, text)
+    formula = f"{letter} = {written}"
     if kind != "lora":
         return formula
     return f"{formula}, {'ΔW = scaling·B·A' if space == 'delta' else 'X each of lora_A and lora_B'}"
