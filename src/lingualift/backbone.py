@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lingualift.adapters import open_adapter
 from lingualift.config import Backbone
 from lingualift.errors import UserError
-from lingualift.provenance import sha256_folder
+from lingualift.provenance import PROVENANCE_FILE, read_json, sha256_folder
 
 BUNDLED = "miniworld"
 
@@ -131,8 +133,69 @@ def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if hasattr(
+        model, "generation_config"
+    ):  # what a backbone ships (penalties, sampling) is not greedy decoding
+        model.generation_config = transformers.GenerationConfig()
     model.requires_grad_(False).eval().to(device())
     return model, tokenizer
+
+
+def check_adapter(ref: BackboneRef, adapter: Path) -> None:
+    """Check that a folder is an adapter, whole, and made for this backbone as far as it says.
+
+    Raises:
+        UserError: no adapter, damaged, or trained on another backbone.
+    """
+    opened = open_adapter(adapter)
+    provenance = adapter / PROVENANCE_FILE
+    made_for = read_json(provenance).get("backbone", {}) if provenance.is_file() else {}
+    theirs = made_for.get("fingerprint")
+    if theirs and theirs != ref.fingerprint:
+        raise UserError(
+            opened.path,
+            f"was made for the backbone {made_for.get('name')!r} (fingerprint {theirs[:12]})",
+            f"one made for {ref.name!r} (fingerprint {ref.fingerprint[:12]})",
+            "name that backbone, or another adapter",
+        )
+
+
+def attach(model: Any, adapter: Path, *, trainable: bool = False) -> Any:
+    """Put an adapter on a model, every tensor of its folder in its place; `detach` takes it off again.
+
+    Raises:
+        UserError: no adapter, damaged, or made for another model; the model is as it was then.
+    """
+    import peft
+
+    open_adapter(adapter)
+    wrapped = None
+    try:
+        config = peft.PeftConfig.from_pretrained(str(adapter))
+        config.inference_mode = not trainable
+        wrapped = peft.PeftModelForCausalLM(model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its audit comes below
+            loaded = wrapped.load_adapter(str(adapter), "default", is_trainable=trainable)
+        problems = [*loaded.missing_keys, *loaded.unexpected_keys]
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        problems = [line.strip() for line in str(error).splitlines() if "Error(s)" not in line]
+    if problems:
+        detach(wrapped or model)
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        found = f"does not fit the backbone: {problems[0][:300]}{more}"
+        raise UserError(adapter, found, "an adapter of this backbone", "name another backbone or adapter")
+    return wrapped
+
+
+def detach(wrapped: Any) -> None:
+    """Take an adapter off the model that `attach` put it on."""
+    base = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+    tuner: Any = getattr(wrapped, "base_model", None)
+    if hasattr(tuner, "unload"):  # kinds that live in layers; the others only wrap the model
+        tuner.unload()
+    if hasattr(base, "peft_config"):
+        del base.peft_config
 
 
 def device() -> str:

@@ -8,14 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lingualift.adapters import open_adapter
-from lingualift.backbone import BackboneRef, load_backbone
+from lingualift.backbone import BackboneRef, attach, detach, load_backbone
 from lingualift.config import Scoring
-from lingualift.errors import UserError
 from lingualift.evaluation.generation import generate_answers
 from lingualift.evaluation.likelihood import score_choices
 from lingualift.evaluation.metrics import METRICS, is_correct
-from lingualift.provenance import PROVENANCE_FILE, finite, read_json
+from lingualift.provenance import finite
 from lingualift.tasks import Example, Task
 
 
@@ -76,37 +74,19 @@ def adapted(ref: BackboneRef, adapter: Path | None) -> Iterator[tuple[Any, Any]]
 
     Yields:
         Model and tokenizer.
+
+    Raises:
+        UserError: the adapter is damaged or does not fit.
     """
     model, tokenizer = load_backbone(ref)
     if adapter is None:
         yield model, tokenizer
         return
-    import peft
-
-    wrapped = peft.PeftModel.from_pretrained(model, adapter).eval()
+    wrapped = attach(model, adapter)
     try:
         yield wrapped, tokenizer
     finally:
-        wrapped.unload()
-
-
-def check_adapter(ref: BackboneRef, adapter: Path) -> None:
-    """Check that a folder is an adapter, whole, and made for this backbone as far as it says.
-
-    Raises:
-        UserError: no adapter, damaged, or trained on another backbone.
-    """
-    opened = open_adapter(adapter)
-    provenance = adapter / PROVENANCE_FILE
-    made_for = read_json(provenance).get("backbone", {}) if provenance.is_file() else {}
-    theirs = made_for.get("fingerprint")
-    if theirs and theirs != ref.fingerprint:
-        raise UserError(
-            opened.path,
-            f"was made for the backbone {made_for.get('name')!r} (fingerprint {theirs[:12]})",
-            f"one made for {ref.name!r} (fingerprint {ref.fingerprint[:12]})",
-            "name that backbone, or another adapter",
-        )
+        detach(wrapped)
 
 
 def evaluate(

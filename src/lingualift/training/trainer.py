@@ -8,10 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone import BackboneRef, device, load_backbone
+from lingualift.backbone import BackboneRef, attach, detach, device, load_backbone
 from lingualift.config import Adapter, Training
 from lingualift.errors import UserError
-from lingualift.provenance import library_versions, sha256_file, write_json, write_jsonl
+from lingualift.provenance import (
+    PROVENANCE_FILE,
+    library_versions,
+    read_json,
+    sha256_file,
+    write_json,
+    write_jsonl,
+)
 from lingualift.tasks import Example
 from lingualift.training.encoding import IGNORED, encode_pair, encode_texts, training_row
 
@@ -40,6 +47,7 @@ def initialise(ref: BackboneRef, adapter: Adapter, seed: int, output: Path) -> N
     try:
         wrapped = peft.get_peft_model(model, _peft_config(adapter))
     except ValueError as error:
+        detach(model)
         raise UserError(
             "adapter.modules",
             " ".join(str(error).split())[:300],
@@ -49,7 +57,7 @@ def initialise(ref: BackboneRef, adapter: Adapter, seed: int, output: Path) -> N
         wrapped.peft_config["default"].revision = ref.revision
         wrapped.save_pretrained(output, save_embedding_layers=False)
     finally:
-        wrapped.unload()
+        detach(wrapped)
     _record(output, {"kind": "initialisation", "seed": seed, "backbone": _identity(ref)})
 
 
@@ -118,11 +126,9 @@ def train(
     Raises:
         UserError: the loss or a tensor became infinite or NaN; the text is too short.
     """
-    import peft
-
     model, tokenizer = load_backbone(ref)
     data, truncated = _encode(tokenizer, rows, settings, segment_tokens)
-    wrapped = peft.PeftModel.from_pretrained(model, start, is_trainable=True)
+    wrapped = attach(model, start, trainable=True)
     try:
         trainer = _trainer(wrapped, tokenizer, data, settings, seed, work, progress, report_to)
         trainer.train(resume_from_checkpoint=_last_checkpoint(work))
@@ -144,10 +150,13 @@ def train(
             }
             _record(output, facts)
             shutil.rmtree(work, ignore_errors=True)
+    except UserError:
+        shutil.rmtree(work, ignore_errors=True)  # its checkpoints lead to the same error
+        raise
     finally:
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_disable()
-        wrapped.unload()
+        detach(wrapped)
         model.eval()
 
 
@@ -285,10 +294,11 @@ def _identity(ref: BackboneRef) -> dict[str, Any]:
 
 def _initialisation(start: Path) -> str:
     """What an adapter's training began with: passed on by adapters that were trained further."""
-    provenance = json.loads((start / "provenance.json").read_text(encoding="utf-8"))
-    return str(provenance.get("initialisation") or provenance["weights_sha256"])
+    recorded = start / PROVENANCE_FILE
+    provenance = read_json(recorded) if recorded.is_file() else {}
+    return str(provenance.get("initialisation") or sha256_file(start / WEIGHTS_FILE))
 
 
 def _record(folder: Path, facts: dict[str, Any]) -> None:
     weights = {"weights_sha256": sha256_file(folder / WEIGHTS_FILE)}
-    write_json(folder / "provenance.json", {**facts, **weights, "libraries": library_versions(*LIBRARIES)})
+    write_json(folder / PROVENANCE_FILE, {**facts, **weights, "libraries": library_versions(*LIBRARIES)})
