@@ -66,8 +66,8 @@ def test_a_warning_is_seen(tmp_path):
     paths = [write_lora(tmp_path / f"in{i}", seed=i, provenance={"initialisation": str(i)}) for i in range(3)]
     command = [
         sys.executable,
-        "-m",
-        "lingualift.cli",
+        "-c",
+        "from lingualift.cli import main; main()",
         "merge",
         *map(str, roles(paths)),
         "-o",
