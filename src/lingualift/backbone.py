@@ -207,6 +207,17 @@ def device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def recompute_activations(model: Any, on: bool) -> None:
+    """Switch gradient checkpointing, which transformers calls activation checkpointing from 5.23 on."""
+    if on:
+        enable = (
+            getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        )
+        enable({"use_reentrant": False})
+    else:
+        (getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable)()
+
+
 def keeps_logits(model: Any) -> bool:
     """Whether the model's forward pass can leave out the logits of a prompt (`logits_to_keep`)."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model

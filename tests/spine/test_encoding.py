@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from lingualift.backbone import load_backbone
 from lingualift.errors import UserError
+from lingualift.training.collator import Collator
 from lingualift.training.encoding import encode_pair, encode_prompt, fit, training_row
-from lingualift.training.trainer import Collator
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=40)
 spoken = st.text("abc üßж漢 .,:?!'\n\t-_1", max_size=40)
@@ -94,17 +94,28 @@ def test_only_the_answer_and_the_end_carry_loss():
     }
 
 
-def test_a_batch_is_padded_on_the_right_without_loss():
+PADDED = {
+    "input_ids": [[5, 6, 7, 9], [3, 3, 8, 1]],
+    "attention_mask": [[1, 1, 1, 1], [0, 0, 1, 1]],
+    "position_ids": [[0, 1, 2, 3], [0, 0, 0, 1]],
+    "labels": [[-100, -100, 7, 9], [-100, -100, -100, 1]],
+}
+
+
+@pytest.mark.parametrize(
+    ("trims", "expected"),
+    [
+        (False, PADDED),
+        (True, {**PADDED, "labels": [[-100, 7, 9], [-100, -100, 1]], "logits_to_keep": 3}),
+    ],
+)
+def test_a_batch_is_padded_on_the_left_and_keeps_the_logits_of_answers(trims, expected):
     rows = [
-        {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "labels": [-100, 6, 7]},
-        {"input_ids": [8], "attention_mask": [1], "labels": [8]},
+        {"input_ids": [5, 6, 7, 9], "attention_mask": [1] * 4, "labels": [-100, -100, 7, 9]},
+        {"input_ids": [8, 1], "attention_mask": [1] * 2, "labels": [-100, 1]},
     ]
-    batch = {key: value.tolist() for key, value in Collator(3)(rows).items()}
-    assert batch == {
-        "input_ids": [[5, 6, 7], [8, 3, 3]],
-        "attention_mask": [[1, 1, 1], [1, 0, 0]],
-        "labels": [[-100, 6, 7], [8, -100, -100]],
-    }
+    batch = Collator(3, trims_logits=trims)(rows)
+    assert {key: getattr(value, "tolist", lambda v=value: v)() for key, value in batch.items()} == expected
 
 
 def test_padding_of_packed_segments_is_a_document_of_its_own():
@@ -112,7 +123,7 @@ def test_padding_of_packed_segments_is_a_document_of_its_own():
         {"input_ids": [5, 6, 7], "position_ids": [0, 1, 0], "labels": [-100, 6, -100]},
         {"input_ids": [8], "position_ids": [0], "labels": [-100]},
     ]
-    batch = {key: value.tolist() for key, value in Collator(3)(rows).items()}
+    batch = {key: value.tolist() for key, value in Collator(3, trims_logits=False)(rows).items()}
     assert batch == {
         "input_ids": [[5, 6, 7], [8, 3, 3]],
         "position_ids": [[0, 1, 0], [0, 0, 1]],
@@ -120,12 +131,14 @@ def test_padding_of_packed_segments_is_a_document_of_its_own():
     }
 
 
+@pytest.mark.parametrize("trims", [False, True])
 @pytest.mark.parametrize("name", ["mini", "bpe"])
-def test_the_loss_is_the_mean_over_answer_tokens_and_ends_alone(request, name):
+def test_the_loss_is_the_mean_over_answer_tokens_and_ends_alone(request, name, trims):
     model, tokenizer = load_backbone(request.getfixturevalue(name))
     asked = [("the red book", "good"), ("a long one , the review was so good", "bad"), ("x", "good bad")]
     pairs = [encode_pair(tokenizer, prompt, answer, 99) for prompt, answer in asked]
-    batch = Collator(tokenizer.pad_token_id)([training_row(tokenizer, pair) for pair in pairs])
+    collator = Collator(tokenizer.pad_token_id, trims_logits=trims)
+    batch = collator([training_row(tokenizer, pair) for pair in pairs])
     with torch.inference_mode():
         loss = model(**batch, use_cache=False).loss.item()
         losses = []

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from lingualift.backbone import load_backbone
+from lingualift.training.collator import Collator
 from lingualift.training.encoding import IGNORED, encode_texts, pack
-from lingualift.training.trainer import Collator
 
 documents = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=30), max_size=8)
 
@@ -113,7 +113,7 @@ def test_in_the_trainer_a_document_has_the_logits_it_has_alone(request, tmp_path
         use_cache=False,
         remove_unused_columns=False,
     )
-    collator = Collator(tokenizer.pad_token_id)
+    collator = Collator(tokenizer.pad_token_id, trims_logits=True)
     trainer = Trainer(model=wrapped, args=arguments, data_collator=collator)
     if not adapted:
         wrapped.disable_adapter_layers()
@@ -136,7 +136,7 @@ def test_changing_a_document_changes_no_logit_of_another(request, name):
     def logits(token):
         (segment,) = encode_texts(tokenizer, texts, 999)
         segment["input_ids"][2] = token
-        batch = Collator(tokenizer.pad_token_id)([segment])
+        batch = Collator(tokenizer.pad_token_id, trims_logits=True)([segment])
         del batch["labels"]
         with torch.inference_mode():
             return model(**batch, use_cache=False).logits[0], runs(segment)

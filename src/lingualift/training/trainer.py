@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone import BackboneRef, attach, detach, device, load_backbone
+from lingualift.backbone import BackboneRef, attach, detach, device, keeps_logits, load_backbone, recompute_activations
 from lingualift.config import Adapter, Training
 from lingualift.errors import UserError
 from lingualift.provenance import (
@@ -20,7 +20,8 @@ from lingualift.provenance import (
     write_jsonl,
 )
 from lingualift.tasks import Example
-from lingualift.training.encoding import IGNORED, encode_pair, encode_texts, training_row
+from lingualift.training.collator import Collator
+from lingualift.training.encoding import encode_pair, encode_texts, training_row
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 LIBRARIES = ("lingualift", "torch", "transformers", "peft", "accelerate", "tokenizers")
@@ -155,7 +156,7 @@ def train(
         raise
     finally:
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
+            recompute_activations(model, on=False)
         detach(wrapped)
         model.eval()
 
@@ -185,7 +186,7 @@ def _trainer(
     import transformers
 
     if settings.gradient_checkpointing:
-        model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model.get_base_model(), on=True)
     steps = -1 if settings.steps is None else settings.steps
     arguments = transformers.TrainingArguments(
         output_dir=str(work),
@@ -207,6 +208,7 @@ def _trainer(
         seed=seed,
         use_cpu=device() == "cpu",
         dataloader_pin_memory=device() == "cuda",
+        train_sampling_strategy="group_by_length",
         remove_unused_columns=False,
         label_names=["labels"],
         disable_tqdm=True,
@@ -227,36 +229,11 @@ def _trainer(
         model=model,
         args=arguments,
         train_dataset=data,
-        data_collator=Collator(tokenizer.pad_token_id),
+        data_collator=Collator(tokenizer.pad_token_id, trims_logits=keeps_logits(model)),
         callbacks=[Watch()],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
-
-
-class Collator:
-    """Pads rows to the longest of the batch, on the right; padding carries no loss.
-
-    Packed segments bring `position_ids` and no mask; their padding counts as one more document.
-    """
-
-    def __init__(self, pad: int) -> None:
-        self.fill = {"input_ids": pad, "attention_mask": 0, "labels": IGNORED}
-
-    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
-        """Tensors of shape (rows, longest row) for every key."""
-        import torch
-
-        longest = max(len(row["input_ids"]) for row in rows)
-        batch = {}
-        for key in rows[0]:
-            padded = []
-            for row in rows:
-                missing = longest - len(row[key])
-                filler = list(range(missing)) if key == "position_ids" else [self.fill[key]] * missing
-                padded.append([*row[key], *filler])
-            batch[key] = torch.tensor(padded)
-        return batch
 
 
 def _last_checkpoint(work: Path) -> str | None:
