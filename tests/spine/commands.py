@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +91,7 @@ class Commands:
             child = int(self._server.stdout.readline())
             if kill_when is not None:
                 while not kill_when() and Path(f"/proc/{child}").exists() and not _dead(child):
-                    pass
+                    time.sleep(0.002)
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child, with_signal)
             code = int(self._server.stdout.readline())

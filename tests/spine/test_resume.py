@@ -1,0 +1,131 @@
+"""A training that is killed goes on where it was and ends with the same bits."""
+
+import shutil
+
+import pytest
+from test_training import begin, equal, facts, tensors, trained
+from worlds import experiment, write_experiment, write_jsonl
+
+from lingualift.config import Adapter, Backbone, Data, Training
+from lingualift.pipeline.steps import Source
+from lingualift.training.once import train_once
+from lingualift.training.trainer import train
+
+ROW = {"task": "mini-sentiment", "language": "en"}
+
+
+def arguments(data, output, **more):
+    options = {
+        "backbone": "miniworld",
+        **ROW,
+        "data": f"{data}/sentiment/{{language}}/{{split}}.jsonl",
+        "output": output,
+        "rank": 2,
+        "steps": 40,
+        "batch_size": 4,
+        **more,
+    }
+    return ["train", *(f"--{name.replace('_', '-')}={value}" for name, value in options.items())]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "settings"),
+    [({"dropout": 0.3}, {"accumulation": 2}), ({}, {"scheduler": "cosine"}), ({"type": "ia3"}, {})],
+)
+def test_a_training_cut_at_a_checkpoint_ends_with_the_same_bits(mini, data, tmp_path, adapter, settings):
+    rows = Source("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data).rows(
+        "en", "train"
+    )
+    start = begin(mini, tmp_path / "start", **adapter)
+    settings = {"steps": 12, "batch_size": 5, "learning_rate": 5e-3, "checkpoint_steps": 5, **settings}
+    whole = trained(mini, rows, start, tmp_path / "whole", **settings)
+
+    class KilledError(Exception):
+        pass
+
+    def die(done, _):
+        if done == 8:
+            raise KilledError
+
+    def go(output, progress):
+        output.mkdir()
+        record = Training(**settings)
+        train(
+            mini, rows, record, start=start, seed=0, output=output, work=tmp_path / "work", progress=progress
+        )
+
+    with pytest.raises(KilledError):
+        go(tmp_path / "cut", die)
+    assert [folder.name for folder in (tmp_path / "work").iterdir()] == ["checkpoint-5"]
+    half = shutil.copytree(tmp_path / "work" / "checkpoint-5", tmp_path / "work" / "checkpoint-7")
+    (half / "trainer_state.json").write_text('{"half')  # as a kill in the middle of writing leaves it
+    seen = []
+    go(tmp_path / "resumed", lambda done, _: seen.append(done))
+    assert seen == list(range(6, 13))
+    assert equal(tensors(tmp_path / "resumed"), whole)
+    assert facts(tmp_path / "resumed") == facts(tmp_path / "whole")
+    assert not (tmp_path / "work").exists()
+
+
+def checkpoints(folder):
+    return sorted(folder.rglob("checkpoint-*/trainer_state.json"))
+
+
+def test_a_run_that_is_killed_in_the_middle_of_a_training_ends_with_the_same_bits(cli, data, inside):
+    raw = experiment(data, methods=["source-ft"], adapter={"rank": 2, "alpha": 4, "dropout": 0.2})
+    raw["training"]["task"] |= {"steps": 40, "checkpoint_steps": 3}
+    write_experiment(inside / "e.yaml", raw)
+    assert cli("run", "e.yaml", "--output", "whole").code == 0
+    killed = cli("run", "e.yaml", "--output", "cut", kill_when=lambda: checkpoints(inside / "cut"))
+    assert killed.code == -9
+    assert not list((inside / "cut" / "store").glob("adapter/*/step.json"))
+    again = cli("run", "e.yaml", "--output", "cut")
+    assert again.code == 0, again.err
+    assert checkpoints(inside) == []
+    folders = [next((inside / run / "store" / "adapter").glob("[!.]*")) for run in ("whole", "cut")]
+    assert folders[0].name == folders[1].name
+    assert equal(*map(tensors, folders))
+
+
+def test_another_training_under_the_same_name_starts_at_the_beginning(data, tmp_path):
+    class KilledError(Exception):
+        pass
+
+    def go(name, rate, progress=lambda done, total: None):
+        source = Source("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data)
+        settings = Training(steps=6, batch_size=4, learning_rate=rate, checkpoint_steps=2)
+        output = tmp_path / name
+        train_once(
+            Backbone(name="miniworld"), source, "en", Adapter(), settings, output=output, progress=progress
+        )
+
+    def die(done, _):
+        if done == 5:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        go("out", 1e-3, die)
+    assert len(checkpoints(tmp_path)) == 1
+    go("fresh", 1e-2)
+    go("out", 1e-2)
+    assert equal(tensors(tmp_path / "out"), tensors(tmp_path / "fresh"))
+    assert len(checkpoints(tmp_path)) == 1  # still there, should anyone go on with the first
+
+
+def test_a_training_goes_on_from_an_adapter_that_peft_wrote(cli, data, inside, mini):
+    start = begin(mini, inside / "start")
+    (start / "provenance.json").unlink()
+    done = cli(*arguments(data, "adapter", steps=2), "--start", start)
+    assert done.code == 0, done.err
+    assert not equal(tensors(inside / "adapter"), tensors(start))
+
+
+@pytest.mark.parametrize("broken", ["none", "other backbone", "no adapter"])
+def test_a_start_that_is_none_is_refused_before_training(cli, data, inside, bpe, broken):
+    if broken == "other backbone":
+        begin(bpe, inside / "start")
+    elif broken == "no adapter":
+        write_jsonl(inside / "start" / "file.jsonl", [])
+    before = sorted(inside.rglob("*"))
+    assert "start" in cli(*arguments(data, "adapter"), "--start", "start").message
+    assert sorted(inside.rglob("*")) == before
