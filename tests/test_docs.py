@@ -1,0 +1,109 @@
+"""What the documents show is run: README commands and Python, the task of docs/your-own-task.md, the demo."""
+
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from lingualift.config import Data, load_experiment
+from lingualift.data import load_examples
+from lingualift.demo import run_demo
+from lingualift.miniworld import write_data
+from lingualift.tasks import Task, get_task
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands(section):
+    """The indented `lingualift` lines of a README section."""
+    text = README.split(f"## {section}\n")[1].split("\n## ")[0]
+    return [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("    lingualift ")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    write_data(folder / "data")
+    before = Path.cwd()
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+
+
+def test_the_readme_shows_the_two_commands_of_the_makefile():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    shown = re.findall(r"^    make (\w+)", README, re.MULTILINE)
+    assert shown == ["demo", "test"]
+    assert set(shown) <= set(targets)
+
+
+def test_the_readme_commands_run_one_after_the_other(folder):
+    from lingualift.cli import app
+
+    lines = commands("One step at a time")
+    assert [line[0] for line in lines] == ["train"] * 3 + ["merge", "evaluate", "inspect"]
+    for line in lines:
+        result = CliRunner().invoke(app, line, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    assert scores["n"] == 300
+    assert set(scores["scores"]) == {"exact_match"}
+
+
+def test_the_readme_python_runs(folder, monkeypatch):
+    block = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    merging = block.split("run = ")[0]
+    exec(compile(merging.replace("lifted", "lifted-again"), "README.md", "exec"), {})
+    again = (folder / "lifted-again" / "adapter_model.safetensors").read_bytes()
+    assert again == (folder / "lifted" / "adapter_model.safetensors").read_bytes()
+    assert Path(re.search(r'll\.run\("(.*?)"', block)[1]) == Path("examples/nusax.yaml")
+
+
+def test_the_documented_task_is_the_example_and_reads_rows(tmp_path):
+    shown = re.search(
+        r"```python\n(.*?)```", (ROOT / "docs/your-own-task.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    source = (ROOT / "examples/topics.py").read_text(encoding="utf-8")
+    assert shown[1] == source
+    assert len(source.splitlines()) < 30
+    task = get_task("topics.py", ROOT / "examples")
+    assert isinstance(task, Task)
+    row = {"id": 7, "text": "The match was won late.", "topic": "sports"}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (example,) = load_examples(task, Data(files="{split}.jsonl"), "en", "test", tmp_path)
+    assert (example.prompt, example.answer) == ("The match was won late.\nTopic:", "sports")
+
+
+def test_the_documented_data_keys_are_the_models(tmp_path):
+    text = (ROOT / "docs/experiment.md").read_text(encoding="utf-8")
+    block = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    assert Data(**block["data"]).aligned_on == "id"
+    experiment = load_experiment(ROOT / "examples/nusax.yaml").model_dump()
+    for name in re.findall(r"^\| `([a-z_.]+)`", text.split("## Data")[0], re.MULTILINE):
+        place = experiment
+        for part in name.split("."):
+            place = place[part]
+
+
+def test_the_demo_ends_with_a_table_of_what_it_measured(tmp_path):
+    finished = run_demo(tmp_path / "demo", seeds=1)
+    results = json.loads((finished.folder / "results.json").read_text(encoding="utf-8"))
+    assert results["schema"] == 1
+    methods = {row["method"] for row in results["rows"]}
+    assert methods == {"vanilla", "source-ft", "reference-only", "arithmetic", "adamergex", "target-ft"}
+    table = (finished.folder / "table.md").read_text(encoding="utf-8")
+    score = next(
+        row["score"]
+        for row in results["rows"]
+        if (row["method"], row["language"], row["metric"]) == ("source-ft", "sw", "exact_match")
+    )
+    assert f"{score:.1f}" in table
+    again = run_demo(tmp_path / "demo", seeds=1)
+    assert again.trained == 0
+    assert again.rows == finished.rows
