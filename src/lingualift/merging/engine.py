@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from numbers import Real
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -204,7 +204,7 @@ def _listed_inputs(
     return inputs
 
 
-def _check_number(where: str, value: float) -> None:
+def _check_number(where: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise UserError(where, f"is {value!r}", "a finite number", "mend the weight")
 
