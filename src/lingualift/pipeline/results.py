@@ -37,7 +37,7 @@ def collect(plan: Plan, store: Store, output: Path) -> list[dict[str, Any]]:
         if planned.evaluation.adapter is not None:
             link = adapters / name
             target = store.folder(planned.evaluation.adapter)
-            link.symlink_to(os.path.relpath(target, adapters), target_is_directory=True)
+            link.symlink_to(os.path.relpath(target.resolve(), adapters.resolve()), target_is_directory=True)
         rows.extend(_rows(plan, planned, store, str(link.relative_to(output)) if link else None))
     write_json(output / RESULTS_FILE, {"schema": SCHEMA, "rows": rows})
     return rows

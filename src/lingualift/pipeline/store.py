@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,7 +44,9 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self, step: Step) -> Iterator[Path]:
-        """A folder to fill; it becomes the step's output when the block ends well."""
+        """A folder to fill; it becomes the step's output when the block ends well. An unfinished one is replaced."""
+        if self.folder(step).is_dir() and not self.has(step):
+            shutil.rmtree(self.folder(step))
         with atomic_folder(self.folder(step)) as scratch:
             started = time.monotonic()
             yield scratch

@@ -1,0 +1,262 @@
+"""Running again: what is finished is not done again, what changed is, and nothing else."""
+
+import json
+import shutil
+import signal
+
+import pytest
+from worlds import experiment, read_jsonl, small_data, write_experiment
+
+from lingualift.errors import UserError
+from lingualift.pipeline import plan_of, run
+
+TASK_FILE = """
+from lingualift.tasks import TASKS, Example, Task, label_of
+
+
+class Mine(Task):
+    columns = ("id", "text", "label")
+    metrics = ("accuracy",)
+    source = "a test"
+
+    def example(self, row, language):
+        words = {"positive": "good", "negative": "bad"}
+        return Example(row["id"], row["text"] + " Rating:", (label_of(row, "label", words),), words)
+
+
+TASKS.register("mine-NAME")(Mine())
+"""
+
+
+def tuned(data, **changes):
+    raw = experiment(data, methods=["source-ft", {"method": "adamergex", "space": "delta"}, "target-ft"])
+    raw["weights"] = {"tune_on": "fr", "grid": [0.0, 1.0]}
+    return raw | changes
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A finished run with data of its own, to be copied by each test."""
+    folder = tmp_path_factory.mktemp("first")
+    small_data(folder / "data")
+    run(write_experiment(folder / "e.yaml", tuned("data")), output=folder / "run")
+    return folder
+
+
+@pytest.fixture
+def mine(first, tmp_path):
+    return shutil.copytree(first, tmp_path / "mine", symlinks=True)
+
+
+def timeless(folder):
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def redone(folder, **changes):
+    """Labels of the steps that a run would do now, sorted."""
+    path = folder / "e.yaml"
+    if changes:
+        write_experiment(path, tuned("data", **changes))
+    planned, store = plan_of(path, output=folder / "run")
+    return sorted(step.label() for step in planned.missing(store))
+
+
+def rewrite(path, change):
+    rows = read_jsonl(path)
+    change(rows)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_second_run_does_nothing_and_finds_the_same(mine):
+    before, table = timeless(mine / "run"), (mine / "run" / "table.md").read_text()
+    log = read_jsonl(mine / "run" / "log.jsonl")
+    again = run(mine / "e.yaml", output=mine / "run")
+    assert again.trained == 0
+    assert read_jsonl(mine / "run" / "log.jsonl") == log
+    assert timeless(mine / "run") == before
+    assert (mine / "run" / "table.md").read_text() == table
+
+
+def test_a_run_folder_may_be_moved(mine):
+    assert redone(mine) == []
+
+
+def test_changed_settings_of_the_task_retrain_the_task_and_no_reference(mine):
+    training = tuned("data")["training"]
+    training["task"]["learning_rate"] = 1e-3
+    steps = redone(mine, training=training)
+    assert [step for step in steps if step.startswith("train")] == [
+        f"train mini-sentiment in {language}, seed 0" for language in ("en", "fr", "sw")
+    ]
+
+
+def test_changed_settings_of_the_reference_retrain_the_references_alone(mine):
+    training = tuned("data")["training"]
+    training["reference"]["batch_size"] = 4
+    steps = redone(mine, training=training)
+    assert [step for step in steps if step.startswith("train")] == [
+        f"train causal-lm in {language}, seed 0" for language in ("en", "fr", "sw")
+    ]
+    assert len([step for step in steps if step.startswith("evaluate")]) == 2  # what adamergex made
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("sentiment/sw/test.jsonl", ["evaluate mini-sentiment in sw"] * 3),
+        ("sentiment/sw/validation.jsonl", []),
+        (
+            "sentiment/sw/train.jsonl",
+            ["evaluate mini-sentiment in sw", "train mini-sentiment in sw, seed 0"],
+        ),
+        (
+            "reference/sw/train.jsonl",
+            [
+                "evaluate mini-sentiment in sw",
+                "merge by adamergex (delta) for sw",
+                "train causal-lm in sw, seed 0",
+            ],
+        ),
+        (
+            "sentiment/fr/validation.jsonl",
+            [
+                "choose the weight of adamergex (delta) on fr",
+                *[f"evaluate mini-sentiment in {code}" for code in ("fr", "sw")],
+                *[f"merge by adamergex (delta) for {code}" for code in ("fr", "sw")],
+            ],
+        ),
+    ],
+)
+def test_changed_rows_redo_what_reads_them_and_nothing_else(mine, file, expected):
+    rewrite(mine / "data" / file, lambda rows: rows[0].update(text="so good ."))
+    assert redone(mine) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"workers": 2},
+        {"scoring": {"batch_size": 3}},
+        {
+            "training": {
+                **tuned("d")["training"],
+                "task": {**tuned("d")["training"]["task"], "checkpoint_steps": 7},
+            }
+        },
+        {"languages": {"source": "en", "targets": ["sw", "fr"], "groups": {"weak": ["sw"]}}},
+    ],
+)
+def test_settings_that_change_no_result_redo_nothing(mine, changes):
+    assert redone(mine, **changes) == []
+
+
+def test_a_new_seed_or_language_or_method_adds_its_own_steps(mine):
+    assert redone(mine, methods=[*tuned("d")["methods"], "reference-only"]) == [
+        "evaluate mini-sentiment in fr",
+        "evaluate mini-sentiment in sw",
+    ]
+    steps = redone(mine, seeds=[0, 1])
+    assert [step for step in steps if "seed" in step] == [step for step in steps if "seed 1" in step] != []
+
+
+def test_a_damaged_or_half_written_step_is_done_again(mine):
+    (step,) = (mine / "run" / "store" / "sweep").iterdir()
+    (step / "step.json").unlink()
+    assert redone(mine) == ["choose the weight of adamergex (delta) on fr"]
+    again = run(mine / "e.yaml", output=mine / "run")
+    assert again.trained == 1
+
+
+def test_a_task_file_that_changes_is_trained_anew(inside, data):
+    task = inside / "mine.py"
+    task.write_text(TASK_FILE.replace("NAME", "changed"))
+    raw = experiment(data, methods=["source-ft"])
+    raw["tasks"][0]["task"] = "mine.py"
+    write_experiment(inside / "e.yaml", raw)
+    run("e.yaml", output="run")
+    planned, store = plan_of("e.yaml", output="run")
+    assert planned.missing(store) == []
+    task.write_text(task.read_text() + "# changed\n")
+    planned, store = plan_of("e.yaml", output="run")
+    assert len(planned.missing(store)) == len(planned.steps) - 1  # all but the initialisation
+
+
+def test_the_choice_of_the_weight_sees_no_test_row_and_no_other_language(mine, tmp_path):
+    (sweep,) = (mine / "run" / "store" / "sweep").glob("*/sweep.json")
+    before = sweep.read_text()
+    opposite = {"positive": "negative", "negative": "positive"}
+    for language in ("en", "fr", "sw"):
+        for split in ("test", *(["validation"] if language != "fr" else [])):
+            file = mine / "data" / "sentiment" / language / f"{split}.jsonl"
+            rewrite(file, lambda rows: [row.update(label=opposite[row["label"]]) for row in rows])
+    run(mine / "e.yaml", output=tmp_path / "fresh")
+    (again,) = (tmp_path / "fresh" / "store" / "sweep").glob("*/sweep.json")
+    assert again.read_text() == before
+    mirrored = {
+        (row["method"], row["seed"], row["language"]): row["score"]
+        for row in timeless(mine / "run")
+        if row["metric"] == "accuracy"
+    }
+    for row in timeless(tmp_path / "fresh"):
+        if row["metric"] == "accuracy" and row["method"] != "target-ft":
+            assert row["score"] == pytest.approx(100 - mirrored[row["method"], row["seed"], row["language"]])
+
+
+def test_two_experiments_share_the_reference_adapters_of_one_store(inside, data):
+    write_experiment(inside / "one.yaml", tuned(str(data)))
+    other = tuned(str(data))
+    other["tasks"] = [{"task": "mini-qa", "data": {"files": f"{data}/qa/{{language}}/{{split}}.jsonl"}}]
+    write_experiment(inside / "two.yaml", other)
+    run("one.yaml", output="one", store="store")
+    run("two.yaml", output="two", store="store")
+    labels = [entry["step"] for entry in read_jsonl(inside / "two" / "log.jsonl")]
+    assert not [label for label in labels if "causal-lm" in label or "initialise" in label]
+    assert any(label == "train mini-qa in en, seed 0" for label in labels)
+    assert (inside / "two" / "adapters").is_dir()
+    assert not (inside / "two" / "store").exists()
+
+
+def test_adapters_are_found_through_a_link_to_the_run_folder(inside, data):
+    (inside / "disk" / "deep").mkdir(parents=True)
+    (inside / "link").symlink_to(inside / "disk" / "deep")
+    write_experiment(inside / "e.yaml", experiment(data, methods=["source-ft"]))
+    finished = run("e.yaml", output="link/run", store="store")
+    for row in finished.rows:
+        assert (finished.folder / row["adapter"] / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_run_goes_on_and_finds_what_an_uninterrupted_one_finds(cli, first, inside, workers):
+    shutil.copytree(first / "data", inside / "data")
+    write_experiment(inside / "e.yaml", tuned("data", workers=workers))
+
+    def some_are_done():
+        return len(list((inside / "cut").glob("store/adapter/*/step.json"))) >= 2
+
+    killed = cli("run", "e.yaml", "--output", "cut", kill_when=some_are_done, with_signal=signal.SIGKILL)
+    assert killed.code == -9
+    assert not (inside / "cut" / "results.json").exists()
+    kept = set((inside / "cut").glob("store/*/*/step.json"))
+    again = cli("run", "e.yaml", "--output", "cut")
+    assert again.code == 0, again.err
+    assert timeless(inside / "cut") == timeless(first / "run")
+    redone_keys = [
+        entry["key"] for entry in read_jsonl(inside / "cut" / "log.jsonl") if entry["event"] == "end"
+    ]
+    assert len(redone_keys) == len(set(redone_keys))
+    assert all(path.is_file() for path in kept)
+    for adapter in (first / "run" / "store" / "adapter").glob("*/adapter_model.safetensors"):
+        same = inside / "cut" / adapter.relative_to(first / "run")
+        assert same.read_bytes() == adapter.read_bytes()
+
+
+def test_the_folder_of_another_experiment_is_not_taken(mine):
+    write_experiment(mine / "other.yaml", tuned("data", seeds=[5]))
+    before = {path: path.stat().st_mtime_ns for path in (mine / "run").rglob("*")}
+    with pytest.raises(UserError, match="holds the run of another experiment"):
+        run(mine / "other.yaml", output=mine / "run")
+    with pytest.raises(UserError, match="is not empty and no run folder"):
+        run(mine / "e.yaml", output=mine / "data")
+    assert {path: path.stat().st_mtime_ns for path in (mine / "run").rglob("*")} == before
+    assert run(mine / "other.yaml", output=mine / "run", replace=True).rows[0]["seed"] == 5
