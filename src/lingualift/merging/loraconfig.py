@@ -32,12 +32,12 @@ def lora_config(
     ranks = {name: rank for name, (rank, _) in modules.items()}
     alphas = {name: _whole(rank * scaling) for name, (rank, scaling) in modules.items()}
     config["use_rslora"] = False
-    for escape in (False, True):
-        config["r"], config["rank_pattern"] = _patterns(ranks, escape)
-        config["lora_alpha"], config["alpha_pattern"] = _patterns(alphas, escape)
+    for write in (_short_patterns, _full_patterns):
+        config["r"], config["rank_pattern"] = write(ranks)
+        config["lora_alpha"], config["alpha_pattern"] = write(alphas)
         if _says(config, modules):
-            return config
-    raise RuntimeError(f"no patterns tell these modules apart: {sorted(modules)[:3]} …")
+            break
+    return config
 
 
 def _says(config: Mapping[str, Any], modules: Mapping[str, tuple[int, float]]) -> bool:
@@ -53,11 +53,12 @@ def _whole(value: float) -> float:
     return round(value) if abs(value - round(value)) < 1e-9 * abs(value) else value
 
 
-def _patterns(values: Mapping[str, float], escape: bool) -> tuple[float, dict[str, float]]:
-    """The most frequent value, and patterns for the modules that differ.
+def _short_patterns(values: Mapping[str, float]) -> tuple[float, dict[str, float]]:
+    """The most frequent value, and patterns for the modules that differ: what people can read and write.
 
     A last name component stands for all its modules where they agree; other modules are named in full, the
-    longest first, since peft takes the first pattern that matches the end of a module's path.
+    longest first, since peft takes the first pattern that matches the end of a module's path. A dot stands for
+    any letter in them, and a path can end in another one: rare names need `_full_patterns`.
     """
     common = Counter(values.values()).most_common(1)[0][0]
     by_end: dict[str, set[float]] = {}
@@ -66,8 +67,17 @@ def _patterns(values: Mapping[str, float], escape: bool) -> tuple[float, dict[st
     short = {end: next(iter(found)) for end, found in by_end.items() if len(found) == 1 and found != {common}}
     long = {
         name: value
-        for name, value in sorted(values.items(), key=lambda item: -len(item[0]))
+        for name, value in sorted(values.items(), key=_longest_first)
         if value != common and name.rpartition(".")[2] not in short
     }
-    quote = re.escape if escape else str
-    return common, {quote(name): value for name, value in {**long, **short}.items()}
+    return common, {**long, **short}
+
+
+def _full_patterns(values: Mapping[str, float]) -> tuple[float, dict[str, float]]:
+    """Every module by its whole, quoted path, the longest first: right for any names."""
+    patterns = {re.escape(name): value for name, value in sorted(values.items(), key=_longest_first)}
+    return next(iter(values.values())), patterns
+
+
+def _longest_first(item: tuple[str, float]) -> int:
+    return -len(item[0])
