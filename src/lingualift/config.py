@@ -284,7 +284,7 @@ class Experiment(_Record):
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
-        names = [task.task for task in self.tasks]
+        names = [Path(task.task).stem for task in self.tasks]  # by which results call them
         for what, values in (("tasks", names), ("seeds", list(self.seeds)), ("methods", list(self.methods))):
             repeated = [value for index, value in enumerate(values) if value in values[:index]]
             if repeated:

@@ -17,6 +17,7 @@ from lingualift.errors import UserError, did_you_mean
 from lingualift.languages import language as find_language
 from lingualift.provenance import sha256_file
 from lingualift.tasks import Example, RowError, Task, TextTask, text_of
+from lingualift.tasks.base import USER_MODULES
 
 FORMATS = {".jsonl": "json", ".jsonl.gz": "json", ".csv": "csv", ".parquet": "parquet"}
 _SHOWN = 5  # bad rows that one message names
@@ -99,7 +100,7 @@ def load_examples(task: Task, data: Data, language: str, split: str, base: Path)
         first_at[example.id] = index
         examples.append(example)
 
-    _each(rows, task.columns, add)
+    _each(rows, task, add)
     return examples
 
 
@@ -108,15 +109,15 @@ def load_texts(task: TextTask, data: Data, language: str, split: str, base: Path
     (column,) = task.columns
     texts: list[str] = []
     rows = load_rows(data, language, split, base, task.columns)
-    _each(rows, task.columns, lambda _, row: texts.append(text_of(row, column).strip()))
+    _each(rows, task, lambda _, row: texts.append(text_of(row, column).strip()))
     return texts
 
 
-def _each(rows: Rows, columns: tuple[str, ...], use: Any) -> None:
+def _each(rows: Rows, task: Task | TextTask, use: Any) -> None:
     """Hand every checked row to `use`; report all bad ones in one message."""
     problems: list[str] = []
     bad = 0
-    names = {column: rows.columns.get(column, column) for column in columns}
+    names = {column: rows.columns.get(column, column) for column in task.columns}
     for index in rows.chosen:
         raw = rows.dataset[index]
         try:
@@ -125,6 +126,11 @@ def _each(rows: Rows, columns: tuple[str, ...], use: Any) -> None:
             bad += 1
             if bad <= _SHOWN:
                 problems.append(f"{rows.locate(index)}: {error}")
+        except Exception as error:
+            if not type(task).__module__.startswith(USER_MODULES):
+                raise
+            found = f"{type(task).__name__} fails on this row: {type(error).__name__}: {error}"
+            raise UserError(rows.locate(index), found, mend="correct the task or the row") from error
     if bad:
         more = f"\n  and {bad - _SHOWN} more" if bad > _SHOWN else ""
         found = f"{bad} bad row{'s' * (bad > 1)}:\n  " + "\n  ".join(problems) + more

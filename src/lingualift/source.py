@@ -9,6 +9,7 @@ from typing import Any
 from lingualift.config import Data
 from lingualift.data import data_fingerprint, load_examples, load_texts
 from lingualift.errors import UserError
+from lingualift.evaluation.metrics import METRICS
 from lingualift.provenance import fingerprint
 from lingualift.tasks import Example, Task, TextTask, get_task, task_code
 
@@ -29,7 +30,10 @@ class Source:
 
     def get_task(self) -> Task | TextTask:
         """The task itself."""
-        return get_task(self.task, self.base)
+        task = get_task(self.task, self.base)
+        for metric in () if isinstance(task, TextTask) else task.metrics:
+            METRICS[metric]  # an unknown one is told now, not after hours of training
+        return task
 
     def identity(self, language: str, split: str) -> dict[str, Any]:
         """What determines the rows and how they are read."""

@@ -7,7 +7,7 @@ from test_training import begin, equal, facts, tensors, trained
 from worlds import experiment, write_experiment, write_jsonl
 
 from lingualift.config import Adapter, Backbone, Data, Training
-from lingualift.pipeline.steps import Source
+from lingualift.source import Source
 from lingualift.training.once import train_once
 from lingualift.training.trainer import train
 

@@ -10,8 +10,8 @@ from worlds import read_jsonl
 from lingualift.backbone import load_backbone
 from lingualift.config import Adapter, Data, Training
 from lingualift.errors import UserError
-from lingualift.pipeline.steps import Source
 from lingualift.provenance import sha256_file
+from lingualift.source import Source
 from lingualift.tasks import Example
 from lingualift.training.trainer import initialise, train
 

@@ -12,7 +12,7 @@ from lingualift.pipeline.methods import METHODS, variant
 from lingualift.pipeline.plan import Plan, Planned
 from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Train, merge_weight
 from lingualift.pipeline.store import Store
-from lingualift.provenance import read_json, write_json, write_text
+from lingualift.provenance import fingerprint, read_json, write_json, write_text
 
 SCHEMA = 1
 RESULTS_FILE = "results.json"
@@ -53,9 +53,9 @@ def cell_name(planned: Planned) -> str:
         variant(cell.method, cell.experiment.adapter.type),
         f"seed{cell.seed}" if METHODS[cell.method.method].seeded else "",
     ]
-    return "".join(
-        letter if letter.isalnum() or letter in "-_.=" else "_" for letter in ".".join(filter(None, parts))
-    )
+    name = ".".join(filter(None, parts))
+    plain = "".join(letter if letter.isalnum() or letter in "-_.=" else "_" for letter in name)
+    return plain if plain == name else f"{plain}.{fingerprint(name)[:8]}"  # patterns may look alike then
 
 
 def _rows(plan: Plan, planned: Planned, store: Store, adapter: str | None) -> list[dict[str, Any]]:

@@ -210,7 +210,12 @@ def in_words(rows: Sequence[Row], layout: Layout) -> str:
     """One paragraph that says what the tables mean, from the numbers alone."""
     comparisons = compare(rows, layout)
     if not comparisons:
-        return "Nothing to compare: `source-ft` is not among the methods."
+        methods = {row["method"] for row in rows}
+        if "source-ft" not in methods:
+            return "Nothing to compare: `source-ft` is not among the methods."
+        if not layout.averages():
+            return "Nothing to compare: no language is left but the one that weights were tuned on."
+        return "Nothing to compare: no other method has the seeds and languages of `source-ft`."
     average = next(reversed(layout.averages()))  # the last named group, where there is one
     where = "the target languages" if average == "average" else f"the {average} languages"
     members = ", ".join(layout.averages()[average])

@@ -133,10 +133,13 @@ def get_task(name: str, base: Path = Path()) -> Task | TextTask:
 
 def task_code(name: str, base: Path = Path()) -> str:
     """Hex sha256 of the file a task is defined in, so that a changed task is trained anew."""
-    source = inspect.getsourcefile(type(get_task(name, base)))
-    return hashlib.sha256(Path(source or "").read_bytes()).hexdigest() if source else ""
+    task = get_task(name, base)
+    source = str(base / name) if name.endswith(".py") else inspect.getsourcefile(type(task))
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
 
 
+USER_MODULES = "lingualift_task_"
+"""What the names of modules begin with that are made from users' files."""
 _loaded_files: dict[Path, str] = {}
 
 
@@ -144,7 +147,8 @@ def _load_file(path: Path) -> str:
     if not path.is_file():
         raise UserError(path, "is not there", "a Python file that registers a task", "check the path")
     before = set(TASKS)
-    spec = importlib.util.spec_from_file_location(f"lingualift_task_{path.stem}", path)
+    place = hashlib.sha256(str(path).encode()).hexdigest()[:12]  # two files may have one name
+    spec = importlib.util.spec_from_file_location(f"{USER_MODULES}{path.stem}_{place}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -158,4 +162,18 @@ def _load_file(path: Path) -> str:
     added = [name for name in TASKS if name not in before]
     if len(added) != 1:
         raise UserError(path, f"registers {len(added)} tasks", "exactly one", "see docs/your-own-task.md")
+    _check(TASKS[added[0]], path)
     return added[0]
+
+
+def _check(task: object, path: Path) -> None:
+    """Refuse what is no task, or lacks an attribute that every task has."""
+    if not isinstance(task, Task | TextTask):
+        name = task.__name__ if isinstance(task, type) else repr(task)
+        raise UserError(
+            path, f"registers {name}, which is no instance of Task or TextTask", mend=f"register {name}()"
+        )
+    needed = ("columns", "source") if isinstance(task, TextTask) else ("columns", "metrics", "source")
+    for attribute in needed:
+        if not getattr(task, attribute, None):
+            raise UserError(path, f"{type(task).__name__} has no `{attribute}`", mend="set it in the class")
