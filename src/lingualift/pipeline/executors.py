@@ -6,6 +6,8 @@ import concurrent.futures
 import multiprocessing
 import os
 import queue
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -71,7 +73,7 @@ def run_locally(steps: Sequence[Step], store: Store, workers: int, watch: Watch)
     reports = context.Queue()
     threads = max(1, processors() // workers)
     with concurrent.futures.ProcessPoolExecutor(
-        min(workers, max(1, len(steps))), context, _begin, (reports, threads)
+        min(workers, max(1, len(steps))), context, _begin, (reports, threads, os.getpid())
     ) as pool:
         try:
             _drive(pool, steps, store, workers, watch, reports)
@@ -144,11 +146,19 @@ def _drain(reports: Any) -> Iterator[tuple[str, int, int]]:
 _reports: Any = None  # of a worker process: where it tells how far it is
 
 
-def _begin(reports: Any, threads: int) -> None:
+def _begin(reports: Any, threads: int, parent: int) -> None:
     global _reports
     warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries, to their own users
     _reports = reports
     use_threads(threads)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent is gone: a killed run leaves nothing running behind."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _in_worker(step: Step, store: Store) -> None:
