@@ -49,9 +49,10 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"lingualift: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("lingualift: stopped; the same command goes on where it was\n")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # Typer's, for an interrupt from the keyboard
+            sys.stderr.write("lingualift: stopped; the same command goes on where it was\n")
+        raise
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -155,7 +156,9 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Rows per step and device.")] = 16,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 2e-4,
     max_length: Annotated[int, typer.Option(help="Tokens per row, or per segment of text.")] = 512,
-    seed: Annotated[int, typer.Option(help="Initialisation and order of the data.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Initialisation and order of the data.")
+    ] = 0,
     start: Annotated[
         Path | None, typer.Option(help="Adapter to start from, so that factors share a basis.")
     ] = None,
@@ -213,6 +216,9 @@ def evaluate(
     from lingualift.evaluation.runner import evaluate as score
     from lingualift.provenance import write_json, write_jsonl
 
+    predictions = output.with_suffix(".predictions.jsonl")
+    for taken in filter(Path.exists, (output, predictions)):
+        raise UserError(taken, "exists already", "a file that does not exist yet", "choose another --output")
     scoring = checked(
         Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
     )
@@ -222,7 +228,6 @@ def evaluate(
         check_adapter(ref, adapter)
     with _console(stderr=True).status(f"scoring {len(examples)} rows"):
         found = score(ref, adapter, chosen, examples, scoring)
-    predictions = output.with_suffix(".predictions.jsonl")
     write_jsonl(predictions, found.rows())
     about = {
         "task": task,
