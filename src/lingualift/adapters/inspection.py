@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from lingualift.adapters.compatibility import backbone, conflicts, same_initialisation
 from lingualift.adapters.folder import Adapter, open_adapter

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from lingualift.adapters.compatibility import conflicts, initialisation, same_initialisation
 from lingualift.adapters.folder import open_adapter, write_adapter
