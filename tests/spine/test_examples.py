@@ -1,0 +1,55 @@
+"""Every experiment file of the repository is read, and planned where its data are there."""
+
+from pathlib import Path
+
+import pytest
+
+from lingualift.config import dump_experiment, load_experiment
+from lingualift.miniworld import write_data
+from lingualift.pipeline import plan_of
+from lingualift.pipeline.methods import METHODS, check_methods
+
+ROOT = Path(__file__).parents[2]
+SHARED = ROOT.parent / "shared"
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+DEMO = ROOT / "src" / "lingualift" / "demo.yaml"
+
+
+def test_no_experiment_file_is_overlooked():
+    skipped = {".venv", "node_modules", "mutants", "runs", "lingualift-demo", ".git"}
+    found = {
+        path
+        for path in ROOT.rglob("*.yaml")
+        if not path.name.startswith(".") and not skipped & set(path.relative_to(ROOT).parts)
+    }
+    assert found == {*EXAMPLES, DEMO}
+    assert len(EXAMPLES) >= 1
+
+
+@pytest.mark.parametrize("path", [*EXAMPLES, DEMO], ids=lambda path: path.name)
+def test_it_is_a_valid_experiment_whose_methods_have_what_they_need(path):
+    experiment = load_experiment(path)
+    check_methods(experiment)
+    assert {method.method for method in experiment.methods} == set(METHODS)
+    assert dump_experiment(experiment)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_can_be_planned(path, tmp_path):
+    if not SHARED.is_dir():
+        pytest.skip("its data and backbone lie in ../shared, which is not here")
+    planned, store = plan_of(path, output=tmp_path / "run")
+    assert len(planned.missing(store)) == len(planned.steps) > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_can_be_planned(tmp_path):
+    write_data(tmp_path / "data")
+    (tmp_path / "demo.yaml").write_text(DEMO.read_text(encoding="utf-8"), encoding="utf-8")
+    planned, _ = plan_of(tmp_path / "demo.yaml", output=tmp_path / "run")
+    experiment = planned.experiment
+    # one adapter of each task and of the source's text, one of text and one of each task per target, all per seed
+    tasks, targets = len(experiment.tasks), len(experiment.languages.targets)
+    trained = [step for step in planned.steps if step.kind == "adapter"]
+    assert len(trained) == len(experiment.seeds) * (tasks + 1 + targets * (1 + tasks))
+    assert len(experiment.seeds) >= 3
