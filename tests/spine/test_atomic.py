@@ -213,3 +213,44 @@ def test_a_full_disk_is_the_users_error(tmp_path):
         Path("/dev/full").open("w") as full,
     ):
         full.write("x" * 100_000)
+
+
+def test_a_text_file_needs_no_folder_but_its_own(tmp_path):
+    """A rename is one step only within one file system."""
+    code = "import sys; from pathlib import Path; from lingualift.provenance import write_text; "
+    code += "write_text(Path(sys.argv[1]), 'x')"
+    nowhere = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(tmp_path / "none"))}
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import tempfile; tempfile.tempdir = '/none'; " + code,
+            str(tmp_path / "file"),
+        ],
+        check=True,
+        env=nowhere,
+    )
+    assert everything(tmp_path) == ["file"]
+
+
+def test_text_is_utf_8_whatever_the_locale(tmp_path):
+    code = "import sys; from pathlib import Path; from lingualift.provenance import read_json, write_json; "
+    code += "path = Path(sys.argv[1]); write_json(path, 'ü漢'); assert read_json(path) == 'ü漢'"
+    strict = [sys.executable, "-X", "warn_default_encoding", "-W", "error::EncodingWarning", "-c", code]
+    subprocess.run([*strict, str(tmp_path / "file")], check=True, env={**os.environ, "PYTHONUTF8": "0"})
+    assert (tmp_path / "file").read_bytes() == '"ü漢"\n'.encode()
+
+
+def test_an_open_umask_gives_everyone_read_and_write_but_no_execution(tmp_path):
+    before = os.umask(0)
+    try:
+        write_text(tmp_path / "file", "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666
+
+
+def test_a_text_file_with_too_long_a_name_is_refused_by_that_name(tmp_path):
+    with pytest.raises(UserError, match=r"xxx: cannot be written .*\n.*choose a shorter name"):
+        write_text(tmp_path / ("x" * 300), "x")
+    assert everything(tmp_path) == []

@@ -142,31 +142,6 @@ def test_plan_and_run_from_a_file(cli, data, inside):
     assert " to do" not in planned.out
 
 
-def test_the_demo_runs_again_from_its_own_files(cli, inside):
-    """The demo itself is long; its files are run with the fewest steps."""
-    from lingualift.miniworld import write_data
-
-    write_data(inside / "data")
-    from importlib import resources
-
-    (inside / "demo.yaml").write_text(resources.files("lingualift").joinpath("demo.yaml").read_text())
-    few = [
-        *("languages.targets=[fr,sw]", "languages.groups={}", "seeds=[0]", "workers=1", "weights.grid=[1.0]"),
-        *(
-            "training.task.steps=2",
-            "training.reference.steps=2",
-            "tasks.0.data.max_rows={train: 8, test: 8, validation: 8}",
-        ),
-        *("tasks.1.data.max_rows={train: 8, test: 8, validation: 8}", "reference.data.max_rows={train: 8}"),
-    ]
-    done = cli("run", "demo.yaml", *(part for key in few for part in ("--set", key)))
-    assert done.code == 0, done.err
-    assert (
-        len({row["method"] for row in json.loads((inside / "runs/demo/results.json").read_text())["rows"]})
-        >= 6
-    )
-
-
 def test_a_task_of_ones_own_works_everywhere(cli, data, inside):
     (inside / "mine.py").write_text(TASK + "TASKS.register('mine-cli')(Mine())\n")
     raw = experiment(data, workers=2)

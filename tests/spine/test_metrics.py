@@ -107,6 +107,12 @@ def test_the_error_of_macro_f1_is_the_spread_over_fresh_samples():
     assert statistics.fmean(score.stderr for score in found) == pytest.approx(spread, rel=0.15)
 
 
+@pytest.mark.parametrize(("metric", "error"), [(proportion, 50), (macro_f1, None)])
+def test_two_items_have_a_standard_error(metric, error):
+    found = metric(["a", "b"], [("a",), ("a",)]).stderr
+    assert found == pytest.approx(error) if error else found > 0
+
+
 def test_the_error_of_macro_f1_is_repeatable_and_needs_two_items():
     predictions, golds = ["a", "b", "b", None], [("a",), ("a",), ("b",), ("b",)]
     assert macro_f1(predictions, golds) == macro_f1(predictions, golds)
