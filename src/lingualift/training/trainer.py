@@ -8,7 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone import BackboneRef, attach, detach, device, keeps_logits, load_backbone, recompute_activations
+from lingualift.backbone import (
+    BackboneRef,
+    attach,
+    detach,
+    device,
+    keeps_logits,
+    load_backbone,
+    recompute_activations,
+)
 from lingualift.config import Adapter, Training
 from lingualift.errors import UserError
 from lingualift.provenance import (
