@@ -36,7 +36,14 @@ class Source:
         return task
 
     def identity(self, language: str, split: str) -> dict[str, Any]:
-        """What determines the rows and how they are read."""
+        """What determines the rows and how answers to them are read; `rows` hashes the examples as they are built."""
+        return {**self._origin(language, split), "rows": self._read(language, split)[1]}
+
+    def rows(self, language: str, split: str) -> list[Example] | list[str]:
+        """Examples of a labelled task, texts of a reference task."""
+        return self._read(language, split)[0]
+
+    def _origin(self, language: str, split: str) -> dict[str, Any]:
         return {
             "task": Path(self.task).stem,
             "code": task_code(self.task, self.base),
@@ -45,31 +52,36 @@ class Source:
             "data": data_fingerprint(self.data, language, split, self.base),
         }
 
-    def rows(self, language: str, split: str) -> list[Example] | list[str]:
-        """Examples of a labelled task, texts of a reference task."""
-        key = fingerprint(self.identity(language, split))
+    def _read(self, language: str, split: str) -> tuple[list[Example] | list[str], str]:
+        """The rows and their hash, read once in this process."""
+        key = fingerprint({**self._origin(language, split), "file": str(self.base / self.task)})
         if key not in _rows:
             task = self.get_task()
             if isinstance(task, TextTask):
-                _rows[key] = load_texts(task, self.data, language, split, self.base)
+                texts = load_texts(task, self.data, language, split, self.base)
+                _rows[key] = texts, fingerprint(texts)
             else:
-                _rows[key] = load_examples(task, self.data, language, split, self.base)
+                examples = load_examples(task, self.data, language, split, self.base)
+                built = [[row.id, row.prompt, row.gold, dict(row.choices)] for row in examples]
+                _rows[key] = examples, fingerprint(built)
         return _rows[key]
 
     def labelled(self, language: str, split: str) -> tuple[Task, list[Example]]:
-        """The task and its examples.
+        """The task and its examples; raises as `check_labelled`."""
+        return self.check_labelled(), self.rows(language, split)  # type: ignore[return-value]
+
+    def check_labelled(self) -> Task:
+        """The task, if it has labels.
 
         Raises:
-            UserError: the task is a reference task, which has no labels to score.
+            UserError: it is a reference task, which has none to score.
         """
         task = self.get_task()
         if isinstance(task, TextTask):
-            raise UserError(
-                f"task {self.task!r}", "has no labels to score", "a labelled task", "name another task"
-            )
-        return task, self.rows(language, split)  # type: ignore[return-value]
+            found = "has no labels to score"
+            raise UserError(f"task {self.task!r}", found, "a labelled task", "name another task")
+        return task
 
 
-_rows: dict[
-    str, list[Example] | list[str]
-] = {}  # of this process: what many steps of a run read again and again
+# Of this process: what many steps of a run read again and again.
+_rows: dict[str, tuple[list[Example] | list[str], str]] = {}

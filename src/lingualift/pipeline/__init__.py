@@ -112,9 +112,10 @@ def run_plan(plan: Plan, folder: Path, store: Store, watch: Watch = lambda event
         if missing:
             watch(Event("plan", missing[0], total=sum(step.cost for step in missing)))
         run_locally(missing, store, plan.experiment.workers or default_workers(), note)
-    rows = collect(plan, store, folder)
     layout = layout_of(plan.experiment)
-    write_text(folder / TABLE_FILE, to_markdown(rows, layout))
+    with writing(folder):
+        rows = collect(plan, store, folder)
+        write_text(folder / TABLE_FILE, to_markdown(rows, layout))
     return Run(folder, rows, layout, len(missing))
 
 
@@ -126,9 +127,9 @@ def layout_of(experiment: Experiment) -> Layout:
 
 def _claim(folder: Path, experiment: Experiment, replace: bool) -> None:
     """Make the run folder and put the resolved experiment into it; never take another experiment's unasked."""
-    text, there = dump_experiment(experiment), folder / EXPERIMENT_FILE
+    there = folder / EXPERIMENT_FILE
     if there.is_file():
-        if there.read_text(encoding="utf-8") != text and not replace:
+        if not replace and not _same(there, experiment):
             raise UserError(
                 folder,
                 "holds the run of another experiment",
@@ -139,7 +140,21 @@ def _claim(folder: Path, experiment: Experiment, replace: bool) -> None:
         raise UserError(folder, "is not empty and no run folder", mend="choose another --output")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(there, text)
+        write_text(there, dump_experiment(experiment))
+
+
+def _same(there: Path, experiment: Experiment) -> bool:
+    """Whether a resolved experiment file gives the same results, however fast it runs."""
+    pace: Any = {
+        "workers": True,
+        "scoring": {"batch_size"},
+        "training": {"task": {"checkpoint_steps"}, "reference": {"checkpoint_steps"}},
+    }
+    try:
+        other = load_experiment(there)
+    except UserError:
+        return False
+    return other.model_dump(exclude=pace) == experiment.model_dump(exclude=pace)
 
 
 __all__ = ["RESULTS_FILE", "Event", "Run", "make_plan", "plan_of", "run", "run_plan"]

@@ -91,12 +91,9 @@ def run_locally(steps: Sequence[Step], store: Store, workers: int, watch: Watch)
 def run_step(step: Step, store: Store, progress: Callable[[int, int], None]) -> None:
     """Run one step into the store; of two processes with one store, the later one takes what the first made."""
     inputs = {role: store.folder(source) for role, source in step.inputs.items()}
-    try:
-        with store.writing(step) as output:
+    with store.writing(step) as output:
+        if output is not None:
             step.run(inputs, output, store.work(step), progress)
-    except UserError:
-        if not store.has(step):
-            raise
 
 
 def _drive(

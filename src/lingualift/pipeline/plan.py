@@ -14,7 +14,8 @@ from lingualift.pipeline.methods import METHODS, Cell, check_methods
 from lingualift.pipeline.steps import Evaluate, Step, Sweep, Train
 from lingualift.pipeline.store import Store
 from lingualift.source import Source
-from lingualift.tasks import TextTask
+
+LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def make_plan(experiment: Experiment, base: Path) -> Plan:
     check_methods(experiment)
     if not experiment.methods:
         raise UserError("methods", "is empty", "at least one method", "see `lingualift methods`")
+    check_templates(experiment)
     backbone = find_backbone(experiment.backbone, base)
     cells = tuple(Planned(cell, _evaluation(cell)) for cell in _cells(experiment, backbone, base))
     steps = tuple(_in_order(planned.evaluation for planned in cells))
@@ -105,38 +107,40 @@ def _in_order(ends: Iterable[Step]) -> Iterator[Step]:
 
 
 def check_data(experiment: Experiment, steps: Iterable[Step]) -> None:
-    """Read every row that a step will read, and check parallel data.
+    """Check what the rows of the steps, all of them read by now, must have in common.
 
     Raises:
-        UserError: as `lingualift.data` says; a task with labels used as text, or the reverse.
+        UserError: parallel data that is not; a task without labels where labels are needed.
     """
-    used: dict[tuple[str, str, str], Source] = {}
+    labelled = {entry.task for entry in experiment.tasks}
+    languages: dict[tuple[str, str, str], list[str]] = {}
+    sources: dict[tuple[str, str, str], Source] = {}
     for step in steps:
-        if isinstance(step, Train):
-            used[step.source.task, step.language, "train"] = step.source
-        elif isinstance(step, Sweep):
-            used[step.source.task, step.language, "validation"] = step.source
-        elif isinstance(step, Evaluate):
-            used[step.source.task, step.language, step.split] = step.source
-    for (name, language, split), source in used.items():
-        _check_template(name, source, experiment)
-        labelled = name in {entry.task for entry in experiment.tasks}
-        if labelled and isinstance(source.get_task(), TextTask):
-            source.labelled(language, split)
-        source.rows(language, split)
-    for name, split in dict.fromkeys((name, split) for name, _, split in used):
-        languages = [language for other, language, part in used if (other, part) == (name, split)]
-        source = used[name, languages[0], split]
-        check_aligned(source.data, languages, split, source.base)
+        if not isinstance(step, Train | Sweep | Evaluate):
+            continue
+        use = step.source.task, step.source.data.model_dump_json(), step.split
+        sources[use] = step.source
+        if step.language not in languages.setdefault(use, []):
+            languages[use].append(step.language)
+        if step.source.task in labelled:
+            step.source.check_labelled()
+    for use, source in sources.items():
+        check_aligned(source.data, languages[use], use[2], source.base)
 
 
-def _check_template(name: str, source: Source, experiment: Experiment) -> None:
-    template = source.data.files or source.data.config or ""
-    places = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
-    if source.data.files and not any(place in template for place in places):
-        raise UserError(
-            template,
-            f"names one file of task {name!r} for {1 + len(experiment.languages.targets)} languages",
-            "{language} in the path",
-            "write for example data/{language}/{split}.jsonl",
-        )
+def check_templates(experiment: Experiment) -> None:
+    """Check that the files of a task differ between languages.
+
+    Raises:
+        UserError: names the path that has no place for the language.
+    """
+    reference = (experiment.reference,) if experiment.reference else ()
+    for entry in (*experiment.tasks, *reference):
+        template = entry.data.files
+        if template and not any(place in template for place in LANGUAGE_PLACES):
+            raise UserError(
+                template,
+                f"names one file of task {entry.task!r} for {1 + len(experiment.languages.targets)} languages",
+                "{language} in the path",
+                "write for example data/{language}/{split}.jsonl",
+            )

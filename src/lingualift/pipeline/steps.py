@@ -131,7 +131,8 @@ class Train(Step):
     """Train an adapter on a task in a language."""
 
     kind = "adapter"
-    code = ("training", "backbone.py", "data.py")
+    split: ClassVar[str] = "train"
+    code = ("training", "backbone.py", "tasks/base.py")
     start: Initialise
     source: Source
     language: str
@@ -153,7 +154,7 @@ class Train(Step):
         """Rows, settings and seed."""
         settings = self.settings.model_dump(mode="json", exclude={"checkpoint_steps"})
         segment = self.segment_tokens if isinstance(self.source.get_task(), TextTask) else None
-        rows = self.source.identity(self.language, "train")
+        rows = self.source.identity(self.language, self.split)
         return {"rows": rows, "settings": settings, "seed": self.seed, "segment_tokens": segment}
 
     def label(self) -> str:
@@ -166,7 +167,7 @@ class Train(Step):
 
         train(
             self.start.backbone,
-            self.source.rows(self.language, "train"),
+            self.source.rows(self.language, self.split),
             self.settings,
             start=inputs["start"],
             seed=self.seed,
@@ -176,7 +177,7 @@ class Train(Step):
             about={
                 "task": Path(self.source.task).stem,
                 "language": self.language,
-                "data": self.source.identity(self.language, "train")["data"],
+                "data": self.source.identity(self.language, self.split)["data"],
             },
             progress=progress,
         )
@@ -218,7 +219,8 @@ class Sweep(Step):
     """Score every weight of the grid on the validation split of one language, and choose."""
 
     kind = "sweep"
-    code = ("merging", "adapters", "evaluation", "training/encoding.py", "backbone.py", "data.py")
+    split: ClassVar[str] = "validation"
+    code = ("merging", "adapters", "evaluation", "training/encoding.py", "backbone.py", "tasks/base.py")
     how: MergeRecipe
     adapters: tuple[tuple[str, Train], ...]
     grid: tuple[float, ...]
@@ -241,7 +243,7 @@ class Sweep(Step):
         return {
             "how": vars(self.how),
             "grid": list(self.grid),
-            "rows": self.source.identity(self.language, "validation"),
+            "rows": self.source.identity(self.language, self.split),
             "scoring": self.scoring.model_dump(mode="json", exclude={"batch_size"}),
         }
 
@@ -253,7 +255,7 @@ class Sweep(Step):
         """Merge and score at each weight; only the scores are kept."""
         from lingualift.evaluation.runner import evaluate
 
-        task, examples = self.source.labelled(self.language, "validation")
+        task, examples = self.source.labelled(self.language, self.split)
         backbone = self.adapters[0][1].start.backbone
         metric = task.metrics[0]
         tried = []
@@ -330,7 +332,7 @@ class Evaluate(Step):
     """Score the backbone, or an adapter on it, on a task in a language."""
 
     kind = "evaluation"
-    code = ("evaluation", "training/encoding.py", "backbone.py", "data.py", "tasks/base.py")
+    code = ("evaluation", "training/encoding.py", "backbone.py", "tasks/base.py")
     backbone: BackboneRef
     adapter: Train | Merge | None
     source: Source

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from lingualift.pipeline.steps import Step
-from lingualift.provenance import atomic_folder, read_json, write_json
+from lingualift.provenance import atomic_folder, read_json, write_json, writing
 
 RECIPE_FILE = "step.json"
 
@@ -43,12 +45,24 @@ class Store:
         return dict(read_json(self.folder(step) / RECIPE_FILE))
 
     @contextlib.contextmanager
-    def writing(self, step: Step) -> Iterator[Path]:
-        """A folder to fill; it becomes the step's output when the block ends well. An unfinished one is replaced."""
-        if self.folder(step).is_dir() and not self.has(step):
-            shutil.rmtree(self.folder(step))
-        with atomic_folder(self.folder(step)) as scratch:
-            started = time.monotonic()
-            yield scratch
-            seconds = round(time.monotonic() - started, 3)
-            write_json(scratch / RECIPE_FILE, {**step.description(), "seconds": seconds})
+    def writing(self, step: Step) -> Iterator[Path | None]:
+        """A folder to fill; it becomes the step's output when the block ends well.
+
+        One process at a time: another that wants the same step waits, and gets None because there is nothing left to
+        do. What a killed process left unfinished is cleared away.
+        """
+        folder, locks = self.folder(step), self.root / "locks"
+        with writing(locks):
+            locks.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(locks / f"{step.key[:20]}.lock")
+        with lock:
+            if self.has(step):
+                yield None
+                return
+            for leftover in (folder, *folder.parent.glob(f".{folder.name}.*.partial")):
+                shutil.rmtree(leftover, ignore_errors=True)
+            with atomic_folder(folder) as scratch:
+                started = time.monotonic()
+                yield scratch
+                seconds = round(time.monotonic() - started, 3)
+                write_json(scratch / RECIPE_FILE, {**step.description(), "seconds": seconds})

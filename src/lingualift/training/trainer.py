@@ -31,7 +31,7 @@ from lingualift.tasks import Example
 from lingualift.training.collator import Collator
 from lingualift.training.encoding import encode_pair, encode_texts, training_row
 
-WEIGHTS_FILE = "adapter_model.safetensors"
+WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 LIBRARIES = ("lingualift", "torch", "transformers", "peft", "accelerate", "tokenizers")
 Progress = Callable[[int, int], None]
 
@@ -133,7 +133,7 @@ def train(
         report_to: Experiment trackers of transformers' Trainer ("tensorboard", "wandb", ...).
 
     Raises:
-        UserError: the loss or a tensor became infinite or NaN; the text is too short.
+        UserError: the loss or a tensor became infinite or NaN; an answer leaves no room for its prompt.
     """
     model, tokenizer = load_backbone(ref)
     data, truncated = _encode(tokenizer, rows, settings, segment_tokens)
@@ -204,7 +204,7 @@ def _trainer(
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.scheduler,
-        warmup_steps=settings.warmup,  # below 1 it is a share of all steps
+        warmup_steps=0 if steps == 1 else settings.warmup,  # below 1 it is a share of all steps
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         bf16=settings.precision == "bfloat16",
@@ -285,5 +285,9 @@ def _initialisation(start: Path) -> str:
 
 
 def _record(folder: Path, facts: dict[str, Any]) -> None:
+    """Write the provenance; peft writes the modules in the order of a set, which differs between equal runs."""
+    config = read_json(folder / CONFIG_FILE)
+    if isinstance(config.get("target_modules"), list):
+        write_json(folder / CONFIG_FILE, {**config, "target_modules": sorted(config["target_modules"])})
     weights = {"weights_sha256": sha256_file(folder / WEIGHTS_FILE)}
     write_json(folder / PROVENANCE_FILE, {**facts, **weights, "libraries": library_versions(*LIBRARIES)})
