@@ -62,7 +62,7 @@ def test_the_readme_python_runs(folder, monkeypatch):
     exec(compile(merging.replace("lifted", "lifted-again"), "README.md", "exec"), {})
     again = (folder / "lifted-again" / "adapter_model.safetensors").read_bytes()
     assert again == (folder / "lifted" / "adapter_model.safetensors").read_bytes()
-    assert Path(re.search(r'll\.run\("(.*?)"', block)[1]) == Path("examples/nusax.yaml")
+    assert Path(re.search(r'll\.run\("(.*?)"', block)[1]) == Path("lingualift-demo/demo.yaml")
 
 
 def test_the_documented_task_is_the_example_and_reads_rows(tmp_path):

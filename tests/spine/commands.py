@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SERVER = """
-import json, os, sys
+import json, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits "ignore"
 import torch, transformers, peft, datasets
 from transformers import Trainer, AutoModelForCausalLM
 torch.set_num_threads(1)
