@@ -165,3 +165,45 @@ def test_the_cut_off_is_recorded_and_can_be_set(tmp_path):
     assert f'"cutoff": {report.cutoff}' in (tmp_path / "a/provenance.json").read_text()
     with pytest.raises(UserError, match="linearly dependent"):
         merge(method="adamergex", **roles, cutoff=0.9, output=tmp_path / "b")
+
+
+def without(path, module, output):
+    tensors = {name: x for name, x in raw(path).items() if module not in name}
+    ends = [name for name in ("k_proj", "down_proj") if name != module]
+    feedforward = [name for name in ends if name == "down_proj"]
+    config = {**config_of(path), "target_modules": ends, "feedforward_modules": feedforward}
+    return write_folder(output, tensors, {**config, "exclude_modules": [module]})
+
+
+@pytest.mark.parametrize("missing", ["down_proj", "k_proj"])
+def test_vectors_that_only_one_adapter_has_join_the_configuration(tmp_path, missing):
+    """A missing vector is ones, so it adds nothing; a new one is named as it is applied, before or after its layer."""
+    first = without(write_vectors(tmp_path / "a", 1), missing, tmp_path / "first")
+    second = write_vectors(tmp_path / "second", 2, dtype=torch.bfloat16)
+    out = merge(method="arithmetic", adapters=[(first, 1.0), (second, 0.5)], output=tmp_path / "out").output
+    one, two = numbers(first), numbers(second)
+    assert numbers(out).keys() == two.keys()
+    for name, value in numbers(out).items():
+        expected = 1 + (one.get(name, np.ones(1)) - 1) + 0.5 * (two[name] - 1)
+        assert distance(value, expected) < 1e-6 + EPS[raw(out)[name].dtype]
+    assert {name: x.dtype for name, x in raw(out).items()} == {
+        name: torch.float32 if name in one else torch.bfloat16 for name in two
+    }
+    config = config_of(out)
+    assert config["target_modules"] == ["layers.0.down_proj", "layers.0.k_proj"]
+    assert config["feedforward_modules"] == ["layers.0.down_proj"]
+    assert config["exclude_modules"] is None
+
+
+def test_dependent_virtual_tokens_are_refused_with_the_mend(tmp_path):
+    paths = three(tmp_path, write_prefix)
+    tensors = raw(paths[2])
+    tensors["prompt_embeddings"][1] = 2 * tensors["prompt_embeddings"][0]
+    broken = write_folder(tmp_path / "broken", tensors, config_of(paths[2]))
+    with pytest.raises(UserError) as refusal:
+        run([*paths[:2], broken], tmp_path / "out")
+    assert "broken" in refusal.value.where
+    assert "linearly dependent" in refusal.value.found
+    assert "rank 2 with 3 tokens" in refusal.value.found
+    assert refusal.value.expected == "full rank"
+    assert "fewer virtual tokens" in refusal.value.mend

@@ -403,3 +403,15 @@ def test_provenance_and_card(tmp_path):
     assert card.startswith("---\nbase_model: tiny\nlibrary_name: peft\n")
     assert "| target_reference |" in card
     assert json.loads(json.dumps(report.to_dict()))["output"] == str(tmp_path / "out")
+
+
+def test_serving_refuses_embeddings_by_name(tmp_path):
+    shapes = {"embed_tokens": (6, 9), "layers.0.q_proj": (6, 5)}
+    paths = [write_lora(tmp_path / str(i), shapes, seed=i, embedding=("embed_tokens",)) for i in range(3)]
+    with pytest.raises(UserError) as refusal:
+        merge(method="adamergex", **roles(paths), output=tmp_path / "out", export="serving")
+    assert refusal.value.where == str(paths[0])
+    assert "'embed_tokens', which servers refuse" in refusal.value.found
+    assert refusal.value.expected == "LoRA on linear layers only"
+    assert "export peft" in refusal.value.mend
+    assert not (tmp_path / "out").exists()
