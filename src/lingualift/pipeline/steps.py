@@ -210,8 +210,7 @@ class MergeRecipe:
             target, source = adapters["target"], adapters["source"]
             write(task=adapters["task"], target_reference=target, source_reference=source, weight=weight)
             return
-        scale = 1 / (1 + weight) if self.combine == "mean" else 1.0
-        write(adapters=[(adapters["task"], scale), (adapters["target"], scale * weight)])
+        write(adapters=[(adapters["task"], 1.0), (adapters["target"], weight)], mean=self.combine == "mean")
 
 
 @dataclass(frozen=True, eq=False)
