@@ -28,10 +28,16 @@ def commands(section):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    """A folder in which the README's commands were run one after the other."""
+    from lingualift.cli import app
+
     folder = tmp_path_factory.mktemp("readme")
     write_data(folder / "data")
     before = Path.cwd()
     os.chdir(folder)
+    for line in commands("One step at a time"):
+        result = CliRunner().invoke(app, line, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
     yield folder
     os.chdir(before)
 
@@ -43,20 +49,17 @@ def test_the_readme_shows_the_two_commands_of_the_makefile():
     assert set(shown) <= set(targets)
 
 
+@pytest.mark.xdist_group("readme")
 def test_the_readme_commands_run_one_after_the_other(folder):
-    from lingualift.cli import app
-
     lines = commands("One step at a time")
     assert [line[0] for line in lines] == ["train"] * 3 + ["merge", "evaluate", "inspect"]
-    for line in lines:
-        result = CliRunner().invoke(app, line, catch_exceptions=False)
-        assert result.exit_code == 0, result.output
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     assert scores["n"] == 300
     assert set(scores["scores"]) == {"exact_match"}
 
 
-def test_the_readme_python_runs(folder, monkeypatch):
+@pytest.mark.xdist_group("readme")
+def test_the_readme_python_runs(folder):
     block = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     merging = block.split("run = ")[0]
     exec(compile(merging.replace("lifted", "lifted-again"), "README.md", "exec"), {})
