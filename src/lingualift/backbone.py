@@ -207,6 +207,22 @@ def device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the processor or a GPU."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, MemoryError) or (
+        isinstance(error, Exception) and should_reduce_batch_size(error)
+    )
+
+
+def clear_memory() -> None:
+    """Give back what no tensor uses any more."""
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)
+
+
 def recompute_activations(model: Any, on: bool) -> None:
     """Switch gradient checkpointing, which transformers calls activation checkpointing from 5.23 on."""
     if on:
