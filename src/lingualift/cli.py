@@ -40,6 +40,14 @@ DataTemplate = Annotated[
     ),
 ]
 
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="LINGUALIFT_STORE",
+        help="Folder of finished steps, shared by runs; `store` beside the run folder when left out.",
+    ),
+]
+
 
 def main() -> None:
     """Run the command line: 0 done, 2 the user can mend it (one message on stderr), 1 our bug."""
@@ -89,9 +97,7 @@ def run(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. seeds=[0,1].")
     ] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Folder of finished steps, to share between experiments.")
-    ] = None,
+    store: StoreFolder = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the results of another experiment in the run folder.")
     ] = False,
@@ -117,22 +123,21 @@ def plan(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
     ] = None,
-    store: Annotated[Path | None, typer.Option(help="Folder of finished steps.")] = None,
+    store: StoreFolder = None,
+    calibrate: Annotated[
+        bool, typer.Option(help="Measure a few steps, to tell times; loads the backbone.")
+    ] = True,
 ) -> None:
-    """Check an experiment and its data, and list its steps; runs nothing."""
-    from rich import box
-    from rich.table import Table
-
+    """Check an experiment and its data, list its steps and what they will cost; trains nothing."""
     from lingualift.pipeline import plan_of
+    from lingualift.pipeline.cost import check_fits, estimate
+    from lingualift.report.terminal import show_plan
 
     planned, steps = plan_of(experiment, output=output, overrides=overrides, store=store)
-    missing = set(planned.missing(steps))
-    table = Table("step", "kind", "state", box=box.SIMPLE_HEAD, pad_edge=False)
-    for step in planned.steps:
-        table.add_row(step.label(), step.kind, "to do" if step in missing else "done")
-    console = _console()
-    console.print(table)
-    console.print(f"{len(planned.steps)} steps, {len(planned.steps) - len(missing)} of them done.")
+    with _console(stderr=True).status("measuring a few steps"):
+        found = estimate(planned, steps, calibrate=calibrate)
+    show_plan(planned.steps, found, _console())
+    check_fits(found)
     _next(f"lingualift run {experiment}")
 
 

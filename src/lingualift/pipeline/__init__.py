@@ -14,6 +14,7 @@ from typing import Any
 
 from lingualift.config import Experiment, dump_experiment, load_experiment
 from lingualift.errors import UserError
+from lingualift.pipeline.cost import check_fits, estimate
 from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
 from lingualift.pipeline.plan import Plan, make_plan
 from lingualift.pipeline.results import RESULTS_FILE, collect
@@ -68,6 +69,8 @@ def run(
     """
     plan, steps = plan_of(experiment, output=output, overrides=overrides, store=store)
     folder = _folder(experiment, output)
+    if plan.missing(steps):
+        check_fits(estimate(plan, steps, calibrate=False))
     _claim(folder, plan.experiment, replace)
     return run_plan(plan, folder, steps, watch)
 

@@ -62,8 +62,12 @@ class Step(ABC):
         """Everything but the inputs that determines the output, as JSON."""
 
     @abstractmethod
+    def what(self) -> str:
+        """What people see of all steps that differ in language and seed alone."""
+
+    @abstractmethod
     def label(self) -> str:
-        """What people see."""
+        """What people see of this step."""
 
     @abstractmethod
     def facts(self, folder: Path) -> dict[str, Any]:
@@ -132,9 +136,13 @@ class Initialise(Step):
             "seed": self.adapter.init_seed + self.seed,
         }
 
+    def what(self) -> str:
+        """What people see of all steps that differ in language and seed alone."""
+        return f"initialise {self.adapter.type}"
+
     def label(self) -> str:
-        """What people see."""
-        return f"initialise {self.adapter.type}, seed {self.seed}"
+        """What people see of this step."""
+        return f"{self.what()}, seed {self.seed}"
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Write the untrained adapter."""
@@ -178,9 +186,13 @@ class Train(Step):
         rows = self.source.identity(self.language, self.split)
         return {"rows": rows, "settings": settings, "seed": self.seed, "segment_tokens": segment}
 
+    def what(self) -> str:
+        """What people see of all steps that differ in language and seed alone."""
+        return f"train {Path(self.source.task).stem}"
+
     def label(self) -> str:
-        """What people see."""
-        return f"train {Path(self.source.task).stem} in {self.language}, seed {self.seed}"
+        """What people see of this step."""
+        return f"{self.what()} in {self.language}, seed {self.seed}"
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Train from the shared initialisation."""
@@ -282,10 +294,14 @@ class Sweep(Step):
             "scoring": self.scoring.model_dump(mode="json", exclude={"batch_size"}),
         }
 
-    def label(self) -> str:
-        """What people see."""
+    def what(self) -> str:
+        """What people see of all steps that differ in language and seed alone."""
         verb = "choose the weight" if self.decides else "score the weights"
-        return f"{verb} of {self.how.method} ({self.how.space}) on {self.language}"
+        return f"{verb} of {self.how.method} ({self.how.space})"
+
+    def label(self) -> str:
+        """What people see of this step."""
+        return f"{self.what()} on {self.language}"
 
     def facts(self, folder: Path) -> dict[str, Any]:
         """The scores of all weights."""
@@ -376,9 +392,13 @@ class Merge(Step):
         """Merge and weight."""
         return {"how": vars(self.how), "weight": None if isinstance(self.weight, Sweep) else self.weight}
 
+    def what(self) -> str:
+        """What people see of all steps that differ in language and seed alone."""
+        return f"merge by {self.how.method} ({self.how.space})"
+
     def label(self) -> str:
-        """What people see."""
-        return f"merge by {self.how.method} ({self.how.space}) for {self.language}"
+        """What people see of this step."""
+        return f"{self.what()} for {self.language}"
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Merge into the output folder."""
@@ -431,9 +451,13 @@ class Evaluate(Step):
             "scoring": self.scoring.model_dump(mode="json", exclude={"batch_size"}),
         }
 
+    def what(self) -> str:
+        """What people see of all steps that differ in language and seed alone."""
+        return f"evaluate {Path(self.source.task).stem}"
+
     def label(self) -> str:
-        """What people see."""
-        return f"evaluate {Path(self.source.task).stem} in {self.language}"
+        """What people see of this step."""
+        return f"{self.what()} in {self.language}"
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Write predictions and scores."""

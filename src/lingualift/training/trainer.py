@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from lingualift.backbone import (
     load_backbone,
     out_of_memory,
     recompute_activations,
+    skeleton,
 )
 from lingualift.config import Adapter, Training
 from lingualift.errors import UserError
@@ -37,6 +39,7 @@ from lingualift.training.collator import Collator
 from lingualift.training.encoding import encode_pair, encode_texts, training_row
 
 _LOG = logging.getLogger("lingualift.training")
+_SAMPLED = 512  # rows that a calibration encodes
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 TRAINING_LOG_FILE = "training_log.jsonl"
 LIBRARIES = ("lingualift", "torch", "transformers", "peft", "accelerate", "tokenizers")
@@ -55,13 +58,25 @@ def initialise(ref: BackboneRef, adapter: Adapter, seed: int, output: Path) -> N
     Raises:
         UserError: the modules are not in the backbone.
     """
-    import peft
     import torch
 
     model, _ = load_backbone(ref)
     torch.manual_seed(seed)
+    wrapped = _new_adapter(model, adapter)
     try:
-        wrapped = peft.get_peft_model(model, _peft_config(adapter))
+        wrapped.peft_config["default"].revision = ref.revision
+        wrapped.save_pretrained(output, save_embedding_layers=False)
+    finally:
+        detach(wrapped)
+    _record(output, {"kind": "initialisation", "seed": seed, "backbone": _identity(ref)})
+
+
+def _new_adapter(model: Any, adapter: Adapter) -> Any:
+    """The model with a fresh adapter on it; as it was, if the modules are not in it."""
+    import peft
+
+    try:
+        return peft.get_peft_model(model, _peft_config(adapter))
     except ValueError as error:
         detach(model)
         raise UserError(
@@ -69,12 +84,6 @@ def initialise(ref: BackboneRef, adapter: Adapter, seed: int, output: Path) -> N
             " ".join(str(error).split())[:300],
             mend=f"name linear layers of the backbone: {', '.join(_linear_names(model))}",
         ) from None
-    try:
-        wrapped.peft_config["default"].revision = ref.revision
-        wrapped.save_pretrained(output, save_embedding_layers=False)
-    finally:
-        detach(wrapped)
-    _record(output, {"kind": "initialisation", "seed": seed, "backbone": _identity(ref)})
 
 
 def _peft_config(adapter: Adapter) -> Any:
@@ -108,6 +117,106 @@ def _linear_names(model: Any) -> list[str]:
             if isinstance(module, torch.nn.Linear) and module is not head
         }
     )
+
+
+def count_parameters(ref: BackboneRef, adapter: Adapter) -> tuple[int, int]:
+    """Numbers in the backbone and in an adapter on it, from the backbone's config alone.
+
+    Raises:
+        UserError: no such config, or the modules are not in the backbone.
+    """
+    model = skeleton(ref)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    wrapped = _new_adapter(model, adapter)
+    return parameters, sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
+
+
+def measure_step(
+    ref: BackboneRef,
+    rows: Sequence[Example] | Sequence[str],
+    settings: Training,
+    *,
+    start: Path,
+    segment_tokens: int = 512,
+) -> tuple[float, int, int]:
+    """Do a few optimiser steps on some of the rows, and measure; nothing is kept.
+
+    Args:
+        ref: The backbone.
+        rows: As for `train`.
+        settings: As for `train`.
+        start: Adapter folder to start from.
+        segment_tokens: Tokens per segment, for texts.
+
+    Returns:
+        Seconds of an optimiser step; bytes that autograd keeps for each row of a batch, the longest of the sample;
+        rows (or segments of text) in all, from the sample.
+    """
+    import torch
+
+    model, tokenizer = load_backbone(ref)
+    sample = rows[:: max(1, len(rows) // _SAMPLED)]
+    encoded, _ = _encode(tokenizer, sample, settings, segment_tokens)
+    encoded.sort(key=lambda row: len(row["input_ids"]))
+    collate = Collator(tokenizer.pad_token_id, trims_logits=keeps_logits(model))
+    wrapped = attach(model, start, trainable=True)
+    try:
+        optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad])
+        precision = torch.autocast(device(), torch.bfloat16, enabled=settings.precision == "bfloat16")
+
+        def forward(batch: list[Any]) -> Any:
+            inputs = {
+                name: value.to(model.device) if isinstance(value, torch.Tensor) else value
+                for name, value in collate(batch).items()
+            }
+            with precision:
+                return wrapped(**inputs, use_cache=False).loss
+
+        def step(batch: list[Any]) -> None:
+            loss = forward(batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loss.item()  # waits for a GPU
+
+        wrapped.train()
+        kept = _kept_bytes(lambda: forward(encoded[-1:]))
+        if settings.gradient_checkpointing:
+            layers = model.config.get_text_config().num_hidden_layers
+            recompute_activations(model, on=True)
+            kept = _kept_bytes(lambda: forward(encoded[-1:])) + kept // layers  # one is recomputed at a time
+        step(encoded[-1:])  # the first is slow
+        count = min(settings.batch_size, len(encoded))
+        places = [int(share * (len(encoded) - count)) for share in (1 / 6, 3 / 6, 5 / 6)]
+        began = time.perf_counter()
+        for place in places:  # short, middling and long rows, as batches by length are
+            step(encoded[place : place + count])
+        passed = (time.perf_counter() - began) / len(places)
+    finally:
+        if settings.gradient_checkpointing:
+            recompute_activations(model, on=False)
+        detach(wrapped)
+        model.eval()
+    seconds = passed * settings.accumulation * settings.batch_size / count
+    return seconds, kept, round(len(encoded) * len(rows) / len(sample))
+
+
+def _kept_bytes(forward: Callable[[], Any]) -> int:
+    """Bytes of the tensors that autograd keeps for the backward pass, each memory counted once."""
+    import torch
+
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if not isinstance(tensor, torch.nn.Parameter):
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        result = forward()
+    del result  # kept until here: memory that is given back could be counted twice
+    return sum(sizes.values())
 
 
 def train(
