@@ -284,6 +284,7 @@ def recompute_activations(model: Any, on: bool) -> None:
         enable({"use_reentrant": False})
     else:
         (getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable)()
+        model.disable_input_require_grads()  # a hook on the embeddings that switching on has left
 
 
 def keeps_logits(model: Any) -> bool:

@@ -40,14 +40,14 @@ def test_sizes_told_from_the_config_are_those_of_the_model_and_its_adapter(bpe, 
 
 
 def test_what_autograd_keeps_is_counted_once_and_without_parameters():
-    weight = torch.nn.Parameter(torch.ones(3, 5))
+    layer = torch.nn.Linear(3, 5, bias=False)
     x = torch.ones(4, 3)
 
     def forward():
-        hidden = torch.relu(x @ weight)  # keeps x and its own result, of 4 x 5
+        hidden = torch.relu(layer(x))  # keeps x, a view of the weight, and its own result, of 4 x 5
         return (hidden * hidden).sum()  # keeps that result again, twice
 
-    assert _kept_bytes(forward) == 4 * (4 * 3 + 4 * 5)
+    assert _kept_bytes(layer, forward) == 4 * (4 * 3 + 4 * 5)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 
 from rich import box
 from rich.console import Console
@@ -11,6 +13,7 @@ from rich.table import Table as RichTable
 
 from lingualift.pipeline.cost import Estimate, duration, readable
 from lingualift.pipeline.steps import Step
+from lingualift.pipeline.store import Entry
 from lingualift.report.tables import Layout, Mean, Row, Table, caption, in_words, tables
 
 _ANY = 10_000  # columns: wider than any table
@@ -60,6 +63,22 @@ def show_plan(steps: Sequence[Step], found: Estimate, console: Console) -> None:
         markup=False,
         highlight=False,
     )
+
+
+def show_store(entries: Sequence[Entry], console: Console) -> None:
+    """Print the entries of a store."""
+    table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("key", no_wrap=True)
+    table.add_column("step")
+    for name in ("state", "size", "last used"):
+        table.add_column(name, justify="right" if name == "size" else "left", no_wrap=True)
+    for entry in entries:
+        used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+        table.add_row(entry.key[:12], entry.label, entry.state, readable(entry.size), used)
+    console.print(table)
+    counts = Counter(entry.state for entry in entries)
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    console.print(f"{len(entries)} entries ({told}), {readable(sum(entry.size for entry in entries))}.")
 
 
 def _rich(table: Table, layout: Layout, *, wide: bool) -> RichTable:

@@ -180,11 +180,13 @@ def measure_step(
             loss.item()  # waits for a GPU
 
         wrapped.train()
-        kept = _kept_bytes(lambda: forward(encoded[-1:]))
+        kept = _kept_bytes(wrapped, lambda: forward(encoded[-1:]))
         if settings.gradient_checkpointing:
             layers = model.config.get_text_config().num_hidden_layers
             recompute_activations(model, on=True)
-            kept = _kept_bytes(lambda: forward(encoded[-1:])) + kept // layers  # one is recomputed at a time
+            kept = (
+                _kept_bytes(wrapped, lambda: forward(encoded[-1:])) + kept // layers
+            )  # one is recomputed at a time
         step(encoded[-1:])  # the first is slow
         count = min(settings.batch_size, len(encoded))
         places = [int(share * (len(encoded) - count)) for share in (1 / 6, 3 / 6, 5 / 6)]
@@ -201,15 +203,16 @@ def measure_step(
     return seconds, kept, round(len(encoded) * len(rows) / len(sample))
 
 
-def _kept_bytes(forward: Callable[[], Any]) -> int:
-    """Bytes of the tensors that autograd keeps for the backward pass, each memory counted once."""
+def _kept_bytes(model: Any, forward: Callable[[], Any]) -> int:
+    """Bytes of the tensors that autograd keeps for the backward pass, each memory once, the model's own not at all."""
     import torch
 
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     sizes: dict[int, int] = {}
 
     def note(tensor: Any) -> Any:
         storage = tensor.untyped_storage()
-        if not isinstance(tensor, torch.nn.Parameter):
+        if storage.data_ptr() not in own:
             sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
