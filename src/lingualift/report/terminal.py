@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
+from lingualift.evaluation.comparisons import Comparison
 from lingualift.report.tables import Layout, Mean, Row, Table, caption, in_words, tables
 
 _ANY = 10_000  # columns: wider than any table
 
 
-def show(rows: Sequence[Row], layout: Layout, console: Console) -> None:
+def show(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout, console: Console) -> None:
     """Print a table per task and the paragraph that says what they mean.
 
     Where the console is wide enough, averages come with their deviation over seeds and merge weights have a column.
@@ -27,7 +28,7 @@ def show(rows: Sequence[Row], layout: Layout, console: Console) -> None:
         console.print(caption(table, layout).replace("**", ""), markup=False, highlight=False)
         console.print(drawn)
     console.print()
-    console.print(in_words(rows, layout), markup=False, highlight=False)
+    console.print(in_words(rows, comparisons, layout), markup=False, highlight=False)
 
 
 def _rich(table: Table, layout: Layout, *, wide: bool) -> RichTable:
