@@ -156,7 +156,9 @@ def _difference(pairs: list[list[tuple[_Scored, _Scored]]]) -> tuple[float, floa
         if one.ids != base.ids:
             raise ValueError("two methods were scored on different items of one language")
     gain = statistics.fmean(one.score - base.score for of_seed in pairs for one, base in of_seed)
-    by_seed = np.array([np.mean([one.draws - base.draws for one, base in of_seed], axis=0) for of_seed in pairs])
+    by_seed = np.array(
+        [np.mean([one.draws - base.draws for one, base in of_seed], axis=0) for of_seed in pairs]
+    )
     differences = np.einsum("sd,ds->d", by_seed, seed_draws(len(pairs)))
     low, high = np.percentile(differences, [2.5, 97.5])
     n = sum(len(one.ids) for one, _ in pairs[0])

@@ -140,7 +140,9 @@ def _check(predictions: Predictions, golds: Golds) -> None:
         raise ValueError(f"{len(predictions)} predictions for {len(golds)} items; need as many, at least one")
 
 
-METRICS.register("accuracy")(Metric(proportion, resampled_proportion, _guess_right, "share of correct answers"))
+METRICS.register("accuracy")(
+    Metric(proportion, resampled_proportion, _guess_right, "share of correct answers")
+)
 METRICS.register("exact_match")(
     Metric(
         proportion,

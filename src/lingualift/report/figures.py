@@ -104,7 +104,9 @@ def line_plot(
             for points, pick in zip(series, picks, strict=True)
             for point in points
         ),
-        tuple(Tick(place((x, low))[0], f"{x:g}") for x in dict.fromkeys((x_low, (x_low + x_high) / 2, x_high))),
+        tuple(
+            Tick(place((x, low))[0], f"{x:g}") for x in dict.fromkeys((x_low, (x_low + x_high) / 2, x_high))
+        ),
         tuple(Tick(place((x_low, y))[1], f"{y:g}") for y in ticks),
     )
 

@@ -140,7 +140,18 @@ def _of_this_version(path: Path, read: Callable[[Any], T]) -> T:
 
 
 def _results(found: Any) -> tuple[list[dict[str, Any]], list[Comparison]]:
-    needed = ("method", "variant", "task", "language", "metric", "score", "n", "malformed", "truncated", "seed")
+    needed = (
+        "method",
+        "variant",
+        "task",
+        "language",
+        "metric",
+        "score",
+        "n",
+        "malformed",
+        "truncated",
+        "seed",
+    )
     for row in found["rows"]:
         for name in needed:
             row[name]

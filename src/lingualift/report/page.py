@@ -31,12 +31,13 @@ from lingualift.report.tables import (
 
 TEMPLATE = "report.html.j2"
 STEPS = (1.0, 3.0, 10.0)  # percent points at which a gain's colour deepens
-_SLOWEST = 10
 
 
 def render(run: RunFolder) -> str:
     """The page as HTML: one file that loads nothing, runs nothing and escapes everything it shows."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"signed": _signed, "number": _number, "duration": _duration, "tongue": _tongue}
     template = resources.files("lingualift.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = environment.from_string(template).render(
@@ -51,9 +52,8 @@ def render(run: RunFolder) -> str:
         malformed=_malformed(run),
         losses=_losses(run),
         costs=_costs(run.steps or ()),
-        slowest=sorted(run.steps or (), key=lambda step: -step.seconds)[:_SLOWEST],
         recipe=_recipe(run),
-        trained=_trained(run.steps or ()),
+        trained=_trained(run),
         troubles=_troubles(run),
         libraries=_libraries(run),
         backbones=_backbones(run),
@@ -95,19 +95,17 @@ def _tongue(code: str) -> str:
 def _asked(run: RunFolder) -> list[tuple[str, str]]:
     """What the experiment asked for, in the words of its file."""
     wanted, adapter = run.experiment, run.experiment.adapter
+    commit = f" at {wanted.backbone.revision}" if wanted.backbone.revision else ""
+    text = f" and unlabelled text ({wanted.reference.task})" if wanted.reference else ""
     rank = f", rank {adapter.rank}, alpha {adapter.alpha}" if adapter.type == "lora" else ""
-    pairs = [
-        ("backbone", wanted.backbone.name + (f" at {wanted.backbone.revision}" if wanted.backbone.revision else "")),
-        ("labels in", _named(wanted.languages.source)),
-        ("lifted into", ", ".join(map(_named, wanted.languages.targets))),
+    seeds = f"seed{'s' * (len(wanted.seeds) > 1)} {', '.join(map(str, wanted.seeds))}"
+    return [
+        ("backbone", wanted.backbone.name + commit),
+        ("from", f"labels in {_named(wanted.languages.source)}{text}"),
+        ("into", ", ".join(map(_named, wanted.languages.targets))),
         ("tasks", ", ".join(dict.fromkeys(row["task"] for row in run.rows))),
-        ("methods", ", ".join(dict.fromkeys(map(method_name, run.rows)))),
-        ("adapter", adapter.type + rank),
-        ("seeds", ", ".join(map(str, wanted.seeds))),
+        ("with", f"{adapter.type} adapters{rank}; {seeds}"),
     ]
-    if wanted.reference:
-        pairs.insert(4, ("unlabelled text", f"reference task {wanted.reference.task}"))
-    return pairs
 
 
 def _named(code: str) -> str:
@@ -173,8 +171,8 @@ def _table(run: RunFolder, table: Table) -> _Scores:
     averages = run.layout.averages()
     return _Scores(
         table,
-        caption(table, run.layout).replace("**", ""),
-        tuple((*names[line.method], _span(line.weights)) for line in table.lines),
+        caption(table, run.layout).split("**: ", 1)[1],
+        tuple((*names[line.method], _weights(line.weights)) for line in table.lines),
         tuple((where, cells(where)) for where in table.columns if where not in averages),
         tuple(
             (where, ", ".join(averages[where]), cells(where)) for where in table.columns if where in averages
@@ -182,8 +180,10 @@ def _table(run: RunFolder, table: Table) -> _Scores:
     )
 
 
-def _span(weights: Sequence[float]) -> str:
-    return "–".join(f"{weight:g}" for weight in dict.fromkeys([*weights[:1], *weights[-1:]]))
+def _weights(weights: Sequence[float]) -> str:
+    """Distinct merge weights over seeds, or their ends where there are many."""
+    shown = [f"{weight:g}" for weight in sorted(set(weights))]
+    return ", ".join(shown) if len(shown) <= 3 else f"{shown[0]} to {shown[-1]}"
 
 
 @dataclass(frozen=True)
@@ -196,42 +196,57 @@ class _Panel:
     plot: Plot
 
 
-def _curves(run: RunFolder) -> list[tuple[str, str, str, list[_Panel]]]:
-    """Task, metric, method and its panels: validation score against merge weight, one per language."""
+def _curves(run: RunFolder) -> list[tuple[str, str, list[_Panel]]]:
+    """Task, metric and panels: validation score against merge weight, for each method and language."""
     sweeps = [step.facts for step in run.steps or () if step.kind == "sweep"]
     found = []
-    for name, mine in _grouped(sweeps, "task", "metric", "method", "variant"):
+    for (task, metric), of_task in _grouped(sweeps, "task", "metric"):
         panels = [
-            _curve(name, code, list(of_language), [one for one in sweeps if one["task"] == name[0]])
-            for (code,), of_language in _grouped(mine, "language")
+            _curve(of_seeds, [sweep for sweep in of_task if sweep["language"] == of_seeds[0]["language"]])
+            for _, of_seeds in _grouped(of_task, "method", "variant", "language")
         ]
-        found.append((name[0], name[1], f"{name[2]} {name[3]}".strip(), panels))
+        found.append((task, metric, panels))
     return found
 
 
-def _curve(
-    name: tuple[Any, ...], code: str, sweeps: list[Mapping[str, Any]], of_task: Iterable[Mapping[str, Any]]
-) -> _Panel:
-    """One panel; its scale holds the same language under every method of the task, and at least four points."""
-    decides = any(sweep.get("decides", True) for sweep in sweeps)
-    same = [tried["score"] for sweep in of_task if sweep["language"] == code for tried in sweep["tried"]]
-    middle, half = (min(same) + max(same)) / 2, max(2.0, (max(same) - min(same)) / 2)
-    within = max(0.0, min(middle - half, 96.0)), min(100.0, max(middle + half, 4.0))
+def _curve(sweeps: list[Mapping[str, Any]], comparable: Iterable[Mapping[str, Any]]) -> _Panel:
+    """The sweeps of a method's seeds in one language, on a scale that holds those of the other methods there."""
+    first = sweeps[0]
+    decides = any(sweep["decides"] for sweep in sweeps)
     series = [sorted((tried["weight"], tried["score"]) for tried in sweep["tried"]) for sweep in sweeps]
-    by_weight = _grouped([tried for sweep in sweeps for tried in sweep["tried"]], "weight")
-    errors = [2 * statistics.fmean(one["stderr"] or 0 for one in group) for _, group in sorted(by_weight)]
+    tried = _grouped([one for sweep in sweeps for one in sweep["tried"]], "weight")
+    errors = [2 * statistics.fmean(one["stderr"] or 0 for one in group) for _, group in sorted(tried)]
     chosen = [sweep["chosen"] for sweep in sweeps] if decides else []
-    weights = ", ".join(f"{weight:g}" for weight in sorted(set(chosen)))
     told = "; ".join(
-        f"seed {sweep['seed']}: " + ", ".join(f"{weight:g}: {score:.1f}" for weight, score in points)
+        f"seed {sweep['seed']}: " + ", ".join(f"{score:.1f} at {weight:g}" for weight, score in points)
         for sweep, points in zip(sweeps, series, strict=True)
     )
-    label = f"{name[0]}, {name[2]} {name[3]}, {_tongue(code)}: {name[1]} by merge weight. {told}." + (
-        f" Chosen: {weights}." if decides else ""
+    name, where = method_name(first), _named(first["language"])
+    ending = f" Chosen: {_weights(chosen)}." if decides else ""
+    return _Panel(
+        name,
+        where + (f", λ = {_weights(chosen)}" if decides else ""),
+        decides,
+        line_plot(
+            series,
+            f"{first['task']}, {name}, {where}: {first['metric']} by merge weight. {told}.{ending}",
+            within=_scale(comparable),
+            errors=errors,
+            chosen=chosen,
+        ),
     )
-    note = f"λ = {weights}" if decides else ""
-    plot = line_plot(series, label, within=within, errors=errors, chosen=chosen)
-    return _Panel(_named(code), note, decides, plot)
+
+
+def _scale(sweeps: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
+    """Percent that hold every score with its error, and at least four points, lest noise look like a trend."""
+    ends = [
+        one["score"] + side * 2 * (one["stderr"] or 0)
+        for sweep in sweeps
+        for one in sweep["tried"]
+        for side in (-1, 1)
+    ]
+    middle, half = (min(ends) + max(ends)) / 2, max(2.0, (max(ends) - min(ends)) / 2)
+    return max(0.0, min(middle - half, 96.0)), min(100.0, max(middle + half, 4.0))
 
 
 def _losses(run: RunFolder) -> list[tuple[str, list[_Panel]]]:
@@ -246,7 +261,7 @@ def _losses(run: RunFolder) -> list[tuple[str, list[_Panel]]]:
             ends = ", ".join(f"{points[-1][1]:.3g}" for points in series)
             label = f"Training loss of {task} in {_tongue(code)} by step, at the end {ends}."
             plot = line_plot(series, label, within=(0.0, top or 1.0))
-            panels.append(_Panel(_named(code), f"ends at {ends}", False, plot))
+            panels.append(_Panel(_named(code), f"at the end {ends}", False, plot))
         found.append((task, panels))
     return found
 
@@ -270,7 +285,9 @@ class _Counted:
     malformed: int
     truncated: int
     languages: tuple[str, ...]
-    lines: tuple[tuple[str, tuple[tuple[int, int] | None, ...]], ...]  # method, (malformed, answers) by language
+    lines: tuple[
+        tuple[str, tuple[tuple[int, int] | None, ...]], ...
+    ]  # method, (malformed, answers) by language
 
 
 def _malformed(run: RunFolder) -> list[_Counted]:
@@ -284,7 +301,8 @@ def _malformed(run: RunFolder) -> list[_Counted]:
             wrong, of = counts.get(place, (0, 0))
             counts[place] = wrong + row["malformed"], of + row["n"]
         lines = tuple(
-            (line.method, tuple(counts.get((line.method, code)) for code in languages)) for line in table.lines
+            (line.method, tuple(counts.get((line.method, code)) for code in languages))
+            for line in table.lines
         )
         totals = (sum(row[name] for row in mine) for name in ("n", "malformed", "truncated"))
         found.append(_Counted(table.task, *totals, languages, lines))
@@ -304,7 +322,7 @@ class _Cost:
 _VERBS = {
     "initialisation": "initialise",
     "adapter": "train",
-    "sweep": "choose the weight",
+    "sweep": "choose weights",
     "merged": "merge",
     "evaluation": "evaluate",
 }
@@ -325,22 +343,27 @@ def _costs(steps: Sequence[StepRecord]) -> list[_Cost]:
 def _recipe(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
     """Every key of the experiment, defaults and all: section -> key and value."""
     asked = run.experiment.model_dump(mode="json")
+    merging = {row["method"] for row in run.rows if row["weight"] is not None}
+    asked["methods"] = [
+        one if one["method"] in merging else {"method": one["method"]} for one in asked["methods"]
+    ]
     sections: dict[str, list[tuple[str, str]]] = {}
     for path, value in _leaves(asked):
-        depth = 2 if path[0] in ("tasks", "training", "methods") else 1
+        section = ".".join(path[:2]) if path[0] == "training" else path[0] if len(path) > 1 else "run"
+        key = ".".join(path[2:] if path[0] == "training" else path[1:] or path)
         shown = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        sections.setdefault(".".join(path[:depth]), []).append((".".join(path[depth:]) or path[0], shown))
+        sections.setdefault(section, []).append((key, shown))
     return list(sections.items())
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Paths and values; lists of plain values are one value."""
+    """Paths and values, entries of a list counted from 1; a list of plain values is one value."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from _leaves(inner, (*path, str(key)))
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        for index, inner in enumerate(value):
-            yield from _leaves(inner, (*path, str(index)))
+        for number, inner in enumerate(value, 1):
+            yield from _leaves(inner, (*path, str(number)))
     elif isinstance(value, list | dict):
         yield path, ", ".join(map(str, value)) or None
     else:
@@ -349,9 +372,8 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 @dataclass(frozen=True)
 class _Trained:
-    """The adapters of a task in a language, over seeds; ranges where seeds differ."""
+    """The adapters of a language, over seeds; ranges where seeds differ."""
 
-    task: str
     language: str
     adapters: int
     rows: str
@@ -361,16 +383,24 @@ class _Trained:
     seconds: float
 
 
-def _trained(steps: Iterable[StepRecord]) -> list[_Trained]:
-    adapters = [{**step.facts, "seconds": step.seconds} for step in steps if step.kind == "adapter"]
+def _trained(run: RunFolder) -> list[tuple[str, list[_Trained]]]:
+    """Task -> what its adapters were trained on, by language."""
+    adapters = [{**step.facts, "seconds": step.seconds} for step in run.steps or () if step.kind == "adapter"]
+    sizes = ("rows", "segments", "truncated_prompts", "steps")
     return [
-        _Trained(
-            *name,
-            len(mine),
-            *(_range(one[fact] for one in mine) for fact in ("rows", "segments", "truncated_prompts", "steps")),
-            statistics.fmean(one["seconds"] for one in mine),
+        (
+            task,
+            [
+                _Trained(
+                    code,
+                    len(mine),
+                    *(_range(one[size] for one in mine) for size in sizes),
+                    statistics.fmean(one["seconds"] for one in mine),
+                )
+                for (code,), mine in _grouped(of_task, "language")
+            ],
         )
-        for name, mine in _grouped(adapters, "task", "language")
+        for (task,), of_task in _grouped(adapters, "task")
     ]
 
 

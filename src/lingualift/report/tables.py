@@ -204,9 +204,15 @@ def findings(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Lay
             for verdict in ("above", "level with", "below")
         }
         headline = f"over {where} ({members}), {BASELINE} scores {score:.1f}; above it: {told['above'] or 'no method'}."
-        rest = [f"{verdict.capitalize()} it: {told[verdict]}." for verdict in ("level with", "below") if told[verdict]]
+        rest = [
+            f"{verdict.capitalize()} it: {told[verdict]}."
+            for verdict in ("level with", "below")
+            if told[verdict]
+        ]
         rest += [
-            f"Labels in the target language would give {one.gain:+.1f}." for one in mine if one.method == "target-ft"
+            f"Labels in the target language would give {one.gain:+.1f}."
+            for one in mine
+            if one.method == "target-ft"
         ]
         found.append(Finding(table.task, headline, " ".join(rest)))
     return found
@@ -224,7 +230,11 @@ def how_compared(comparisons: Sequence[Comparison]) -> str:
     """What the numbers of the findings mean."""
     seeds = max(one.seeds for one in comparisons)
     drawn = "test items and seeds" if seeds > 1 else "test items"
-    caveat = "" if seeds > 1 else "; one seed cannot tell how much training varies, so the intervals leave that out"
+    caveat = (
+        ""
+        if seeds > 1
+        else "; one seed cannot tell how much training varies, so the intervals leave that out"
+    )
     return (
         f"Numbers are points and means over {seeds} seed{'s' * (seeds > 1)} of adapters on one backbone; brackets hold "
         f"the 95% interval of the difference, by paired bootstrap over {drawn}; where it holds 0, methods count as "
