@@ -257,7 +257,13 @@ def test_two_methods_on_different_items_are_our_error():
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
-    [(0.1, 2, "above"), (-2, -0.1, "below"), (-1, 1, "level with"), (0, 2, "level with"), (-2, 0, "level with")],
+    [
+        (0.1, 2, "above"),
+        (-2, -0.1, "below"),
+        (-1, 1, "level with"),
+        (0, 2, "level with"),
+        (-2, 0, "level with"),
+    ],
 )
 def test_an_interval_that_holds_0_is_level(low, high, verdict):
     assert Comparison("t", "m", "x", "", "sw", 1.0, low, high, 3, 10).verdict == verdict

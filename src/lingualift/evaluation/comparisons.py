@@ -161,8 +161,11 @@ def _difference(pairs: list[list[tuple[_Scored, _Scored]]]) -> tuple[float, floa
     )
     differences = np.einsum("sd,ds->d", by_seed, seed_draws(len(pairs)))
     low, high = np.percentile(differences, [2.5, 97.5])
-    n = sum(len(one.ids) for one, _ in pairs[0])
-    return *(round(float(value), _DIGITS) + 0.0 for value in (gain, low, high)), len(pairs), n  # no -0.0
+    return _rounded(gain), _rounded(low), _rounded(high), len(pairs), sum(len(one.ids) for one, _ in pairs[0])
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), _DIGITS) + 0.0  # no -0.0
 
 
 def item_draws(ids: Sequence[str]) -> Iterator[np.ndarray]:

@@ -17,11 +17,11 @@ from lingualift.errors import UserError
 from lingualift.evaluation.comparisons import Comparison
 from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
 from lingualift.pipeline.plan import Plan, make_plan
-from lingualift.pipeline.results import RESULTS_FILE, collect
+from lingualift.pipeline.results import collect
 from lingualift.pipeline.store import Store
 from lingualift.provenance import write_text, writing
 from lingualift.report import PAGE_FILE, TABLE_FILE, write_report
-from lingualift.report.folder import EXPERIMENT_FILE, LOG_FILE, layout_of
+from lingualift.report.folder import EXPERIMENT_FILE, LOG_FILE, RESULTS_FILE, layout_of
 from lingualift.report.tables import Layout
 
 

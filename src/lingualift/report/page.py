@@ -304,8 +304,10 @@ def _malformed(run: RunFolder) -> list[_Counted]:
             (line.method, tuple(counts.get((line.method, code)) for code in languages))
             for line in table.lines
         )
-        totals = (sum(row[name] for row in mine) for name in ("n", "malformed", "truncated"))
-        found.append(_Counted(table.task, *totals, languages, lines))
+        answers, malformed, truncated = (
+            sum(row[name] for row in mine) for name in ("n", "malformed", "truncated")
+        )
+        found.append(_Counted(table.task, answers, malformed, truncated, languages, lines))
     return found
 
 
@@ -386,22 +388,18 @@ class _Trained:
 def _trained(run: RunFolder) -> list[tuple[str, list[_Trained]]]:
     """Task -> what its adapters were trained on, by language."""
     adapters = [{**step.facts, "seconds": step.seconds} for step in run.steps or () if step.kind == "adapter"]
-    sizes = ("rows", "segments", "truncated_prompts", "steps")
     return [
-        (
-            task,
-            [
-                _Trained(
-                    code,
-                    len(mine),
-                    *(_range(one[size] for one in mine) for size in sizes),
-                    statistics.fmean(one["seconds"] for one in mine),
-                )
-                for (code,), mine in _grouped(of_task, "language")
-            ],
-        )
+        (task, [_of_language(code, mine) for (code,), mine in _grouped(of_task, "language")])
         for (task,), of_task in _grouped(adapters, "task")
     ]
+
+
+def _of_language(code: str, adapters: list[Mapping[str, Any]]) -> _Trained:
+    rows, segments, truncated, steps = (
+        _range(one[size] for one in adapters) for size in ("rows", "segments", "truncated_prompts", "steps")
+    )
+    seconds = statistics.fmean(one["seconds"] for one in adapters)
+    return _Trained(code, len(adapters), rows, segments, truncated, steps, seconds)
 
 
 def _range(values: Iterable[int]) -> str:
