@@ -17,7 +17,7 @@ from lingualift.languages import all_languages
 from lingualift.pipeline.methods import METHODS
 from lingualift.tasks import TASKS
 
-HEAVY = ("torch", "transformers", "peft", "datasets", "pydantic", "numpy", "sklearn", "yaml")
+HEAVY = ("torch", "transformers", "peft", "datasets", "pydantic", "numpy", "jinja2", "yaml")
 COMMANDS = (
     "demo",
     "run",

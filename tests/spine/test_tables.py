@@ -131,6 +131,12 @@ def test_where_nothing_can_be_compared_the_words_say_why(found, layout, said):
     assert words in to_markdown(found, [], layout)
 
 
+def test_a_bar_in_a_pattern_does_not_end_a_cell():
+    found = [{**row, "variant": "modules=(q|v)_proj"} for row in BOTH]
+    lines = [line for line in to_markdown(found, [], LAYOUT).splitlines() if line.startswith("|")]
+    assert len({len(line.replace(r"\|", "").split("|")) for line in lines}) == 1
+
+
 def test_further_metrics_have_tables_of_their_own():
     found = [*BOTH, *[{**row, "metric": "macro_f1", "score": 1.0} for row in BOTH]]
     assert [table.metric for table in tables(found, LAYOUT)] == ["accuracy"]

@@ -26,6 +26,7 @@ from lingualift.report.tables import (
     how_compared,
     in_words,
     method_name,
+    signed,
     tables,
 )
 
@@ -66,9 +67,7 @@ def render(run: RunFolder) -> str:
 
 
 def _signed(value: float) -> str:
-    """A difference in points with its sign, to a tenth."""
-    text = f"{value:+.1f}".replace("-", "−")
-    return "0.0" if text in ("+0.0", "−0.0") else text
+    return signed(value).replace("-", "−")
 
 
 def _number(value: float) -> str:

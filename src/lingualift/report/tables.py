@@ -210,7 +210,7 @@ def findings(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Lay
             if told[verdict]
         ]
         rest += [
-            f"Labels in the target language would give {one.gain:+.1f}."
+            f"Labels in the target language would give {signed(one.gain)}."
             for one in mine
             if one.method == "target-ft"
         ]
@@ -223,7 +223,13 @@ _BOUNDS = ("vanilla", "target-ft")  # what no method is meant to beat
 
 def interval(comparison: Comparison) -> str:
     """Gain and interval, as shown: `+1.2 [-0.3, +2.7]`."""
-    return f"{comparison.gain:+.1f} [{comparison.low:+.1f}, {comparison.high:+.1f}]"
+    return f"{signed(comparison.gain)} [{signed(comparison.low)}, {signed(comparison.high)}]"
+
+
+def signed(value: float) -> str:
+    """A difference in points with its sign, to a tenth; nought has none."""
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def how_compared(comparisons: Sequence[Comparison]) -> str:
@@ -262,7 +268,7 @@ def to_markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: 
         head = ["method", *table.columns, "weight", "malformed"]
         body = [
             [
-                line.method,
+                line.method.replace("|", r"\|"),  # of a regular expression, not of the table
                 *(str(line.cells.get(column, "–")) for column in table.columns),
                 _weights(line),
                 str(line.malformed),
