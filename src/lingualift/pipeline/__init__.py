@@ -15,13 +15,14 @@ from typing import Any
 from lingualift.config import Experiment, dump_experiment, load_experiment
 from lingualift.errors import UserError
 from lingualift.evaluation.comparisons import Comparison
+from lingualift.pipeline.cost import check_fits, estimate
 from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
 from lingualift.pipeline.plan import Plan, make_plan
 from lingualift.pipeline.results import collect
 from lingualift.pipeline.store import Store
 from lingualift.provenance import write_text, writing
 from lingualift.report import PAGE_FILE, TABLE_FILE, write_report
-from lingualift.report.folder import EXPERIMENT_FILE, LOG_FILE, RESULTS_FILE, layout_of
+from lingualift.report.folder import EXPERIMENT_FILE, LOG_FILE, RESULTS_FILE, STEPS_FILE, layout_of
 from lingualift.report.tables import Layout
 
 
@@ -65,7 +66,7 @@ def run(
         experiment: The YAML file.
         output: Run folder; `runs/<name of the file>` when left out.
         overrides: `a.b=value` each, over the file's keys.
-        store: Folder of finished steps, to share between experiments; `<output>/store` when left out.
+        store: Folder of finished steps, shared by the runs that name it; `store` beside the run folder when left out.
         replace: Let the results of another experiment in `output` be replaced; its finished steps stay.
         watch: Told when a step starts, goes on and ends.
 
@@ -77,6 +78,8 @@ def run(
     """
     plan, steps = plan_of(experiment, output=output, overrides=overrides, store=store)
     folder = _folder(experiment, output)
+    if plan.missing(steps):
+        check_fits(estimate(plan, steps, calibrate=False))
     _claim(folder, plan.experiment, replace)
     return run_plan(plan, folder, steps, watch)
 
@@ -94,7 +97,7 @@ def plan_of(
     """
     path = Path(experiment)
     plan = make_plan(load_experiment(path, overrides), path.parent)
-    return plan, Store(Path(store) if store else _folder(experiment, output) / "store")
+    return plan, Store(Path(store) if store else _folder(experiment, output).parent / "store")
 
 
 def _folder(experiment: Path | str, output: Path | str | None) -> Path:
@@ -103,6 +106,7 @@ def _folder(experiment: Path | str, output: Path | str | None) -> Path:
 
 def run_plan(plan: Plan, folder: Path, store: Store, watch: Watch = lambda event: None) -> Run:
     """Run what a store does not hold yet, and write the results."""
+    store.claim()
     missing = plan.missing(store)
     with writing(folder), (folder / LOG_FILE).open("a", encoding="utf-8") as log:
 
@@ -113,6 +117,7 @@ def run_plan(plan: Plan, folder: Path, store: Store, watch: Watch = lambda event
                     "event": event.what,
                     "step": event.step.label(),
                     "key": event.step.key,
+                    **({"text": event.text} if event.text else {}),
                 }
                 log.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 log.flush()
@@ -121,6 +126,7 @@ def run_plan(plan: Plan, folder: Path, store: Store, watch: Watch = lambda event
         if missing:
             watch(Event("plan", missing[0], total=sum(step.cost for step in missing)))
         run_locally(missing, store, plan.experiment.workers or default_workers(), note)
+    store.used(plan.steps)
     layout = layout_of(plan.experiment)
     with writing(folder):
         rows, comparisons = collect(plan, store, folder, layout.averages())
@@ -140,7 +146,12 @@ def _claim(folder: Path, experiment: Experiment, replace: bool) -> None:
                     "the same experiment, to go on with it",
                     "choose another --output, or replace its results with --replace (finished steps are kept)",
                 )
-            for name in (RESULTS_FILE, TABLE_FILE, PAGE_FILE):  # lest they pass for this experiment's
+            for name in (
+                RESULTS_FILE,
+                STEPS_FILE,
+                TABLE_FILE,
+                PAGE_FILE,
+            ):  # lest they pass for this experiment's
                 (folder / name).unlink(missing_ok=True)
     elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(folder, "is not empty and no run folder", mend="choose another --output")

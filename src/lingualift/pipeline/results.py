@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,10 +12,10 @@ from typing import Any
 from lingualift.evaluation.comparisons import Comparison, compare
 from lingualift.pipeline.methods import METHODS, variant
 from lingualift.pipeline.plan import Plan, Planned
-from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Train, merge_weight
-from lingualift.pipeline.store import Store
+from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Step, Train, merge_weight
+from lingualift.pipeline.store import RECIPE_FILE, Store
 from lingualift.provenance import fingerprint, read_json, write_json, write_text
-from lingualift.report.folder import RESULTS_FILE
+from lingualift.report.folder import RESULTS_FILE, STEPS_FILE
 
 SCHEMA = 1
 
@@ -24,7 +23,7 @@ SCHEMA = 1
 def collect(
     plan: Plan, store: Store, output: Path, averages: Mapping[str, Sequence[str]]
 ) -> tuple[list[dict[str, Any]], list[Comparison]]:
-    """Write `results.json`, `predictions/` and `adapters/` of a run whose steps are all finished.
+    """Write `results.json`, `steps.json`, `predictions/` and `adapters/` of a run whose steps are all finished.
 
     Args:
         plan: Of the run.
@@ -35,8 +34,7 @@ def collect(
     Returns:
         The rows of `results.json`, one per cell and metric, and its comparisons with `source-ft`.
     """
-    adapters = output / "adapters"
-    for folder in (output / "predictions", adapters):  # views of the store, made anew
+    for folder in (output / "predictions", output / "adapters"):  # views of the store, made anew
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
     rows: list[dict[str, Any]] = []
@@ -49,13 +47,34 @@ def collect(
         answers[file] = [json.loads(line) for line in text.split("\n") if line]
         if planned.evaluation.adapter is not None:
             link = f"adapters/{name}"
-            target = os.path.relpath(store.folder(planned.evaluation.adapter).resolve(), adapters.resolve())
-            (output / link).symlink_to(target, target_is_directory=True)
+            share(store.folder(planned.evaluation.adapter), output / link)
         rows.extend({**row, "adapter": link, "predictions": file} for row in _rows(plan, planned, store))
     found = compare(rows, lambda row: answers[row["predictions"]], averages)
     results = {"schema": SCHEMA, "rows": rows, "comparisons": [asdict(comparison) for comparison in found]}
+    write_json(output / STEPS_FILE, {"schema": SCHEMA, "steps": [_told(step, store) for step in plan.steps]})
     write_json(output / RESULTS_FILE, results)
     return rows, found
+
+
+def share(folder: Path, target: Path) -> None:
+    """Give a finished step's adapter a second name: hard links where the disk has them, copies elsewhere.
+
+    The folder named `target` needs no more room, and stays whole when it is moved or the store is pruned.
+    """
+    target.mkdir(parents=True)
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name != RECIPE_FILE:
+            try:
+                (target / path.name).hardlink_to(path)
+            except OSError:
+                shutil.copy2(path, target / path.name)
+
+
+def _told(step: Step, store: Store) -> dict[str, Any]:
+    """What a finished step was, cost and warned of, for reports."""
+    recipe = store.recipe(step)
+    shown = {name: recipe[name] for name in ("key", "kind", "label", "inputs", "seconds", "warnings")}
+    return {**shown, "facts": step.facts(store.folder(step))}
 
 
 def cell_name(planned: Planned) -> str:
