@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from lingualift.config import Data, load_experiment
 from lingualift.data import load_examples
 from lingualift.demo import run_demo
+from lingualift.evaluation.comparisons import Comparison
 from lingualift.miniworld import write_data
 from lingualift.tasks import Task, get_task
 
@@ -94,6 +95,12 @@ def test_the_documented_data_keys_are_the_models(tmp_path):
             place = place[part]
 
 
+def test_the_documented_comparison_has_the_keys_of_a_comparison():
+    text = (ROOT / "docs/report.md").read_text(encoding="utf-8")
+    shown = json.loads(re.search(r"```json\n(.*?)```", text, re.DOTALL)[1])
+    assert Comparison(**shown).verdict == "above"
+
+
 def test_the_demo_ends_with_a_table_of_what_it_measured(tmp_path):
     finished = run_demo(tmp_path / "demo", seeds=1)
     results = json.loads((finished.folder / "results.json").read_text(encoding="utf-8"))
@@ -107,6 +114,7 @@ def test_the_demo_ends_with_a_table_of_what_it_measured(tmp_path):
         if (row["method"], row["language"], row["metric"]) == ("source-ft", "sw", "exact_match")
     )
     assert f"{score:.1f}" in table
+    assert finished.page.is_file()
     again = run_demo(tmp_path / "demo", seeds=1)
     assert again.trained == 0
     assert again.rows == finished.rows

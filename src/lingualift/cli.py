@@ -89,9 +89,7 @@ def demo(
     with watching(_console(stderr=True)) as watch:
         finished = run_demo(output, seeds=seeds, watch=watch)
     _show(finished)
-    _next(
-        f"open {finished.folder / 'table.md'}, then edit {output / 'demo.yaml'} into an experiment of your own"
-    )
+    _next(f"open {finished.page}, then edit {output / 'demo.yaml'} into an experiment of your own")
 
 
 @app.command()
@@ -117,9 +115,15 @@ def run(
             experiment, output=output, overrides=overrides, store=store, replace=replace, watch=watch
         )
     _show(finished)
-    _next(
-        f"the lifted adapters are in {finished.folder / 'adapters'}, the table in {finished.folder / 'table.md'}"
-    )
+    _next(f"open {finished.page}; the lifted adapters are in {finished.folder / 'adapters'}")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="The run folder.")]) -> None:
+    """Write report.html and table.md of a finished run anew, from its folder alone."""
+    from lingualift.report import write_report
+
+    _next(f"open {write_report(folder)}")
 
 
 @app.command()
@@ -467,7 +471,7 @@ def _source(task: str, data: str) -> Source:
 def _show(finished: Run) -> None:
     from lingualift.report.terminal import show
 
-    show(finished.rows, finished.layout, _console())
+    show(finished.rows, finished.comparisons, finished.layout, _console())
 
 
 def _list(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

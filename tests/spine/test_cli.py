@@ -17,8 +17,20 @@ from lingualift.languages import all_languages
 from lingualift.pipeline.methods import METHODS
 from lingualift.tasks import TASKS
 
-HEAVY = ("torch", "transformers", "peft", "datasets", "pydantic", "numpy", "sklearn", "yaml")
-COMMANDS = ("demo", "run", "plan", "train", "evaluate", "tasks", "methods", "languages", "merge", "inspect")
+HEAVY = ("torch", "transformers", "peft", "datasets", "pydantic", "numpy", "jinja2", "yaml")
+COMMANDS = (
+    "demo",
+    "run",
+    "report",
+    "plan",
+    "train",
+    "evaluate",
+    "tasks",
+    "methods",
+    "languages",
+    "merge",
+    "inspect",
+)
 
 
 def sentiment(data):
