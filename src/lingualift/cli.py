@@ -246,6 +246,46 @@ def evaluate(
 
 
 @app.command()
+def predict(
+    backbone: BackboneName,
+    task: TaskName,
+    language: LanguageCode,
+    rows: Annotated[Path, typer.Option("--input", help="Rows, labelled or not: .jsonl[.gz] .csv .parquet.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON Lines file to write.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter folder; the plain backbone if left out.")
+    ] = None,
+    length_normalization: Annotated[
+        Literal["none", "tokens", "characters"], typer.Option(help="How ranked answers are compared.")
+    ] = "none",
+    batch_size: Annotated[int, typer.Option(help="Sequences per forward pass.")] = 64,
+    max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 512,
+    revision: Revision = None,
+    dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
+) -> None:
+    """Answer rows that have no labels; their columns are kept beside the predictions."""
+    from lingualift.config import Backbone, Scoring, checked
+    from lingualift.pipeline.progress import counting
+    from lingualift.prediction import predict_rows
+    from lingualift.provenance import write_jsonl
+
+    if output.exists():
+        raise UserError(output, "exists already", "a file that does not exist yet", "choose another --output")
+    scoring = checked(
+        Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
+    )
+    chosen = checked(Backbone, name=backbone, revision=revision, dtype=dtype)
+    with counting(_console(stderr=True), f"predict {task} in {language}") as progress:
+        found = predict_rows(chosen, adapter, task, language, rows, scoring, progress)
+    write_jsonl(output, found.records)
+    _console().print(
+        f"{len(found.records)} rows answered, {found.malformed} of them malformed (prediction null); "
+        f"{found.truncated} prompts cut to {max_length} tokens"
+    )
+    _next(f"read {output}, for example with pandas.read_json({str(output)!r}, lines=True)")
+
+
+@app.command()
 def merge(
     output: OutputFolder,
     method: Annotated[str, typer.Option(help="adamergex, arithmetic, ties or dare.")] = "adamergex",
@@ -338,7 +378,7 @@ def tasks() -> None:
         (
             name,
             "text" if isinstance(task, TextTask) else ", ".join(task.metrics),
-            ", ".join(task.columns),
+            ", ".join(task.columns) + ("" if isinstance(task, TextTask) else f" → {task.gold_column}"),
             task.source,
         )
         for name, task in TASKS.items()
