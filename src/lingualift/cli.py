@@ -111,6 +111,15 @@ def run(
 
 
 @app.command()
+def init(task: TaskName = "mini-sentiment") -> None:
+    """Write a commented experiment file to standard output: `lingualift init --task T > experiment.yaml`."""
+    from lingualift.template import experiment_template
+
+    typer.echo(experiment_template(task), nl=False)
+    _next("put your backbone, languages and files into it, then lingualift check experiment.yaml")
+
+
+@app.command()
 def plan(
     experiment: Annotated[Path, typer.Argument(help="The experiment file.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder to plan for.")] = None,
