@@ -120,6 +120,35 @@ def init(task: TaskName = "mini-sentiment") -> None:
 
 
 @app.command()
+def check(
+    experiment: Annotated[Path, typer.Argument(help="The experiment file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Rows that the backbone reads, per language and task.")] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Look before the money is spent: spelling, labels, overlap with test items, headroom; trains nothing."""
+    import json
+
+    from lingualift.look import check as look_at
+    from lingualift.look.terminal import show
+    from lingualift.pipeline.progress import counting
+
+    with counting(_console(stderr=True), f"check {experiment}") as progress:
+        look = look_at(experiment, overrides=overrides, rows=rows, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(look.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        show(look, _console())
+    if look.errors:
+        first, more = look.errors[0], len(look.errors) - 1
+        found = f"{first.where}: {first.found}" + (f" (and {more} more errors above)" if more else "")
+        raise UserError(experiment, found, first.expected, first.mend)
+    _next(f"lingualift plan {experiment}")
+
+
+@app.command()
 def plan(
     experiment: Annotated[Path, typer.Argument(help="The experiment file.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder to plan for.")] = None,
