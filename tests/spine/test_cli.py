@@ -18,7 +18,21 @@ from lingualift.pipeline.methods import METHODS
 from lingualift.tasks import TASKS
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "pydantic", "numpy", "sklearn", "yaml")
-COMMANDS = ("demo", "run", "plan", "train", "evaluate", "tasks", "methods", "languages", "merge", "inspect")
+COMMANDS = (
+    "demo",
+    "run",
+    "init",
+    "check",
+    "plan",
+    "train",
+    "evaluate",
+    "predict",
+    "tasks",
+    "methods",
+    "languages",
+    "merge",
+    "inspect",
+)
 
 
 def sentiment(data):
