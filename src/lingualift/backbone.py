@@ -108,6 +108,31 @@ def _hub_commit(backbone: Backbone) -> str:
         ) from error
 
 
+def skeleton(ref: BackboneRef) -> Any:
+    """The model without its weights, made from its config alone, on torch's `meta` device.
+
+    Raises:
+        UserError: the config is none of a causal language model.
+    """
+    import torch
+    import transformers
+
+    options = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
+    try:
+        config = transformers.AutoConfig.from_pretrained(ref.source, **options)
+        with torch.device("meta"):
+            return transformers.AutoModelForCausalLM.from_config(
+                config, trust_remote_code=ref.trust_remote_code
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(ref, error) from error
+
+
+def _unloadable(ref: BackboneRef, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:300]
+    return UserError(f"backbone {ref.name!r}", f"cannot be loaded ({reason})", "a causal language model")
+
+
 @functools.lru_cache(maxsize=1)
 def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
     """The model (frozen, in eval mode, on this process's device) and its tokenizer; the last one stays resident.
@@ -127,10 +152,7 @@ def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
             ref.source, dtype=getattr(torch, ref.dtype), use_safetensors=True, **options
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"backbone {ref.name!r}", f"cannot be loaded ({reason})", "a causal language model"
-        ) from error
+        raise _unloadable(ref, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if hasattr(
@@ -207,6 +229,52 @@ def device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def free_memory() -> int:
+    """Bytes of this process's device that are free."""
+    import psutil
+    import torch
+
+    if device() == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    free = int(psutil.virtual_memory().available)
+    limit, used = (_cgroup_bytes(name) for name in ("memory.max", "memory.current"))
+    return free if limit is None or used is None else min(free, max(0, limit - used))
+
+
+def _cgroup_bytes(name: str) -> int | None:
+    """A number of the container that this process runs in, where there is one."""
+    try:
+        return int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def scored_bytes(model: Any, tokens: int) -> int:
+    """Bytes that a row of so many tokens takes while it is scored: keys and values, and the logits of a token."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return int(
+        2 * config.num_hidden_layers * width * tokens * model.dtype.itemsize + 2 * 4 * config.vocab_size
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the processor or a GPU."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, MemoryError) or (
+        isinstance(error, Exception) and should_reduce_batch_size(error)
+    )
+
+
+def clear_memory() -> None:
+    """Give back what no tensor uses any more."""
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)
+
+
 def recompute_activations(model: Any, on: bool) -> None:
     """Switch gradient checkpointing, which transformers calls activation checkpointing from 5.23 on."""
     if on:
@@ -216,6 +284,7 @@ def recompute_activations(model: Any, on: bool) -> None:
         enable({"use_reentrant": False})
     else:
         (getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable)()
+        model.disable_input_require_grads()  # a hook on the embeddings that switching on has left
 
 
 def keeps_logits(model: Any) -> bool:

@@ -40,6 +40,20 @@ DataTemplate = Annotated[
     ),
 ]
 
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="LINGUALIFT_STORE",
+        help="Folder of finished steps, shared by runs; `store` beside the run folder when left out.",
+    ),
+]
+
+
+store_app = typer.Typer(
+    no_args_is_help=True, help="Look after finished steps: what there is, whether it is whole, what can go."
+)
+app.add_typer(store_app, name="store")
+
 
 def main() -> None:
     """Run the command line: 0 done, 2 the user can mend it (one message on stderr), 1 our bug."""
@@ -89,9 +103,7 @@ def run(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. seeds=[0,1].")
     ] = None,
-    store: Annotated[
-        Path | None, typer.Option(help="Folder of finished steps, to share between experiments.")
-    ] = None,
+    store: StoreFolder = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the results of another experiment in the run folder.")
     ] = False,
@@ -155,22 +167,21 @@ def plan(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
     ] = None,
-    store: Annotated[Path | None, typer.Option(help="Folder of finished steps.")] = None,
+    store: StoreFolder = None,
+    calibrate: Annotated[
+        bool, typer.Option(help="Measure a few steps, to tell times; loads the backbone.")
+    ] = True,
 ) -> None:
-    """Check an experiment and its data, and list its steps; runs nothing."""
-    from rich import box
-    from rich.table import Table
-
+    """Check an experiment and its data, list its steps and what they will cost; trains nothing."""
     from lingualift.pipeline import plan_of
+    from lingualift.pipeline.cost import check_fits, estimate
+    from lingualift.report.terminal import show_plan
 
     planned, steps = plan_of(experiment, output=output, overrides=overrides, store=store)
-    missing = set(planned.missing(steps))
-    table = Table("step", "kind", "state", box=box.SIMPLE_HEAD, pad_edge=False)
-    for step in planned.steps:
-        table.add_row(step.label(), step.kind, "to do" if step in missing else "done")
-    console = _console()
-    console.print(table)
-    console.print(f"{len(planned.steps)} steps, {len(planned.steps) - len(missing)} of them done.")
+    with _console(stderr=True).status("measuring a few steps"):
+        found = estimate(planned, steps, calibrate=calibrate)
+    show_plan(planned.steps, found, _console())
+    check_fits(found)
     _next(f"lingualift run {experiment}")
 
 
@@ -405,6 +416,72 @@ def inspect(
     found = look_into(adapters)
     for line in [json.dumps(found.to_dict(), indent=2, ensure_ascii=False)] if as_json else found.lines():
         typer.echo(line)
+
+
+StoreArgument = Annotated[
+    Path, typer.Argument(envvar="LINGUALIFT_STORE", help="The store: `store` beside a run folder.")
+]
+
+
+@store_app.command("list")
+def store_list(folder: StoreArgument = Path("runs/store")) -> None:
+    """Show every finished step, and what unfinished ones left."""
+    from lingualift.pipeline.store import Store
+    from lingualift.report.terminal import show_store
+
+    show_store(list(Store(folder).entries()), _console())
+    _next(f"lingualift store prune {folder} --dry-run")
+
+
+@store_app.command("verify")
+def store_verify(folder: StoreArgument = Path("runs/store")) -> None:
+    """Compare every file with the hash that was recorded when it was written; exit code 2 if one differs."""
+    from lingualift.pipeline.store import Store
+
+    entries = list(Store(folder).entries())
+    altered = [entry for entry in entries if entry.state == "altered"]
+    for entry in altered:
+        typer.echo(f"{entry.path}: {entry.problem}")
+    if altered:
+        found = f"{len(altered)} of {len(entries)} entries were altered"
+        mend = f"run the experiment again: they are made anew; or lingualift store prune {folder}"
+        raise UserError(folder, found, "none", mend)
+    typer.echo(f"{len(entries)} entries, all as they were written.")
+
+
+@store_app.command("prune")
+def store_prune(
+    folder: StoreArgument = Path("runs/store"),
+    keep: Annotated[
+        list[Path] | None,
+        typer.Option(help="Experiment file whose steps stay; all that no such file needs goes. Repeatable."),
+    ] = None,
+    unused_for: Annotated[
+        float | None, typer.Option(help="Days: what no run needed for so long goes, checkpoints too.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+) -> None:
+    """Remove what no run will read again: scratch of killed runs, altered steps, steps of older versions."""
+    from lingualift.pipeline import plan_of
+    from lingualift.pipeline.cost import readable
+    from lingualift.pipeline.store import Store, prunable
+
+    store = Store(folder)
+    entries = list(store.entries())
+    needed = None
+    if keep:
+        plans = [plan_of(path, store=folder)[0] for path in keep]
+        needed = frozenset(step.key[:20] for plan in plans for step in plan.steps)
+    seconds = None if unused_for is None else unused_for * 86400
+    going = list(prunable(entries, needed=needed, unused_for=seconds))
+    gone = [(entry, why) for entry, why in going if dry_run or store.remove(entry)]
+    for entry, why in gone:
+        typer.echo(f"{entry.path}  {readable(entry.size)}  {why}")
+    kept = len(entries) - len(gone)
+    verb = "would free" if dry_run else "freed"
+    typer.echo(f"{verb} {readable(sum(entry.size for entry, _ in gone))}; {kept} entries stay.")
+    if len(gone) < len(going):
+        typer.echo(f"{len(going) - len(gone)} entries stay because a run is working on them.")
 
 
 @app.command()

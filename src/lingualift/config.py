@@ -252,6 +252,8 @@ class Weights(_Record):
     "Merge weights to try; ties go to the one closest to 1."
     tune_on: LanguageCode | None = None
     "The target language whose validation split decides; it is left out of every average."
+    curves: tuple[LanguageCode, ...] = ()
+    "Further targets whose validation split is scored at every weight, for the report alone: they decide nothing."
 
     @model_validator(mode="after")
     def _check(self) -> Weights:
@@ -299,6 +301,9 @@ class Experiment(_Record):
                 raise ValueError(f"{what}: {_name_of(repeated[0])} is named twice")
         if self.weights.tune_on and self.weights.tune_on not in self.languages.targets:
             raise ValueError(f"weights.tune_on: {self.weights.tune_on} is not among the target languages")
+        for code in self.weights.curves:
+            if code not in self.languages.targets or code == self.weights.tune_on:
+                raise ValueError(f"weights.curves: {code} is the tuning language or no target language")
         return self
 
 

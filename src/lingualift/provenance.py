@@ -19,6 +19,7 @@ from typing import Any
 from lingualift.errors import UserError
 
 PROVENANCE_FILE = "provenance.json"
+_FULL = 1 << 16  # bytes: with less than this a disk counts as full
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -109,12 +110,23 @@ def writing(target: Path) -> Iterator[None]:
     }
     try:
         yield
-    except OSError as error:
-        if error.errno not in mends:
+    except UserError:
+        raise
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else _full_disk(error, target)
+        if code not in mends:
             raise
-        raise UserError(
-            target, f"cannot be written ({os.strerror(error.errno or 0)})", mend=mends[error.errno or 0]
-        ) from error
+        raise UserError(target, f"cannot be written ({os.strerror(code)})", mend=mends[code]) from error
+
+
+def _full_disk(error: Exception, target: Path) -> int | None:
+    """The code of a full disk, where a library says it in words of its own (torch's and safetensors' writers)."""
+    if "os error 28" in str(error) or os.strerror(errno.ENOSPC) in str(error):
+        return errno.ENOSPC
+    if not isinstance(error, RuntimeError):
+        return None
+    there = next(path for path in (target, *target.absolute().parents) if path.exists())
+    return errno.ENOSPC if shutil.disk_usage(there).free < _FULL else None
 
 
 @contextlib.contextmanager

@@ -161,7 +161,7 @@ def test_weight_nought_is_the_task_adapter_bit_for_bit(finished, rows, space):
 
 def test_a_merge_is_the_formula_over_the_adapters_of_the_run(finished, rows):
     """Factor space: X + λ·(X' − X''), from the files that the provenance of the merged adapter names."""
-    store = finished.folder / "store"
+    store = finished.folder.parent / "store"
     trained = {}
     for folder in (store / "adapter").iterdir():
         facts = json.loads((folder / "provenance.json").read_text())
@@ -183,7 +183,7 @@ def test_a_merge_is_the_formula_over_the_adapters_of_the_run(finished, rows):
 
 def test_all_adapters_of_a_seed_share_one_initialisation(finished):
     starts = {}
-    for folder in (finished.folder / "store" / "adapter").iterdir():
+    for folder in (finished.folder.parent / "store" / "adapter").iterdir():
         facts = json.loads((folder / "provenance.json").read_text())
         starts.setdefault(facts["seed"], set()).add(facts["initialisation"])
     assert {len(found) for found in starts.values()} == {1}
@@ -192,7 +192,8 @@ def test_all_adapters_of_a_seed_share_one_initialisation(finished):
 
 def test_the_tuned_weight_is_the_best_of_its_sweep_and_one_for_all_languages(finished, rows):
     sweeps = [
-        json.loads((f / "sweep.json").read_text()) for f in (finished.folder / "store" / "sweep").iterdir()
+        json.loads((f / "sweep.json").read_text())
+        for f in (finished.folder.parent / "store" / "sweep").iterdir()
     ]
     assert len(sweeps) == 3 * 2 * 2  # variants that are tuned, tasks, seeds
     for sweep in sweeps:

@@ -189,6 +189,7 @@ def test_the_resident_backbone_is_as_it_was(mini, tmp_path, examples, settings):
     assert load_backbone(mini)[0] is model
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
     assert state.keys() == model.state_dict().keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     with torch.inference_mode():

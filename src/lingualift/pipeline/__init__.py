@@ -14,6 +14,7 @@ from typing import Any
 
 from lingualift.config import Experiment, dump_experiment, load_experiment
 from lingualift.errors import UserError
+from lingualift.pipeline.cost import check_fits, estimate
 from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
 from lingualift.pipeline.plan import Plan, make_plan
 from lingualift.pipeline.results import RESULTS_FILE, collect
@@ -56,7 +57,7 @@ def run(
         experiment: The YAML file.
         output: Run folder; `runs/<name of the file>` when left out.
         overrides: `a.b=value` each, over the file's keys.
-        store: Folder of finished steps, to share between experiments; `<output>/store` when left out.
+        store: Folder of finished steps, shared by the runs that name it; `store` beside the run folder when left out.
         replace: Let the results of another experiment in `output` be replaced; its finished steps stay.
         watch: Told when a step starts, goes on and ends.
 
@@ -68,6 +69,8 @@ def run(
     """
     plan, steps = plan_of(experiment, output=output, overrides=overrides, store=store)
     folder = _folder(experiment, output)
+    if plan.missing(steps):
+        check_fits(estimate(plan, steps, calibrate=False))
     _claim(folder, plan.experiment, replace)
     return run_plan(plan, folder, steps, watch)
 
@@ -85,7 +88,7 @@ def plan_of(
     """
     path = Path(experiment)
     plan = make_plan(load_experiment(path, overrides), path.parent)
-    return plan, Store(Path(store) if store else _folder(experiment, output) / "store")
+    return plan, Store(Path(store) if store else _folder(experiment, output).parent / "store")
 
 
 def _folder(experiment: Path | str, output: Path | str | None) -> Path:
@@ -94,6 +97,7 @@ def _folder(experiment: Path | str, output: Path | str | None) -> Path:
 
 def run_plan(plan: Plan, folder: Path, store: Store, watch: Watch = lambda event: None) -> Run:
     """Run what a store does not hold yet, and write the results."""
+    store.claim()
     missing = plan.missing(store)
     with writing(folder), (folder / LOG_FILE).open("a", encoding="utf-8") as log:
 
@@ -104,6 +108,7 @@ def run_plan(plan: Plan, folder: Path, store: Store, watch: Watch = lambda event
                     "event": event.what,
                     "step": event.step.label(),
                     "key": event.step.key,
+                    **({"text": event.text} if event.text else {}),
                 }
                 log.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 log.flush()
@@ -112,6 +117,7 @@ def run_plan(plan: Plan, folder: Path, store: Store, watch: Watch = lambda event
         if missing:
             watch(Event("plan", missing[0], total=sum(step.cost for step in missing)))
         run_locally(missing, store, plan.experiment.workers or default_workers(), note)
+    store.used(plan.steps)
     layout = layout_of(plan.experiment)
     with writing(folder):
         rows = collect(plan, store, folder)

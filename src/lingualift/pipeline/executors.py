@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import queue
+import shutil
 import threading
 import time
 import warnings
@@ -17,24 +19,26 @@ from typing import Any
 from lingualift.backbone import device, use_threads
 from lingualift.errors import UserError
 from lingualift.pipeline.steps import Step
-from lingualift.pipeline.store import Store
+from lingualift.pipeline.store import Store, damage
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened: all steps are known ("plan"), a step began ("start"), went on ("progress") or is done ("end").
+    """What happened: all steps are known ("plan"), one began ("start"), went on ("progress"), warned, failed, ended.
 
     Attributes:
-        what: One of these words.
+        what: "plan", "start", "progress", "warning", "failed" or "end".
         step: The step; the first one, for "plan".
         done: Units done so far, for "progress".
         total: Units in all, for "progress"; the cost of all steps, for "plan".
+        text: What it warned of, or failed by.
     """
 
     what: str
     step: Step
     done: int = 0
     total: int = 0
+    text: str = ""
 
 
 Watch = Callable[[Event], None]
@@ -65,9 +69,7 @@ def run_locally(steps: Sequence[Step], store: Store, workers: int, watch: Watch)
     """
     if workers == 1:
         for step in steps:
-            watch(Event("start", step))
-            run_step(step, store, lambda done, total, step=step: watch(Event("progress", step, done, total)))  # type: ignore[misc]
-            watch(Event("end", step))
+            _here(step, store, watch)
         return
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()
@@ -88,12 +90,43 @@ def run_locally(steps: Sequence[Step], store: Store, workers: int, watch: Watch)
             raise
 
 
+def _here(step: Step, store: Store, watch: Watch) -> None:
+    watch(Event("start", step))
+    with _told(step, watch):
+        run_step(step, store, lambda done, total: watch(Event("progress", step, done, total)))
+    _ended(step, store, watch)
+
+
+@contextlib.contextmanager
+def _told(step: Step, watch: Watch) -> Iterator[None]:
+    """Pass an error of the step on, and tell of it."""
+    try:
+        yield
+    except Exception as error:
+        watch(Event("failed", step, text=str(error) or type(error).__name__))
+        raise
+
+
+def _ended(step: Step, store: Store, watch: Watch) -> None:
+    for warning in store.recipe(step)["warnings"]:
+        watch(Event("warning", step, text=warning))
+    watch(Event("end", step))
+
+
 def run_step(step: Step, store: Store, progress: Callable[[int, int], None]) -> None:
     """Run one step into the store; of two processes with one store, the later one takes what the first made."""
     inputs = {role: store.folder(source) for role, source in step.inputs.items()}
+    for source in step.inputs.values():
+        if not store.has(source):
+            found = f"was altered or removed while the run went on ({damage(store.folder(source))})"
+            raise UserError(store.folder(source), found, mend="run the same command again: it is made anew")
+    done = False
     with store.writing(step) as output:
         if output is not None:
             step.run(inputs, output, store.work(step), progress)
+            done = True
+    if done:
+        shutil.rmtree(store.work(step), ignore_errors=True)
 
 
 def _drive(
@@ -127,9 +160,10 @@ def _drive(
                     watch(Event("progress", step, at, total))
         for future in done:
             step = running.pop(future)
-            future.result()
+            with _told(step, watch):
+                future.result()
             unfinished.discard(step.key)
-            watch(Event("end", step))
+            _ended(step, store, watch)
 
 
 def _drain(reports: Any) -> Iterator[tuple[str, int, int]]:

@@ -55,21 +55,26 @@ class Cell:
     def merged(self, *, subtract_source: bool) -> Merge:
         """The task adapter moved by the reference adapters; the weight fixed, or tuned on the tuning language."""
         how = MergeRecipe(self.method.method, self.method.space, self.method.combine, self.method.modules)
-        weight: float | Sweep
-        if self.method.weight is not None:
-            weight = self.method.weight
-        else:
-            tune_on = self.experiment.weights.tune_on
-            assert tune_on is not None
-            weight = Sweep(
+        weights = self.experiment.weights
+
+        def sweep(language: str) -> Sweep:
+            return Sweep(
                 how,
-                self._roles(tune_on, subtract_source),
-                self.experiment.weights.grid,
+                self._roles(language, subtract_source),
+                weights.grid,
                 self.task,
-                tune_on,
+                language,
                 self.experiment.scoring,
+                variant(self.method, self.experiment.adapter.type),
+                decides=language == weights.tune_on,
             )
-        return Merge(how, self._roles(self.language, subtract_source), weight, self.language)
+
+        roles = self._roles(self.language, subtract_source)
+        if self.method.weight is not None:
+            return Merge(how, roles, self.method.weight, self.language)
+        assert weights.tune_on is not None
+        curves = tuple(sweep(language) for language in weights.curves)
+        return Merge(how, roles, sweep(weights.tune_on), self.language, curves)
 
     def _roles(self, target: str, subtract_source: bool) -> tuple[tuple[str, Train], ...]:
         source = self.experiment.languages.source

@@ -11,7 +11,7 @@ from lingualift.config import Experiment, Method
 from lingualift.data import check_aligned
 from lingualift.errors import UserError
 from lingualift.pipeline.methods import METHODS, Cell, check_methods
-from lingualift.pipeline.steps import Evaluate, Step, Sweep, Train
+from lingualift.pipeline.steps import Evaluate, Merge, Step, Sweep, Train
 from lingualift.pipeline.store import Store
 from lingualift.source import Source
 
@@ -63,7 +63,7 @@ def make_plan(experiment: Experiment, base: Path) -> Plan:
     check_templates(experiment)
     backbone = find_backbone(experiment.backbone, base)
     cells = tuple(Planned(cell, _evaluation(cell)) for cell in _cells(experiment, backbone, base))
-    steps = tuple(_in_order(planned.evaluation for planned in cells))
+    steps = tuple(_in_order(end for planned in cells for end in _ends(planned.evaluation)))
     check_data(experiment, steps)
     return Plan(experiment, backbone, cells, steps)
 
@@ -88,6 +88,13 @@ def _languages(method: Method, experiment: Experiment) -> tuple[str, ...]:
 def _evaluation(cell: Cell) -> Evaluate:
     adapter = METHODS[cell.method.method].adapter(cell)
     return Evaluate(cell.backbone, adapter, cell.task, cell.language, "test", cell.experiment.scoring)
+
+
+def _ends(evaluation: Evaluate) -> Iterator[Step]:
+    """What a cell needs: its score, and what the report shows beside it."""
+    yield evaluation
+    if isinstance(evaluation.adapter, Merge):
+        yield from evaluation.adapter.curves
 
 
 def _in_order(ends: Iterable[Step]) -> Iterator[Step]:

@@ -39,6 +39,8 @@ def watching(console: Console) -> Iterator[Watch]:
                 running[key] = bars.add_task(f"  {event.step.label()}", total=None)
             elif event.what == "progress":
                 bars.update(running[key], total=event.total, completed=event.done)
+            elif event.what == "warning":
+                console.print(f"{event.step.label()}: warning: {event.text}", markup=False, highlight=False)
             elif event.what == "end":
                 bars.remove_task(running.pop(key))
                 bars.advance(whole, event.step.cost)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from lingualift.pipeline.methods import METHODS, variant
 from lingualift.pipeline.plan import Plan, Planned
-from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Train, merge_weight
-from lingualift.pipeline.store import Store
+from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Step, Train, merge_weight
+from lingualift.pipeline.store import RECIPE_FILE, Store
 from lingualift.provenance import fingerprint, read_json, write_json, write_text
 
 SCHEMA = 1
-RESULTS_FILE = "results.json"
+RESULTS_FILE, STEPS_FILE = "results.json", "steps.json"
 
 
 def collect(plan: Plan, store: Store, output: Path) -> list[dict[str, Any]]:
-    """Write `results.json`, `predictions/` and `adapters/` of a run whose steps are all finished.
+    """Write `results.json`, `steps.json`, `predictions/` and `adapters/` of a run whose steps are all finished.
 
     Returns:
         The rows of `results.json`, one per cell and metric.
@@ -36,11 +35,32 @@ def collect(plan: Plan, store: Store, output: Path) -> list[dict[str, Any]]:
         link = None
         if planned.evaluation.adapter is not None:
             link = adapters / name
-            target = store.folder(planned.evaluation.adapter)
-            link.symlink_to(os.path.relpath(target.resolve(), adapters.resolve()), target_is_directory=True)
+            share(store.folder(planned.evaluation.adapter), link)
         rows.extend(_rows(plan, planned, store, str(link.relative_to(output)) if link else None))
     write_json(output / RESULTS_FILE, {"schema": SCHEMA, "rows": rows})
+    write_json(output / STEPS_FILE, {"schema": SCHEMA, "steps": [_told(step, store) for step in plan.steps]})
     return rows
+
+
+def share(folder: Path, target: Path) -> None:
+    """Give a finished step's adapter a second name: hard links where the disk has them, copies elsewhere.
+
+    The folder named `target` needs no more room, and stays whole when it is moved or the store is pruned.
+    """
+    target.mkdir(parents=True)
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name != RECIPE_FILE:
+            try:
+                (target / path.name).hardlink_to(path)
+            except OSError:
+                shutil.copy2(path, target / path.name)
+
+
+def _told(step: Step, store: Store) -> dict[str, Any]:
+    """What a finished step was, cost and warned of, for reports."""
+    recipe = store.recipe(step)
+    shown = {name: recipe[name] for name in ("key", "kind", "label", "inputs", "seconds", "warnings")}
+    return {**shown, "facts": step.facts(store.folder(step))}
 
 
 def cell_name(planned: Planned) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -12,7 +14,9 @@ from typing import Any, ClassVar, Literal
 
 from lingualift.backbone import BackboneRef
 from lingualift.config import Adapter, Scoring, Training
+from lingualift.errors import UserError
 from lingualift.provenance import (
+    PROVENANCE_FILE,
     fingerprint,
     library_versions,
     read_json,
@@ -23,6 +27,7 @@ from lingualift.provenance import (
 )
 from lingualift.source import Source
 from lingualift.tasks import TextTask
+from lingualift.training.trainer import TRAINING_LOG_FILE
 
 Progress = Callable[[int, int], None]
 PREDICTIONS_FILE, SCORES_FILE, SWEEP_FILE = "predictions.jsonl", "scores.json", "sweep.json"
@@ -57,8 +62,16 @@ class Step(ABC):
         """Everything but the inputs that determines the output, as JSON."""
 
     @abstractmethod
+    def what(self) -> str:
+        """What people see of all steps that differ in language and seed alone."""
+
+    @abstractmethod
     def label(self) -> str:
-        """What people see."""
+        """What people see of this step."""
+
+    @abstractmethod
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """What a report tells of the finished step, read from its output."""
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
@@ -85,6 +98,14 @@ class Step(ABC):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Step) and self.key == other.key
+
+
+def is_current(recipe: Mapping[str, Any]) -> bool:
+    """Whether a finished step was made by the code and the libraries of now, and so may be read again."""
+    kinds = {kind.kind: kind for kind in Step.__subclasses__()}
+    kind = kinds.get(str(recipe["kind"]))
+    same_libraries = recipe["libraries"] == library_versions(*_LIBRARIES)
+    return kind is not None and recipe["code"] == _code_fingerprint(kind.code) and same_libraries
 
 
 @functools.cache
@@ -115,15 +136,23 @@ class Initialise(Step):
             "seed": self.adapter.init_seed + self.seed,
         }
 
+    def what(self) -> str:
+        """What people see of all steps that differ in language and seed alone."""
+        return f"initialise {self.adapter.type}"
+
     def label(self) -> str:
-        """What people see."""
-        return f"initialise {self.adapter.type}, seed {self.seed}"
+        """What people see of this step."""
+        return f"{self.what()}, seed {self.seed}"
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Write the untrained adapter."""
         from lingualift.training.trainer import initialise
 
         initialise(self.backbone, self.adapter, self.adapter.init_seed + self.seed, output)
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """The seed."""
+        return {"seed": self.seed}
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,9 +186,13 @@ class Train(Step):
         rows = self.source.identity(self.language, self.split)
         return {"rows": rows, "settings": settings, "seed": self.seed, "segment_tokens": segment}
 
+    def what(self) -> str:
+        """What people see of all steps that differ in language and seed alone."""
+        return f"train {Path(self.source.task).stem}"
+
     def label(self) -> str:
-        """What people see."""
-        return f"train {Path(self.source.task).stem} in {self.language}, seed {self.seed}"
+        """What people see of this step."""
+        return f"{self.what()} in {self.language}, seed {self.seed}"
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Train from the shared initialisation."""
@@ -181,6 +214,14 @@ class Train(Step):
             },
             progress=progress,
         )
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """Task, rows, settings, and the loss along the way."""
+        recorded = read_json(folder / PROVENANCE_FILE)
+        names = ("task", "language", "seed", "rows", "segments", "truncated_prompts", "steps", "settings")
+        log = map(json.loads, (folder / TRAINING_LOG_FILE).read_text(encoding="utf-8").splitlines())
+        loss = [[entry["step"], entry["loss"]] for entry in log if "loss" in entry]
+        return {**{name: recorded[name] for name in names}, "loss": loss}
 
 
 @dataclass(frozen=True)
@@ -215,7 +256,12 @@ class MergeRecipe:
 
 @dataclass(frozen=True, eq=False)
 class Sweep(Step):
-    """Score every weight of the grid on the validation split of one language, and choose."""
+    """Score every weight of the grid on the validation split of one language, and choose.
+
+    Attributes:
+        variant: What results call the merge.
+        decides: Whether merges take the weight that is chosen here; else it is a curve of the report.
+    """
 
     kind = "sweep"
     split: ClassVar[str] = "validation"
@@ -226,6 +272,8 @@ class Sweep(Step):
     source: Source
     language: str
     scoring: Scoring
+    variant: str
+    decides: bool
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -246,12 +294,28 @@ class Sweep(Step):
             "scoring": self.scoring.model_dump(mode="json", exclude={"batch_size"}),
         }
 
+    def what(self) -> str:
+        """What people see of all steps that differ in language and seed alone."""
+        verb = "choose the weight" if self.decides else "score the weights"
+        return f"{verb} of {self.how.method} ({self.how.space})"
+
     def label(self) -> str:
-        """What people see."""
-        return f"choose the weight of {self.how.method} ({self.how.space}) on {self.language}"
+        """What people see of this step."""
+        return f"{self.what()} on {self.language}"
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """The scores of all weights."""
+        about = {
+            "task": Path(self.source.task).stem,
+            "method": self.how.method,
+            "variant": self.variant,
+            "seed": self.adapters[0][1].seed,
+            "decides": self.decides,
+        }
+        return {**about, **read_json(folder / SWEEP_FILE)}
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
-        """Merge and score at each weight; only the scores are kept."""
+        """Merge and score at each weight; only the scores are kept, in `work` until all of them are there."""
         from lingualift.evaluation.runner import evaluate
 
         task, examples = self.source.labelled(self.language, self.split)
@@ -259,12 +323,18 @@ class Sweep(Step):
         metric = task.metrics[0]
         tried = []
         with tempfile.TemporaryDirectory(dir=output) as scratch:
-            for done, weight in enumerate(self.grid):
-                folder = Path(scratch) / f"{weight:g}"
-                self.how.merge(inputs, weight, folder)
-                found = evaluate(backbone, folder, task, examples, self.scoring)
-                tried.append({"weight": weight, **found.scores[metric]})
-                progress(done + 1, len(self.grid))
+            for index, weight in enumerate(self.grid):
+                kept = work / f"{index}.json"
+                entry = _kept(kept)
+                if entry is None:
+                    folder = Path(scratch) / str(index)
+                    self.how.merge(inputs, weight, folder)
+                    found = evaluate(backbone, folder, task, examples, self.scoring)
+                    entry = {"weight": weight, **found.scores[metric]}
+                    write_json(kept, {"entry": entry, "seal": fingerprint(entry)})
+                    shutil.rmtree(folder)
+                tried.append(entry)
+                progress(index + 1, len(self.grid))
         chosen = choose_weight([(entry["weight"] or 0.0, entry["score"] or 0.0) for entry in tried])
         write_json(
             output / SWEEP_FILE,
@@ -276,6 +346,15 @@ class Sweep(Step):
                 "tried": tried,
             },
         )
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """The score that a killed sweep left, unless it was altered."""
+    try:
+        kept = read_json(path)
+        return dict(kept["entry"]) if fingerprint(kept["entry"]) == kept["seal"] else None
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
 
 
 def choose_weight(tried: list[tuple[float, float]]) -> float:
@@ -290,7 +369,11 @@ def choose_weight(tried: list[tuple[float, float]]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Merge(Step):
-    """Merge adapters with a fixed weight, or with the one that a sweep chose."""
+    """Merge adapters with a fixed weight, or with the one that a sweep chose.
+
+    Attributes:
+        curves: Sweeps over further languages that decide nothing; for the report.
+    """
 
     kind = "merged"
     code = ("merging", "adapters")
@@ -298,6 +381,7 @@ class Merge(Step):
     adapters: tuple[tuple[str, Train], ...]
     weight: float | Sweep
     language: str
+    curves: tuple[Sweep, ...] = ()
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -308,14 +392,24 @@ class Merge(Step):
         """Merge and weight."""
         return {"how": vars(self.how), "weight": None if isinstance(self.weight, Sweep) else self.weight}
 
+    def what(self) -> str:
+        """What people see of all steps that differ in language and seed alone."""
+        return f"merge by {self.how.method} ({self.how.space})"
+
     def label(self) -> str:
-        """What people see."""
-        return f"merge by {self.how.method} ({self.how.space}) for {self.language}"
+        """What people see of this step."""
+        return f"{self.what()} for {self.language}"
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Merge into the output folder."""
         output.rmdir()  # the merge makes its folder by one rename of its own
         self.how.merge(inputs, merge_weight(self.weight, inputs.get("sweep")), output)
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """Method, space and the weights of the inputs."""
+        recorded = read_json(folder / PROVENANCE_FILE)
+        weights = {item["role"]: item["weight"] for item in recorded["inputs"]}
+        return {"method": self.how.method, "space": recorded["space"], "weights": weights}
 
 
 def merge_weight(weight: float | Sweep, sweep_folder: Path | None) -> float:
@@ -357,9 +451,13 @@ class Evaluate(Step):
             "scoring": self.scoring.model_dump(mode="json", exclude={"batch_size"}),
         }
 
+    def what(self) -> str:
+        """What people see of all steps that differ in language and seed alone."""
+        return f"evaluate {Path(self.source.task).stem}"
+
     def label(self) -> str:
-        """What people see."""
-        return f"evaluate {Path(self.source.task).stem} in {self.language}"
+        """What people see of this step."""
+        return f"{self.what()} in {self.language}"
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Write predictions and scores."""
@@ -369,3 +467,9 @@ class Evaluate(Step):
         found = evaluate(self.backbone, inputs.get("adapter"), task, examples, self.scoring)
         write_jsonl(output / PREDICTIONS_FILE, found.rows())
         write_json(output / SCORES_FILE, found.summary())
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """Task, language and how many answers could not be read."""
+        found = read_json(folder / SCORES_FILE)
+        about = {"task": Path(self.source.task).stem, "language": self.language}
+        return {**about, **{name: found[name] for name in ("n", "malformed", "truncated")}}

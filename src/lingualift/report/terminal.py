@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
+from lingualift.pipeline.cost import Estimate, duration, readable
+from lingualift.pipeline.steps import Step
+from lingualift.pipeline.store import Entry
 from lingualift.report.tables import Layout, Mean, Row, Table, caption, in_words, tables
 
 _ANY = 10_000  # columns: wider than any table
@@ -28,6 +33,52 @@ def show(rows: Sequence[Row], layout: Layout, console: Console) -> None:
         console.print(drawn)
     console.print()
     console.print(in_words(rows, layout), markup=False, highlight=False)
+
+
+def show_plan(steps: Sequence[Step], found: Estimate, console: Console) -> None:
+    """Print the steps of a plan, how many of them are done, and what the others will cost."""
+    timed = found.seconds is not None
+    table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("steps", no_wrap=True)
+    for name in ("done", "to do", *(("time",) if timed else ()), "memory", "disk"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for what in dict.fromkeys(step.what() for step in steps):
+        mine = [step for step in steps if step.what() == what]
+        costs = [found.costs[step] for step in mine if step in found.costs]
+        cells = [str(len(mine) - len(costs)), str(len(costs) or "")]
+        if costs:
+            memory, disk = max(cost.memory for cost in costs), sum(cost.disk for cost in costs)
+            cells += [duration(sum(cost.seconds or 0.0 for cost in costs))] if timed else []
+            cells += [readable(memory), readable(disk)]
+        table.add_row(what, *cells)
+    console.print(table)
+    count, done = len(found.costs), len(steps) - len(found.costs)
+    if not count:
+        console.print(f"All {done} steps are done.")
+        return
+    time = f"about {duration(found.seconds or 0.0)} with {found.workers} at once," if timed else "at least"
+    console.print(
+        f"{count} steps to do, {done} done: {time} {readable(found.memory)} of memory ({readable(found.memory_free)} "
+        f"free, {found.device}), {readable(found.disk)} on disk ({readable(found.disk_free)} free).",
+        markup=False,
+        highlight=False,
+    )
+
+
+def show_store(entries: Sequence[Entry], console: Console) -> None:
+    """Print the entries of a store."""
+    table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("key", no_wrap=True)
+    table.add_column("step")
+    for name in ("state", "size", "last used"):
+        table.add_column(name, justify="right" if name == "size" else "left", no_wrap=True)
+    for entry in entries:
+        used = datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+        table.add_row(entry.key[:12], entry.label, entry.state, readable(entry.size), used)
+    console.print(table)
+    counts = Counter(entry.state for entry in entries)
+    told = ", ".join(f"{count} {state}" for state, count in counts.items())
+    console.print(f"{len(entries)} entries ({told}), {readable(sum(entry.size for entry in entries))}.")
 
 
 def _rich(table: Table, layout: Layout, *, wide: bool) -> RichTable:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lingualift.backbone import (
     BackboneRef,
     attach,
+    clear_memory,
     detach,
     device,
     keeps_logits,
     load_backbone,
+    out_of_memory,
     recompute_activations,
+    skeleton,
 )
 from lingualift.config import Adapter, Training
 from lingualift.errors import UserError
@@ -24,6 +30,7 @@ from lingualift.provenance import (
     library_versions,
     read_json,
     sha256_file,
+    sha256_folder,
     write_json,
     write_jsonl,
 )
@@ -31,7 +38,10 @@ from lingualift.tasks import Example
 from lingualift.training.collator import Collator
 from lingualift.training.encoding import encode_pair, encode_texts, training_row
 
+_LOG = logging.getLogger("lingualift.training")
+_SAMPLED = 512  # rows that a calibration encodes
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+TRAINING_LOG_FILE = "training_log.jsonl"
 LIBRARIES = ("lingualift", "torch", "transformers", "peft", "accelerate", "tokenizers")
 Progress = Callable[[int, int], None]
 
@@ -48,13 +58,25 @@ def initialise(ref: BackboneRef, adapter: Adapter, seed: int, output: Path) -> N
     Raises:
         UserError: the modules are not in the backbone.
     """
-    import peft
     import torch
 
     model, _ = load_backbone(ref)
     torch.manual_seed(seed)
+    wrapped = _new_adapter(model, adapter)
     try:
-        wrapped = peft.get_peft_model(model, _peft_config(adapter))
+        wrapped.peft_config["default"].revision = ref.revision
+        wrapped.save_pretrained(output, save_embedding_layers=False)
+    finally:
+        detach(wrapped)
+    _record(output, {"kind": "initialisation", "seed": seed, "backbone": _identity(ref)})
+
+
+def _new_adapter(model: Any, adapter: Adapter) -> Any:
+    """The model with a fresh adapter on it; as it was, if the modules are not in it."""
+    import peft
+
+    try:
+        return peft.get_peft_model(model, _peft_config(adapter))
     except ValueError as error:
         detach(model)
         raise UserError(
@@ -62,12 +84,6 @@ def initialise(ref: BackboneRef, adapter: Adapter, seed: int, output: Path) -> N
             " ".join(str(error).split())[:300],
             mend=f"name linear layers of the backbone: {', '.join(_linear_names(model))}",
         ) from None
-    try:
-        wrapped.peft_config["default"].revision = ref.revision
-        wrapped.save_pretrained(output, save_embedding_layers=False)
-    finally:
-        detach(wrapped)
-    _record(output, {"kind": "initialisation", "seed": seed, "backbone": _identity(ref)})
 
 
 def _peft_config(adapter: Adapter) -> Any:
@@ -101,6 +117,109 @@ def _linear_names(model: Any) -> list[str]:
             if isinstance(module, torch.nn.Linear) and module is not head
         }
     )
+
+
+def count_parameters(ref: BackboneRef, adapter: Adapter) -> tuple[int, int]:
+    """Numbers in the backbone and in an adapter on it, from the backbone's config alone.
+
+    Raises:
+        UserError: no such config, or the modules are not in the backbone.
+    """
+    model = skeleton(ref)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    wrapped = _new_adapter(model, adapter)
+    return parameters, sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
+
+
+def measure_step(
+    ref: BackboneRef,
+    rows: Sequence[Example] | Sequence[str],
+    settings: Training,
+    *,
+    start: Path,
+    segment_tokens: int = 512,
+) -> tuple[float, int, int]:
+    """Do a few optimiser steps on some of the rows, and measure; nothing is kept.
+
+    Args:
+        ref: The backbone.
+        rows: As for `train`.
+        settings: As for `train`.
+        start: Adapter folder to start from.
+        segment_tokens: Tokens per segment, for texts.
+
+    Returns:
+        Seconds of an optimiser step; bytes that autograd keeps for each row of a batch, the longest of the sample;
+        rows (or segments of text) in all, from the sample.
+    """
+    import torch
+
+    model, tokenizer = load_backbone(ref)
+    sample = rows[:: max(1, len(rows) // _SAMPLED)]
+    encoded, _ = _encode(tokenizer, sample, settings, segment_tokens)
+    encoded.sort(key=lambda row: len(row["input_ids"]))
+    collate = Collator(tokenizer.pad_token_id, trims_logits=keeps_logits(model))
+    wrapped = attach(model, start, trainable=True)
+    try:
+        optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad])
+        precision = torch.autocast(device(), torch.bfloat16, enabled=settings.precision == "bfloat16")
+
+        def forward(batch: list[Any]) -> Any:
+            inputs = {
+                name: value.to(model.device) if isinstance(value, torch.Tensor) else value
+                for name, value in collate(batch).items()
+            }
+            with precision:
+                return wrapped(**inputs, use_cache=False).loss
+
+        def step(batch: list[Any]) -> None:
+            loss = forward(batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loss.item()  # waits for a GPU
+
+        wrapped.train()
+        kept = _kept_bytes(wrapped, lambda: forward(encoded[-1:]))
+        if settings.gradient_checkpointing:
+            layers = model.config.get_text_config().num_hidden_layers
+            recompute_activations(model, on=True)
+            kept = (
+                _kept_bytes(wrapped, lambda: forward(encoded[-1:])) + kept // layers
+            )  # one is recomputed at a time
+        step(encoded[-1:])  # the first is slow
+        count = min(settings.batch_size, len(encoded))
+        places = [int(share * (len(encoded) - count)) for share in (1 / 6, 3 / 6, 5 / 6)]
+        began = time.perf_counter()
+        for place in places:  # short, middling and long rows, as batches by length are
+            step(encoded[place : place + count])
+        passed = (time.perf_counter() - began) / len(places)
+    finally:
+        if settings.gradient_checkpointing:
+            recompute_activations(model, on=False)
+        detach(wrapped)
+        model.eval()
+    seconds = passed * settings.accumulation * settings.batch_size / count
+    return seconds, kept, round(len(encoded) * len(rows) / len(sample))
+
+
+def _kept_bytes(model: Any, forward: Callable[[], Any]) -> int:
+    """Bytes of the tensors that autograd keeps for the backward pass, each memory once, the model's own not at all."""
+    import torch
+
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        result = forward()
+    del result  # kept until here: memory that is given back could be counted twice
+    return sum(sizes.values())
 
 
 def train(
@@ -137,36 +256,98 @@ def train(
     """
     model, tokenizer = load_backbone(ref)
     data, truncated = _encode(tokenizer, rows, settings, segment_tokens)
-    wrapped = attach(model, start, trainable=True)
+    job = _Job(model, tokenizer, data, settings, start, seed, work, progress, report_to)
     try:
-        trainer = _trainer(wrapped, tokenizer, data, settings, seed, work, progress, report_to)
-        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
-        _check_finite(wrapped)
-        if trainer.is_world_process_zero():
-            wrapped.save_pretrained(output, save_embedding_layers=False)
-            write_jsonl(output / "training_log.jsonl", _finite_log(trainer.state.log_history))
-            facts = {
-                "kind": "trained",
-                "initialisation": _initialisation(start),
-                "backbone": _identity(ref),
-                "settings": settings.model_dump(mode="json"),
-                "seed": seed,
-                "rows": len(rows),
-                "segments": len(data),
-                "truncated_prompts": truncated,
-                "steps": trainer.state.global_step,
-                **(about or {}),
-            }
-            _record(output, facts)
-            shutil.rmtree(work, ignore_errors=True)
+        wrapped, trainer = _fit(job)
+        try:
+            _check_finite(wrapped)
+            if trainer.is_world_process_zero():
+                wrapped.save_pretrained(output, save_embedding_layers=False)
+                write_jsonl(output / TRAINING_LOG_FILE, _finite_log(trainer.state.log_history))
+                facts = {
+                    "kind": "trained",
+                    "initialisation": _initialisation(start),
+                    "backbone": _identity(ref),
+                    "settings": settings.model_dump(mode="json"),
+                    "rows_at_once": trainer.args.per_device_train_batch_size,
+                    "seed": seed,
+                    "rows": len(rows),
+                    "segments": len(data),
+                    "truncated_prompts": truncated,
+                    "steps": trainer.state.global_step,
+                    **(about or {}),
+                }
+                _record(output, facts)
+                shutil.rmtree(work, ignore_errors=True)
+        finally:
+            _take_off(job, wrapped)
     except UserError:
         shutil.rmtree(work, ignore_errors=True)  # its checkpoints lead to the same error
         raise
-    finally:
-        if settings.gradient_checkpointing:
-            recompute_activations(model, on=False)
-        detach(wrapped)
-        model.eval()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a training needs; see `train`."""
+
+    model: Any
+    tokenizer: Any
+    data: list[Any]
+    settings: Training
+    start: Path
+    seed: int
+    work: Path
+    progress: Progress
+    report_to: str
+
+
+def _fit(job: _Job) -> tuple[Any, Any]:
+    """Train to the end; where memory runs out, go on from the last checkpoint with fewer rows at once.
+
+    A step keeps its rows, and so its gradient up to rounding: what a batch loses, accumulation gains.
+
+    Returns:
+        The model with the trained adapter on it, and the trainer.
+    """
+    at_once = job.settings.batch_size
+    while True:
+        wrapped = attach(job.model, job.start, trainable=True)
+        try:
+            trainer = _trainer(job, wrapped, at_once)
+            trainer.train(resume_from_checkpoint=_last_checkpoint(job.work))
+            return wrapped, trainer
+        except Exception as error:
+            _take_off(job, wrapped)
+            if not out_of_memory(error):
+                raise
+        at_once = _fewer(at_once)  # out of the handler, whose traceback holds on to tensors
+        clear_memory()
+
+
+def _fewer(at_once: int) -> int:
+    """The next smaller number of rows that divides this one, at most half of it.
+
+    Raises:
+        UserError: it is one already, or other processes train along and would not follow.
+    """
+    mend = (
+        "lower `max_length` or `batch_size`, set `gradient_checkpointing: true`, or take a smaller backbone"
+    )
+    if at_once == 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("training", f"ran out of memory with {at_once} rows at once", mend=mend)
+    fewer = next(count for count in range(at_once // 2, 0, -1) if at_once % count == 0)
+    _LOG.warning(
+        "out of memory with %d rows at once: goes on with %d and accumulates their gradients", at_once, fewer
+    )
+    return fewer
+
+
+def _take_off(job: _Job, wrapped: Any) -> None:
+    """Leave the resident backbone as it was."""
+    if job.settings.gradient_checkpointing:
+        recompute_activations(job.model, on=False)
+    detach(wrapped)
+    job.model.eval()
 
 
 def _encode(
@@ -180,19 +361,11 @@ def _encode(
     return [training_row(tokenizer, pair) for pair in pairs], sum(pair.truncated > 0 for pair in pairs)
 
 
-def _trainer(
-    model: Any,
-    tokenizer: Any,
-    data: list[Any],
-    settings: Training,
-    seed: int,
-    work: Path,
-    progress: Progress,
-    report_to: str,
-) -> Any:
+def _trainer(job: _Job, model: Any, at_once: int) -> Any:
     import torch
     import transformers
 
+    settings, work = job.settings, job.work
     if settings.gradient_checkpointing:
         recompute_activations(model.get_base_model(), on=True)
     steps = -1 if settings.steps is None else settings.steps
@@ -200,8 +373,8 @@ def _trainer(
         output_dir=str(work),
         max_steps=steps,
         num_train_epochs=settings.epochs or 1.0,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=settings.accumulation * (settings.batch_size // at_once),
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.scheduler,
         warmup_steps=0 if steps == 1 else settings.warmup,  # below 1 it is a share of all steps
@@ -211,22 +384,26 @@ def _trainer(
         optim="adamw_torch",
         save_strategy="steps",
         save_steps=settings.checkpoint_steps,
-        save_total_limit=1,
+        save_total_limit=2,  # the older one goes when the newer one is sealed too
         logging_steps=10,
-        seed=seed,
+        seed=job.seed,
         use_cpu=device() == "cpu",
         dataloader_pin_memory=device() == "cuda",
         train_sampling_strategy="group_by_length",
         remove_unused_columns=False,
         label_names=["labels"],
         disable_tqdm=True,
-        report_to=report_to,
+        report_to=job.report_to,
         use_cache=False,  # a cache would switch the masks of packed documents off
     )
 
     class Watch(transformers.TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            progress(state.global_step, state.max_steps)
+            job.progress(state.global_step, state.max_steps)
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.is_world_process_zero:
+                _seal(work, state.global_step)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
             loss = logs.get("loss")
@@ -236,22 +413,31 @@ def _trainer(
     trainer = transformers.Trainer(
         model=model,
         args=arguments,
-        train_dataset=data,
-        data_collator=Collator(tokenizer.pad_token_id, trims_logits=keeps_logits(model)),
+        train_dataset=job.data,
+        data_collator=Collator(job.tokenizer.pad_token_id, trims_logits=keeps_logits(model)),
         callbacks=[Watch()],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 
 
+def _seal(work: Path, step: int) -> None:
+    """Write down the hash of a checkpoint's files, once all of them are there."""
+    write_json(work / f"seal-{step}.json", {"files": sha256_folder(work / f"checkpoint-{step}")})
+
+
 def _last_checkpoint(work: Path) -> str | None:
-    """The newest checkpoint that was written to its end (the trainer writes its state last)."""
+    """The newest checkpoint that was written to its end and is as it was written; others are removed."""
     whole = []
     for folder in work.glob("checkpoint-*"):
+        step = int(folder.name.rsplit("-", 1)[1])
         try:
-            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            whole.append((int(folder.name.rsplit("-", 1)[1]), folder))
-        except (OSError, ValueError):
+            sealed = read_json(work / f"seal-{step}.json")["files"] == sha256_folder(folder)
+        except (UserError, KeyError, TypeError):
+            sealed = False
+        if sealed:
+            whole.append((step, folder))
+        else:
             shutil.rmtree(folder, ignore_errors=True)
     return str(max(whole)[1]) if whole else None
 

@@ -1,0 +1,121 @@
+"""Out of memory: a training goes on with fewer rows at once, and ends where it would have ended."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_training import begin, equal, examples, facts, tensors, texts, trained  # noqa: F401
+
+from lingualift.backbone import load_backbone
+from lingualift.errors import UserError
+
+
+@pytest.fixture
+def small_memory(mini):
+    """Yields a function that limits the rows a forward pass may hold, from its nth pass on."""
+    model, _ = load_backbone(mini)
+    hooks = []
+
+    def limit(rows, after=0):
+        passes = []
+
+        def refuse(module, arguments, given):
+            passes.append(len(given["input_ids"]))
+            if len(passes) > after and passes[-1] > rows:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB.")
+
+        hooks.append(model.register_forward_pre_hook(refuse, with_kwargs=True))
+        return passes
+
+    yield limit
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize("rows", ["examples", "texts"])
+@pytest.mark.parametrize(
+    ("settings", "limit", "after", "expected"),
+    [
+        ({}, 3, 0, 3),  # 6 rows: 3 at once
+        ({}, 1, 0, 1),
+        ({"batch_size": 9}, 4, 0, 3),  # only a divisor keeps the rows of a step
+        ({"accumulation": 2, "batch_size": 4}, 3, 5, 2),
+        ({"checkpoint_steps": 2, "steps": 7}, 3, 5, 3),  # runs out in step 6, goes on from step 4
+        ({"epochs": 1.3, "steps": None, "batch_size": 10, "checkpoint_steps": 2}, 5, 4, 5),
+    ],
+)
+def test_the_adapter_is_that_of_the_whole_batch(
+    request, mini, tmp_path, small_memory, caplog, rows, settings, limit, after, expected
+):
+    rows = request.getfixturevalue(rows)
+    start = begin(mini, tmp_path / "start")
+    settings = {"learning_rate": 1e-3, **settings}
+    whole = trained(mini, rows, start, tmp_path / "whole", **settings)
+    passes = small_memory(limit, after)
+    cut = trained(mini, rows, start, tmp_path / "cut", **settings)
+    assert passes
+    assert "out of memory" in caplog.text
+    assert facts(tmp_path / "cut")["rows_at_once"] == expected
+    assert facts(tmp_path / "cut")["steps"] == facts(tmp_path / "whole")["steps"]
+    begun = tensors(start)
+    for name, tensor in whole.items():
+        moved = (tensor - begun[name]).norm()
+        assert (cut[name] - tensor).norm() <= 0.02 * moved, name  # AdamW's first steps go by the sign alone
+
+
+def test_the_last_checkpoint_is_where_it_goes_on(mini, tmp_path, examples, small_memory):  # noqa: F811
+    start = begin(mini, tmp_path / "start")
+    passes = small_memory(3, after=5)
+    trained(mini, examples, start, tmp_path / "cut", steps=7, checkpoint_steps=2)
+    assert passes == [6] * 6 + [3] * 6  # five steps; the sixth fails; from step 4 on, two passes each
+
+
+def test_a_single_row_that_does_not_fit_is_told(mini, tmp_path, examples, small_memory):  # noqa: F811
+    start = begin(mini, tmp_path / "start")
+    small_memory(0)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="ran out of memory with 1 rows at once") as told:
+        trained(mini, examples, start, tmp_path / "none")
+    assert "gradient_checkpointing" in told.value.mend
+    model, _ = load_backbone(mini)
+    assert not hasattr(model, "peft_config")
+
+
+REAL = """
+import resource, sys
+from pathlib import Path
+import torch, transformers, peft
+from lingualift.backbone import find_backbone, load_backbone
+from lingualift.config import Adapter, Backbone, Training
+from lingualift.training.trainer import initialise, train
+
+torch.set_num_threads(1)
+folder, ref = Path(sys.argv[1]), find_backbone(Backbone(name="miniworld"))
+texts = ["the red book is on the table in the kitchen " * 6] * 64
+(folder / "start").mkdir()
+initialise(ref, Adapter(rank=2), 0, folder / "start")
+
+
+def go(name, batch):
+    (folder / name).mkdir()
+    settings = Training(steps=2, batch_size=batch)
+    train(ref, texts, settings, start=folder / "start", seed=0, output=folder / name, work=folder / "work")
+
+
+go("warm", 1)  # whatever is loaded by the first step
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 150 * 2**20, resource.RLIM_INFINITY))
+go("out", 64)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+def test_memory_that_really_runs_out(tmp_path):
+    assert resource.getrlimit(resource.RLIMIT_AS)
+    done = subprocess.run([sys.executable, "-c", REAL, tmp_path], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "out of memory with 64 rows at once: goes on with 32" in done.stderr
+    assert facts(tmp_path / "out")["rows_at_once"] < 64
+    assert not equal(tensors(tmp_path / "out"), tensors(tmp_path / "start"))
