@@ -14,6 +14,7 @@ from lingualift.config import Data, load_experiment
 from lingualift.data import load_examples
 from lingualift.demo import run_demo
 from lingualift.evaluation.comparisons import Comparison
+from lingualift.look import ROWS, findings, overlap, spelling
 from lingualift.miniworld import write_data
 from lingualift.tasks import Task, get_task
 
@@ -53,17 +54,67 @@ def test_the_readme_shows_the_two_commands_of_the_makefile():
 @pytest.mark.xdist_group("readme")
 def test_the_readme_commands_run_one_after_the_other(folder):
     lines = commands("One step at a time")
-    assert [line[0] for line in lines] == ["train"] * 3 + ["merge", "evaluate", "inspect"]
+    assert [line[0] for line in lines] == ["train"] * 3 + ["merge", "evaluate", "predict", "inspect"]
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     assert scores["n"] == 300
     assert set(scores["scores"]) == {"exact_match"}
+    read = [
+        [json.loads(line)["prediction"] for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+        for name in ("predictions.jsonl", "scores.predictions.jsonl")
+    ]
+    assert read[0] == read[1]
+
+
+def test_the_readmes_experiment_is_made_checked_and_planned(tmp_path, monkeypatch):
+    from lingualift.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    text = README.split("## Your own experiment\n")[1].split("\n## ")[0]
+    lines = re.findall(r"^    lingualift (.*)$", text, re.MULTILINE)
+    made, checked, planned, run = (shlex.split(line, comments=True) for line in lines)
+    assert made[-2] == ">"
+    assert {checked[1], planned[1], run[1]} == {made[-1]}
+    written = CliRunner().invoke(app, made[:-2], catch_exceptions=False)
+    Path(made[-1]).write_text(written.stdout, encoding="utf-8")
+    write_data(tmp_path / "world")
+    (tmp_path / "data" / "text").mkdir(parents=True)
+    (tmp_path / "world" / "sentiment").rename(tmp_path / "data" / "mini-sentiment")
+    for language in ("en", "fr", "sw"):
+        text_file = tmp_path / "world" / "reference" / language / "train.jsonl"
+        text_file.rename(tmp_path / "data" / "text" / f"{language}.jsonl")
+    for line in ([*checked, "--rows", "20"], planned):
+        result = CliRunner().invoke(app, line, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+
+
+def test_the_table_of_findings_has_the_thresholds_that_count():
+    text = (ROOT / "docs/check.md").read_text(encoding="utf-8")
+    for share, words in (
+        (spelling.LOST_NOTED, "loses over 1% of"),
+        (spelling.LOST_REFUSED, "over 10% of the letters: error"),
+        (findings.BYTES_NOTED, "over 10% of the tokens are single bytes"),
+        (findings.CUT_NOTED, "over 1% of the prompts are cut"),
+        (overlap.FOUND, "at least 80% of its 8-grams"),
+    ):
+        assert f"{100 * share:.0f}%" in words
+        assert words in text
+    assert f"over {findings.TOKENS_NOTED:g} times" in text
+    assert f"less than {findings.HEADROOM_NOTED:g} points" in text
+    assert (findings.OVERLAP_REFUSED, "a tenth of the items: error" in text) == (0.1, True)
+    grams = f"{overlap.NGRAM_WORDS}-grams of words ({overlap.NGRAM_CHARACTERS}-grams of characters"
+    assert grams in text
+    assert f"`--rows`, {ROWS} per language and task" in text
 
 
 @pytest.mark.xdist_group("readme")
 def test_the_readme_python_runs(folder):
     block = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     merging = block.split("run = ")[0]
-    exec(compile(merging.replace("lifted", "lifted-again"), "README.md", "exec"), {})
+    names = {}
+    exec(compile(merging.replace("lifted", "lifted-again"), "README.md", "exec"), names)
+    assert [set(one) for one in names["answers"]] == [
+        {"id", "context", "question", "prediction", "generated"}
+    ]
     again = (folder / "lifted-again" / "adapter_model.safetensors").read_bytes()
     assert again == (folder / "lifted" / "adapter_model.safetensors").read_bytes()
     assert Path(re.search(r'll\.run\("(.*?)"', block)[1]) == Path("lingualift-demo/demo.yaml")

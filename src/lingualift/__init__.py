@@ -12,17 +12,21 @@ if TYPE_CHECKING:
     from lingualift.adapters import inspect as inspect
     from lingualift.config import load_experiment as load_experiment
     from lingualift.errors import UserError as UserError
+    from lingualift.look import check as check
     from lingualift.merging import merge as merge
     from lingualift.pipeline import run as run
+    from lingualift.prediction import predict as predict
 
 _HOMES = {
+    "check": "lingualift.look",
     "UserError": "lingualift.errors",
     "inspect": "lingualift.adapters",
     "load_experiment": "lingualift.config",
     "merge": "lingualift.merging",
+    "predict": "lingualift.prediction",
     "run": "lingualift.pipeline",
 }
-__all__ = ["UserError", "inspect", "load_experiment", "merge", "run"]
+__all__ = ["UserError", "check", "inspect", "load_experiment", "merge", "predict", "run"]
 
 
 def __getattr__(name: str) -> Any:

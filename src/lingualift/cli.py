@@ -127,6 +127,44 @@ def report(folder: Annotated[Path, typer.Argument(help="The run folder.")]) -> N
 
 
 @app.command()
+def init(task: TaskName = "mini-sentiment") -> None:
+    """Write a commented experiment file to standard output: `lingualift init --task T > experiment.yaml`."""
+    from lingualift.template import experiment_template
+
+    typer.echo(experiment_template(task), nl=False)
+    _next("put your backbone, languages and files into it, then lingualift check experiment.yaml")
+
+
+@app.command()
+def check(
+    experiment: Annotated[Path, typer.Argument(help="The experiment file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Rows that the backbone reads, per language and task.")] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Look before the money is spent: spelling, labels, overlap with test items, headroom; trains nothing."""
+    import json
+
+    from lingualift.look import check as look_at
+    from lingualift.look.terminal import show
+    from lingualift.pipeline.progress import counting
+
+    with counting(_console(stderr=True), f"check {experiment}") as progress:
+        look = look_at(experiment, overrides=overrides, rows=rows, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(look.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        show(look, _console())
+    if look.errors:
+        first, more = look.errors[0], len(look.errors) - 1
+        found = f"{first.where}: {first.found}" + (f" (and {more} more errors above)" if more else "")
+        raise UserError(experiment, found, first.expected, first.mend)
+    _next(f"lingualift plan {experiment}")
+
+
+@app.command()
 def plan(
     experiment: Annotated[Path, typer.Argument(help="The experiment file.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder to plan for.")] = None,
@@ -258,6 +296,46 @@ def evaluate(
             f"{metric} {values['score']:.1f}{error} (n {len(examples)}, chance {values['chance']:.1f})"
         )
     _next(f"read {predictions}")
+
+
+@app.command()
+def predict(
+    backbone: BackboneName,
+    task: TaskName,
+    language: LanguageCode,
+    rows: Annotated[Path, typer.Option("--input", help="Rows, labelled or not: .jsonl[.gz] .csv .parquet.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON Lines file to write.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter folder; the plain backbone if left out.")
+    ] = None,
+    length_normalization: Annotated[
+        Literal["none", "tokens", "characters"], typer.Option(help="How ranked answers are compared.")
+    ] = "none",
+    batch_size: Annotated[int, typer.Option(help="Sequences per forward pass.")] = 64,
+    max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 512,
+    revision: Revision = None,
+    dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
+) -> None:
+    """Answer rows that have no labels; their columns are kept beside the predictions."""
+    from lingualift.config import Backbone, Scoring, checked
+    from lingualift.pipeline.progress import counting
+    from lingualift.prediction import predict_rows
+    from lingualift.provenance import write_jsonl
+
+    if output.exists():
+        raise UserError(output, "exists already", "a file that does not exist yet", "choose another --output")
+    scoring = checked(
+        Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
+    )
+    chosen = checked(Backbone, name=backbone, revision=revision, dtype=dtype)
+    with counting(_console(stderr=True), f"predict {task} in {language}") as progress:
+        found = predict_rows(chosen, adapter, task, language, rows, scoring, progress)
+    write_jsonl(output, found.records)
+    _console().print(
+        f"{len(found.records)} rows answered, {found.malformed} of them malformed (prediction null); "
+        f"{found.truncated} prompts cut to {max_length} tokens"
+    )
+    _next(f"read {output}, for example with pandas.read_json({str(output)!r}, lines=True)")
 
 
 @app.command()
@@ -419,7 +497,7 @@ def tasks() -> None:
         (
             name,
             "text" if isinstance(task, TextTask) else ", ".join(task.metrics),
-            ", ".join(task.columns),
+            ", ".join(task.columns) + ("" if isinstance(task, TextTask) else f" → {task.gold_column}"),
             task.source,
         )
         for name, task in TASKS.items()

@@ -41,7 +41,11 @@ LanguageCode: TypeAlias = Annotated[
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+    """Every key has a docstring below it, which is what `lingualift init` writes beside the key."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=False, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Backbone(_Record):
@@ -169,6 +173,7 @@ class Adapter(_Record):
     """What is trained, the same for every adapter of the experiment."""
 
     type: Literal["lora", "ia3"] = "lora"
+    "Kind of adapter."
     rank: PositiveInt = 8
     "Rank r of LoRA's factors."
     alpha: PositiveInt = 16
@@ -195,9 +200,11 @@ class Training(_Record):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     "Peak learning rate of AdamW."
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    "How the learning rate goes on after the warm-up."
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     "Share of the steps over which the learning rate rises."
     weight_decay: NonNegative = 0.0
+    "AdamW's weight decay."
     max_grad_norm: NonNegative = 1.0
     "Gradients are clipped to this norm; 0 leaves them as they are."
     max_length: PositiveInt = 512
@@ -227,6 +234,7 @@ class Method(_Record):
     """A row of the table. A bare name in the file means the method with its defaults."""
 
     method: str
+    "A method of `lingualift methods`."
     space: Literal["factors", "delta"] = "factors"
     "Where LoRA is merged: the factors A and B as the authors do, or the product (exact)."
     combine: Literal["sum", "mean"] = "sum"

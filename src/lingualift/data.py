@@ -9,7 +9,7 @@ import json
 import random
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +70,14 @@ class Rows:
     def __len__(self) -> int:
         return len(self.chosen)
 
+    def number(self, index: int) -> int:
+        """Line (JSON Lines, CSV) or place (other data, the first is 1) of a row of `dataset`."""
+        return self.dataset.lines[index] if isinstance(self.dataset, TextTable) else index + 1
+
     def locate(self, index: int) -> str:
-        """File and line (JSON Lines, CSV) or row (other data, the first is 1) of a row of `dataset`."""
-        if isinstance(self.dataset, TextTable):
-            return f"{self.where}:{self.dataset.lines[index]}"
-        return f"{self.where} row {index + 1}"
+        """File and line, or row, of a row of `dataset`, for messages."""
+        between = ":" if isinstance(self.dataset, TextTable) else " row "
+        return f"{self.where}{between}{self.number(index)}"
 
 
 def load_examples(task: Task, data: Data, language: str, split: str, base: Path) -> list[Example]:
@@ -90,19 +93,64 @@ def load_examples(task: Task, data: Data, language: str, split: str, base: Path)
     Raises:
         UserError: no data, a missing column, bad rows (each with file and line), ids that stand twice.
     """
-    rows = load_rows(data, language, split, base, task.columns)
+    columns = (*task.columns, task.gold_column)
+    rows = load_rows(data, language, split, base, columns)
     examples: list[Example] = []
     first_at: dict[str, int] = {}
 
     def add(index: int, row: Mapping[str, Any]) -> None:
         example = task.example(row, language)
-        if example.id in first_at:
-            raise RowError(f"id {example.id!r} stands in row {first_at[example.id] + 1} already")
-        first_at[example.id] = index
-        examples.append(example)
+        _once(example.id, index, first_at)
+        examples.append(replace(example, gold=task.gold(row, example)))
 
-    _each(rows, task, add)
+    _each(rows, columns, task, add)
     return examples
+
+
+def _once(id: str, index: int, first_at: dict[str, int]) -> None:
+    """Note where an id stands, the first time."""
+    if id in first_at:
+        raise RowError(f"id {id!r} stands in row {first_at[id] + 1} already")
+    first_at[id] = index
+
+
+def load_unlabelled(
+    task: Task, rows: Path | Sequence[Mapping[str, Any]], language: str
+) -> list[tuple[dict[str, Any], Example]]:
+    """Read rows that need no label; one that has a label is asked like any other.
+
+    Args:
+        task: Turns rows into examples.
+        rows: A file, or the rows themselves.
+        language: Code that the task is told.
+
+    Returns:
+        Each row as it stands there, and its example without gold. A row without `id` is called by its line, or by its
+        place (the first is 1).
+
+    Raises:
+        UserError: no rows, a missing column, bad rows (each with file and line), ids that stand twice.
+    """
+    if isinstance(rows, Path):
+        if not rows.is_file():
+            raise UserError(rows, "is not there", "a file of rows", _nearby(rows) or "check the path")
+        where, dataset = str(rows), _load_file(rows)
+    else:
+        where, dataset = "rows", TextTable([dict(row) for row in rows], list(range(1, len(rows) + 1)))
+    columns = tuple(column for column in task.columns if column != "id")
+    _check_columns(where, dataset, columns)
+    every = Rows(where, dataset, range(len(dataset)), {})
+    asked: list[tuple[dict[str, Any], Example]] = []
+    first_at: dict[str, int] = {}
+
+    def add(index: int, row: Mapping[str, Any]) -> None:
+        named = {**row, "id": every.number(index)} if row.get("id") in (None, "") else row
+        example = task.example(named, language)
+        _once(example.id, index, first_at)
+        asked.append((dict(dataset[index]), example))
+
+    _each(every, columns, task, add)
+    return asked
 
 
 def load_texts(task: TextTask, data: Data, language: str, split: str, base: Path) -> list[str]:
@@ -110,15 +158,15 @@ def load_texts(task: TextTask, data: Data, language: str, split: str, base: Path
     (column,) = task.columns
     texts: list[str] = []
     rows = load_rows(data, language, split, base, task.columns)
-    _each(rows, task, lambda _, row: texts.append(text_of(row, column).strip()))
+    _each(rows, task.columns, task, lambda _, row: texts.append(text_of(row, column).strip()))
     return texts
 
 
-def _each(rows: Rows, task: Task | TextTask, use: Any) -> None:
-    """Hand every checked row to `use`; report all bad ones in one message."""
+def _each(rows: Rows, columns: Sequence[str], task: Task | TextTask, use: Any) -> None:
+    """Hand every row, its columns checked, to `use`; report all bad ones in one message."""
     problems: list[str] = []
     bad = 0
-    names = {column: rows.columns.get(column, column) for column in task.columns}
+    names = {column: rows.columns.get(column, column) for column in columns}
     for index in rows.chosen:
         raw = rows.dataset[index]
         try:
@@ -139,7 +187,7 @@ def _each(rows: Rows, task: Task | TextTask, use: Any) -> None:
 
 
 def _checked(raw: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """The task's columns of a row, none of them empty; other columns stay under their own names."""
+    """The named columns of a row, none of them empty; other columns stay under their own names."""
     row = dict(raw)
     for column, name in names.items():
         value = raw.get(name)
@@ -160,18 +208,26 @@ def load_rows(data: Data, language: str, split: str, base: Path, columns: tuple[
         where, dataset = str(path), _load_file(path)
     else:
         where, dataset = _load_hub(data, language, split)
+    _check_columns(where, dataset, columns, data.columns)
+    return Rows(where, dataset, _sample(data, split, len(dataset)), data.columns)
+
+
+def _check_columns(
+    where: str, dataset: Any, columns: Sequence[str], names: Mapping[str, str] | None = None
+) -> None:
+    """Refuse data without rows or without a column; `names` maps columns, where the user can map them."""
     if len(dataset) == 0:
         raise UserError(where, "has no rows", "at least one", "check the file")
     for column in columns:
-        name = data.columns.get(column, column)
+        name = (names or {}).get(column, column)
         if name not in dataset.column_names:
             raise UserError(
                 where,
                 f"has no column {name!r}",
                 f"columns {', '.join(columns)}",
-                f"{did_you_mean(name, dataset.column_names)} map it under `columns:` or rename it",
+                f"{did_you_mean(name, dataset.column_names)} "
+                + ("rename it" if names is None else "map it under `columns:` or rename it"),
             )
-    return Rows(where, dataset, _sample(data, split, len(dataset)), data.columns)
 
 
 def _sample(data: Data, split: str, total: int) -> Sequence[int]:

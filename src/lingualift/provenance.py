@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -56,11 +57,16 @@ def fingerprint(value: Any) -> str:
 
 def library_versions(*names: str) -> dict[str, str]:
     """Installed versions of the named distributions; one that is absent is left out."""
-    versions = {}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+    found = {name: _installed(name) for name in names}
+    return {name: version for name, version in found.items() if version is not None}
+
+
+@functools.cache
+def _installed(name: str) -> str | None:
+    """The version of a distribution; a plan asks for it a thousand times, and each answer costs a file."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(name)
+    return None
 
 
 def finite(value: float) -> float | None:

@@ -30,10 +30,7 @@ class Source:
 
     def get_task(self) -> Task | TextTask:
         """The task itself."""
-        task = get_task(self.task, self.base)
-        for metric in () if isinstance(task, TextTask) else task.metrics:
-            METRICS[metric]  # an unknown one is told now, not after hours of training
-        return task
+        return _checked_task(self.task, self.base)
 
     def identity(self, language: str, split: str) -> dict[str, Any]:
         """What determines the rows and how answers to them are read; `rows` hashes the examples as they are built."""
@@ -71,16 +68,27 @@ class Source:
         return self.check_labelled(), self.rows(language, split)  # type: ignore[return-value]
 
     def check_labelled(self) -> Task:
-        """The task, if it has labels.
+        """The task, if it has labels; raises as `labelled_task`."""
+        return labelled_task(self.task, self.base)
 
-        Raises:
-            UserError: it is a reference task, which has none to score.
-        """
-        task = self.get_task()
-        if isinstance(task, TextTask):
-            found = "has no labels to score"
-            raise UserError(f"task {self.task!r}", found, "a labelled task", "name another task")
-        return task
+
+def labelled_task(name: str, base: Path = Path()) -> Task:
+    """A task by its name or file, if it has labels.
+
+    Raises:
+        UserError: it is a reference task, which has none; or as `get_task`.
+    """
+    task = _checked_task(name, base)
+    if isinstance(task, TextTask):
+        raise UserError(f"task {name!r}", "has no labels to score", "a labelled task", "name another task")
+    return task
+
+
+def _checked_task(name: str, base: Path) -> Task | TextTask:
+    task = get_task(name, base)
+    for metric in () if isinstance(task, TextTask) else task.metrics:
+        METRICS[metric]  # an unknown one is told now, not after hours of training
+    return task
 
 
 # Of this process: what many steps of a run read again and again.

@@ -14,17 +14,18 @@ from lingualift.pipeline import plan_of, run
 from lingualift.pipeline.executors import run_step
 
 TASK_FILE = """
-from lingualift.tasks import TASKS, Example, Task, label_of
+from lingualift.tasks import TASKS, Example, Task
 
 
 class Mine(Task):
-    columns = ("id", "text", "label")
+    columns = ("id", "text")
+    gold_column = "label"
     metrics = ("accuracy",)
     source = "a test"
 
     def example(self, row, language):
         words = {"positive": "good", "negative": "bad"}
-        return Example(row["id"], row["text"] + " Rating:", (label_of(row, "label", words),), words)
+        return Example(row["id"], row["text"] + " Rating:", choices=words)
 
 
 TASKS.register("mine-NAME")(Mine())

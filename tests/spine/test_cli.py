@@ -17,14 +17,18 @@ from lingualift.languages import all_languages
 from lingualift.pipeline.methods import METHODS
 from lingualift.tasks import TASKS
 
-HEAVY = ("torch", "transformers", "peft", "datasets", "pydantic", "numpy", "jinja2", "yaml")
+HEAVY = ("torch", "transformers", "peft", "datasets", "pydantic", "numpy", "sklearn", "jinja2", "yaml")
 COMMANDS = (
     "demo",
     "run",
     "report",
+    "init",
+    "check",
     "plan",
+    "store",
     "train",
     "evaluate",
+    "predict",
     "tasks",
     "methods",
     "languages",

@@ -18,10 +18,11 @@ from lingualift.tasks import TASKS, Example, Task
 
 class Cued(Task):
     columns = ("id", "text")
+    gold_column = "answer"
     metrics = ("exact_match",)
     source = "here"
     def example(self, row, language):
-        return Example(row["id"], row["text"] + CUE, ("yes",))
+        return Example(row["id"], row["text"] + CUE)
 
 TASKS.register("{name}")(Cued())
 """
@@ -30,7 +31,7 @@ TASKS.register("{name}")(Cued())
 @pytest.mark.parametrize(("name", "cue", "same"), [("cue_a", "?", True), ("cue_b", "!", False)])
 def test_rows_are_told_by_what_a_task_makes_of_them(tmp_path, monkeypatch, name, cue, same):
     """A changed helper that the task's file imports changes the rows, though no hashed file changed."""
-    (tmp_path / "rows.jsonl").write_text('{"id": "1", "text": "well"}\n', encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text('{"id": "1", "text": "well", "answer": "yes"}\n', encoding="utf-8")
     (tmp_path / "task.py").write_text(TASK.format(name=name), encoding="utf-8")
     (tmp_path / f"helper_of_{name}.py").write_text('CUE = "?"', encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -9,17 +9,18 @@ from lingualift.pipeline.results import cell_name
 from lingualift.tasks import get_task
 
 TASK = """
-from lingualift.tasks import TASKS, Example, Task, label_of
+from lingualift.tasks import TASKS, Example, Task
 
 
 class Mine(Task):
-    columns = ("id", "text", "label")
+    columns = ("id", "text")
+    gold_column = "label"
     metrics = ("accuracy",)
     source = "a test"
 
     def example(self, row, language):
         words = {"positive": "good", "negative": "bad"}
-        return Example(row["id"], row["text"], (label_of(row, "label", words),), words)
+        return Example(row["id"], row["text"], choices=words)
 
 
 """
@@ -128,8 +129,7 @@ def test_inputs_come_before_what_reads_them_and_every_step_once(data, tmp_path):
         (TASK + "TASKS.register('nusax')(Mine())\n", "registered twice"),
         (TASK + "TASKS.register('mine-class')(Mine)\n", "is no instance"),
         (
-            TASK.replace('    columns = ("id", "text", "label")\n', "")
-            + "TASKS.register('mine-c')(Mine())\n",
+            TASK.replace('    columns = ("id", "text")\n', "") + "TASKS.register('mine-c')(Mine())\n",
             "columns",
         ),
         (TASK.replace('    source = "a test"\n', "") + "TASKS.register('mine-s')(Mine())\n", "source"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import peft
 import pytest
@@ -23,7 +24,7 @@ ROWS = [
     {"id": str(i), "text": text, "label": "positive"}
     for i, text in enumerate(["the book", "so good", "so bad"])
 ]
-EXAMPLES = [TASK.example(row, "en") for row in ROWS]
+EXAMPLES = [replace(TASK.example(row, "en"), gold=(row["label"],)) for row in ROWS]
 
 
 def adapter(ref, folder, *, seed=0, **settings):

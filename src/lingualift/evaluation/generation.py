@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from lingualift.config import Scoring
-from lingualift.evaluation.likelihood import left_pad
+from lingualift.evaluation.likelihood import Progress, left_pad
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_prompt, fit
 
 
 def generate_answers(
-    model: Any, tokenizer: Any, examples: Sequence[Example], scoring: Scoring, max_new_tokens: int
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    scoring: Scoring,
+    max_new_tokens: int,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[list[str], int]:
     """The text that follows each prompt, the prompt itself not in it.
 
@@ -22,6 +27,7 @@ def generate_answers(
         examples: What to answer.
         scoring: Prompts per batch, longest sequence.
         max_new_tokens: Longest answer, in tokens.
+        progress: Called with prompts done and prompts in all.
 
     Returns:
         One text per example, and how many prompts had to be cut.
@@ -53,4 +59,5 @@ def generate_answers(
             output = model.generate(**inputs, generation_config=config)
         for index, ids in zip(batch, output[:, inputs["input_ids"].shape[1] :], strict=True):
             texts[index] = tokenizer.decode(ids, skip_special_tokens=True)
+        progress(start + len(batch), len(order))
     return texts, sum(pair.truncated > 0 for pair in pairs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,9 @@ from lingualift.config import Scoring
 from lingualift.errors import UserError
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_pair
+
+Progress = Callable[[int, int], None]
+"""Told how many are done, of how many."""
 
 
 @dataclass
@@ -23,7 +26,11 @@ class _Prompt:
 
 
 def score_choices(
-    model: Any, tokenizer: Any, examples: Sequence[Example], scoring: Scoring
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    scoring: Scoring,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[list[dict[str, float]], int]:
     """Log-likelihood of every choice of every example, normalised as `scoring` says.
 
@@ -32,6 +39,7 @@ def score_choices(
         tokenizer: Its tokenizer.
         examples: Examples with choices.
         scoring: Normalisation, prompts per forward pass, longest sequence.
+        progress: Called with prompts done and prompts in all, equal ones counted once.
 
     Returns:
         For each example label -> score (natural logarithm), and how many prompts had to be cut.
@@ -59,6 +67,7 @@ def score_choices(
                     mend="load the backbone in float32 or bfloat16 (`backbone.dtype`), or check the adapter",
                 )
             scores[index][label] = total / _length(ids, examples[index].choices[label], scoring)
+        progress(start + len(batch), len(prompts))
     ordered = [
         {label: found[label] for label in example.choices}
         for example, found in zip(examples, scores, strict=True)

@@ -11,7 +11,7 @@ from typing import Any
 from lingualift.backbone import BackboneRef, attach, detach, load_backbone
 from lingualift.config import Scoring
 from lingualift.evaluation.generation import generate_answers
-from lingualift.evaluation.likelihood import score_choices
+from lingualift.evaluation.likelihood import Progress, score_choices
 from lingualift.evaluation.metrics import METRICS, is_correct
 from lingualift.provenance import finite
 from lingualift.tasks import Example, Task
@@ -90,7 +90,12 @@ def adapted(ref: BackboneRef, adapter: Path | None) -> Iterator[tuple[Any, Any]]
 
 
 def evaluate(
-    ref: BackboneRef, adapter: Path | None, task: Task, examples: Sequence[Example], scoring: Scoring
+    ref: BackboneRef,
+    adapter: Path | None,
+    task: Task,
+    examples: Sequence[Example],
+    scoring: Scoring,
+    progress: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Answer the examples and score the answers.
 
@@ -100,9 +105,10 @@ def evaluate(
         task: Says how an answer is read and which metrics count.
         examples: At least one.
         scoring: How answers are ranked or generated.
+        progress: Called with prompts done and prompts in all.
     """
     with adapted(ref, adapter) as (model, tokenizer):
-        predictions, truncated = predict(model, tokenizer, task, examples, scoring)
+        predictions, truncated = predict(model, tokenizer, task, examples, scoring, progress)
     return Evaluation(
         predictions,
         score(task, predictions, len(examples[0].choices)),
@@ -112,16 +118,21 @@ def evaluate(
 
 
 def predict(
-    model: Any, tokenizer: Any, task: Task, examples: Sequence[Example], scoring: Scoring
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    examples: Sequence[Example],
+    scoring: Scoring,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[list[Prediction], int]:
     """Predictions in the order of the examples, and how many prompts had to be cut.
 
     Choices are ranked, the first of equally likely ones wins; without choices the answer is generated and parsed.
     """
     if examples[0].choices:
-        ranked, truncated = score_choices(model, tokenizer, examples, scoring)
+        ranked, truncated = score_choices(model, tokenizer, examples, scoring, progress)
         return [_ranked(example, found) for example, found in zip(examples, ranked, strict=True)], truncated
-    texts, truncated = generate_answers(model, tokenizer, examples, scoring, task.max_new_tokens)
+    texts, truncated = generate_answers(model, tokenizer, examples, scoring, task.max_new_tokens, progress)
     return [_parsed(task, example, text) for example, text in zip(examples, texts, strict=True)], truncated
 
 

@@ -21,18 +21,19 @@ class RowError(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """One question to a model, with its gold answer.
+    """One question to a model, with its gold answer where there is one.
 
     Attributes:
         id: Unique in its split.
         prompt: What the model reads; the answer follows after one space.
-        gold: Accepted answers, the first of which is trained on. For a ranked task: the label.
+        gold: Accepted answers, the first of which is trained on. For a ranked task: the label. The loader fills it in
+            by `Task.gold`; empty for a row without a label.
         choices: Label -> the words that stand for it (verbalizer); empty where the answer is generated.
     """
 
     id: str
     prompt: str
-    gold: tuple[str, ...]
+    gold: tuple[str, ...] = ()
     choices: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -44,25 +45,44 @@ class Example:
 class Task:
     """A labelled task. Subclass it, set the attributes, write `example`, register an instance.
 
+    A row without a label makes an example too, which is how `lingualift predict` asks: `example` reads `columns` only,
+    and `gold` reads the label.
+
     Attributes:
-        columns: The columns a row must have, each a non-empty string (or a number).
+        columns: The columns that a question is made of, each a non-empty string (or a number) in every row.
+        gold_column: The column that holds the answer, in labelled rows.
         metrics: Names of metrics; the first one is reported and tuned on.
         source: Paper or URL of the task.
         max_new_tokens: Longest generated answer, in tokens; of no use to a ranked task.
     """
 
     columns: ClassVar[tuple[str, ...]]
+    gold_column: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     source: ClassVar[str]
     max_new_tokens: ClassVar[int] = 16
 
     def example(self, row: Mapping[str, Any], language: str) -> Example:
-        """Make an example of a row.
+        """Make the example of a row, without its gold answer: the row may have no label.
 
         Raises:
             RowError: the row cannot be one; the message says why.
         """
         raise RowError(f"{type(self).__name__} does not say how a row becomes an example")
+
+    def gold(self, row: Mapping[str, Any], example: Example) -> tuple[str, ...]:
+        """The accepted answers of a labelled row; by default the gold column, which holds one of the choices, or text.
+
+        Args:
+            row: Has `columns` and `gold_column`.
+            example: What `example` made of it.
+
+        Raises:
+            RowError: the label is none; the message says why.
+        """
+        if example.choices:
+            return (label_of(row, self.gold_column, example.choices),)
+        return (text_of(row, self.gold_column),)
 
     def parse(self, text: str) -> str | None:
         """The answer in a generated text (the prompt is not in it), or None where there is none.
@@ -173,7 +193,8 @@ def _check(task: object, path: Path) -> None:
         raise UserError(
             path, f"registers {name}, which is no instance of Task or TextTask", mend=f"register {name}()"
         )
-    needed = ("columns", "source") if isinstance(task, TextTask) else ("columns", "metrics", "source")
+    text, labelled = ("columns", "source"), ("columns", "gold_column", "metrics", "source")
+    needed = text if isinstance(task, TextTask) else labelled
     for attribute in needed:
         if not getattr(task, attribute, None):
             raise UserError(path, f"{type(task).__name__} has no `{attribute}`", mend="set it in the class")

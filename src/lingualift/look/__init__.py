@@ -1,0 +1,244 @@
+"""A look at an experiment before the money is spent: is its text spelled, is there room to gain, is anything leaked?
+
+Read the function `check` below top to bottom; `findings.py` says what counts as wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lingualift.backbone import load_backbone
+from lingualift.config import load_experiment
+from lingualift.data import check_aligned
+from lingualift.errors import UserError
+from lingualift.evaluation.likelihood import Progress
+from lingualift.look.backbone import label_counts, lengths, mean_nats, vanilla_score
+from lingualift.look.findings import (
+    Finding,
+    by_grade,
+    in_labels,
+    in_lengths,
+    in_overlap,
+    in_scores,
+    in_spelling,
+)
+from lingualift.look.overlap import find_overlap
+from lingualift.look.records import LanguageLook, OverlapLook, TaskLook
+from lingualift.look.rows import Part, parts_of, sample
+from lingualift.look.spelling import is_spaced, spell
+from lingualift.pipeline.plan import Plan, make_plan
+
+ROWS = 200
+"""Rows per language and task that the backbone reads: a score's standard error is then at most 3.5 points."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen.
+
+    Attributes:
+        source: The source language.
+        languages: The source language first, if it has text; then the targets.
+        tasks: Tasks by language.
+        overlaps: Test items against what adapters learn from.
+        findings: What is not as it should be, the gravest first.
+    """
+
+    source: str
+    languages: tuple[LanguageLook, ...]
+    tasks: tuple[TaskLook, ...]
+    overlaps: tuple[OverlapLook, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that make results mean nothing."""
+        return tuple(finding for finding in self.findings if finding.grade == "error")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON."""
+        return {
+            "languages": [look.to_dict() for look in self.languages],
+            "tasks": [look.to_dict() for look in self.tasks],
+            "overlaps": [look.to_dict() for look in self.overlaps],
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def check(
+    experiment: Path | str,
+    *,
+    overrides: list[str] | None = None,
+    rows: int = ROWS,
+    progress: Progress = lambda done, total: None,
+) -> Look:
+    """Look at an experiment: its files and rows, how the backbone spells and knows each language, overlap, headroom.
+
+    Nothing is trained or written. Overlap and labels are counted over all rows, the rest over a sample.
+
+    Args:
+        experiment: The YAML file.
+        overrides: `a.b=value` each, over the file's keys.
+        rows: Rows of the sample, per language and task.
+        progress: Called with parts done and parts in all.
+
+    Raises:
+        UserError: what `lingualift plan` finds: a missing file or column, a bad row, an unknown method; and a backbone
+            that cannot be loaded.
+    """
+    if rows < 1:
+        raise UserError("--rows", f"is {rows}", "at least 1", f"leave it out for {ROWS}")
+    path = Path(experiment)
+    plan = make_plan(load_experiment(path, overrides), path.parent)
+    parts = parts_of(plan)
+    source = plan.experiment.languages.source
+    languages = (source, *plan.experiment.languages.targets)
+    pairs = list(dict.fromkeys((part.source.task, part.language) for part in parts if part.is_labelled()))
+    stage = _stages(progress, len(languages) + len(pairs))
+    seen = tuple(_languages(plan, languages, rows, stage))
+    tasks = tuple(_task(plan, parts, task, language, rows, next(stage)) for task, language in pairs)
+    overlaps = tuple(_overlaps(parts, languages))
+    limits = {
+        "train": ("training.task.max_length", plan.experiment.training.task.max_length),
+        "validation": ("scoring.max_length", plan.experiment.scoring.max_length),
+        "test": ("scoring.max_length", plan.experiment.scoring.max_length),
+    }
+    context = _context(load_backbone(plan.backbone)[0])
+    names = dict.fromkeys(look.task for look in tasks)
+    by_task = [[look for look in tasks if look.task == name] for name in names]
+    findings = [
+        *(finding for look in seen for finding in in_spelling(look)),
+        *(finding for look in tasks for finding in in_labels(look)),
+        *(finding for look in overlaps for finding in in_overlap(look)),
+        *(finding for looks in by_task for finding in in_lengths(looks, limits, context)),
+        *(finding for looks in by_task for finding in in_scores(looks, source)),
+        # What will not fit: findings from the estimates of `pipeline.cost` go here, and nowhere else.
+    ]
+    return Look(source, seen, tasks, overlaps, by_grade(findings))
+
+
+def _stages(progress: Progress, count: int) -> Iterator[Progress]:
+    """One progress after another, each a hundredth part of `count` hundred at a time."""
+    for stage in range(count):
+        yield lambda done, total, stage=stage: progress(100 * stage + 100 * done // total, 100 * count)  # type: ignore[misc]
+
+
+def _context(model: Any) -> int | None:
+    """Places for tokens that a backbone has, as far as its configuration says."""
+    places = getattr(model.config, "max_position_embeddings", None)
+    return int(places) if places and places > 0 else None
+
+
+def _languages(
+    plan: Plan, languages: Sequence[str], rows: int, stage: Iterator[Progress]
+) -> Iterator[LanguageLook]:
+    """The languages' text: the reference text, or the test rows of the first task where there is none."""
+    model, tokenizer = load_backbone(plan.backbone)
+    reference = plan.experiment.reference
+    window = min(reference.segment_tokens if reference else 512, _context(model) or 2**30)
+    translated = {
+        code: spell(tokenizer, texts).tokens for code, texts in _parallel(plan, languages, rows).items()
+    }
+    base: LanguageLook | None = None
+    for language in languages:
+        progress = next(stage)
+        part = next((part for part in _candidates(plan, language) if part.is_there()), None)
+        if part is None:
+            continue
+        texts = part.texts()
+        some = sample(texts, rows)
+        look = LanguageLook(
+            language=language,
+            origin=Path(part.source.task).stem if part.is_labelled() else "reference",
+            texts=len(texts),
+            spelling=spell(tokenizer, some),
+            spaced=is_spaced(language),
+            relative=None,
+            parallel=language in translated,
+            longest=max(len(ids) for ids in tokenizer(some, add_special_tokens=False)["input_ids"]),
+            nats=mean_nats(model, tokenizer, some, window, progress),
+        )
+        if language == languages[0]:
+            base = look
+        elif language in translated:
+            look = replace(look, relative=translated[language] / translated[languages[0]])
+        elif base and look.spaced and base.spaced and look.origin == base.origin:
+            look = replace(look, relative=look.spelling.per_word / base.spelling.per_word)
+        yield look
+
+
+def _candidates(plan: Plan, language: str) -> list[Part]:
+    """Where a language's text may lie, the best first."""
+    cell = plan.cells[0].cell
+    reference = [Part(cell.reference, language, "train")] if cell.reference else []
+    return [*reference, Part(cell.task, language, "test")]
+
+
+def _parallel(plan: Plan, languages: Sequence[str], rows: int) -> dict[str, list[str]]:
+    """The same sentences in the source language, which comes first, and in others; empty if no data is parallel."""
+    for place, first in enumerate(_candidates(plan, languages[0])):
+        if first.source.data.aligned_on and first.is_there():
+            every = [_candidates(plan, language)[place] for language in languages]
+            parts = [part for part in every if part.is_there()]
+            check_aligned(
+                first.source.data, [part.language for part in parts], first.split, first.source.base
+            )
+            return {part.language: sample(part.texts(), rows) for part in parts}
+    return {}
+
+
+def _task(
+    plan: Plan, parts: Sequence[Part], name: str, language: str, rows: int, progress: Progress
+) -> TaskLook:
+    """A task in a language: its rows by split, and the plain backbone's score on a sample of validation rows.
+
+    Where there are no validation rows the sample is of training rows, else of test rows: reading the plain backbone's
+    score off them decides nothing.
+    """
+    experiment = plan.experiment
+    _, tokenizer = load_backbone(plan.backbone)
+    mine = [part for part in parts if (part.source.task, part.language) == (name, language)]
+    source = mine[0].source
+    task = source.check_labelled()
+    counts, labels, cut, longest = {}, {}, {}, 0
+    for part in mine:
+        examples = part.examples()
+        needed = lengths(tokenizer, task, sample(examples, rows), part.split)
+        training = part.split == "train"
+        limit = (experiment.training.task if training else experiment.scoring).max_length
+        counts[part.split] = len(examples)
+        labels[part.split] = label_counts(examples)
+        cut[part.split] = sum(tokens > limit for tokens in needed) / len(needed)
+        longest = max(longest, *needed)
+    best = next(
+        part
+        for part in (Part(source, language, split) for split in ("validation", "train", "test"))
+        if part.is_there()
+    )
+    some = sample(best.examples(), rows)
+    vanilla = vanilla_score(plan.backbone, task, best.split, some, experiment.scoring, progress)
+    return TaskLook(Path(name).stem, language, counts, labels, cut, longest, vanilla)
+
+
+def _overlaps(parts: Sequence[Part], languages: Sequence[str]) -> Iterator[OverlapLook]:
+    """Test items against the reference text of their language, and the rows that a task's adapters learn from."""
+    for language in languages:
+        tests = [part for part in parts if part.language == language and part.split == "test"]
+        learnt = [
+            part for part in parts if part.split != "test" and part.language in (languages[0], language)
+        ]
+        for other in learnt:
+            if not other.is_labelled() and other.language != language:
+                continue
+            texts = other.items()
+            for test in tests:
+                if other.is_labelled() and other.source.task != test.source.task:
+                    continue
+                items = test.items()
+                found = find_overlap(items, texts, spaced=is_spaced(language))
+                named = f"{other.split} rows of {other.language}" if other.is_labelled() else "reference text"
+                name = Path(test.source.task).stem
+                yield OverlapLook(name, language, named, len(items), len(texts), tuple(found))

@@ -1,0 +1,216 @@
+"""What a look at an experiment can find, how grave it is, and from which value on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from lingualift.look.records import LanguageLook, OverlapLook, TaskLook
+from lingualift.look.spelling import LOST_NOTED, LOST_REFUSED
+
+BYTES_NOTED = 0.10
+"""Share of byte tokens: byte fallback is meant for rare characters; a text spelled in bytes has hardly been seen."""
+TOKENS_NOTED = 3.0
+"""Tokens relative to the source language: text costs and fills the context that many times over. Languages written in
+Latin letters stay below 3 in common tokenizers (https://arxiv.org/abs/2305.15425)."""
+CUT_NOTED = 0.01
+"""Share of rows that `max_length` cuts: a cut prompt has lost its beginning, which no score shows."""
+OVERLAP_REFUSED = 0.10
+"""Share of test items that are in text or rows that adapters learn from: any is told; a tenth can move a score by more
+than methods differ."""
+HEADROOM_NOTED = 5.0
+"""Points between the plain backbone's score and 100: with fewer, no method can be told from another."""
+MUTE_NOTED = 0.5
+"""Share of the plain backbone's answers that cannot be read: the score then says little about what it knows."""
+
+Grade = Literal["error", "warning", "note"]
+GRADES: tuple[Grade, ...] = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be.
+
+    Attributes:
+        grade: "error": results would mean nothing; "warning": they would mean less; "note": good to know.
+        where: Language, task and split.
+        found: What was found.
+        expected: What would have been right, "" where the mend says it.
+        mend: What to do about it.
+        examples: Up to three places that show it.
+    """
+
+    grade: Grade
+    where: str
+    found: str
+    expected: str
+    mend: str
+    examples: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON."""
+        return asdict(self)
+
+
+def in_spelling(look: LanguageLook) -> Iterator[Finding]:
+    """What is wrong with how a language is spelled and known."""
+    spelling, where = look.spelling, look.language
+    if spelling.lost_share > LOST_NOTED or spelling.unknown_share > LOST_NOTED:
+        refused = spelling.lost_share > LOST_REFUSED
+        yield Finding(
+            "error" if refused else "warning",
+            where,
+            f"the tokenizer loses {_percent(spelling.lost_share)} of the letters and writes "
+            f"{_percent(spelling.unknown_share)} of its tokens as unknown",
+            f"at most {_percent(LOST_REFUSED if refused else LOST_NOTED)}",
+            "take a backbone whose tokenizer has this script, or leave the language out",
+        )
+    if spelling.byte_share > BYTES_NOTED:
+        yield Finding(
+            "warning",
+            where,
+            f"{_percent(spelling.byte_share)} of the tokens are single bytes",
+            f"at most {_percent(BYTES_NOTED)}",
+            "take a backbone whose tokenizer has this script; expect long training and weak text adapters",
+        )
+    if look.relative is not None and look.relative > TOKENS_NOTED:
+        of = "the same sentences take" if look.parallel else "a word takes"
+        yield Finding(
+            "warning",
+            where,
+            f"{of} {look.relative:.1f} times the tokens of the source language",
+            f"at most {TOKENS_NOTED:g}",
+            "plan for that much more time and context (`max_length`), or take another tokenizer",
+        )
+    if not math.isfinite(look.nats):
+        mend = "load the backbone in float32 or bfloat16 (`backbone.dtype`)"
+        yield Finding("error", where, "the backbone's likelihood is no number", "a number", mend)
+
+
+def in_labels(look: TaskLook) -> Iterator[Finding]:
+    """Labels that never occur in a split."""
+    tested = {label for label, count in look.labels.get("test", {}).items() if count}
+    for split, counts in look.labels.items():
+        for label in (label for label, count in counts.items() if not count):
+            asked = split == "train" and label in tested
+            never = (
+                f"no row is labelled {label!r}, and test rows are"
+                if asked
+                else f"no row is labelled {label!r}"
+            )
+            yield Finding(
+                "error" if asked else "warning",
+                f"{look.task} {look.language} {split}",
+                never,
+                f"rows of each of {', '.join(counts)}",
+                "check how the labels are spelled, or add such rows",
+            )
+
+
+def in_lengths(
+    looks: Sequence[TaskLook], limits: Mapping[str, tuple[str, int]], context: int | None
+) -> Iterator[Finding]:
+    """Rows of one task that lose their beginning, or that the backbone has no places for.
+
+    Args:
+        looks: The task in its languages.
+        limits: Split -> key of the experiment and tokens that it allows.
+        context: Places for tokens that the backbone has, None if it does not say.
+    """
+    for split, (key, limit) in limits.items():
+        cut = [one for one in looks if one.cut.get(split, 0) > CUT_NOTED]
+        if cut:
+            share, longest = max(one.cut[split] for one in cut), max(one.longest for one in cut)
+            found = (
+                f"up to {_percent(share)} of the {split} prompts are longer than {limit} tokens (the longest has "
+                f"{longest}) and lose their beginning"
+            )
+            yield Finding("warning", _where(cut), found, f"at most {_percent(CUT_NOTED)}", f"raise `{key}`")
+    most = max(limit for _, limit in limits.values())
+    beyond = [one for one in looks if context is not None and min(one.longest, most) > context]
+    if beyond:
+        used = min(max(one.longest for one in beyond), most)
+        mend = f"set `max_length` to {context} or less, or take a backbone with a longer context"
+        found = f"prompts have up to {used} tokens"
+        yield Finding("warning", _where(beyond), found, f"at most {context}, the backbone's context", mend)
+
+
+def in_scores(looks: Sequence[TaskLook], source: str) -> Iterator[Finding]:
+    """What the plain backbone's scores on one task leave to be gained, or do not tell.
+
+    Args:
+        looks: The task in its languages.
+        source: The source language, in which there need be no room.
+    """
+    full = [one for one in looks if one.vanilla.headroom < HEADROOM_NOTED and one.language != source]
+    mute = [one for one in looks if one.vanilla.malformed > MUTE_NOTED * one.vanilla.n]
+    told = {*map(id, full), *map(id, mute)}
+    guessed = [
+        one
+        for one in looks
+        if one.vanilla.score - 2 * (one.vanilla.stderr or 0) <= one.vanilla.chance and id(one) not in told
+    ]
+    if full:
+        yield Finding(
+            "warning",
+            _where(full),
+            f"the plain backbone scores {_range(full)}",
+            f"at least {HEADROOM_NOTED:g} points below 100",
+            "take a harder task or leave these languages out: methods cannot be told apart here",
+        )
+    if mute:
+        yield Finding(
+            "note",
+            _where(mute),
+            f"most answers of the plain backbone cannot be read (its score: {_range(mute)})",
+            "",
+            "nothing, where training teaches the form of an answer; this score says little until then",
+        )
+    if guessed:
+        yield Finding(
+            "note",
+            _where(guessed),
+            f"the plain backbone scores {_range(guessed)}, no better than chance "
+            f"({guessed[0].vanilla.chance:.1f})",
+            "",
+            "nothing yet: if `source-ft` stays there too, the backbone does not know the language",
+        )
+
+
+def _where(looks: Sequence[TaskLook]) -> str:
+    return f"{looks[0].task} {', '.join(one.language for one in looks)}"
+
+
+def _range(looks: Sequence[TaskLook]) -> str:
+    scores = sorted({f"{one.vanilla.score:.1f}" for one in looks}, key=float)
+    return scores[0] if len(scores) == 1 else f"{scores[0]} to {scores[-1]}"
+
+
+def in_overlap(look: OverlapLook) -> Iterator[Finding]:
+    """Test items that adapters would learn by heart."""
+    if not look.matches:
+        return
+    share = len(look.matches) / look.items
+    equal = sum(match.equal for match in look.matches)
+    found = (
+        f"{len(look.matches)} of {look.items} test items stand in the {look.against} ({equal} as a whole row)"
+    )
+    yield Finding(
+        "error" if share >= OVERLAP_REFUSED else "warning",
+        f"{look.task} {look.language}",
+        found,
+        "none",
+        f"take them out of the {look.against}; scores would be memory in part",
+        tuple(f"{match.item} in {match.other}: {match.text}" for match in look.matches[:3]),
+    )
+
+
+def by_grade(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Errors first, then warnings, then notes."""
+    return tuple(sorted(findings, key=lambda finding: GRADES.index(finding.grade)))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%"

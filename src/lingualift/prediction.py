@@ -1,0 +1,134 @@
+"""Predictions for rows without labels, from the command line or a script of your own."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lingualift.backbone import check_adapter, find_backbone
+from lingualift.config import Backbone, Scoring
+from lingualift.data import load_unlabelled
+from lingualift.errors import UserError
+from lingualift.evaluation.likelihood import Progress
+from lingualift.evaluation.runner import Prediction, adapted
+from lingualift.evaluation.runner import predict as answer
+from lingualift.languages import language as find_language
+from lingualift.provenance import finite
+from lingualift.source import labelled_task
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answered rows.
+
+    Attributes:
+        records: One per row, in their order: `id`, the row's own columns, `prediction` (None if it is malformed), and
+            `scores` (log-likelihood of each label, normalised as `Scoring` says) with `probabilities` (their softmax, 1
+            in sum), or `generated`, the whole text that the prediction was read from.
+        malformed: Answers that could not be read.
+        truncated: Prompts that had to be cut to `max_length`.
+    """
+
+    records: list[dict[str, Any]]
+    malformed: int
+    truncated: int
+
+
+def predict(
+    *,
+    backbone: str | Backbone,
+    task: str,
+    language: str,
+    rows: Path | str | Sequence[Mapping[str, Any]],
+    adapter: Path | str | None = None,
+    scoring: Scoring | None = None,
+) -> list[dict[str, Any]]:
+    """Predictions for rows that need no label.
+
+    Args:
+        backbone: Hub id, folder or `miniworld`, or a `Backbone` with revision and dtype.
+        task: Registered name, or path of a Python file.
+        language: BCP-47 or ISO 639-3 code.
+        rows: A .jsonl, .jsonl.gz, .csv or .parquet file, or the rows themselves.
+        adapter: Adapter folder; the plain backbone if left out.
+        scoring: How answers are read off the model; `Scoring()` if left out.
+
+    Returns:
+        One record per row, as `Predictions.records`. A warning tells of prompts that had to be cut.
+
+    Raises:
+        UserError: no backbone, an adapter that does not fit, unknown task or language, bad rows.
+    """
+    chosen = Backbone(name=backbone) if isinstance(backbone, str) else backbone
+    where = Path(rows) if isinstance(rows, str) else rows
+    folder = None if adapter is None else Path(adapter)
+    found = predict_rows(chosen, folder, task, language, where, scoring or Scoring())
+    if found.truncated:
+        warnings.warn(f"{found.truncated} prompts were longer than scoring.max_length and cut", stacklevel=2)
+    return found.records
+
+
+def predict_rows(
+    backbone: Backbone,
+    adapter: Path | None,
+    task: str,
+    language: str,
+    rows: Path | Sequence[Mapping[str, Any]],
+    scoring: Scoring,
+    progress: Progress = lambda done, total: None,
+) -> Predictions:
+    """Answer rows that need no label; arguments and errors as for `predict`, `progress` as for `score_choices`."""
+    chosen = labelled_task(task)
+    find_language(language)
+    asked = load_unlabelled(chosen, rows, language)
+    _check_names(rows, [row for row, _ in asked])
+    ref = find_backbone(backbone)
+    if adapter is not None:
+        check_adapter(ref, adapter)
+    with adapted(ref, adapter) as (model, tokenizer):
+        examples = [example for _, example in asked]
+        answers, truncated = answer(model, tokenizer, chosen, examples, scoring, progress)
+    records = [
+        {"id": found.id, **_json(row), **_answered(found)}
+        for (row, _), found in zip(asked, answers, strict=True)
+    ]
+    return Predictions(records, sum(found.prediction is None for found in answers), truncated)
+
+
+_ADDED = ("prediction", "scores", "probabilities", "generated")
+
+
+def _check_names(rows: Path | Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse rows with a column that the predictions would take the place of."""
+    taken = sorted({name for row in given for name in row if name in _ADDED})
+    if taken:
+        where = rows if isinstance(rows, Path) else "rows"
+        raise UserError(where, f"has a column {taken[0]!r}, as predictions have", mend="rename or remove it")
+
+
+def _answered(found: Prediction) -> dict[str, Any]:
+    if found.scores is None:
+        return {"prediction": found.prediction, "generated": found.text}
+    scores = {label: finite(score) for label, score in found.scores.items()}
+    return {"prediction": found.prediction, "scores": scores, "probabilities": _softmax(found.scores)}
+
+
+def _softmax(scores: Mapping[str, float]) -> dict[str, float | None]:
+    top = max(scores.values())
+    powers = {label: math.exp(score - top) for label, score in scores.items()}
+    return {label: finite(power / sum(powers.values())) for label, power in powers.items()}
+
+
+def _json(value: Any) -> Any:
+    """What a row holds, as JSON has it: NaN is null, a date its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(inner) for inner in value]
+    if isinstance(value, float):
+        return finite(value)
+    return value if value is None or isinstance(value, str | int) else str(value)

@@ -1,0 +1,91 @@
+"""What a tokenizer makes of a language, counted by hand and by other means."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
+
+from lingualift.backbone import load_backbone
+from lingualift.languages import all_languages
+from lingualift.look.spelling import UNSPACED, is_spaced, spell
+
+AMHARIC = "የሰው ልጅ ሁሉ ሲወለድ ነጻና በክብርና በመብትም እኩልነት ያለው ነው።"
+THAI = "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกัน"
+
+
+@pytest.fixture(scope="module")
+def words(mini):
+    """The mini-world's tokenizer of whole words."""
+    return load_backbone(mini)[1]
+
+
+def byte_fallback():
+    """A tokenizer of `a` and `b`, and bytes for all else."""
+    every = ["<unk>", "a", "b", *(f"<0x{value:02X}>" for value in range(256))]
+    tokenizer = Tokenizer(
+        models.BPE(
+            {token: index for index, token in enumerate(every)}, [], unk_token="<unk>", byte_fallback=True
+        )
+    )
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+def test_a_known_language_is_spelled_word_by_word(words):
+    found = spell(words, ["the book is good .", "the book is bad ."])
+    assert (found.texts, found.tokens, found.words, found.unknown, found.lost) == (2, 10, 10, 0, 0)
+    assert found.characters == found.bytes - 8 == 14 + 13
+    assert found.letters == 13 + 12
+    assert (found.per_word, found.per_character) == (1, 10 / 27)
+
+
+def test_letter_case_and_compatibility_forms_are_no_loss(words):
+    assert spell(words, ["ﬁne the book"]).letters == len("finethebook")
+    assert spell(words, ["the book"]).lost == 0
+
+
+@pytest.mark.parametrize("text", [AMHARIC, THAI])
+def test_a_script_that_is_not_in_the_vocabulary_is_lost(words, text):
+    found = spell(words, [text])
+    assert found.lost_share == 1
+    assert found.unknown_share == pytest.approx(1, abs=0.2)  # the full stop is a word of its own
+
+
+def test_half_a_text_is_half_lost(words):
+    found = spell(words, ["the book qqqqqqq"])
+    assert (found.unknown, found.lost, found.letters) == (1, 7, 14)
+
+
+def test_bytes_lose_nothing_and_are_counted(bpe):
+    tokenizer = byte_fallback()
+    found = spell(tokenizer, ["ab", "é"])
+    assert (found.tokens, found.byte_tokens, found.unknown, found.lost) == (4, 2, 0, 0)
+    assert found.byte_share == 0.5
+    assert spell(load_backbone(bpe)[1], [AMHARIC]).byte_share == 0  # byte-level merges are no fallback
+
+
+@given(text=st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip))
+def test_a_byte_level_tokenizer_gives_every_letter_back(bpe, text):
+    tokenizer = load_backbone(bpe)[1]
+    found = spell(tokenizer, [text])
+    special = any(mark in text for mark in ("<s>", "</s>", "<pad>"))
+    assert special or found.lost == 0
+    assert found.bytes == len(text.encode())
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    assert found.letters == sum(unicodedata.category(mark)[0] in "LMN" for mark in folded)
+
+
+def test_counts_add_up_over_texts(words):
+    texts = ["the book is good .", AMHARIC, "kitabu kiko jikoni"]
+    whole, parts = spell(words, texts), [spell(words, [text]) for text in texts]
+    for name in ("tokens", "words", "characters", "bytes", "unknown", "letters", "lost"):
+        assert getattr(whole, name) == sum(getattr(part, name) for part in parts)
+
+
+def test_scripts_without_spaces_are_known():
+    assert not any(map(is_spaced, ("th", "zh", "ja", "km", "lo", "my", "yue")))
+    assert all(map(is_spaced, ("en", "am", "ko", "hi", "vi")))
+    assert {entry.script for entry in all_languages()} >= UNSPACED
