@@ -36,7 +36,7 @@ LanguageCode = Annotated[str, typer.Option("--language", help="BCP-47 or ISO 639
 DataTemplate = Annotated[
     str,
     typer.Option(
-        "--data", help="File or path template with {language} and {split}; .jsonl[.gz] .csv .parquet."
+        "--data", help="File or path template with {language} and {split}; .jsonl[.gz] .csv .parquet .txt[.gz]."
     ),
 ]
 
@@ -165,7 +165,9 @@ def train(
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
-    report_to: Annotated[str, typer.Option(help="Experiment tracker: tensorboard, wandb, trackio.")] = "none",
+    report_to: Annotated[
+        list[str] | None, typer.Option(help="Experiment tracker: tensorboard, trackio, wandb.")
+    ] = None,
 ) -> None:
     """Train one adapter on a task, or on raw text (`--task causal-lm`)."""
     from lingualift.config import Adapter, Backbone, Training, checked
@@ -186,7 +188,7 @@ def train(
             start=start,
             output=output,
             progress=progress,
-            report_to=report_to,
+            report_to=report_to or (),
         )
     _next(f"lingualift evaluate --backbone {backbone} --adapter {output} --task … --language … --data …")
 

@@ -84,8 +84,9 @@ def plan_of(
     Arguments and errors as for `run`; nothing is written.
     """
     path = Path(experiment)
-    plan = make_plan(load_experiment(path, overrides), path.parent)
-    return plan, Store(Path(store) if store else _folder(experiment, output) / "store")
+    folder = _folder(experiment, output)
+    plan = make_plan(load_experiment(path, overrides), path.parent, folder / "logs")
+    return plan, Store(Path(store) if store else folder / "store")
 
 
 def _folder(experiment: Path | str, output: Path | str | None) -> Path:
@@ -144,9 +145,10 @@ def _claim(folder: Path, experiment: Experiment, replace: bool) -> None:
 
 
 def _same(there: Path, experiment: Experiment) -> bool:
-    """Whether a resolved experiment file gives the same results, however fast it runs."""
+    """Whether a resolved experiment file gives the same results, however fast and wherever its loss is shown."""
     pace: Any = {
         "workers": True,
+        "report_to": True,
         "scoring": {"batch_size"},
         "training": {"task": {"checkpoint_steps"}, "reference": {"checkpoint_steps"}},
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lingualift.backbone import BackboneRef
-from lingualift.config import Adapter, Scoring, Training
+from lingualift.config import Adapter, GivenAdapter, Scoring, Training
 from lingualift.provenance import (
     fingerprint,
     library_versions,
@@ -103,7 +103,7 @@ class Initialise(Step):
     kind = "initialisation"
     code = ("training", "backbone.py")
     backbone: BackboneRef
-    adapter: Adapter
+    adapter: Adapter | GivenAdapter
     seed: int
 
     def recipe(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class Initialise(Step):
 
 @dataclass(frozen=True, eq=False)
 class Train(Step):
-    """Train an adapter on a task in a language."""
+    """Train an adapter on a task in a language; what is reported to trackers is no part of what it makes."""
 
     kind = "adapter"
     split: ClassVar[str] = "train"
@@ -139,6 +139,8 @@ class Train(Step):
     settings: Training
     seed: int
     segment_tokens: int
+    report_to: tuple[str, ...] = ()
+    logs: Path | None = None
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -163,8 +165,10 @@ class Train(Step):
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Train from the shared initialisation."""
+        from lingualift.training.tracking import Tracking
         from lingualift.training.trainer import train
 
+        name = f"{Path(self.source.task).stem}.{self.language}.seed{self.seed}"
         train(
             self.start.backbone,
             self.source.rows(self.language, self.split),
@@ -180,6 +184,7 @@ class Train(Step):
                 "data": self.source.identity(self.language, self.split)["data"],
             },
             progress=progress,
+            tracking=Tracking(self.report_to, name, self.logs / name if self.logs else None),
         )
 
 
