@@ -12,17 +12,19 @@ if TYPE_CHECKING:
     from lingualift.adapters import inspect as inspect
     from lingualift.config import load_experiment as load_experiment
     from lingualift.errors import UserError as UserError
+    from lingualift.lifting import lift as lift
     from lingualift.merging import merge as merge
     from lingualift.pipeline import run as run
 
 _HOMES = {
     "UserError": "lingualift.errors",
     "inspect": "lingualift.adapters",
+    "lift": "lingualift.lifting",
     "load_experiment": "lingualift.config",
     "merge": "lingualift.merging",
     "run": "lingualift.pipeline",
 }
-__all__ = ["UserError", "inspect", "load_experiment", "merge", "run"]
+__all__ = ["UserError", "inspect", "lift", "load_experiment", "merge", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -36,7 +36,8 @@ LanguageCode = Annotated[str, typer.Option("--language", help="BCP-47 or ISO 639
 DataTemplate = Annotated[
     str,
     typer.Option(
-        "--data", help="File or path template with {language} and {split}; .jsonl[.gz] .csv .parquet .txt[.gz]."
+        "--data",
+        help="File or path template with {language} and {split}; .jsonl[.gz] .csv .parquet .txt[.gz].",
     ),
 ]
 
@@ -134,6 +135,84 @@ def plan(
     console.print(table)
     console.print(f"{len(planned.steps)} steps, {len(planned.steps) - len(missing)} of them done.")
     _next(f"lingualift run {experiment}")
+
+
+@app.command()
+def lift(
+    backbone: BackboneName,
+    adapter: Annotated[Path, typer.Option(help="The adapter to lift: any LoRA or (IA)³ of peft's.")],
+    to: Annotated[str, typer.Option("--to", help="Language to lift into.")],
+    text: Annotated[Path, typer.Option(help="Raw text in it: .txt, one text a line, or a column `text`.")],
+    source_text: Annotated[Path, typer.Option(help="Raw text in the adapter's language.")],
+    output: OutputFolder,
+    source_language: Annotated[str, typer.Option("--from", help="The adapter's language.")] = "en",
+    weight: Annotated[float, typer.Option(help="Factor of the references' difference.")] = 1.0,
+    rank: Annotated[
+        int | None,
+        typer.Option(help="LoRA: truncate to this rank; exact, up to three times as much, if left out."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Labelled task to score before and after.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Its rows: path template with {language} and {split}.")
+    ] = None,
+    score_on: Annotated[
+        list[str] | None, typer.Option(help="Language to score; the one lifted into if left out.")
+    ] = None,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Split to score.")] = "test",
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each reference.")] = 100,
+    batch_size: Annotated[int, typer.Option(help="Segments of text per step.")] = 8,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate; 2e-4 for LoRA, 5e-4 for (IA)³ if left out.")
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens per segment of text.")] = 256,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Draw of the references, order of the texts.")
+    ] = 0,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Folder of references; lingualift-store beside the output if left out."),
+    ] = None,
+    revision: Revision = None,
+    dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
+) -> None:
+    """Lift an adapter you have into another language, by raw text in both."""
+    from lingualift.lifting import HEAD
+    from lingualift.lifting import lift as lift_adapter
+    from lingualift.pipeline.progress import watching
+
+    with watching(_console(stderr=True)) as watch:
+        lifted = lift_adapter(
+            backbone=backbone,
+            adapter=adapter,
+            to=to,
+            text=text,
+            source_text=source_text,
+            output=output,
+            source_language=source_language,
+            weight=weight,
+            rank=rank,
+            task=task,
+            data=data,
+            score_on=score_on or (),
+            split=split,
+            steps=steps,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_length=max_length,
+            seed=seed,
+            store=store,
+            revision=revision,
+            dtype=dtype,
+            precision=precision,
+            watch=watch,
+        )
+    _list(HEAD, [measure.cells() for measure in lifted.measures])
+    for line in lifted.lines():
+        typer.echo(line)
+    _next(
+        f"lingualift predict --backbone {backbone} --adapter {output} --task … --language {to} --input … --output …"
+    )
 
 
 @app.command()

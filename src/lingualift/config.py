@@ -119,7 +119,7 @@ class Data(_Record):
     """
 
     files: Template | None = None
-    "Path template of .jsonl[.gz], .csv, .parquet or (one text a line) .txt[.gz] files, relative to the experiment file."
+    "Path template of .jsonl[.gz], .csv, .parquet or .txt[.gz] (one text a line) files; from the experiment file on."
     hub: str | None = None
     "Data set id on the hub; only data sets in parquet load, scripts do not."
     revision: str | None = None

@@ -63,7 +63,9 @@ class Card:
             f"## Use\n\n```python\n{self._code()}\n```",
             "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _LIMITS),
         ]
-        cited = "\n\n".join(CITATIONS[source] for source in dict.fromkeys(self.sources) if source in CITATIONS)
+        cited = "\n\n".join(
+            CITATIONS[source] for source in dict.fromkeys(self.sources) if source in CITATIONS
+        )
         parts += [f"## Citation\n\n```bibtex\n{cited}\n```"] if cited else []
         return "\n\n".join(parts) + "\n"
 
@@ -109,7 +111,9 @@ def shown(name: object) -> str:
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def _bcp47(code: str) -> str:

@@ -71,9 +71,7 @@ def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> P
     return Plan(experiment, backbone, cells, steps)
 
 
-def _cells(
-    experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path | None
-) -> Iterator[Cell]:
+def _cells(experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path | None) -> Iterator[Cell]:
     reference = experiment.reference
     text = Source(reference.task, reference.data, base) if reference else None
     for entry in experiment.tasks:

@@ -15,7 +15,10 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     backbone = {"name": config.get("base_model_name_or_path"), "revision": config.get("revision")}
     kind = str(config["peft_type"]).lower()
     if facts["kind"] == "initialisation":
-        title, summary = f"{kind} adapter before training", "A recorded start for adapters that are to be merged."
+        title, summary = (
+            f"{kind} adapter before training",
+            "A recorded start for adapters that are to be merged.",
+        )
         return Card(title, summary, config, backbone).text()
     task, code = Path(str(facts.get("task", "a task"))).stem, facts.get("language")
     where = f" in {language(code).name}" if code else ""
