@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lingualift.adapters import inspect as inspect
     from lingualift.config import load_experiment as load_experiment
     from lingualift.errors import UserError as UserError
+    from lingualift.hub import push as push
     from lingualift.lifting import lift as lift
     from lingualift.merging import merge as merge
     from lingualift.pipeline import run as run
@@ -22,9 +23,10 @@ _HOMES = {
     "lift": "lingualift.lifting",
     "load_experiment": "lingualift.config",
     "merge": "lingualift.merging",
+    "push": "lingualift.hub",
     "run": "lingualift.pipeline",
 }
-__all__ = ["UserError", "inspect", "lift", "load_experiment", "merge", "run"]
+__all__ = ["UserError", "inspect", "lift", "load_experiment", "merge", "push", "run"]
 
 
 def __getattr__(name: str) -> Any:

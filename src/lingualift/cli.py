@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -40,6 +41,10 @@ DataTemplate = Annotated[
         help="File or path template with {language} and {split}; .jsonl[.gz] .csv .parquet .txt[.gz].",
     ),
 ]
+PushTo = Annotated[
+    str | None, typer.Option("--push-to-hub", metavar="ORG/NAME", help="Publish the result on the hub.")
+]
+Private = Annotated[bool, typer.Option("--private", help="Publish it as a private repository.")]
 
 
 def main() -> None:
@@ -175,12 +180,15 @@ def lift(
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
+    push_to_hub: PushTo = None,
+    private: Private = False,
 ) -> None:
     """Lift an adapter you have into another language, by raw text in both."""
     from lingualift.lifting import HEAD
     from lingualift.lifting import lift as lift_adapter
     from lingualift.pipeline.progress import watching
 
+    _check_push(push_to_hub, private)
     with watching(_console(stderr=True)) as watch:
         lifted = lift_adapter(
             backbone=backbone,
@@ -210,6 +218,7 @@ def lift(
     _list(HEAD, [measure.cells() for measure in lifted.measures])
     for line in lifted.lines():
         typer.echo(line)
+    _push(output, push_to_hub, private)
     _next(
         f"lingualift predict --backbone {backbone} --adapter {output} --task … --language {to} --input … --output …"
     )
@@ -247,12 +256,15 @@ def train(
     report_to: Annotated[
         list[str] | None, typer.Option(help="Experiment tracker: tensorboard, trackio, wandb.")
     ] = None,
+    push_to_hub: PushTo = None,
+    private: Private = False,
 ) -> None:
     """Train one adapter on a task, or on raw text (`--task causal-lm`)."""
     from lingualift.config import Adapter, Backbone, Training, checked
     from lingualift.pipeline.progress import counting
     from lingualift.training.once import train_once
 
+    _check_push(push_to_hub, private)
     names = tuple(modules.split(",")) if modules else None
     settings = {"steps": steps, "epochs": epochs if epochs or steps else 3, "batch_size": batch_size}
     more = {"learning_rate": learning_rate, "max_length": max_length, "precision": precision}
@@ -269,6 +281,7 @@ def train(
             progress=progress,
             report_to=report_to or (),
         )
+    _push(output, push_to_hub, private)
     _next(f"lingualift evaluate --backbone {backbone} --adapter {output} --task … --language … --data …")
 
 
@@ -367,10 +380,13 @@ def merge(
     cutoff: Annotated[
         float | None, typer.Option(help="Virtual tokens: cut-off of the pseudo-inverse.")
     ] = None,
+    push_to_hub: PushTo = None,
+    private: Private = False,
 ) -> None:
     """Merge adapter folders into a new one; no backbone is loaded."""
     from lingualift.merging import merge as merge_folders
 
+    _check_push(push_to_hub, private)
     report = merge_folders(
         method=method,
         output=output,
@@ -392,7 +408,21 @@ def merge(
     )
     for line in report.lines():
         typer.echo(line)
+    _push(output, push_to_hub, private)
     _next(f"lingualift inspect {output}")
+
+
+@app.command()
+def push(
+    adapter: Annotated[Path, typer.Argument(help="Adapter folder that lingualift wrote.")],
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where on the hub.")],
+    private: Private = False,
+) -> None:
+    """Publish an adapter on the hub: its tensors, configuration, model card and provenance."""
+    _push(adapter, repository, private)
+    _next(
+        f"read the model card on the hub, then load it: PeftModel.from_pretrained(backbone, {repository!r})"
+    )
 
 
 @app.command()
@@ -459,6 +489,24 @@ def _pairs(option: str, given: list[str] | None) -> list[tuple[str, float]]:
         if not name:
             raise UserError(option, f"is {text!r}", "NAME=NUMBER", f"write {option} NAME=1.0")
     return pairs
+
+
+def _check_push(repository: str | None, private: bool) -> None:
+    """Before any work: what can be told of a repository without the hub."""
+    if repository is not None:
+        from lingualift.hub import check_repository
+
+        check_repository(repository)
+    elif private:
+        raise UserError("--private", "is given without --push-to-hub", mend="name --push-to-hub ORG/NAME")
+
+
+def _push(folder: Path, repository: str | None, private: bool) -> None:
+    """Publish a finished folder, if that was asked for; under `accelerate launch` only the first process does."""
+    if repository is not None and os.environ.get("RANK", "0") == "0":
+        from lingualift.hub import push as publish
+
+        typer.echo(f"published at {publish(folder, repository, private=private)}")
 
 
 def _source(task: str, data: str) -> Source:

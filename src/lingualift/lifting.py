@@ -322,7 +322,7 @@ def _read_texts(languages: tuple[str, str], files: tuple[Path | str, Path | str]
             code,
             [item for index, item in enumerate(unique) if index not in chosen],
             [item for index, item in enumerate(unique) if index in chosen],
-            str(file),
+            Path(file).name,
             len(found) - len(unique),
         )
     first, other = ({*item.train, *item.held_out} for item in texts.values())
@@ -429,8 +429,8 @@ def _notes(
     name = adapter.config.get("base_model_name_or_path")
     if name and name not in (ref.name, ref.source):
         notes.append(
-            f"the adapter calls its backbone {name!r}; it fits {ref.name!r}, but whether the two are the same could "
-            "not be checked"
+            f"the adapter calls its backbone {shown(name)!r}; it fits {shown(ref.name)!r}, but whether the two are "
+            "the same could not be checked"
         )
     first, other = texts.values()
     if both := {*first.train, *first.held_out} & {*other.train, *other.held_out}:

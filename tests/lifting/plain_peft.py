@@ -1,6 +1,6 @@
 """A user's own training script: plain torch, transformers and peft on rows of JSON Lines, nothing of lingualift.
 
-    python plain_peft.py BACKBONE ROWS.jsonl TASK OUTPUT [--seed N] [--steps N] [--config JSON] [--base NAME]
+python plain_peft.py BACKBONE ROWS.jsonl TASK OUTPUT [--seed N] [--steps N] [--config JSON] [--base NAME]
 """
 
 import argparse
@@ -34,7 +34,13 @@ def train(backbone, rows, task, output, *, seed=0, steps=100, config=None, learn
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     model = AutoModelForCausalLM.from_pretrained(backbone)
-    settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": "all-linear", **(config or {})}
+    settings = {
+        "peft_type": "LORA",
+        "r": 8,
+        "lora_alpha": 16,
+        "target_modules": "all-linear",
+        **(config or {}),
+    }
     model = peft.get_peft_model(model, peft.PeftConfig.from_peft_type(task_type="CAUSAL_LM", **settings))
     data = [encode(tokenizer, *pair(task, row)) for row in rows]
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -66,8 +72,13 @@ def main():
     with Path(options.rows).open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     train(
-        options.backbone, rows, options.task, options.output,
-        seed=options.seed, steps=options.steps, config=options.config,
+        options.backbone,
+        rows,
+        options.task,
+        options.output,
+        seed=options.seed,
+        steps=options.steps,
+        config=options.config,
     )
 
 
