@@ -180,6 +180,9 @@ def lift(
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="References trained at once; two without a GPU, if left out.")
+    ] = None,
     push_to_hub: PushTo = None,
     private: Private = False,
 ) -> None:
@@ -213,6 +216,7 @@ def lift(
             revision=revision,
             dtype=dtype,
             precision=precision,
+            workers=workers,
             watch=watch,
         )
     _list(HEAD, [measure.cells() for measure in lifted.measures])

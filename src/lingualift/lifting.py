@@ -152,6 +152,7 @@ def lift(
     revision: str | None = None,
     dtype: str = "float32",
     precision: str = "float32",
+    workers: int | None = None,
     watch: Watch = lambda event: None,
 ) -> Lifted:
     """Lift an adapter into another language: adapter ⊕ λ·(target reference ⊖ source reference).
@@ -183,6 +184,7 @@ def lift(
         revision: Commit of the backbone on the hub.
         dtype: Number format of the backbone.
         precision: float32, or bfloat16 autocast.
+        workers: References trained at once; two, or one where there is a GPU or one processor, when left out.
         watch: Told how the trainings go on.
 
     Returns:
@@ -199,6 +201,7 @@ def lift(
     languages = _languages(to, source_language)
     opened = open_adapter(adapter)
     given = given_adapter(opened)
+    _check_merge(given.type, weight, rank)
     settings = checked(
         Training,
         steps=steps,
@@ -217,7 +220,7 @@ def lift(
         missing = [step for step in (target.start, target, source) if not finished.has(step)]
         if missing:
             watch(Event("plan", missing[0], total=sum(step.cost for step in missing)))
-            run_locally(missing, finished, default_workers(), watch)
+            run_locally(missing, finished, workers or default_workers(), watch)
     with atomic_folder(output) as folder:
         folder.rmdir()  # the merge makes its folder by one rename of its own
         merged = merge(
@@ -306,6 +309,15 @@ def _languages(to: str, source: str) -> tuple[str, str]:
     if codes[0] == codes[1]:
         raise UserError("--to", f"{to} is the source language too", "another language", "name it, or --from")
     return codes
+
+
+def _check_merge(kind: str, weight: float, rank: int | None) -> None:
+    """What the merge would refuse after the training is refused before it."""
+    if not math.isfinite(weight):
+        raise UserError("--weight", f"is {weight}", "a finite number", "mend the weight")
+    if rank is not None and (rank < 1 or kind != "lora"):
+        found = f"is {rank} for a {kind} adapter"
+        raise UserError("--rank", found, "a whole number above 0, for LoRA", "mend the rank, or leave it out")
 
 
 def _read_texts(languages: tuple[str, str], files: tuple[Path | str, Path | str]) -> dict[str, _Texts]:

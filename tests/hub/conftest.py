@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-sys.path[:0] = [
-    str(Path(__file__).parent),
-    *(str(Path(__file__).parents[1] / name) for name in ("adapters", "spine")),
-]
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "spine"))
+sys.path.insert(0, str(HERE.parent / "adapters"))
+sys.path.insert(0, str(HERE))
