@@ -34,13 +34,9 @@ def train(backbone, rows, task, output, *, seed=0, steps=100, config=None, learn
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     model = AutoModelForCausalLM.from_pretrained(backbone)
-    settings = {
-        "peft_type": "LORA",
-        "r": 8,
-        "lora_alpha": 16,
-        "target_modules": "all-linear",
-        **(config or {}),
-    }
+    settings = {"peft_type": "LORA", "target_modules": "all-linear", **(config or {})}
+    if settings["peft_type"] == "LORA":
+        settings = {"r": 8, "lora_alpha": 16, **settings}
     model = peft.get_peft_model(model, peft.PeftConfig.from_peft_type(task_type="CAUSAL_LM", **settings))
     data = [encode(tokenizer, *pair(task, row)) for row in rows]
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]

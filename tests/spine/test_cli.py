@@ -18,7 +18,8 @@ from lingualift.pipeline.methods import METHODS
 from lingualift.tasks import TASKS
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "pydantic", "numpy", "sklearn", "yaml")
-COMMANDS = ("demo", "run", "plan", "train", "evaluate", "tasks", "methods", "languages", "merge", "inspect")
+COMMANDS = ("demo", "run", "plan", "lift", "train", "evaluate", "merge", "push", "inspect")
+COMMANDS += ("tasks", "methods", "languages")
 
 
 def sentiment(data):

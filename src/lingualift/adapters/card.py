@@ -17,7 +17,7 @@ HERE = 'adapter = "."  # the folder of this file'
 """The line of a card that says where the adapter is; on the hub it names the repository."""
 
 _PIPELINES = {"CAUSAL_LM": "text-generation", "SEQ_2_SEQ_LM": "text2text-generation"}
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _LIMITS = (
     "Made for the backbone named above and for no other.",
     "What it scores is said above where it was measured; where nothing is said, nothing was measured.",
