@@ -9,6 +9,8 @@ from typing import Any
 from lingualift.adapters.card import Card, shown, table
 from lingualift.languages import language
 
+_SOURCE = "https://arxiv.org/abs/2402.18913"
+
 
 def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """The card of an adapter from its configuration and its provenance."""
@@ -36,12 +38,12 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     dataset = (facts.get("data") or {}).get("hub")
     return Card(
         title=f"{task}{where}: {kind} adapter",
-        summary="Trained by [lingualift](https://arxiv.org/abs/2402.18913) on the frozen backbone, to be used as it "
-        "is or merged into another language. Everything it was made from is in `provenance.json`.",
+        summary="Trained with lingualift on the frozen backbone, to be used as it is or merged into another language "
+        f"([AdaMergeX]({_SOURCE})). What it was made from is in `provenance.json`.",
         config=config,
         backbone=backbone,
         languages=(code,) if code else (),
         datasets=(dataset,) if dataset else (),
         sections=(table(("made with", ""), recipe),),
-        sources=("https://arxiv.org/abs/2402.18913",),
+        sources=(_SOURCE,),
     ).text()
