@@ -400,7 +400,7 @@ def test_provenance_and_card(tmp_path):
     assert facts["backbone"]["name"] == "tiny"
     assert {"numpy", "ml_dtypes"} <= facts["versions"].keys()
     card = (tmp_path / "out/README.md").read_text()
-    assert card.startswith("---\nbase_model: tiny\nlibrary_name: peft\n")
+    assert card.startswith("---\nbase_model: tiny\nbase_model_relation: adapter\nlibrary_name: peft\n")
     assert "| target_reference |" in card
     assert json.loads(json.dumps(report.to_dict()))["output"] == str(tmp_path / "out")
 

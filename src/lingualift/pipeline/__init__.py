@@ -96,8 +96,9 @@ def plan_of(
     Arguments and errors as for `run`; nothing is written.
     """
     path = Path(experiment)
-    plan = make_plan(load_experiment(path, overrides), path.parent)
-    return plan, Store(Path(store) if store else _folder(experiment, output).parent / "store")
+    folder = _folder(experiment, output)
+    plan = make_plan(load_experiment(path, overrides), path.parent, folder / "logs")
+    return plan, Store(Path(store) if store else folder.parent / "store")
 
 
 def _folder(experiment: Path | str, output: Path | str | None) -> Path:
@@ -161,9 +162,10 @@ def _claim(folder: Path, experiment: Experiment, replace: bool) -> None:
 
 
 def _same(there: Path, experiment: Experiment) -> bool:
-    """Whether a resolved experiment file gives the same results, however fast it runs."""
+    """Whether a resolved experiment file gives the same results, however fast and wherever its loss is shown."""
     pace: Any = {
         "workers": True,
+        "report_to": True,
         "scoring": {"batch_size"},
         "training": {"task": {"checkpoint_steps"}, "reference": {"checkpoint_steps"}},
     }
