@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from adapter_folders import EPS, PREFIX, config_of, distance, numbers, raw, write_folder
+from adapter_folders import EPS, PREFIX, config_of, distance, numbers, raw, write_folder, write_lora
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -207,3 +207,23 @@ def test_dependent_virtual_tokens_are_refused_with_the_mend(tmp_path):
     assert "rank 2 with 3 tokens" in refusal.value.found
     assert refusal.value.expected == "full rank"
     assert "fewer virtual tokens" in refusal.value.mend
+
+
+@pytest.mark.parametrize(
+    ("write", "options", "match"),
+    [
+        (write_lora, {}, r"tensor 'base_model.*lora_A.weight': the result overflows F32"),
+        (write_lora, {"space": "delta"}, r"tensor 'base_model.*lora_B.weight': the result overflows F32"),
+        (write_lora, {"space": "delta", "rank": 2}, r"module 'layers.0.q_proj': the merge overflows float32"),
+        (write_lora, {"export": "serving"}, r"tensor 'base_model.*: the result overflows F32"),
+        (write_vectors, {}, r"tensor 'base_model.*ia3_l': the result overflows F32"),
+        (write_vectors, {"rule": "additive"}, r"tensor 'base_model.*ia3_l': the result overflows F32"),
+        (write_prefix, {}, r"tensor 'prompt_embeddings': the result overflows F32"),
+    ],
+)
+def test_numbers_too_large_for_float32_are_refused(tmp_path, write, options, match):
+    with pytest.raises(
+        UserError, match=match + r"; expected finite numbers\n  mend: use a smaller weight, or"
+    ):
+        run(three(tmp_path, write), tmp_path / "out", weight=1e39, **options)
+    assert not (tmp_path / "out").exists()

@@ -25,54 +25,143 @@ def refused(match, output, **options):
     assert not output.exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"method": "adamergx"}, "did you mean adamergex"),
-        ({"space": "factor"}, "did you mean factors"),
-        ({"rule": "add"}, r"rule: is 'add'"),
-        ({"export": "vllm"}, r"peft or serving"),
-        ({"rank": 0, "space": "delta"}, "rank: is 0"),
-        ({"rank": 4}, "does not apply to factor space"),
-        ({"density": 0}, "density: is 0"),
-        ({"density": 1.5}, "density: is 1.5"),
-        ({"seed": -1}, "seed: is -1"),
-        ({"cutoff": 0}, "cutoff: is 0"),
-        ({"cutoff": 1}, "cutoff: is 1"),
-        ({"weight": float("nan")}, "weight: is nan"),
-        ({"weight": True}, "weight: is True"),
-        ({"modules": "k_proj"}, r"(?s)'k_proj' matches no module.*q_proj, v_proj"),
-        ({"modules": "("}, "no regular expression"),
-        ({"module_weights": {"k_proj": 1.0}}, r"'k_proj' matches no module"),
-        ({"module_weights": {"q_proj": float("inf")}}, "weight inf"),
-        ({"target_reference": None}, "target_reference: is missing"),
-        ({"mean": True}, "roles task, target_reference, source_reference"),
-        ({"rule": "unanchored"}, "only virtual tokens"),
-        ({"rule": "multiplicative", "space": "delta"}, "has no low rank"),
-    ],
+def refused_with(message, output, **options):
+    with pytest.raises(UserError) as caught:
+        merge(output=output, **options)
+    assert str(caught.value) == message
+    assert not output.exists()
+
+
+WHOLE = "expected a whole number above 0\n  mend: mend the rank"
+DENSITY = "expected a fraction above 0, at most 1\n  mend: mend the density"
+SEED = "expected a whole number, 0 or above\n  mend: mend the seed"
+CUTOFF = "expected a fraction between 0 and 1\n  mend: mend the cut-off"
+NUMBER = "expected a finite number\n  mend: mend the weight"
+NO_MATCH = (
+    "matches no module that an earlier pattern left; expected a pattern of a path or its end\n"
+    "  mend: modules end in: q_proj, v_proj"
 )
-def test_bad_options(tmp_path, options, match):
-    refused(
-        match, tmp_path / "out", **{"method": "adamergex", **roles(three(tmp_path, write_lora)), **options}
-    )
+LORA_CELLS = (
+    "\n  mend: what exists: space factors, rule additive; space factors, rule multiplicative; "
+    "space delta, rule additive"
+)
 
 
 @pytest.mark.parametrize(
-    ("weights", "options", "match"),
+    ("options", "message"),
     [
-        ((), {}, "was given no adapters"),
-        ((1.0,), {}, "one adapter with weight 1"),
-        ((0.0, 0.0), {}, "weights are all zero"),
-        ((1.0, -1.0), {"mean": True}, "sum to zero"),
-        ((1.0, float("inf")), {}, "finite number"),
-        ((1.0, 1.0), {"task": "somewhere"}, "was given task"),
-        ((1.0, 1.0), {"rule": "multiplicative"}, "which only adamergex takes"),
-        ((1.0, 1.0), {"method": "ties", "space": "delta"}, "ties acts on single elements"),
+        ({"method": "adamergx"}, "merge method 'adamergx': is not known\n  mend: did you mean adamergex?"),
+        (
+            {"space": "factor"},
+            "space: is 'factor'; expected factors or delta\n  mend: did you mean factors?",
+        ),
+        (
+            {"rule": "add"},
+            "rule: is 'add'; expected auto or additive or multiplicative or unanchored\n"
+            "  mend: known: additive, auto, multiplicative, unanchored",
+        ),
+        ({"export": "vllm"}, "export: is 'vllm'; expected peft or serving\n  mend: known: peft, serving"),
+        ({"rank": 0, "space": "delta"}, f"rank: is 0; {WHOLE}"),
+        ({"rank": 2.0, "space": "delta"}, f"rank: is 2.0; {WHOLE}"),
+        (
+            {"rank": 1},
+            "rank: does not apply to factor space, which keeps the rank; expected no rank\n"
+            "  mend: use space delta, or export serving",
+        ),
+        ({"density": 0}, f"density: is 0; {DENSITY}"),
+        ({"density": 1.5}, f"density: is 1.5; {DENSITY}"),
+        ({"seed": -1}, f"seed: is -1; {SEED}"),
+        ({"seed": 0.0}, f"seed: is 0.0; {SEED}"),
+        ({"cutoff": 0}, f"cutoff: is 0; {CUTOFF}"),
+        ({"cutoff": 1}, f"cutoff: is 1; {CUTOFF}"),
+        ({"weight": float("nan")}, f"weight: is nan; {NUMBER}"),
+        ({"weight": True}, f"weight: is True; {NUMBER}"),
+        ({"weight": "1"}, f"weight: is '1'; {NUMBER}"),
+        ({"modules": "k_proj"}, f"modules: 'k_proj' {NO_MATCH}"),
+        ({"module_weights": {"k_proj": 1.0}}, f"module_weights: 'k_proj' {NO_MATCH}"),
+        (
+            {"module_weights": {"q_proj": float("inf")}},
+            "module_weights: 'q_proj' has weight inf; expected a number\n  mend: mend the weight",
+        ),
+        (
+            {"target_reference": None},
+            "target_reference: is missing for adamergex; expected an adapter folder\n"
+            "  mend: name --target-reference",
+        ),
+        (
+            {"mean": True},
+            "adamergex: was given a list of adapters; expected roles task, target_reference, "
+            "source_reference\n  mend: name the roles",
+        ),
+        (
+            {"adapters": []},
+            "adamergex: was given a list of adapters; expected roles task, target_reference, "
+            "source_reference\n  mend: name the roles",
+        ),
+        (
+            {"rule": "unanchored"},
+            "adamergex on LoRA, space factors, rule unanchored: does not exist: only virtual tokens have an "
+            f"un-anchored reading{LORA_CELLS}",
+        ),
+        (
+            {"rule": "multiplicative", "space": "delta"},
+            "adamergex on LoRA, space delta, rule multiplicative: does not exist: an element-wise product of "
+            f"updates has no low rank{LORA_CELLS}",
+        ),
     ],
 )
-def test_bad_lists(tmp_path, weights, options, match):
+def test_bad_options(tmp_path, options, message):
+    inputs = roles(three(tmp_path, write_lora))
+    refused_with(message, tmp_path / "out", **{"method": "adamergex", **inputs, **options})
+
+
+def test_a_pattern_that_is_no_regular_expression(tmp_path):
+    inputs = roles(three(tmp_path, write_lora))
+    refused("no regular expression", tmp_path / "out", method="adamergex", **inputs, modules="(")
+
+
+LISTED = "expected adapters with their weights\n  mend: name each adapter with its weight"
+NOT_ZERO = "expected a weight other than zero\n  mend: mend the weights"
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "message"),
+    [
+        ((), {}, f"arithmetic: was given no adapters; {LISTED}"),
+        (
+            (1.0,),
+            {},
+            "arithmetic: one adapter with weight 1 is that adapter; expected a merge\n  mend: name another",
+        ),
+        ((0.0, 0.0), {}, f"arithmetic: weights are all zero; {NOT_ZERO}"),
+        ((1.0, -1.0), {"mean": True}, f"arithmetic: weights sum to zero; {NOT_ZERO}"),
+        ((1.0, float("inf")), {}, f"weight of {{root}}/in1: is inf; {NUMBER}"),
+        ((1.0, 1.0), {"task": "somewhere"}, f"arithmetic: was given task; {LISTED}"),
+        (
+            (1.0, 1.0),
+            {"task": "x", "source_reference": "y"},
+            f"arithmetic: was given task, source_reference; {LISTED}",
+        ),
+        (
+            (1.0, 1.0),
+            {"rule": "multiplicative"},
+            "arithmetic on LoRA, space factors, rule multiplicative: does not exist: a rule applies the "
+            "difference of two references, which only adamergex takes\n"
+            "  mend: what exists: space factors, rule additive; space delta, rule additive",
+        ),
+        (
+            (1.0, 1.0),
+            {"method": "ties", "space": "delta"},
+            "ties on LoRA, space delta, rule additive: does not exist: ties acts on single elements of ΔW, "
+            "which would have to be formed and has no low rank after\n"
+            "  mend: what exists: space factors, rule additive",
+        ),
+    ],
+)
+def test_bad_lists(tmp_path, weights, options, message):
     listed = [(write_lora(tmp_path / f"in{i}", seed=i), weight) for i, weight in enumerate(weights)]
-    refused(match, tmp_path / "out", **{"method": "arithmetic", "adapters": listed, **options})
+    inputs = {"method": "arithmetic", "adapters": listed, **options}
+    refused_with(message.replace("{root}", str(tmp_path)), tmp_path / "out", **inputs)
 
 
 @pytest.mark.parametrize(
@@ -166,8 +255,9 @@ def test_fingerprints_decide_over_names(tmp_path):
 )
 def test_a_merge_that_changes_nothing(tmp_path, write, space):
     task, reference, _ = three(tmp_path, write)
-    refused(
-        "changes no tensor",
+    refused_with(
+        "adamergex: changes no tensor although its weights are not zero; expected a change\n"
+        "  mend: check that the adapters differ and that the weights are not too small for the number format",
         tmp_path / "out",
         method="adamergex",
         **roles([task, reference, reference]),
@@ -341,8 +431,9 @@ def test_serving_is_plain_lora_of_one_rank(tmp_path):
         assert all(np.allclose(value, expected[key], atol=1e-5) for key, value in updates(out).items())
     cut = merge(method="adamergex", **roles(paths), export="serving", rank=2, output=tmp_path / "cut")
     assert 0 < cut.energy_kept < 1
-    refused(
-        "serving is for LoRA",
+    refused_with(
+        "export: serving is for LoRA, not ia3; expected peft\n"
+        "  mend: export peft; servers load plain LoRA only",
         tmp_path / "no",
         method="adamergex",
         **roles(three(tmp_path / "v", write_vectors)),
