@@ -62,6 +62,15 @@ def test_vectors_of_other_methods_are_differences_to_one(tmp_path, weights, meth
         assert distance(value, expected) < 1e-6
 
 
+def test_vectors_keep_the_number_format_of_a_base_of_weight_zero(tmp_path):
+    one, two = (
+        write_vectors(tmp_path / str(x), x, dtype) for x, dtype in enumerate((torch.bfloat16, torch.float32))
+    )
+    out = merge(method="arithmetic", adapters=[(one, 0.0), (two, 1.0)], output=tmp_path / "out").output
+    assert {x.dtype for x in raw(out).values()} == {torch.bfloat16}
+    assert all(distance(x, numbers(two)[name]) < 2 * EPS[torch.bfloat16] for name, x in numbers(out).items())
+
+
 def test_dare_at_density_one_is_arithmetic_on_vectors(tmp_path):
     paths = [write_vectors(tmp_path / str(i), i) for i in range(2)]
     listed = [(paths[0], 1.0), (paths[1], 0.5)]
@@ -206,7 +215,9 @@ def test_dependent_virtual_tokens_are_refused_with_the_mend(tmp_path):
     assert "linearly dependent" in refusal.value.found
     assert "rank 2 with 3 tokens" in refusal.value.found
     assert refusal.value.expected == "full rank"
-    assert "fewer virtual tokens" in refusal.value.mend
+    assert refusal.value.mend == (
+        "train the reference longer or with fewer virtual tokens, or leave the module out with modules"
+    )
 
 
 @pytest.mark.parametrize(

@@ -462,6 +462,77 @@ def test_arithmetic_over_different_modules(tmp_path):
     assert same(raw(none.output), raw(one))
 
 
+@pytest.mark.parametrize("space", ["factors", "delta"])
+def test_modules_that_only_the_second_adapter_has(tmp_path, space):
+    """The base keeps what it has; what is new enters with its weight."""
+    one = write_lora(tmp_path / "one", {"layers.0.q_proj": (6, 5)}, seed=1)
+    two = write_lora(tmp_path / "two", seed=2)
+    listed, options = [(one, 1.0), (two, -1.0)], {"space": space, "modules": "v_proj"}
+    report = merge(method="arithmetic", adapters=listed, **options, output=tmp_path / "out")
+    assert report.merged == ("layers.0.v_proj",)
+    # in factor space both factors change their sign, so that the update does not
+    sign = 1 if space == "factors" else -1
+    expected = {**updates(one), "layers.0.v_proj": sign * updates(two)["layers.0.v_proj"]}
+    assert updates(report.output).keys() == expected.keys()
+    assert all(np.allclose(x, expected[name], atol=1e-6) for name, x in updates(report.output).items())
+
+
+@pytest.mark.parametrize("space", ["factors", "delta"])
+def test_a_base_of_weight_zero_lends_its_frame_only(tmp_path, space):
+    """Names, number format and scaling are the first adapter's, the numbers are the second's."""
+    one = write_lora(tmp_path / "one", seed=1, dtype=torch.bfloat16, alpha=16)
+    two = write_lora(tmp_path / "two", seed=2)
+    report = merge(
+        method="arithmetic", adapters=[(one, 0.0), (two, 1.0)], space=space, output=tmp_path / "out"
+    )
+    assert {x.dtype for x in raw(report.output).values()} == {torch.bfloat16}
+    assert config_of(report.output)["lora_alpha"] == 16
+    for name, value in updates(report.output).items():
+        assert np.allclose(value, updates(two)[name], atol=0.01 * np.abs(updates(two)[name]).max())
+
+
+def test_terms_that_cancel_everywhere_change_nothing(tmp_path):
+    one = write_lora(tmp_path / "one", {"layers.0.q_proj": (6, 5)}, seed=1)
+    two = write_lora(tmp_path / "two", seed=2)
+    listed = [(one, 1.0), (two, 0.5), (two, -0.5)]
+    options = {"method": "arithmetic", "adapters": listed, "space": "delta"}
+    refused("changes no tensor", tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize(
+    ("write", "rule"),
+    [(write_lora, "auto"), (write_vectors, "auto"), (write_vectors, "additive"), (write_prefix, "auto")],
+)
+def test_a_change_below_the_number_format_is_none(tmp_path, write, rule):
+    paths = three(tmp_path, write, dtype=torch.bfloat16)
+    options = {"method": "adamergex", **roles(paths), "rule": rule}
+    refused("too small for the number format", tmp_path / "out", **options, weight=1e-6)
+    merge(**options, weight=0.1, output=tmp_path / "out")
+
+
+def test_vectors_of_ones_change_nothing(tmp_path):
+    """An (IA)³ adapter before training, some of its vectors new to the base."""
+    base = write_vectors(tmp_path / "base", 1)
+    tensors = {name: x for name, x in raw(base).items() if "k_proj" in name}
+    less = {"target_modules": ["k_proj"], "feedforward_modules": []}
+    one = write_folder(tmp_path / "one", tensors, {**config_of(base), **less})
+    ones = {name: torch.ones_like(x) for name, x in raw(base).items()}
+    two = write_folder(tmp_path / "two", ones, config_of(base))
+    refused("changes no tensor", tmp_path / "out", method="arithmetic", adapters=[(one, 1.0), (two, 1.0)])
+
+
+@pytest.mark.parametrize(("write", "key"), [(write_vectors, "ia3"), (write_prefix, "prefix")])
+def test_saved_modules_of_other_kinds_come_from_the_task_adapter(tmp_path, write, key):
+    paths = []
+    for number, path in enumerate(three(tmp_path, write)):
+        tensors = {**raw(path), PREFIX + "classifier.weight": torch.full((2, 5), float(number))}
+        config = {**config_of(path), "modules_to_save": ["classifier"]}
+        paths.append(write_folder(tmp_path / f"{key}{number}", tensors, config))
+    out = merge(method="adamergex", **roles(paths), weight=0.7, output=tmp_path / "out").output
+    assert torch.equal(raw(out)[PREFIX + "classifier.weight"], torch.zeros(2, 5))
+    assert raw(out).keys() == raw(paths[0]).keys()
+
+
 def test_provenance_and_card(tmp_path):
     paths = three(tmp_path, write_lora)
     report = merge(method="adamergex", **roles(paths), weight=0.7, modules="q_proj", output=tmp_path / "out")
@@ -504,5 +575,5 @@ def test_serving_refuses_embeddings_by_name(tmp_path):
     assert refusal.value.where == str(paths[0])
     assert "'embed_tokens', which servers refuse" in refusal.value.found
     assert refusal.value.expected == "LoRA on linear layers only"
-    assert "export peft" in refusal.value.mend
+    assert refusal.value.mend == "export peft, or train without modules_to_save, biases and embeddings"
     assert not (tmp_path / "out").exists()

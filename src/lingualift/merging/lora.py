@@ -148,14 +148,10 @@ def _factors(request: Request, plan: ModulePlan, goal: _Goal, record: Record) ->
     results = []
     for position in (0, 1):
         names = [module.tensors[position] for _, module in members]
-        arrays = [floats(adapter, name) for (adapter, _), name in zip(members, names, strict=True)]
+        arrays = [floats(adapter, module.tensors[position]) for adapter, module in members]
         if position == started_at_zero:
-            arrays = [
-                array
-                if module.scaling == goal.home.scaling
-                else array * np.float32(module.scaling / goal.home.scaling)
-                for array, (_, module) in zip(arrays, members, strict=True)
-            ]
+            folds = [np.float32(module.scaling / goal.home.scaling) for _, module in members]
+            arrays = [array * fold for array, fold in zip(arrays, folds, strict=True)]
         results.append(combine(request, arrays, [weight for _, weight in plan.terms], names))
         _note_change(request, plan, position, results[-1], record)
     return results[0], results[1]
@@ -167,8 +163,7 @@ def _note_change(request: Request, plan: ModulePlan, position: int, result: Floa
         record.changed = True
         return
     base = request.base.read(own.tensors[position])
-    with np.errstate(over="ignore"):
-        record.compare(result.astype(base.dtype, copy=False), base)
+    record.compare(result.astype(base.dtype), base)
 
 
 def _delta(request: Request, plan: ModulePlan, goal: _Goal, record: Record) -> Pair:
@@ -181,7 +176,7 @@ def _delta(request: Request, plan: ModulePlan, goal: _Goal, record: Record) -> P
         downs.append(down)
         ups.append(up)
         coefficients.append(weight * module.scaling / goal.home.scaling)
-    own = 0 if plan.name in request.base.modules and plan.terms[0][0] == 0 else None
+    own = 0 if plan.terms[0][0] == 0 else None
     record.changed = record.changed or not _is_own(downs, ups, coefficients, own)
     return algebra.concatenate(downs, ups, coefficients)
 
