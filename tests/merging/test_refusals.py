@@ -413,6 +413,11 @@ def test_serving_is_plain_lora_of_one_rank(tmp_path):
         ("b", {"rank": 16}, factors),
         ("c", {"space": "delta"}, delta),
         ("d2", {"space": "delta", "rank": 16}, delta),
+        (
+            "e",
+            {"space": "delta", "rank": 8},
+            delta,
+        ),  # less than the ranks together, more than the modules have
     ):
         out = merge(
             method="adamergex",

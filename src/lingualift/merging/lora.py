@@ -121,18 +121,14 @@ def _specs(request: Request, plan: ModulePlan, goal: _Goal) -> tuple[TensorSpec,
 
 
 def _fit(name: str, down: Floats, up: Floats, goal: _Goal, record: Record) -> Pair:
-    rank = goal.rank
-    if len(down) < rank:
-        return algebra.pad(down, up, rank)
-    if len(down) == rank:
-        return down, up
-    if not (all_finite(down) and all_finite(up)):
-        mend = "use a smaller weight, or adapters with smaller scalings"
-        raise UserError(f"module {name!r}", "the merge overflows float32", "finite numbers", mend)
-    small = min(rank, len(up), down.shape[1])
-    down, up, kept, energy = algebra.truncate(down, up, small)
-    record.energy[name] = kept * goal.scaling**2, energy * goal.scaling**2
-    return algebra.pad(down, up, rank) if small < rank else (down, up)
+    if len(down) > goal.rank:
+        if not (all_finite(down) and all_finite(up)):
+            mend = "use a smaller weight, or adapters with smaller scalings"
+            raise UserError(f"module {name!r}", "the merge overflows float32", "finite numbers", mend)
+        small = min(goal.rank, len(up), down.shape[1])
+        down, up, kept, energy = algebra.truncate(down, up, small)
+        record.energy[name] = kept * goal.scaling**2, energy * goal.scaling**2
+    return algebra.pad(down, up, goal.rank)
 
 
 def _factors(request: Request, plan: ModulePlan, goal: _Goal, record: Record) -> Pair:
