@@ -446,6 +446,30 @@ def test_serving_is_plain_lora_of_one_rank(tmp_path):
     )
 
 
+PLAIN = {
+    "use_rslora": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "init_lora_weights": True,
+    "bias": "none",
+}
+
+
+def test_a_served_configuration_says_nothing_that_servers_refuse(tmp_path):
+    """Even where the base's own settings give rank 4 and scaling 1 in other words."""
+    odd = {
+        "use_rslora": True,
+        "rank_pattern": {"q_proj": 4},
+        "alpha_pattern": {"v_proj": 2},
+        "init_lora_weights": "gaussian",
+        "bias": "lora_only",
+    }
+    paths = three(tmp_path, write_lora, alpha=2, **odd)
+    report = merge(method="adamergex", **roles(paths), export="serving", output=tmp_path / "out")
+    plain = {"r": 4, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], **PLAIN}
+    assert plain.items() <= config_of(report.output).items()
+
+
 def test_weight_zero_can_be_served(tmp_path):
     paths = three(tmp_path, write_lora)
     out = merge(
