@@ -97,13 +97,18 @@ def test_the_initialisation_is_recorded_where_all_share_it(tmp_path, space, reco
 
 
 def test_an_adapter_that_does_not_enter_does_not_warn(tmp_path):
-    paths = [
-        write_lora(tmp_path / f"{i}", seed=i, provenance=facts) for i, facts in enumerate((ONE, ONE, OTHER))
-    ]
-    adapters = list(zip(paths, (1.0, 0.5, 0.0), strict=True))
-    assert not merge(method="arithmetic", adapters=adapters, output=tmp_path / "a").warnings
-    adapters = list(zip(paths, (1.0, 0.0, 0.5), strict=True))
-    assert merge(method="arithmetic", adapters=adapters, output=tmp_path / "b").warnings
+    one, same_start, other = (
+        write_lora(tmp_path / f"{seed}", seed=seed, provenance=facts)
+        for seed, facts in enumerate((ONE, ONE, OTHER))
+    )
+
+    def merged(name, *adapters, **options):
+        return merge(method="arithmetic", adapters=adapters, output=tmp_path / name, **options)
+
+    assert not merged("a", (one, 1.0), (other, 0.0), (same_start, 0.5)).warnings
+    assert merged("b", (one, 1.0), (same_start, 0.0), (other, 0.5)).warnings
+    frame = merged("c", (other, 0.0), (one, 1.0), (same_start, 0.5), space="delta")
+    assert provenance(frame.output)["initialisation"] is None, "the base's is not what was merged"
 
 
 def with_bias(path, output):
