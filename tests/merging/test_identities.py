@@ -127,6 +127,13 @@ def test_the_mean_divides_the_weights_by_their_sum(tmp_path, method):
     assert same(raw(mean), raw(merge(method=method, adapters=shares, output=tmp_path / "shares").output))
 
 
+@pytest.mark.parametrize("weight", [2.0, -0.5])
+def test_one_adapter_with_a_weight_is_scaled(tmp_path, weight):
+    path = write_lora(tmp_path / "in", seed=1)
+    out = merge(method="arithmetic", adapters=[(path, weight)], space="delta", output=tmp_path / "out").output
+    assert all(distance(x, weight * updates(path)[name]) < 1e-6 for name, x in updates(out).items())
+
+
 def test_weights_may_sum_to_zero(tmp_path):
     """The difference of two adapters, which has no mean."""
     one, two, _ = three(tmp_path, write_lora)

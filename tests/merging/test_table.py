@@ -56,6 +56,11 @@ def test_the_mend_of_an_empty_cell_names_a_filled_one():
         find_cell("prefix", "factors", "dare", "auto")
 
 
+def test_virtual_tokens_take_no_rule_of_another_kind():
+    with pytest.raises(UserError, match=r"cross ablation exchanges the rules of LoRA and \(IA\)³ only\n"):
+        find_cell("prompt", "factors", "adamergex", "multiplicative")
+
+
 def test_every_method_has_a_source():
     for name, method in METHODS.items():
         assert method.name == name
