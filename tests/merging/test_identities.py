@@ -116,6 +116,32 @@ def test_swapping_the_references_undoes_a_vector_merge_at_weight_one(tmp_path):
         assert distance(numbers(back)[name], value) < 1e-6
 
 
+@pytest.mark.parametrize("method", ["arithmetic", "ties", "dare"])
+def test_the_mean_divides_the_weights_by_their_sum(tmp_path, method):
+    paths = three(tmp_path, write_lora)
+    listed, shares = (
+        [(path, scale * weight) for path, weight in zip(paths, (0.5, -0.25, 0.75), strict=True)]
+        for scale in (4, 1)
+    )
+    mean = merge(method=method, adapters=listed, mean=True, output=tmp_path / "mean").output
+    assert same(raw(mean), raw(merge(method=method, adapters=shares, output=tmp_path / "shares").output))
+
+
+@pytest.mark.parametrize("weight", [2.0, -0.5])
+def test_one_adapter_with_a_weight_is_scaled(tmp_path, weight):
+    path = write_lora(tmp_path / "in", seed=1)
+    out = merge(method="arithmetic", adapters=[(path, weight)], space="delta", output=tmp_path / "out").output
+    assert all(distance(x, weight * updates(path)[name]) < 1e-6 for name, x in updates(out).items())
+
+
+def test_weights_may_sum_to_zero(tmp_path):
+    """The difference of two adapters, which has no mean."""
+    one, two, _ = three(tmp_path, write_lora)
+    out = merge(method="arithmetic", adapters=[(one, 1.0), (two, -1.0)], space="delta", output=tmp_path / "a")
+    for name, value in updates(out.output).items():
+        assert distance(value, updates(one)[name] - updates(two)[name]) < 1e-6
+
+
 @pytest.fixture
 def peft_model(tmp_path):
     """Three adapters on a bare module tree of two linear layers."""

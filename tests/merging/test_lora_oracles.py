@@ -236,6 +236,8 @@ def test_dare_drops_and_rescales_by_its_seed(tmp_path):
     first, again, other = dare("a", seed=3), dare("b", seed=3), dare("c", seed=4)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+    default, zero = dare("e"), dare("f", seed=0)
+    assert all(torch.equal(default[name], zero[name]) for name in zero)
     inputs = [numbers(path) for path in paths]
     for tensor, value in dare("d", density=0.25).items():
         x, y = (inputs[i][tensor] * 4 * w for i, w in ((0, 1.0), (1, 0.5)))

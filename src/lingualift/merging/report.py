@@ -103,7 +103,7 @@ def make_report(
 def _notes(request: Request, plan: Plan) -> tuple[str, ...]:
     notes = []
     if not plan.merged:
-        notes.append("all weights are zero: the result is the base adapter, bit for bit")
+        notes.append(f"no other adapter has a weight: the result is {request.inputs[0].role} itself")
     if request.base.structure.whole:
         notes.append(f"biases and saved modules come from {request.inputs[0].role}")
     if any(item.adapter.structure.whole for item in request.inputs[1:]):
@@ -156,7 +156,7 @@ def model_card(request: Request, report: MergeReport) -> str:
     rows = [
         (item.role, f"`{item.adapter.path.resolve().name}`", f"{item.weight:g}") for item in request.inputs
     ]
-    kept = f"{len(report.kept)} kept from the {request.inputs[0].role} adapter"
+    kept = f"{len(report.kept)} kept from {request.inputs[0].role}"
     facts = [f"{len(report.merged)} modules merged, {kept}. Hashes of the inputs: `provenance.json`."]
     facts += [f"- Warning: {warning}" for warning in report.warnings]
     facts += [f"- {note}" for note in report.notes]
