@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from adapter_folders import PREFIX, distance, numbers, raw, updates, write_folder, write_lora
+from adapter_folders import PREFIX, config_of, distance, numbers, raw, updates, write_folder, write_lora
 
 from lingualift.merging import merge
 
@@ -134,6 +134,13 @@ def test_one_adapter_with_a_weight_is_scaled(tmp_path, weight):
     assert all(distance(x, weight * updates(path)[name]) < 1e-6 for name, x in updates(out).items())
 
 
+@pytest.mark.parametrize("space", ["factors", "delta"])
+def test_a_second_adapter_of_weight_zero_changes_nothing(tmp_path, space):
+    one, two, _ = three(tmp_path, write_lora)
+    out = merge(method="arithmetic", adapters=[(one, 1.0), (two, 0.0)], space=space, output=tmp_path / "out")
+    assert same(raw(out.output), raw(one))
+
+
 def test_weights_may_sum_to_zero(tmp_path):
     """The difference of two adapters, which has no mean."""
     one, two, _ = three(tmp_path, write_lora)
@@ -195,8 +202,21 @@ def test_peft_linear_is_far_from_equation_7(tmp_path, peft_model):
 def test_a_truncation_that_cuts_nothing_is_exact(tmp_path):
     paths = three(tmp_path, write_lora, modules=MODULES, r=2)
     exact = updates(run(paths, tmp_path / "a", weight=0.7, space="delta"))
-    wide = updates(run(paths, tmp_path / "b", weight=0.7, space="delta", rank=6))
-    assert all(np.array_equal(wide[name], exact[name]) for name in exact)
+    for rank in (6, 9):
+        out = run(paths, tmp_path / f"{rank}", weight=0.7, space="delta", rank=rank)
+        assert config_of(out)["r"] == 6
+        assert all(np.array_equal(value, exact[name]) for name, value in updates(out).items())
+
+
+def test_no_rank_exceeds_the_module(tmp_path):
+    paths = three(tmp_path, write_lora)
+    out = run(paths, tmp_path / "out", weight=0.7, space="delta", rank=8)
+    ranks = {name: min(x.shape) for name, x in raw(out).items() if "lora_A" in name}
+    assert ranks == {
+        f"{PREFIX}layers.0.{end}.lora_A.weight": rank for end, rank in (("q_proj", 5), ("v_proj", 3))
+    }
+    exact = updates(run(paths, tmp_path / "exact", weight=0.7, space="delta"))
+    assert all(distance(value, exact[name]) < 1e-6 for name, value in updates(out).items())
 
 
 def test_equal_lora_a_is_truncated_rightly(tmp_path):

@@ -116,9 +116,10 @@ def test_bad_options(tmp_path, options, message):
     refused_with(message, tmp_path / "out", **{"method": "adamergex", **inputs, **options})
 
 
-def test_a_pattern_that_is_no_regular_expression(tmp_path):
-    inputs = roles(three(tmp_path, write_lora))
-    refused("no regular expression", tmp_path / "out", method="adamergex", **inputs, modules="(")
+@pytest.mark.parametrize(("key", "value"), [("modules", "("), ("module_weights", {"(": 1.0})])
+def test_a_pattern_that_is_no_regular_expression(tmp_path, key, value):
+    inputs = {**roles(three(tmp_path, write_lora)), key: value}
+    refused(rf"^{key}: '\(' is no regular expression", tmp_path / "out", method="adamergex", **inputs)
 
 
 LISTED = "expected adapters with their weights\n  mend: name each adapter with its weight"
@@ -458,16 +459,17 @@ PLAIN = {
 }
 
 
-def test_a_served_configuration_says_nothing_that_servers_refuse(tmp_path):
+@pytest.mark.parametrize(("use_rslora", "alpha"), [(True, 2), (False, 4)])
+def test_a_served_configuration_says_nothing_that_servers_refuse(tmp_path, use_rslora, alpha):
     """Even where the base's own settings give rank 4 and scaling 1 in other words."""
     odd = {
-        "use_rslora": True,
+        "use_rslora": use_rslora,
         "rank_pattern": {"q_proj": 4},
-        "alpha_pattern": {"v_proj": 2},
+        "alpha_pattern": {"v_proj": alpha},
         "init_lora_weights": "gaussian",
         "bias": "lora_only",
     }
-    paths = three(tmp_path, write_lora, alpha=2, **odd)
+    paths = three(tmp_path, write_lora, alpha=alpha, **odd)
     report = merge(method="adamergex", **roles(paths), export="serving", output=tmp_path / "out")
     plain = {"r": 4, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], **PLAIN}
     assert plain.items() <= config_of(report.output).items()
@@ -551,6 +553,21 @@ def test_vectors_of_ones_change_nothing(tmp_path):
     ones = {name: torch.ones_like(x) for name, x in raw(base).items()}
     two = write_folder(tmp_path / "two", ones, config_of(base))
     refused("changes no tensor", tmp_path / "out", method="arithmetic", adapters=[(one, 1.0), (two, 1.0)])
+
+
+def test_every_tensor_lies_aligned_to_its_width(tmp_path):
+    """Readers that map the file want float32 at multiples of 4: five bfloat16 numbers come last."""
+    name, paths = PREFIX + "classifier.bias", []
+    for number, path in enumerate(three(tmp_path, write_lora)):
+        tensors = {**raw(path), name: torch.ones(5, dtype=torch.bfloat16)}
+        paths.append(write_folder(tmp_path / f"saved{number}", tensors, config_of(path)))
+    out = merge(method="adamergex", **roles(paths), output=tmp_path / "out").output
+    data = (out / "adapter_model.safetensors").read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    widths = {"F32": 4, "BF16": 2}
+    facts = [value for key, value in header.items() if key != "__metadata__"]
+    assert {fact["dtype"] for fact in facts} == widths.keys()
+    assert all(fact["data_offsets"][0] % widths[fact["dtype"]] == 0 for fact in facts)
 
 
 @pytest.mark.parametrize(("write", "key"), [(write_vectors, "ia3"), (write_prefix, "prefix")])

@@ -81,8 +81,8 @@ def _goal(request: Request, plan: ModulePlan) -> _Goal:
             found = f"module {plan.name!r} has ranks {', '.join(map(str, ranks))}"
             raise UserError(request.base.path, found, "one rank in factor space", "use space delta")
         return _Goal(home, ranks[0], home.scaling)
-    limit = min(sum(ranks), *home.fits, request.rank or sum(ranks)) if request.rank else sum(ranks)
-    return _Goal(home, limit, home.scaling)
+    rank = sum(ranks)
+    return _Goal(home, min(rank, *home.fits, request.rank) if request.rank else rank, home.scaling)
 
 
 def _home(request: Request, plan: ModulePlan) -> Module:
