@@ -13,8 +13,8 @@ import lingualift as ll
 from lingualift.backbone import load_backbone
 from lingualift.config import Scoring
 from lingualift.errors import UserError
+from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.runner import evaluate
-from lingualift.look.backbone import mean_nats
 from lingualift.look.findings import Finding, by_grade, in_lengths, in_scores, in_spelling
 from lingualift.look.records import LanguageLook, TaskLook, Vanilla
 from lingualift.look.spelling import Spelling
