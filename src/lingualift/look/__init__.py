@@ -93,7 +93,7 @@ def check(
         raise UserError("--rows", f"is {rows}", "at least 1", f"leave it out for {ROWS}")
     path = Path(experiment)
     plan = make_plan(load_experiment(path, overrides), path.parent)
-    # What will not fit: `pipeline.cost`'s estimate goes here, before the backbone is loaded; its misfits join `findings`.
+    # What will not fit: `pipeline.cost` goes here, before the backbone is loaded; its misfits join `findings`.
     parts = parts_of(plan)
     source = plan.experiment.languages.source
     languages = (source, *plan.experiment.languages.targets)
