@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= lingualift-demo
+MODULES ?=
 
-.PHONY: demo test clean
+.PHONY: demo test mutants clean
 
 demo: .venv/.user
 	$(BIN)/lingualift demo --output $(DEMO)
@@ -13,6 +14,10 @@ test: .venv/.developer
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+mutants: .venv/.developer
+	$(BIN)/mutmut run $(MODULES)
+	$(BIN)/mutmut results
 
 # torch goes first and alone: the constraints pin it, so that nothing that follows pulls a second one.
 .venv/.user: pyproject.toml constraints.txt
@@ -26,4 +31,4 @@ test: .venv/.developer
 	touch $@
 
 clean:
-	rm -rf .venv lingualift-demo
+	rm -rf .venv lingualift-demo mutants

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import runpy
 import shlex
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ from typer.testing import CliRunner
 from lingualift.config import Data, load_experiment
 from lingualift.data import load_examples
 from lingualift.demo import run_demo
+from lingualift.evaluation.comparisons import Comparison
 from lingualift.look import ROWS, findings, overlap, spelling
-from lingualift.miniworld import write_data
+from lingualift.miniworld import BACKBONE, write_data
+from lingualift.miniworld.data import qa_rows, reference_rows
 from lingualift.tasks import Task, get_task
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +123,44 @@ def test_the_readme_python_runs(folder):
     assert Path(re.search(r'll\.run\("(.*?)"', block)[1]) == Path("lingualift-demo/demo.yaml")
 
 
+LIFT = (ROOT / "docs/lift.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def lifting(tmp_path_factory):
+    """What the lift of the documents starts from: an adapter of a plain peft script, and two piles of text."""
+    folder = tmp_path_factory.mktemp("lift")
+    write_data(folder / "data")
+    for code in ("en", "sw"):
+        texts = [row["text"] for row in reference_rows(code, 60)]
+        (folder / f"{code}.txt").write_text("\n".join(texts), encoding="utf-8")
+    script = runpy.run_path(str(ROOT / "tests/lifting/plain_peft.py"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script["train"](str(BACKBONE), qa_rows("en", "train", 40), "qa", folder / "my-adapter", steps=2)
+    return folder
+
+
+def test_the_lift_of_the_documents_runs(lifting, monkeypatch):
+    """As shown, but for fewer steps."""
+    from lingualift.cli import app
+
+    monkeypatch.chdir(lifting)
+    (line,) = commands("Lift an adapter you have")
+    assert f"    lingualift {shlex.join(line)}".replace("'", '"') in LIFT
+    quick = [*line, "--steps", "2", "--max-length", "32", "--workers", "1"]
+    result = CliRunner().invoke(app, quick, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "perplexity, sw (n 12)" in result.output
+    numbers = json.loads((lifting / "my-adapter-sw" / "lift.json").read_text(encoding="utf-8"))
+    assert [entry["what"] for entry in numbers["measures"]] == ["perplexity", "exact_match"]
+    block = re.search(r"```python\n(.*?)```", LIFT, re.DOTALL)[1]
+    quick = block.replace('output="my-adapter-sw"', 'output="again", steps=2, max_length=32')
+    exec(compile(quick, "lift.md", "exec"), {})
+    again, first = (lifting / name / "lift.json" for name in ("again", "my-adapter-sw"))
+    assert json.loads(again.read_text())["measures"][0] == json.loads(first.read_text())["measures"][0]
+
+
 def test_the_documented_task_is_the_example_and_reads_rows(tmp_path):
     shown = re.search(
         r"```python\n(.*?)```", (ROOT / "docs/your-own-task.md").read_text(encoding="utf-8"), re.DOTALL
@@ -145,6 +187,12 @@ def test_the_documented_data_keys_are_the_models(tmp_path):
             place = place[part]
 
 
+def test_the_documented_comparison_has_the_keys_of_a_comparison():
+    text = (ROOT / "docs/report.md").read_text(encoding="utf-8")
+    shown = json.loads(re.search(r"```json\n(.*?)```", text, re.DOTALL)[1])
+    assert Comparison(**shown).verdict == "above"
+
+
 def test_the_demo_ends_with_a_table_of_what_it_measured(tmp_path):
     finished = run_demo(tmp_path / "demo", seeds=1)
     results = json.loads((finished.folder / "results.json").read_text(encoding="utf-8"))
@@ -158,6 +206,7 @@ def test_the_demo_ends_with_a_table_of_what_it_measured(tmp_path):
         if (row["method"], row["language"], row["metric"]) == ("source-ft", "sw", "exact_match")
     )
     assert f"{score:.1f}" in table
+    assert finished.page.is_file()
     again = run_demo(tmp_path / "demo", seeds=1)
     assert again.trained == 0
     assert again.rows == finished.rows

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from lingualift.adapters import inspect as inspect
     from lingualift.config import load_experiment as load_experiment
     from lingualift.errors import UserError as UserError
+    from lingualift.hub import push as push
+    from lingualift.lifting import lift as lift
     from lingualift.look import check as check
     from lingualift.merging import merge as merge
     from lingualift.pipeline import run as run
@@ -21,12 +23,14 @@ _HOMES = {
     "check": "lingualift.look",
     "UserError": "lingualift.errors",
     "inspect": "lingualift.adapters",
+    "lift": "lingualift.lifting",
     "load_experiment": "lingualift.config",
     "merge": "lingualift.merging",
     "predict": "lingualift.prediction",
+    "push": "lingualift.hub",
     "run": "lingualift.pipeline",
 }
-__all__ = ["UserError", "check", "inspect", "load_experiment", "merge", "predict", "run"]
+__all__ = ["UserError", "check", "inspect", "lift", "load_experiment", "merge", "predict", "push", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -36,9 +37,14 @@ LanguageCode = Annotated[str, typer.Option("--language", help="BCP-47 or ISO 639
 DataTemplate = Annotated[
     str,
     typer.Option(
-        "--data", help="File or path template with {language} and {split}; .jsonl[.gz] .csv .parquet."
+        "--data",
+        help="File or path template with {language} and {split}; .jsonl[.gz] .csv .parquet .txt[.gz].",
     ),
 ]
+PushTo = Annotated[
+    str | None, typer.Option("--push-to-hub", metavar="ORG/NAME", help="Publish the result on the hub.")
+]
+Private = Annotated[bool, typer.Option("--private", help="Publish it as a private repository.")]
 
 StoreFolder = Annotated[
     Path | None,
@@ -89,9 +95,7 @@ def demo(
     with watching(_console(stderr=True)) as watch:
         finished = run_demo(output, seeds=seeds, watch=watch)
     _show(finished)
-    _next(
-        f"open {finished.folder / 'table.md'}, then edit {output / 'demo.yaml'} into an experiment of your own"
-    )
+    _next(f"open {finished.page}, then edit {output / 'demo.yaml'} into an experiment of your own")
 
 
 @app.command()
@@ -117,9 +121,15 @@ def run(
             experiment, output=output, overrides=overrides, store=store, replace=replace, watch=watch
         )
     _show(finished)
-    _next(
-        f"the lifted adapters are in {finished.folder / 'adapters'}, the table in {finished.folder / 'table.md'}"
-    )
+    _next(f"open {finished.page}; the lifted adapters are in {finished.folder / 'adapters'}")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="The run folder.")]) -> None:
+    """Write report.html and table.md of a finished run anew, from its folder alone."""
+    from lingualift.report import write_report
+
+    _next(f"open {write_report(folder)}")
 
 
 @app.command()
@@ -186,6 +196,92 @@ def plan(
 
 
 @app.command()
+def lift(
+    backbone: BackboneName,
+    adapter: Annotated[Path, typer.Option(help="The adapter to lift: any LoRA or (IA)³ of peft's.")],
+    to: Annotated[str, typer.Option("--to", help="Language to lift into.")],
+    text: Annotated[Path, typer.Option(help="Raw text in it: .txt, one text a line, or a column `text`.")],
+    source_text: Annotated[Path, typer.Option(help="Raw text in the adapter's language.")],
+    output: OutputFolder,
+    source_language: Annotated[str, typer.Option("--from", help="The adapter's language.")] = "en",
+    weight: Annotated[float, typer.Option(help="Factor of the references' difference.")] = 1.0,
+    rank: Annotated[
+        int | None,
+        typer.Option(help="LoRA: truncate to this rank; exact, up to three times as much, if left out."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Labelled task to score before and after.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Its rows: path template with {language} and {split}.")
+    ] = None,
+    score_on: Annotated[
+        list[str] | None, typer.Option(help="Language to score; the one lifted into if left out.")
+    ] = None,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Split to score.")] = "test",
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each reference.")] = 100,
+    batch_size: Annotated[int, typer.Option(help="Segments of text per step.")] = 8,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate; 2e-4 for LoRA, 5e-4 for (IA)³ if left out.")
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens per segment of text.")] = 256,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Draw of the references, order of the texts.")
+    ] = 0,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Folder of references; lingualift-store beside the output if left out."),
+    ] = None,
+    revision: Revision = None,
+    dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="References trained at once; two without a GPU, if left out.")
+    ] = None,
+    push_to_hub: PushTo = None,
+    private: Private = False,
+) -> None:
+    """Lift an adapter you have into another language, by raw text in both."""
+    from lingualift.lifting import HEAD
+    from lingualift.lifting import lift as lift_adapter
+    from lingualift.pipeline.progress import watching
+
+    _check_push(push_to_hub, private)
+    with watching(_console(stderr=True)) as watch:
+        lifted = lift_adapter(
+            backbone=backbone,
+            adapter=adapter,
+            to=to,
+            text=text,
+            source_text=source_text,
+            output=output,
+            source_language=source_language,
+            weight=weight,
+            rank=rank,
+            task=task,
+            data=data,
+            score_on=score_on or (),
+            split=split,
+            steps=steps,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_length=max_length,
+            seed=seed,
+            store=store,
+            revision=revision,
+            dtype=dtype,
+            precision=precision,
+            workers=workers,
+            watch=watch,
+        )
+    _list(HEAD, [measure.cells() for measure in lifted.measures])
+    for line in lifted.lines():
+        typer.echo(line)
+    _push(output, push_to_hub, private)
+    _next(
+        f"lingualift predict --backbone {backbone} --adapter {output} --task … --language {to} --input … --output …"
+    )
+
+
+@app.command()
 def train(
     backbone: BackboneName,
     task: TaskName,
@@ -214,13 +310,18 @@ def train(
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
-    report_to: Annotated[str, typer.Option(help="Experiment tracker: tensorboard, wandb, trackio.")] = "none",
+    report_to: Annotated[
+        list[str] | None, typer.Option(help="Experiment tracker: tensorboard, trackio, wandb.")
+    ] = None,
+    push_to_hub: PushTo = None,
+    private: Private = False,
 ) -> None:
     """Train one adapter on a task, or on raw text (`--task causal-lm`)."""
     from lingualift.config import Adapter, Backbone, Training, checked
     from lingualift.pipeline.progress import counting
     from lingualift.training.once import train_once
 
+    _check_push(push_to_hub, private)
     names = tuple(modules.split(",")) if modules else None
     settings = {"steps": steps, "epochs": epochs if epochs or steps else 3, "batch_size": batch_size}
     more = {"learning_rate": learning_rate, "max_length": max_length, "precision": precision}
@@ -235,8 +336,9 @@ def train(
             start=start,
             output=output,
             progress=progress,
-            report_to=report_to,
+            report_to=report_to or (),
         )
+    _push(output, push_to_hub, private)
     _next(f"lingualift evaluate --backbone {backbone} --adapter {output} --task … --language … --data …")
 
 
@@ -375,10 +477,13 @@ def merge(
     cutoff: Annotated[
         float | None, typer.Option(help="Virtual tokens: cut-off of the pseudo-inverse.")
     ] = None,
+    push_to_hub: PushTo = None,
+    private: Private = False,
 ) -> None:
     """Merge adapter folders into a new one; no backbone is loaded."""
     from lingualift.merging import merge as merge_folders
 
+    _check_push(push_to_hub, private)
     report = merge_folders(
         method=method,
         output=output,
@@ -400,7 +505,21 @@ def merge(
     )
     for line in report.lines():
         typer.echo(line)
+    _push(output, push_to_hub, private)
     _next(f"lingualift inspect {output}")
+
+
+@app.command()
+def push(
+    adapter: Annotated[Path, typer.Argument(help="Adapter folder that lingualift wrote.")],
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where on the hub.")],
+    private: Private = False,
+) -> None:
+    """Publish an adapter on the hub: its tensors, configuration, model card and provenance."""
+    _push(adapter, repository, private)
+    _next(
+        f"read the model card on the hub, then load it: PeftModel.from_pretrained(backbone, {repository!r})"
+    )
 
 
 @app.command()
@@ -535,6 +654,24 @@ def _pairs(option: str, given: list[str] | None) -> list[tuple[str, float]]:
     return pairs
 
 
+def _check_push(repository: str | None, private: bool) -> None:
+    """Before any work: what can be told of a repository without the hub."""
+    if repository is not None:
+        from lingualift.hub import check_repository
+
+        check_repository(repository)
+    elif private:
+        raise UserError("--private", "is given without --push-to-hub", mend="name --push-to-hub ORG/NAME")
+
+
+def _push(folder: Path, repository: str | None, private: bool) -> None:
+    """Publish a finished folder, if that was asked for; under `accelerate launch` only the first process does."""
+    if repository is not None and os.environ.get("RANK", "0") == "0":
+        from lingualift.hub import push as publish
+
+        typer.echo(f"published at {publish(folder, repository, private=private)}")
+
+
 def _source(task: str, data: str) -> Source:
     from lingualift.config import Data, checked
     from lingualift.source import Source
@@ -545,7 +682,7 @@ def _source(task: str, data: str) -> Source:
 def _show(finished: Run) -> None:
     from lingualift.report.terminal import show
 
-    show(finished.rows, finished.layout, _console())
+    show(finished.rows, finished.comparisons, finished.layout, _console())
 
 
 def _list(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -25,6 +25,7 @@ PositiveInt: TypeAlias = Annotated[int, Field(gt=0)]
 NonNegative: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32)]
 Split: TypeAlias = Literal["train", "validation", "test"]
+Tracker: TypeAlias = Literal["tensorboard", "trackio", "wandb"]
 
 
 def _known_language(code: str) -> str:
@@ -122,7 +123,7 @@ class Data(_Record):
     """
 
     files: Template | None = None
-    "Path template of .jsonl, .jsonl.gz, .csv or .parquet files, relative to the experiment file."
+    "Path template of .jsonl[.gz], .csv, .parquet or .txt[.gz] (one text a line) files; from the experiment file on."
     hub: str | None = None
     "Data set id on the hub; only data sets in parquet load, scripts do not."
     revision: str | None = None
@@ -184,6 +185,16 @@ class Adapter(_Record):
     "Names of the linear layers that get the adapter; all of them (LoRA), or peft's choice (IA3), when left out."
     init_seed: Annotated[int, Field(ge=0, lt=2**62)] = 112
     "Seed of the one initialisation that all adapters of a run share; the run's seed is added to it."
+
+
+class GivenAdapter(_Record):
+    """The configuration of an adapter that somebody has trained already, for others that are to be like it."""
+
+    type: Literal["lora", "ia3"]
+    settings: dict[str, Any]
+    "Arguments of peft's configuration class; `base_model_name_or_path` and `revision` as the adapter has them."
+    init_seed: Annotated[int, Field(ge=0, lt=2**62)] = 112
+    "Seed of the one initialisation; the run's seed is added to it."
 
 
 class Training(_Record):
@@ -289,6 +300,10 @@ class Experiment(_Record):
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     "One run of everything per seed; it decides the initialisation and the order of the data."
     scoring: Scoring = Scoring()
+    report_to: Annotated[
+        tuple[Tracker, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)
+    ] = ()
+    "Experiment trackers, one or several; they change no result. Files go to `logs/` of the run folder."
     workers: PositiveInt | None = None
     "Steps that run at once on this machine; as many as it has processors, at most 4, or one per GPU, when left out."
 

@@ -20,13 +20,20 @@ from lingualift.provenance import sha256_file
 from lingualift.tasks import Example, RowError, Task, TextTask, text_of
 from lingualift.tasks.base import USER_MODULES
 
-FORMATS = {".jsonl": "json", ".jsonl.gz": "json", ".csv": "csv", ".parquet": "parquet"}
+FORMATS = {
+    ".jsonl": "json",
+    ".jsonl.gz": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".txt.gz": "text",
+}
 _SHOWN = 5  # bad rows that one message names
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """Rows of a JSON Lines or CSV file exactly as they stand there: `2024-01-01`, `NA` and `007` stay text.
+    """Rows of a JSON Lines, CSV or plain text file exactly as they stand there: `2024-01-01`, `NA` and `007` stay text.
 
     Offers what is used of a `datasets.Dataset`, which guesses types in text files.
 
@@ -308,7 +315,7 @@ def _load_file(path: Path) -> Any:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     try:
-        for line, row in (_json_rows if kind == "json" else _csv_rows)(path):
+        for line, row in _READERS[kind](path):
             rows.append(row)
             lines.append(line)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
@@ -372,6 +379,17 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 begin = reader.line_num + 1
         except csv.Error as error:
             raise UserError(f"{path}:{begin}", f"is not CSV ({error})", mend="correct that line") from None
+
+
+def _text_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line and content of every line that is not blank, in the column `text`: one line is one text."""
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, {"text": line.strip()}
+
+
+_READERS = {"json": _json_rows, "csv": _csv_rows, "text": _text_rows}
 
 
 def _open(path: Path) -> Any:

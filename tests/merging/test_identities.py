@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from adapter_folders import PREFIX, distance, numbers, raw, updates, write_folder, write_lora
+from adapter_folders import PREFIX, config_of, distance, numbers, raw, updates, write_folder, write_lora
 
 from lingualift.merging import merge
 
@@ -116,6 +116,39 @@ def test_swapping_the_references_undoes_a_vector_merge_at_weight_one(tmp_path):
         assert distance(numbers(back)[name], value) < 1e-6
 
 
+@pytest.mark.parametrize("method", ["arithmetic", "ties", "dare"])
+def test_the_mean_divides_the_weights_by_their_sum(tmp_path, method):
+    paths = three(tmp_path, write_lora)
+    listed, shares = (
+        [(path, scale * weight) for path, weight in zip(paths, (0.5, -0.25, 0.75), strict=True)]
+        for scale in (4, 1)
+    )
+    mean = merge(method=method, adapters=listed, mean=True, output=tmp_path / "mean").output
+    assert same(raw(mean), raw(merge(method=method, adapters=shares, output=tmp_path / "shares").output))
+
+
+@pytest.mark.parametrize("weight", [2.0, -0.5])
+def test_one_adapter_with_a_weight_is_scaled(tmp_path, weight):
+    path = write_lora(tmp_path / "in", seed=1)
+    out = merge(method="arithmetic", adapters=[(path, weight)], space="delta", output=tmp_path / "out").output
+    assert all(distance(x, weight * updates(path)[name]) < 1e-6 for name, x in updates(out).items())
+
+
+@pytest.mark.parametrize("space", ["factors", "delta"])
+def test_a_second_adapter_of_weight_zero_changes_nothing(tmp_path, space):
+    one, two, _ = three(tmp_path, write_lora)
+    out = merge(method="arithmetic", adapters=[(one, 1.0), (two, 0.0)], space=space, output=tmp_path / "out")
+    assert same(raw(out.output), raw(one))
+
+
+def test_weights_may_sum_to_zero(tmp_path):
+    """The difference of two adapters, which has no mean."""
+    one, two, _ = three(tmp_path, write_lora)
+    out = merge(method="arithmetic", adapters=[(one, 1.0), (two, -1.0)], space="delta", output=tmp_path / "a")
+    for name, value in updates(out.output).items():
+        assert distance(value, updates(one)[name] - updates(two)[name]) < 1e-6
+
+
 @pytest.fixture
 def peft_model(tmp_path):
     """Three adapters on a bare module tree of two linear layers."""
@@ -169,8 +202,21 @@ def test_peft_linear_is_far_from_equation_7(tmp_path, peft_model):
 def test_a_truncation_that_cuts_nothing_is_exact(tmp_path):
     paths = three(tmp_path, write_lora, modules=MODULES, r=2)
     exact = updates(run(paths, tmp_path / "a", weight=0.7, space="delta"))
-    wide = updates(run(paths, tmp_path / "b", weight=0.7, space="delta", rank=6))
-    assert all(np.array_equal(wide[name], exact[name]) for name in exact)
+    for rank in (6, 9):
+        out = run(paths, tmp_path / f"{rank}", weight=0.7, space="delta", rank=rank)
+        assert config_of(out)["r"] == 6
+        assert all(np.array_equal(value, exact[name]) for name, value in updates(out).items())
+
+
+def test_no_rank_exceeds_the_module(tmp_path):
+    paths = three(tmp_path, write_lora)
+    out = run(paths, tmp_path / "out", weight=0.7, space="delta", rank=8)
+    ranks = {name: min(x.shape) for name, x in raw(out).items() if "lora_A" in name}
+    assert ranks == {
+        f"{PREFIX}layers.0.{end}.lora_A.weight": rank for end, rank in (("q_proj", 5), ("v_proj", 3))
+    }
+    exact = updates(run(paths, tmp_path / "exact", weight=0.7, space="delta"))
+    assert all(distance(value, exact[name]) < 1e-6 for name, value in updates(out).items())
 
 
 def test_equal_lora_a_is_truncated_rightly(tmp_path):

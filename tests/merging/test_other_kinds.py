@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from adapter_folders import EPS, PREFIX, config_of, distance, numbers, raw, write_folder
+from adapter_folders import EPS, PREFIX, config_of, distance, numbers, raw, write_folder, write_lora
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -62,6 +62,15 @@ def test_vectors_of_other_methods_are_differences_to_one(tmp_path, weights, meth
         assert distance(value, expected) < 1e-6
 
 
+def test_vectors_keep_the_number_format_of_a_base_of_weight_zero(tmp_path):
+    one, two = (
+        write_vectors(tmp_path / str(x), x, dtype) for x, dtype in enumerate((torch.bfloat16, torch.float32))
+    )
+    out = merge(method="arithmetic", adapters=[(one, 0.0), (two, 1.0)], output=tmp_path / "out").output
+    assert {x.dtype for x in raw(out).values()} == {torch.bfloat16}
+    assert all(distance(x, numbers(two)[name]) < 2 * EPS[torch.bfloat16] for name, x in numbers(out).items())
+
+
 def test_dare_at_density_one_is_arithmetic_on_vectors(tmp_path):
     paths = [write_vectors(tmp_path / str(i), i) for i in range(2)]
     listed = [(paths[0], 1.0), (paths[1], 0.5)]
@@ -76,8 +85,12 @@ def test_a_zero_divisor_names_tensor_and_file(tmp_path):
     name = PREFIX + "layers.0.k_proj.ia3_l"
     tensors[name][3] = 0
     broken = write_folder(tmp_path / "broken", tensors, config_of(paths[2]))
-    with pytest.raises(UserError, match=r"broken.*layers\.0\.k_proj.*element 3 is zero(.|\n)*rule additive"):
+    with pytest.raises(UserError) as refusal:
         run([*paths[:2], broken], tmp_path / "out")
+    assert str(refusal.value) == (
+        f"{broken / 'adapter_model.safetensors'}, tensor {name!r}: element 3 is zero, and the rule divides by it; "
+        "expected no zero\n  mend: leave the module out with modules, or use rule additive"
+    )
     assert not (tmp_path / "out").exists()
     run([*paths[:2], broken], tmp_path / "out", modules="down_proj")
 
@@ -206,4 +219,26 @@ def test_dependent_virtual_tokens_are_refused_with_the_mend(tmp_path):
     assert "linearly dependent" in refusal.value.found
     assert "rank 2 with 3 tokens" in refusal.value.found
     assert refusal.value.expected == "full rank"
-    assert "fewer virtual tokens" in refusal.value.mend
+    assert refusal.value.mend == (
+        "train the reference longer or with fewer virtual tokens, or leave the module out with modules"
+    )
+
+
+@pytest.mark.parametrize(
+    ("write", "options", "match"),
+    [
+        (write_lora, {}, r"tensor 'base_model.*lora_A.weight': the result overflows F32"),
+        (write_lora, {"space": "delta"}, r"tensor 'base_model.*lora_B.weight': the result overflows F32"),
+        (write_lora, {"space": "delta", "rank": 2}, r"module 'layers.0.q_proj': the merge overflows float32"),
+        (write_lora, {"export": "serving"}, r"tensor 'base_model.*: the result overflows F32"),
+        (write_vectors, {}, r"tensor 'base_model.*ia3_l': the result overflows F32"),
+        (write_vectors, {"rule": "additive"}, r"tensor 'base_model.*ia3_l': the result overflows F32"),
+        (write_prefix, {}, r"tensor 'prompt_embeddings': the result overflows F32"),
+    ],
+)
+def test_numbers_too_large_for_float32_are_refused(tmp_path, write, options, match):
+    with pytest.raises(
+        UserError, match=match + r"; expected finite numbers\n  mend: use a smaller weight, or"
+    ):
+        run(three(tmp_path, write), tmp_path / "out", weight=1e39, **options)
+    assert not (tmp_path / "out").exists()

@@ -109,6 +109,11 @@ def test_nothing_to_merge(tmp_path):
                 f"missing in target_reference and source_reference: {ZERO}",
             ),
             ([(Q,), (Q, K), (Q, K)], {"modules": "k_proj"}, f"missing in task: {ZERO}"),
+            (
+                [(Q, V), (V,), (Q,)],
+                {},
+                f"missing in source_reference: {ZERO}; missing in target_reference: {ZERO}",
+            ),
         ]
     ):
         with pytest.raises(UserError) as caught:
@@ -117,3 +122,15 @@ def test_nothing_to_merge(tmp_path):
             f"adamergex: nothing would be merged ({reason}); expected a change\n"
             "  mend: choose modules that the adapters share, or space delta"
         )
+
+
+@pytest.mark.parametrize(
+    ("holders", "weights", "more"),
+    [
+        ([(Q, V), (Q,)], (1.0, 0.5), {"modules": "v_proj"}),
+        ([(Q,)], (2.0,), {"module_weights": {"q_proj": 0.0}}),
+    ],
+)
+def test_lists_that_would_merge_nothing(tmp_path, holders, weights, more):
+    with pytest.raises(UserError, match=r"arithmetic: nothing would be merged"):
+        plan(tmp_path, holders, weights, "arithmetic", **more)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -25,54 +26,144 @@ def refused(match, output, **options):
     assert not output.exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"method": "adamergx"}, "did you mean adamergex"),
-        ({"space": "factor"}, "did you mean factors"),
-        ({"rule": "add"}, r"rule: is 'add'"),
-        ({"export": "vllm"}, r"peft or serving"),
-        ({"rank": 0, "space": "delta"}, "rank: is 0"),
-        ({"rank": 4}, "does not apply to factor space"),
-        ({"density": 0}, "density: is 0"),
-        ({"density": 1.5}, "density: is 1.5"),
-        ({"seed": -1}, "seed: is -1"),
-        ({"cutoff": 0}, "cutoff: is 0"),
-        ({"cutoff": 1}, "cutoff: is 1"),
-        ({"weight": float("nan")}, "weight: is nan"),
-        ({"weight": True}, "weight: is True"),
-        ({"modules": "k_proj"}, r"(?s)'k_proj' matches no module.*q_proj, v_proj"),
-        ({"modules": "("}, "no regular expression"),
-        ({"module_weights": {"k_proj": 1.0}}, r"'k_proj' matches no module"),
-        ({"module_weights": {"q_proj": float("inf")}}, "weight inf"),
-        ({"target_reference": None}, "target_reference: is missing"),
-        ({"mean": True}, "roles task, target_reference, source_reference"),
-        ({"rule": "unanchored"}, "only virtual tokens"),
-        ({"rule": "multiplicative", "space": "delta"}, "has no low rank"),
-    ],
+def refused_with(message, output, **options):
+    with pytest.raises(UserError) as caught:
+        merge(output=output, **options)
+    assert str(caught.value) == message
+    assert not output.exists()
+
+
+WHOLE = "expected a whole number above 0\n  mend: mend the rank"
+DENSITY = "expected a fraction above 0, at most 1\n  mend: mend the density"
+SEED = "expected a whole number, 0 or above\n  mend: mend the seed"
+CUTOFF = "expected a fraction between 0 and 1\n  mend: mend the cut-off"
+NUMBER = "expected a finite number\n  mend: mend the weight"
+NO_MATCH = (
+    "matches no module that an earlier pattern left; expected a pattern of a path or its end\n"
+    "  mend: modules end in: q_proj, v_proj"
 )
-def test_bad_options(tmp_path, options, match):
-    refused(
-        match, tmp_path / "out", **{"method": "adamergex", **roles(three(tmp_path, write_lora)), **options}
-    )
+LORA_CELLS = (
+    "\n  mend: what exists: space factors, rule additive; space factors, rule multiplicative; "
+    "space delta, rule additive"
+)
 
 
 @pytest.mark.parametrize(
-    ("weights", "options", "match"),
+    ("options", "message"),
     [
-        ((), {}, "was given no adapters"),
-        ((1.0,), {}, "one adapter with weight 1"),
-        ((0.0, 0.0), {}, "weights are all zero"),
-        ((1.0, -1.0), {"mean": True}, "sum to zero"),
-        ((1.0, float("inf")), {}, "finite number"),
-        ((1.0, 1.0), {"task": "somewhere"}, "was given task"),
-        ((1.0, 1.0), {"rule": "multiplicative"}, "which only adamergex takes"),
-        ((1.0, 1.0), {"method": "ties", "space": "delta"}, "ties acts on single elements"),
+        ({"method": "adamergx"}, "merge method 'adamergx': is not known\n  mend: did you mean adamergex?"),
+        (
+            {"space": "factor"},
+            "space: is 'factor'; expected factors or delta\n  mend: did you mean factors?",
+        ),
+        (
+            {"rule": "add"},
+            "rule: is 'add'; expected auto or additive or multiplicative or unanchored\n"
+            "  mend: known: additive, auto, multiplicative, unanchored",
+        ),
+        ({"export": "vllm"}, "export: is 'vllm'; expected peft or serving\n  mend: known: peft, serving"),
+        ({"rank": 0, "space": "delta"}, f"rank: is 0; {WHOLE}"),
+        ({"rank": 2.0, "space": "delta"}, f"rank: is 2.0; {WHOLE}"),
+        (
+            {"rank": 1},
+            "rank: does not apply to factor space, which keeps the rank; expected no rank\n"
+            "  mend: use space delta, or export serving",
+        ),
+        ({"density": 0}, f"density: is 0; {DENSITY}"),
+        ({"density": 1.5}, f"density: is 1.5; {DENSITY}"),
+        ({"seed": -1}, f"seed: is -1; {SEED}"),
+        ({"seed": 0.0}, f"seed: is 0.0; {SEED}"),
+        ({"cutoff": 0}, f"cutoff: is 0; {CUTOFF}"),
+        ({"cutoff": 1}, f"cutoff: is 1; {CUTOFF}"),
+        ({"weight": float("nan")}, f"weight: is nan; {NUMBER}"),
+        ({"weight": True}, f"weight: is True; {NUMBER}"),
+        ({"weight": "1"}, f"weight: is '1'; {NUMBER}"),
+        ({"modules": "k_proj"}, f"modules: 'k_proj' {NO_MATCH}"),
+        ({"module_weights": {"k_proj": 1.0}}, f"module_weights: 'k_proj' {NO_MATCH}"),
+        (
+            {"module_weights": {"q_proj": float("inf")}},
+            "module_weights: 'q_proj' has weight inf; expected a number\n  mend: mend the weight",
+        ),
+        (
+            {"target_reference": None},
+            "target_reference: is missing for adamergex; expected an adapter folder\n"
+            "  mend: name --target-reference",
+        ),
+        (
+            {"mean": True},
+            "adamergex: was given a list of adapters; expected roles task, target_reference, "
+            "source_reference\n  mend: name the roles",
+        ),
+        (
+            {"adapters": []},
+            "adamergex: was given a list of adapters; expected roles task, target_reference, "
+            "source_reference\n  mend: name the roles",
+        ),
+        (
+            {"rule": "unanchored"},
+            "adamergex on LoRA, space factors, rule unanchored: does not exist: only virtual tokens have an "
+            f"un-anchored reading{LORA_CELLS}",
+        ),
+        (
+            {"rule": "multiplicative", "space": "delta"},
+            "adamergex on LoRA, space delta, rule multiplicative: does not exist: an element-wise product of "
+            f"updates has no low rank{LORA_CELLS}",
+        ),
     ],
 )
-def test_bad_lists(tmp_path, weights, options, match):
+def test_bad_options(tmp_path, options, message):
+    inputs = roles(three(tmp_path, write_lora))
+    refused_with(message, tmp_path / "out", **{"method": "adamergex", **inputs, **options})
+
+
+@pytest.mark.parametrize(("key", "value"), [("modules", "("), ("module_weights", {"(": 1.0})])
+def test_a_pattern_that_is_no_regular_expression(tmp_path, key, value):
+    inputs = {**roles(three(tmp_path, write_lora)), key: value}
+    refused(rf"^{key}: '\(' is no regular expression", tmp_path / "out", method="adamergex", **inputs)
+
+
+LISTED = "expected adapters with their weights\n  mend: name each adapter with its weight"
+NOT_ZERO = "expected a weight other than zero\n  mend: mend the weights"
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "message"),
+    [
+        ((), {}, f"arithmetic: was given no adapters; {LISTED}"),
+        (
+            (1.0,),
+            {},
+            "arithmetic: one adapter with weight 1 is that adapter; expected a merge\n  mend: name another",
+        ),
+        ((0.0, 0.0), {}, f"arithmetic: weights are all zero; {NOT_ZERO}"),
+        ((1.0, -1.0), {"mean": True}, f"arithmetic: weights sum to zero; {NOT_ZERO}"),
+        ((1.0, float("inf")), {}, f"weight of {{root}}/in1: is inf; {NUMBER}"),
+        ((1.0, 1.0), {"task": "somewhere"}, f"arithmetic: was given task; {LISTED}"),
+        (
+            (1.0, 1.0),
+            {"task": "x", "source_reference": "y"},
+            f"arithmetic: was given task, source_reference; {LISTED}",
+        ),
+        (
+            (1.0, 1.0),
+            {"rule": "multiplicative"},
+            "arithmetic on LoRA, space factors, rule multiplicative: does not exist: a rule applies the "
+            "difference of two references, which only adamergex takes\n"
+            "  mend: what exists: space factors, rule additive; space delta, rule additive",
+        ),
+        (
+            (1.0, 1.0),
+            {"method": "ties", "space": "delta"},
+            "ties on LoRA, space delta, rule additive: does not exist: ties acts on single elements of ΔW, "
+            "which would have to be formed and has no low rank after\n"
+            "  mend: what exists: space factors, rule additive",
+        ),
+    ],
+)
+def test_bad_lists(tmp_path, weights, options, message):
     listed = [(write_lora(tmp_path / f"in{i}", seed=i), weight) for i, weight in enumerate(weights)]
-    refused(match, tmp_path / "out", **{"method": "arithmetic", "adapters": listed, **options})
+    inputs = {"method": "arithmetic", "adapters": listed, **options}
+    refused_with(message.replace("{root}", str(tmp_path)), tmp_path / "out", **inputs)
 
 
 @pytest.mark.parametrize(
@@ -166,8 +257,9 @@ def test_fingerprints_decide_over_names(tmp_path):
 )
 def test_a_merge_that_changes_nothing(tmp_path, write, space):
     task, reference, _ = three(tmp_path, write)
-    refused(
-        "changes no tensor",
+    refused_with(
+        "adamergex: changes no tensor although its weights are not zero; expected a change\n"
+        "  mend: check that the adapters differ and that the weights are not too small for the number format",
         tmp_path / "out",
         method="adamergex",
         **roles([task, reference, reference]),
@@ -270,7 +362,9 @@ def test_adapters_of_different_draws_warn_in_factor_space_only(tmp_path, known, 
         report = merge(method="adamergex", **roles(paths), output=tmp_path / "out")
     assert "not trained from one initialisation" in report.warnings[0]
     assert ("provenance" if known else "cosine") in report.warnings[0]
-    assert "space delta" in caplog.text
+    mend = "Use space delta, or train all adapters from one recorded initialisation"
+    assert report.warnings[0].endswith(f"mixes unrelated bases. {mend}")
+    assert report.warnings[0] in caplog.text
     assert report.warnings[0] in (tmp_path / "out/README.md").read_text()
     assert not merge(method="adamergex", **roles(paths), space="delta", output=tmp_path / "delta").warnings
 
@@ -323,6 +417,11 @@ def test_serving_is_plain_lora_of_one_rank(tmp_path):
         ("b", {"rank": 16}, factors),
         ("c", {"space": "delta"}, delta),
         ("d2", {"space": "delta", "rank": 16}, delta),
+        (
+            "e",
+            {"space": "delta", "rank": 8},
+            delta,
+        ),  # less than the ranks together, more than the modules have
     ):
         out = merge(
             method="adamergex",
@@ -341,13 +440,39 @@ def test_serving_is_plain_lora_of_one_rank(tmp_path):
         assert all(np.allclose(value, expected[key], atol=1e-5) for key, value in updates(out).items())
     cut = merge(method="adamergex", **roles(paths), export="serving", rank=2, output=tmp_path / "cut")
     assert 0 < cut.energy_kept < 1
-    refused(
-        "serving is for LoRA",
+    refused_with(
+        "export: serving is for LoRA, not ia3; expected peft\n"
+        "  mend: export peft; servers load plain LoRA only",
         tmp_path / "no",
         method="adamergex",
         **roles(three(tmp_path / "v", write_vectors)),
         export="serving",
     )
+
+
+PLAIN = {
+    "use_rslora": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "init_lora_weights": True,
+    "bias": "none",
+}
+
+
+@pytest.mark.parametrize(("use_rslora", "alpha"), [(True, 2), (False, 4)])
+def test_a_served_configuration_says_nothing_that_servers_refuse(tmp_path, use_rslora, alpha):
+    """Even where the base's own settings give rank 4 and scaling 1 in other words."""
+    odd = {
+        "use_rslora": use_rslora,
+        "rank_pattern": {"q_proj": 4},
+        "alpha_pattern": {"v_proj": alpha},
+        "init_lora_weights": "gaussian",
+        "bias": "lora_only",
+    }
+    paths = three(tmp_path, write_lora, alpha=alpha, **odd)
+    report = merge(method="adamergex", **roles(paths), export="serving", output=tmp_path / "out")
+    plain = {"r": 4, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"], **PLAIN}
+    assert plain.items() <= config_of(report.output).items()
 
 
 def test_weight_zero_can_be_served(tmp_path):
@@ -369,6 +494,92 @@ def test_arithmetic_over_different_modules(tmp_path):
     none = merge(method="arithmetic", adapters=[(two, 0.0), (one, 1.0)], output=tmp_path / "none")
     assert none.absent == {"layers.0.v_proj": "no adapter with a weight has it"}
     assert same(raw(none.output), raw(one))
+
+
+@pytest.mark.parametrize("space", ["factors", "delta"])
+def test_modules_that_only_the_second_adapter_has(tmp_path, space):
+    """The base keeps what it has; what is new enters with its weight."""
+    one = write_lora(tmp_path / "one", {"layers.0.q_proj": (6, 5)}, seed=1)
+    two = write_lora(tmp_path / "two", seed=2)
+    listed, options = [(one, 1.0), (two, -1.0)], {"space": space, "modules": "v_proj"}
+    report = merge(method="arithmetic", adapters=listed, **options, output=tmp_path / "out")
+    assert report.merged == ("layers.0.v_proj",)
+    # in factor space both factors change their sign, so that the update does not
+    sign = 1 if space == "factors" else -1
+    expected = {**updates(one), "layers.0.v_proj": sign * updates(two)["layers.0.v_proj"]}
+    assert updates(report.output).keys() == expected.keys()
+    assert all(np.allclose(x, expected[name], atol=1e-6) for name, x in updates(report.output).items())
+
+
+@pytest.mark.parametrize("space", ["factors", "delta"])
+def test_a_base_of_weight_zero_lends_its_frame_only(tmp_path, space):
+    """Names, number format and scaling are the first adapter's, the numbers are the second's."""
+    one = write_lora(tmp_path / "one", seed=1, dtype=torch.bfloat16, alpha=16)
+    two = write_lora(tmp_path / "two", seed=2)
+    report = merge(
+        method="arithmetic", adapters=[(one, 0.0), (two, 1.0)], space=space, output=tmp_path / "out"
+    )
+    assert {x.dtype for x in raw(report.output).values()} == {torch.bfloat16}
+    assert config_of(report.output)["lora_alpha"] == 16
+    for name, value in updates(report.output).items():
+        assert np.allclose(value, updates(two)[name], atol=0.01 * np.abs(updates(two)[name]).max())
+
+
+def test_terms_that_cancel_everywhere_change_nothing(tmp_path):
+    one = write_lora(tmp_path / "one", {"layers.0.q_proj": (6, 5)}, seed=1)
+    two = write_lora(tmp_path / "two", seed=2)
+    listed = [(one, 1.0), (two, 0.5), (two, -0.5)]
+    options = {"method": "arithmetic", "adapters": listed, "space": "delta"}
+    refused("changes no tensor", tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize(
+    ("write", "rule"),
+    [(write_lora, "auto"), (write_vectors, "auto"), (write_vectors, "additive"), (write_prefix, "auto")],
+)
+def test_a_change_below_the_number_format_is_none(tmp_path, write, rule):
+    paths = three(tmp_path, write, dtype=torch.bfloat16)
+    options = {"method": "adamergex", **roles(paths), "rule": rule}
+    refused("too small for the number format", tmp_path / "out", **options, weight=1e-6)
+    merge(**options, weight=0.1, output=tmp_path / "out")
+
+
+def test_vectors_of_ones_change_nothing(tmp_path):
+    """An (IA)³ adapter before training, some of its vectors new to the base."""
+    base = write_vectors(tmp_path / "base", 1)
+    tensors = {name: x for name, x in raw(base).items() if "k_proj" in name}
+    less = {"target_modules": ["k_proj"], "feedforward_modules": []}
+    one = write_folder(tmp_path / "one", tensors, {**config_of(base), **less})
+    ones = {name: torch.ones_like(x) for name, x in raw(base).items()}
+    two = write_folder(tmp_path / "two", ones, config_of(base))
+    refused("changes no tensor", tmp_path / "out", method="arithmetic", adapters=[(one, 1.0), (two, 1.0)])
+
+
+def test_every_tensor_lies_aligned_to_its_width(tmp_path):
+    """Readers that map the file want float32 at multiples of 4: five bfloat16 numbers come last."""
+    name, paths = PREFIX + "classifier.bias", []
+    for number, path in enumerate(three(tmp_path, write_lora)):
+        tensors = {**raw(path), name: torch.ones(5, dtype=torch.bfloat16)}
+        paths.append(write_folder(tmp_path / f"saved{number}", tensors, config_of(path)))
+    out = merge(method="adamergex", **roles(paths), output=tmp_path / "out").output
+    data = (out / "adapter_model.safetensors").read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    widths = {"F32": 4, "BF16": 2}
+    facts = [value for key, value in header.items() if key != "__metadata__"]
+    assert {fact["dtype"] for fact in facts} == widths.keys()
+    assert all(fact["data_offsets"][0] % widths[fact["dtype"]] == 0 for fact in facts)
+
+
+@pytest.mark.parametrize(("write", "key"), [(write_vectors, "ia3"), (write_prefix, "prefix")])
+def test_saved_modules_of_other_kinds_come_from_the_task_adapter(tmp_path, write, key):
+    paths = []
+    for number, path in enumerate(three(tmp_path, write)):
+        tensors = {**raw(path), PREFIX + "classifier.weight": torch.full((2, 5), float(number))}
+        config = {**config_of(path), "modules_to_save": ["classifier"]}
+        paths.append(write_folder(tmp_path / f"{key}{number}", tensors, config))
+    out = merge(method="adamergex", **roles(paths), weight=0.7, output=tmp_path / "out").output
+    assert torch.equal(raw(out)[PREFIX + "classifier.weight"], torch.zeros(2, 5))
+    assert raw(out).keys() == raw(paths[0]).keys()
 
 
 def test_provenance_and_card(tmp_path):
@@ -398,9 +609,9 @@ def test_provenance_and_card(tmp_path):
     }
     assert expected.items() <= facts.items()
     assert facts["backbone"]["name"] == "tiny"
-    assert {"numpy", "ml_dtypes"} <= facts["versions"].keys()
+    assert facts["versions"] == {name: version(name) for name in ("lingualift", "numpy", "ml_dtypes")}
     card = (tmp_path / "out/README.md").read_text()
-    assert card.startswith("---\nbase_model: tiny\nlibrary_name: peft\n")
+    assert card.startswith("---\nbase_model: tiny\nbase_model_relation: adapter\nlibrary_name: peft\n")
     assert "| target_reference |" in card
     assert json.loads(json.dumps(report.to_dict()))["output"] == str(tmp_path / "out")
 
@@ -413,5 +624,5 @@ def test_serving_refuses_embeddings_by_name(tmp_path):
     assert refusal.value.where == str(paths[0])
     assert "'embed_tokens', which servers refuse" in refusal.value.found
     assert refusal.value.expected == "LoRA on linear layers only"
-    assert "export peft" in refusal.value.mend
+    assert refusal.value.mend == "export peft, or train without modules_to_save, biases and embeddings"
     assert not (tmp_path / "out").exists()

@@ -52,8 +52,13 @@ def test_every_combination_merges_or_says_why_not(tmp_path, kind):
 def test_the_mend_of_an_empty_cell_names_a_filled_one():
     with pytest.raises(UserError, match="what exists: space factors, rule additive"):
         find_cell("lora", "delta", "ties", "auto")
-    with pytest.raises(UserError, match="use adamergex or arithmetic"):
+    with pytest.raises(UserError, match=r"mend: use adamergex or arithmetic$"):
         find_cell("prefix", "factors", "dare", "auto")
+
+
+def test_virtual_tokens_take_no_rule_of_another_kind():
+    with pytest.raises(UserError, match=r"cross ablation exchanges the rules of LoRA and \(IA\)³ only\n"):
+        find_cell("prompt", "factors", "adamergex", "multiplicative")
 
 
 def test_every_method_has_a_source():

@@ -9,21 +9,26 @@ import sys
 import pytest
 import yaml
 from commands import fresh
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from test_methods import TASK
 from worlds import experiment, read_jsonl, write_experiment
 
 from lingualift.languages import all_languages
+from lingualift.miniworld import BACKBONE
 from lingualift.pipeline.methods import METHODS
 from lingualift.tasks import TASKS
 
-HEAVY = ("torch", "transformers", "peft", "datasets", "pydantic", "numpy", "sklearn", "yaml")
+HEAVY = ("torch", "transformers", "peft", "datasets", "pydantic", "numpy", "sklearn", "jinja2", "yaml")
 COMMANDS = (
     "demo",
     "run",
+    "report",
     "init",
     "check",
     "plan",
+    "store",
+    "lift",
     "train",
     "evaluate",
     "predict",
@@ -31,6 +36,7 @@ COMMANDS = (
     "methods",
     "languages",
     "merge",
+    "push",
     "inspect",
 )
 
@@ -98,6 +104,14 @@ def test_train_writes_an_adapter_and_says_what_is_next(adapter):
     facts = json.loads((adapter / "provenance.json").read_text())
     assert (facts["task"], facts["language"], facts["rows"]) == ("mini-sentiment", "sw", 48)
     assert [path.name for path in adapter.parent.iterdir()] == ["adapter"]
+    card = (adapter / "README.md").read_text()
+    front = ModelCard(card).data
+    assert (front.language, front.library_name) == (["sw"], "peft")
+    assert {"lingualift", "lora"} <= set(front.tags)
+    assert "mini-sentiment in Swahili: lora adapter" in card
+    assert "base_model" not in front.to_dict()  # a folder here is none on the hub
+    assert str(adapter.parent) not in card
+    assert str(BACKBONE) not in card
 
 
 @pytest.mark.parametrize(

@@ -182,3 +182,19 @@ def test_the_fingerprint_follows_content_columns_and_sample_but_not_the_place(tm
     assert mark(max_rows={"test": 5}) == base
     others = [mark(text="y"), mark(columns={"text": "id"}), mark(max_rows={"train": 5}), mark(sample_seed=1)]
     assert len({base, *others}) == 5
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".txt.gz"])
+@given(texts=st.lists(words, min_size=1, max_size=8))
+def test_plain_text_has_a_text_a_line(tmp_path, suffix, texts):
+    lines = [line.replace("\n", " ") for line in texts]
+    content = "\n\n".join(lines).encode()
+    path = tmp_path / f"rows{suffix}"
+    path.write_bytes(gzip.compress(content) if suffix == ".txt.gz" else content)
+    assert load(path, TEXT) == [line.strip() for line in lines]
+
+
+def test_plain_text_has_no_labels(tmp_path):
+    (tmp_path / "rows.txt").write_text("a review\n")
+    with pytest.raises(UserError, match="has no column 'id'"):
+        load(tmp_path / "rows.txt")

@@ -37,6 +37,7 @@ KEYS = {
         "metric",
     ),
     *("score", "n", "n_train", "malformed", "stderr", "chance", "seed", "weight", "adapter", "seconds"),
+    "predictions",
 }
 
 
@@ -65,7 +66,7 @@ def select(rows, **facts):
 
 def test_results_have_the_public_schema(finished, rows):
     results = json.loads((finished.folder / "results.json").read_text())
-    assert (set(results), results["schema"]) == ({"schema", "rows"}, 1)
+    assert (set(results), results["schema"]) == ({"schema", "rows", "comparisons"}, 1)
     assert rows == finished.rows
     for row in rows:
         assert set(row) >= KEYS
@@ -111,19 +112,33 @@ def test_rows_say_what_they_were_made_with(rows):
 
 
 def predictions(finished, row):
-    name = ".".join(
-        filter(
-            None,
-            [
-                row["task"],
-                row["language"],
-                row["method"],
-                row["variant"],
-                "" if row["seed"] is None else f"seed{row['seed']}",
-            ],
+    return read_jsonl(finished.folder / row["predictions"])
+
+
+def test_predictions_are_named_after_their_cell(rows):
+    for row in rows:
+        seed = "" if row["seed"] is None else f"seed{row['seed']}"
+        parts = [row["task"], row["language"], row["method"], row["variant"], seed]
+        assert row["predictions"] == f"predictions/{'.'.join(filter(None, parts))}.jsonl"
+
+
+def test_there_is_a_comparison_for_every_method_metric_and_place(finished, rows):
+    found = json.loads((finished.folder / "results.json").read_text())["comparisons"]
+    assert found == [vars(one) for one in finished.comparisons]
+    places = [(one["metric"], one["method"], one["variant"], one["where"]) for one in found]
+    assert len(set(places)) == len(places) == 3 * (5 + 7 * 4)  # vanilla has en too; fr, sw, average, weak
+    for one in found:
+        assert one["low"] <= one["gain"] <= one["high"]
+        assert (one["seeds"], one["n"]) == (2, 16)
+        if "weight=0" in one["variant"]:  # the task adapter bit for bit
+            assert (one["gain"], one["low"], one["high"]) == (0, 0, 0)
+        language = "sw" if one["where"] in ("average", "weak") else one["where"]
+        facts = {"metric": one["metric"], "task": one["task"], "language": language}
+        mine, base = (
+            statistics.fmean(row["score"] for row in select(rows, method=method, variant=variant, **facts))
+            for method, variant in ((one["method"], one["variant"]), ("source-ft", ""))
         )
-    )
-    return read_jsonl(finished.folder / "predictions" / f"{name}.jsonl")
+        assert one["gain"] == pytest.approx(mine - base, abs=1e-5)
 
 
 def test_scores_follow_from_the_predictions(finished, rows, data):

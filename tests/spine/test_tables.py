@@ -1,14 +1,14 @@
 """The table and its words, from rows written by hand."""
 
-import math
-import statistics
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lingualift.evaluation.comparisons import Comparison
 from lingualift.pipeline.steps import choose_weight
-from lingualift.report.tables import Layout, compare, in_words, tables, to_markdown
+from lingualift.report.tables import Layout, all_tables, in_words, tables, to_markdown
 
 LAYOUT = Layout("en", ("fr", "sw", "ht"), "fr", {"weak": ("sw", "ht")})
 
@@ -67,44 +67,54 @@ def test_a_seed_that_lacks_a_language_is_in_no_average():
     assert (table.lines[0].cells["average"].mean, table.lines[0].cells["average"].seeds) == (70, 1)
 
 
+def compared(seeds=3, **methods):
+    """method -> (gain, low, high), over the weak languages."""
+    return [
+        Comparison("task", "accuracy", method.replace("_", "-"), "", "weak", *numbers, seeds, 200)
+        for method, numbers in methods.items()
+    ]
+
+
+BOTH = rows(source_ft=flat(60.0, 62.0), adamergex=flat(63.0, 65.0))
+
+
 @pytest.mark.parametrize(
-    ("scores", "verdict"),
+    ("numbers", "said"),
     [
-        ((70.0, 71.0, 72.0), "above"),
-        ((50.0, 51.0, 52.0), "below"),
-        ((50.0, 60.0, 73.0), "level with"),
-        ((60.0, 60.0, 60.0), "level with"),
-        ((61.0, 61.0, 61.0), "above"),
+        ((2.0, 0.5, 3.5), "above it: adamergex (+2.0 [+0.5, +3.5])."),
+        ((-2.0, -3.5, -0.5), "above it: no method. Below it: adamergex (-2.0 [-3.5, -0.5])."),
+        ((2.0, -0.5, 3.5), "above it: no method. Level with it: adamergex (+2.0 [-0.5, +3.5])."),
     ],
 )
-def test_a_method_is_above_or_below_by_two_standard_errors_of_the_paired_difference(scores, verdict):
-    found = rows(source_ft=flat(60.0, 60.0, 60.0), adamergex=flat(*scores))
-    (comparison,) = [one for one in compare(found, LAYOUT) if one.average == "weak"]
-    assert comparison.verdict == verdict
-    assert comparison.gain == pytest.approx(statistics.fmean(scores) - 60)
-    assert comparison.stderr == pytest.approx(statistics.stdev(scores) / math.sqrt(3))
-    words = in_words(found, LAYOUT)
-    opening = {"above": "Above it", "below": "Below it", "level with": "Level with it"}[verdict]
-    sentence = next(part for part in words.split(". ") if part.startswith(opening))
-    assert f"adamergex ({comparison.gain:+.1f} ± {comparison.stderr:.1f})" in sentence
+def test_the_words_say_what_is_above_below_or_level_by_the_interval(numbers, said):
+    words = in_words(BOTH, compared(adamergex=numbers), LAYOUT)
+    assert words.startswith(f"task: over the weak languages (sw, ht), source-ft scores 61.0; {said}")
+    assert "means over 3 seeds" in words
+    assert "paired bootstrap over test items and seeds;" in words
 
 
-def test_differences_are_paired_by_seed():
-    found = rows(source_ft=flat(40.0, 60.0, 80.0), adamergex=flat(42.0, 62.0, 82.0))
-    assert "Above it: adamergex (+2.0 ± 0.0)." in in_words(found, LAYOUT)
+def test_one_seed_gives_verdicts_over_items_and_says_so():
+    words = in_words(BOTH, compared(seeds=1, adamergex=(2.0, 0.5, 3.5)), LAYOUT)
+    assert "above it: adamergex" in words
+    assert "over 1 seed of" in words
+    assert "bootstrap over test items;" in words
+    assert "one seed cannot tell how much training varies" in words
 
 
-def test_one_seed_gives_no_verdict():
-    found = rows(source_ft=flat(40.0), adamergex=flat(80.0))
-    words = in_words(found, LAYOUT)
-    assert "Too few seeds to tell: adamergex (+40.0)." in words
-    assert "Above" not in words
+def test_bounds_are_not_rivals():
+    found = compared(vanilla=(9.0, 8.0, 10.0), target_ft=(20.0, 18.0, 22.0))
+    words = in_words(BOTH, found, LAYOUT)
+    assert "above it: no method. Labels in the target language would give +20.0." in words
+    assert "vanilla" not in words
 
 
-def test_the_words_name_the_languages_that_count():
-    words = in_words(rows(source_ft=flat(1.0, 2.0), adamergex=flat(3.0, 4.0)), LAYOUT)
-    assert "over the weak languages (sw, ht), source-ft scores 1.5" in words
-    assert "means over 2 seeds" in words
+def test_the_words_are_of_the_first_metric_and_the_last_group():
+    found = compared(adamergex=(2.0, 1.0, 3.0))
+    other = [replace(found[0], metric="macro_f1", gain=7.0), replace(found[0], where="average", gain=8.0)]
+    words = in_words(BOTH, [*other, *found], LAYOUT)
+    assert "+2.0" in words
+    assert "+7.0" not in words
+    assert "+8.0" not in words
 
 
 @pytest.mark.parametrize(
@@ -112,15 +122,26 @@ def test_the_words_name_the_languages_that_count():
     [
         (rows(vanilla=flat(1.0)), LAYOUT, "`source-ft` is not among the methods"),
         (rows(source_ft=flat(1.0, 2.0)), LAYOUT, "no other method"),
-        (rows(source_ft=flat(1.0, 2.0), target_ft=flat(4.0, 5.0)), LAYOUT, "would give +3.0"),
         (rows(source_ft={"fr": [1.0]}, adamergex={"fr": [2.0]}), Layout("en", ("fr",), "fr"), "no language"),
     ],
 )
 def test_where_nothing_can_be_compared_the_words_say_why(found, layout, said):
-    words = in_words(found, layout)
+    words = in_words(found, [], layout)
     assert said in words
-    assert ": ." not in words
-    assert words in to_markdown(found, layout)
+    assert words in to_markdown(found, [], layout)
+
+
+def test_a_bar_in_a_pattern_does_not_end_a_cell():
+    found = [{**row, "variant": "modules=(q|v)_proj"} for row in BOTH]
+    lines = [line for line in to_markdown(found, [], LAYOUT).splitlines() if line.startswith("|")]
+    assert len({len(line.replace(r"\|", "").split("|")) for line in lines}) == 1
+
+
+def test_further_metrics_have_tables_of_their_own():
+    found = [*BOTH, *[{**row, "metric": "macro_f1", "score": 1.0} for row in BOTH]]
+    assert [table.metric for table in tables(found, LAYOUT)] == ["accuracy"]
+    assert [table.metric for table in all_tables(found, LAYOUT)] == ["accuracy", "macro_f1"]
+    assert all_tables(found, LAYOUT)[1].lines[0].cells["sw"].mean == 1
 
 
 @given(

@@ -38,11 +38,14 @@ class Metric:
 
     Attributes:
         score: Predictions and golds -> value and standard error.
+        resampled: Predictions, golds and how often each item was drawn, of shape (draws, n) -> the value on each of
+            these samples, in percent, of shape (draws,).
         chance: Golds and the number of choices (0: free text) -> expected percent of uniform guessing.
         source: Where the metric is defined.
     """
 
     score: Callable[[Predictions, Golds], Score]
+    resampled: Callable[[Predictions, Golds, np.ndarray], np.ndarray]
     chance: Callable[[Golds, int], float]
     source: str
 
@@ -64,6 +67,13 @@ def proportion(predictions: Predictions, golds: Golds) -> Score:
     return Score(100 * share, 100 * stderr)
 
 
+def resampled_proportion(predictions: Predictions, golds: Golds, counts: np.ndarray) -> np.ndarray:
+    """Share of correct answers on each resample; `counts` has shape (draws, n)."""
+    _check(predictions, golds)
+    right = np.array([is_correct(*pair) for pair in zip(predictions, golds, strict=True)], dtype=float)
+    return np.asarray(100 * (counts @ right / counts.sum(axis=1)))
+
+
 def macro_f1(predictions: Predictions, golds: Golds) -> Score:
     """Unweighted mean of the classes' F1; its standard error by the bootstrap over items (1000 draws, fixed seed).
 
@@ -71,23 +81,42 @@ def macro_f1(predictions: Predictions, golds: Golds) -> Score:
     a malformed answer belongs to none of them.
     """
     _check(predictions, golds)
-    pairs = list(zip(predictions, (gold[0] for gold in golds), strict=True))
-    labels = sorted({name for pair in pairs for name in pair if name is not None})
-    place = {label: index for index, label in enumerate(labels)}
-    k = len(labels)
+    given, true = _classes(predictions, golds)
+    n, k = len(golds), int(max(given.max(), true.max())) + 1
     confusion = np.zeros((k, k + 1))  # rows: gold; columns: predicted, the last one malformed
-    for prediction, gold in pairs:
-        confusion[place[gold], k if prediction is None else place[prediction]] += 1
-    draws = np.random.default_rng(0).multinomial(len(pairs), confusion.ravel() / len(pairs), size=_RESAMPLES)
-    spread = _mean_f1(draws.reshape(_RESAMPLES, k, k + 1)).std(ddof=1) if len(pairs) > 1 else math.nan
-    return Score(100 * float(_mean_f1(confusion[None])[0]), 100 * float(spread))
+    np.add.at(confusion, (true, given), 1)  # malformed is -1, the last column
+    draws = np.random.default_rng(0).multinomial(n, confusion.ravel() / n, size=_RESAMPLES)
+    spread = _of_confusions(draws.reshape(_RESAMPLES, k, k + 1)).std(ddof=1) if n > 1 else math.nan
+    return Score(100 * float(_of_confusions(confusion[None])[0]), 100 * float(spread))
 
 
-def _mean_f1(confusions: np.ndarray) -> np.ndarray:
-    """Macro-F1 of confusion matrices of shape (batch, k, k + 1); a class absent from a draw is left out of its mean."""
-    k = confusions.shape[1]
-    hits = np.einsum("bii->bi", confusions[:, :, :k])
-    total = confusions.sum(axis=2) + confusions[:, :, :k].sum(axis=1)
+def resampled_macro_f1(predictions: Predictions, golds: Golds, counts: np.ndarray) -> np.ndarray:
+    """Macro-F1 on each resample; `counts` has shape (draws, n). A class absent from a draw is left out of its mean."""
+    _check(predictions, golds)
+    given, true = _classes(predictions, golds)
+    classes = np.arange(max(given.max(), true.max()) + 1)
+    is_given, is_true = (found[:, None] == classes for found in (given, true))  # one-hot, (n, k)
+    hits, total = counts @ (is_given & is_true).astype(float), counts @ (is_given.astype(float) + is_true)
+    return 100 * _mean_f1(hits, total)
+
+
+def _classes(predictions: Predictions, golds: Golds) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the given and the true class of each item, in the order of the labels; -1 is a malformed answer."""
+    true = [gold[0] for gold in golds]
+    labels = sorted({*true, *(name for name in predictions if name is not None)})
+    place: dict[str | None, int] = {label: index for index, label in enumerate(labels)}
+    place[None] = -1
+    return np.array([place[name] for name in predictions]), np.array([place[name] for name in true])
+
+
+def _of_confusions(confusions: np.ndarray) -> np.ndarray:
+    """Macro-F1 of confusion matrices of shape (draws, k, k + 1)."""
+    known = confusions[:, :, :-1]
+    return _mean_f1(np.einsum("bii->bi", known), confusions.sum(axis=2) + known.sum(axis=1))
+
+
+def _mean_f1(hits: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Mean over the classes that occur of 2 · hits / (times true + times given); both of shape (draws, k)."""
     f1 = np.divide(2 * hits, total, out=np.zeros(hits.shape), where=total > 0)
     return np.asarray(f1.sum(axis=1) / (total > 0).sum(axis=1))
 
@@ -111,10 +140,22 @@ def _check(predictions: Predictions, golds: Golds) -> None:
         raise ValueError(f"{len(predictions)} predictions for {len(golds)} items; need as many, at least one")
 
 
-METRICS.register("accuracy")(Metric(proportion, _guess_right, "share of correct answers"))
+METRICS.register("accuracy")(
+    Metric(proportion, resampled_proportion, _guess_right, "share of correct answers")
+)
 METRICS.register("exact_match")(
-    Metric(proportion, _guess_right, "share of answers equal to an accepted one, letter by letter")
+    Metric(
+        proportion,
+        resampled_proportion,
+        _guess_right,
+        "share of answers equal to an accepted one, letter by letter",
+    )
 )
 METRICS.register("macro_f1")(
-    Metric(macro_f1, _guess_f1, "https://scikit-learn.org/stable/modules/model_evaluation.html")
+    Metric(
+        macro_f1,
+        resampled_macro_f1,
+        _guess_f1,
+        "https://scikit-learn.org/stable/modules/model_evaluation.html",
+    )
 )

@@ -181,7 +181,8 @@ def _role_inputs(method: Method, roles: Mapping[str, Path | str | None], weight:
     for role, factor in zip(method.roles, (1.0, float(weight), -float(weight)), strict=True):
         path = roles[role]
         if path is None:
-            raise UserError(role, f"is missing for {method.name}", "an adapter folder", f"name --{role}")
+            mend = f"name --{role.replace('_', '-')}"
+            raise UserError(role, f"is missing for {method.name}", "an adapter folder", mend)
         inputs.append(Input(role, open_adapter(path), factor))
     return tuple(inputs)
 
@@ -229,12 +230,8 @@ def _check_options(
 def _check_rank(request: Request) -> None:
     lora = request.cell.kind == "lora"
     if request.serving and not lora:
-        raise UserError(
-            "export",
-            f"serving is for LoRA, not {request.cell.kind}",
-            "peft",
-            "export peft, which servers refuse",
-        )
+        found = f"serving is for LoRA, not {request.cell.kind}"
+        raise UserError("export", found, "peft", "export peft; servers load plain LoRA only")
     if request.rank and not (request.serving or request.cell.space == "delta"):
         mend = "use space delta, or export serving"
         raise UserError("rank", "does not apply to factor space, which keeps the rank", "no rank", mend)

@@ -81,8 +81,8 @@ def _goal(request: Request, plan: ModulePlan) -> _Goal:
             found = f"module {plan.name!r} has ranks {', '.join(map(str, ranks))}"
             raise UserError(request.base.path, found, "one rank in factor space", "use space delta")
         return _Goal(home, ranks[0], home.scaling)
-    limit = min(sum(ranks), *home.fits, request.rank or sum(ranks)) if request.rank else sum(ranks)
-    return _Goal(home, limit, home.scaling)
+    rank = sum(ranks)
+    return _Goal(home, min(rank, *home.fits, request.rank) if request.rank else rank, home.scaling)
 
 
 def _home(request: Request, plan: ModulePlan) -> Module:
@@ -121,18 +121,14 @@ def _specs(request: Request, plan: ModulePlan, goal: _Goal) -> tuple[TensorSpec,
 
 
 def _fit(name: str, down: Floats, up: Floats, goal: _Goal, record: Record) -> Pair:
-    rank = goal.rank
-    if len(down) < rank:
-        return algebra.pad(down, up, rank)
-    if len(down) == rank:
-        return down, up
-    if not (all_finite(down) and all_finite(up)):
-        mend = "use a smaller weight, or adapters with smaller scalings"
-        raise UserError(f"module {name!r}", "the merge overflows float32", "finite numbers", mend)
-    small = min(rank, len(up), down.shape[1])
-    down, up, kept, energy = algebra.truncate(down, up, small)
-    record.energy[name] = kept * goal.scaling**2, energy * goal.scaling**2
-    return algebra.pad(down, up, rank) if small < rank else (down, up)
+    if len(down) > goal.rank:
+        if not (all_finite(down) and all_finite(up)):
+            mend = "use a smaller weight, or adapters with smaller scalings"
+            raise UserError(f"module {name!r}", "the merge overflows float32", "finite numbers", mend)
+        small = min(goal.rank, len(up), down.shape[1])
+        down, up, kept, energy = algebra.truncate(down, up, small)
+        record.energy[name] = kept * goal.scaling**2, energy * goal.scaling**2
+    return algebra.pad(down, up, goal.rank)
 
 
 def _factors(request: Request, plan: ModulePlan, goal: _Goal, record: Record) -> Pair:
@@ -148,14 +144,10 @@ def _factors(request: Request, plan: ModulePlan, goal: _Goal, record: Record) ->
     results = []
     for position in (0, 1):
         names = [module.tensors[position] for _, module in members]
-        arrays = [floats(adapter, name) for (adapter, _), name in zip(members, names, strict=True)]
+        arrays = [floats(adapter, module.tensors[position]) for adapter, module in members]
         if position == started_at_zero:
-            arrays = [
-                array
-                if module.scaling == goal.home.scaling
-                else array * np.float32(module.scaling / goal.home.scaling)
-                for array, (_, module) in zip(arrays, members, strict=True)
-            ]
+            folds = [np.float32(module.scaling / goal.home.scaling) for _, module in members]
+            arrays = [array * fold for array, fold in zip(arrays, folds, strict=True)]
         results.append(combine(request, arrays, [weight for _, weight in plan.terms], names))
         _note_change(request, plan, position, results[-1], record)
     return results[0], results[1]
@@ -167,8 +159,7 @@ def _note_change(request: Request, plan: ModulePlan, position: int, result: Floa
         record.changed = True
         return
     base = request.base.read(own.tensors[position])
-    with np.errstate(over="ignore"):
-        record.compare(result.astype(base.dtype, copy=False), base)
+    record.compare(result.astype(base.dtype), base)
 
 
 def _delta(request: Request, plan: ModulePlan, goal: _Goal, record: Record) -> Pair:
@@ -181,7 +172,7 @@ def _delta(request: Request, plan: ModulePlan, goal: _Goal, record: Record) -> P
         downs.append(down)
         ups.append(up)
         coefficients.append(weight * module.scaling / goal.home.scaling)
-    own = 0 if plan.name in request.base.modules and plan.terms[0][0] == 0 else None
+    own = 0 if plan.terms[0][0] == 0 else None
     record.changed = record.changed or not _is_own(downs, ups, coefficients, own)
     return algebra.concatenate(downs, ups, coefficients)
 

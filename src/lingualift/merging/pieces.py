@@ -81,8 +81,7 @@ def cast(array: Floats, spec: TensorSpec) -> Array:
     Raises:
         UserError: the result does not fit into it.
     """
-    with np.errstate(over="ignore"):
-        stored = array.astype(DTYPES[spec.code], copy=False)
+    stored = array.astype(DTYPES[spec.code], copy=False)
     if not all_finite(stored):
         mend = "use a smaller weight, or a task adapter in float32"
         raise UserError(f"tensor {spec.name!r}", f"the result overflows {spec.code}", "finite numbers", mend)
@@ -105,8 +104,7 @@ def combine(
     """
     if request.method.roles and request.cell.rule == "multiplicative":
         try:
-            with np.errstate(over="ignore"):
-                return algebra.ratio(arrays[0], arrays[1], arrays[2], weights[1])
+            return algebra.ratio(arrays[0], arrays[1], arrays[2], weights[1])
         except algebra.ZeroDivisorError as error:
             where = f"{request.inputs[2].adapter.weights_file}, tensor {names[2]!r}"
             mend = "leave the module out with modules, or use rule additive"

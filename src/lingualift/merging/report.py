@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lingualift.adapters.card import Card, table
 from lingualift.adapters.compatibility import backbone, initialisation
 from lingualift.merging.pieces import Record
 from lingualift.merging.plan import Plan, Request
@@ -102,7 +103,7 @@ def make_report(
 def _notes(request: Request, plan: Plan) -> tuple[str, ...]:
     notes = []
     if not plan.merged:
-        notes.append("all weights are zero: the result is the base adapter, bit for bit")
+        notes.append(f"no other adapter has a weight: the result is {request.inputs[0].role} itself")
     if request.base.structure.whole:
         notes.append(f"biases and saved modules come from {request.inputs[0].role}")
     if any(item.adapter.structure.whole for item in request.inputs[1:]):
@@ -141,6 +142,7 @@ def provenance_of(request: Request, report: MergeReport, shared: bool | None) ->
         ],
         "initialisation": initialisation(request.base) if shared else None,
         "backbone": backbone(request.base),
+        "languages": _languages(request),
         "modules": list(report.merged),
         "kept": dict(report.kept),
         "energy_kept": report.energy_kept,
@@ -151,31 +153,30 @@ def provenance_of(request: Request, report: MergeReport, shared: bool | None) ->
 
 def model_card(request: Request, report: MergeReport) -> str:
     """The result's README: front matter for the hub, the recipe for people."""
-    facts = backbone(request.base)
-    front = ["---", "library_name: peft", "tags:", "- lingualift", "- merge", f"- {report.method}"]
-    if facts["name"]:
-        front.insert(1, f"base_model: {facts['name']}")
-    rows = [f"| {item.role} | `{item.adapter.path}` | {item.weight:g} |" for item in request.inputs]
-    lines = [
-        *front,
-        "---",
-        "",
-        f"# {report.output.name}",
-        "",
-        f"Made by `lingualift merge`: {report.method} ([source]({request.method.source})), "
-        f"{report.kind} adapters, space {report.space}, rule {report.rule}.",
-        "",
-        f"`{report.formula}`",
-        "",
-        "| role | adapter | weight |",
-        "|---|---|---|",
-        *rows,
-        "",
-        f"{len(report.merged)} modules merged, {len(report.kept)} kept from the {request.inputs[0].role} adapter.",
-        *[f"- Warning: {warning}" for warning in report.warnings],
-        *[f"- {note}" for note in report.notes],
-        "",
-        "Hashes of the inputs and all settings: `provenance.json`.",
-        "",
+    rows = [
+        (item.role, f"`{item.adapter.path.resolve().name}`", f"{item.weight:g}") for item in request.inputs
     ]
-    return "\n".join(lines)
+    kept = f"{len(report.kept)} kept from {request.inputs[0].role}"
+    facts = [f"{len(report.merged)} modules merged, {kept}. Hashes of the inputs: `provenance.json`."]
+    facts += [f"- Warning: {warning}" for warning in report.warnings]
+    facts += [f"- {note}" for note in report.notes]
+    return Card(
+        title=f"{report.kind} adapter, merged by {report.method}",
+        summary=f"Made by `lingualift merge`: {report.method} ([source]({request.method.source})), space "
+        f"{report.space}, rule {report.rule}: `{report.formula}`",
+        config=request.base.config,
+        backbone=backbone(request.base),
+        languages=_languages(request),
+        tags=("merge", report.method),
+        sections=(table(("role", "adapter", "weight"), rows), "\n".join(facts)),
+        sources=(request.method.source,),
+    ).text()
+
+
+def _languages(request: Request) -> list[str]:
+    """The languages that the adapters with a weight were trained in, as far as they say so."""
+    found: list[Any] = []
+    for item in request.inputs:
+        recorded = item.adapter.provenance or {}
+        found += [recorded.get("language"), *(recorded.get("languages") or ())] if item.weight else []
+    return list(dict.fromkeys(code for code in found if isinstance(code, str)))

@@ -14,15 +14,16 @@ from typing import Any
 
 from lingualift.config import Experiment, dump_experiment, load_experiment
 from lingualift.errors import UserError
+from lingualift.evaluation.comparisons import Comparison
 from lingualift.pipeline.cost import check_fits, estimate
 from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
 from lingualift.pipeline.plan import Plan, make_plan
-from lingualift.pipeline.results import RESULTS_FILE, collect
+from lingualift.pipeline.results import collect
 from lingualift.pipeline.store import Store
 from lingualift.provenance import write_text, writing
-from lingualift.report.tables import Layout, to_markdown
-
-EXPERIMENT_FILE, TABLE_FILE, LOG_FILE = "experiment.yaml", "table.md", "log.jsonl"
+from lingualift.report import PAGE_FILE, TABLE_FILE, write_report
+from lingualift.report.folder import EXPERIMENT_FILE, LOG_FILE, RESULTS_FILE, STEPS_FILE, layout_of
+from lingualift.report.tables import Layout
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,24 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: Holds `experiment.yaml`, `results.json`, `table.md`, `predictions/`, `adapters/`, `log.jsonl`.
+        folder: Holds `experiment.yaml`, `results.json`, `report.html`, `table.md`, `predictions/`, `adapters/`,
+            `log.jsonl`.
         rows: The rows of `results.json`.
+        comparisons: Every method against `source-ft`.
         layout: How its tables are laid out.
         trained: Steps that ran; the others were finished before.
     """
 
     folder: Path
     rows: list[dict[str, Any]]
+    comparisons: list[Comparison]
     layout: Layout
     trained: int
+
+    @property
+    def page(self) -> Path:
+        """Its `report.html`."""
+        return self.folder / PAGE_FILE
 
 
 def run(
@@ -87,8 +96,9 @@ def plan_of(
     Arguments and errors as for `run`; nothing is written.
     """
     path = Path(experiment)
-    plan = make_plan(load_experiment(path, overrides), path.parent)
-    return plan, Store(Path(store) if store else _folder(experiment, output).parent / "store")
+    folder = _folder(experiment, output)
+    plan = make_plan(load_experiment(path, overrides), path.parent, folder / "logs")
+    return plan, Store(Path(store) if store else folder.parent / "store")
 
 
 def _folder(experiment: Path | str, output: Path | str | None) -> Path:
@@ -120,28 +130,30 @@ def run_plan(plan: Plan, folder: Path, store: Store, watch: Watch = lambda event
     store.used(plan.steps)
     layout = layout_of(plan.experiment)
     with writing(folder):
-        rows = collect(plan, store, folder)
-        write_text(folder / TABLE_FILE, to_markdown(rows, layout))
-    return Run(folder, rows, layout, len(missing))
-
-
-def layout_of(experiment: Experiment) -> Layout:
-    """Columns and averages of an experiment's tables."""
-    languages = experiment.languages
-    return Layout(languages.source, languages.targets, experiment.weights.tune_on, languages.groups)
+        rows, comparisons = collect(plan, store, folder, layout.averages())
+    write_report(folder)
+    return Run(folder, rows, comparisons, layout, len(missing))
 
 
 def _claim(folder: Path, experiment: Experiment, replace: bool) -> None:
     """Make the run folder and put the resolved experiment into it; never take another experiment's unasked."""
     there = folder / EXPERIMENT_FILE
     if there.is_file():
-        if not replace and not _same(there, experiment):
-            raise UserError(
-                folder,
-                "holds the run of another experiment",
-                "the same experiment, to go on with it",
-                "choose another --output, or replace its results with --replace (finished steps are kept)",
-            )
+        if not _same(there, experiment):
+            if not replace:
+                raise UserError(
+                    folder,
+                    "holds the run of another experiment",
+                    "the same experiment, to go on with it",
+                    "choose another --output, or replace its results with --replace (finished steps are kept)",
+                )
+            for name in (
+                RESULTS_FILE,
+                STEPS_FILE,
+                TABLE_FILE,
+                PAGE_FILE,
+            ):  # lest they pass for this experiment's
+                (folder / name).unlink(missing_ok=True)
     elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(folder, "is not empty and no run folder", mend="choose another --output")
     with writing(folder):
@@ -150,9 +162,10 @@ def _claim(folder: Path, experiment: Experiment, replace: bool) -> None:
 
 
 def _same(there: Path, experiment: Experiment) -> bool:
-    """Whether a resolved experiment file gives the same results, however fast it runs."""
+    """Whether a resolved experiment file gives the same results, however fast and wherever its loss is shown."""
     pace: Any = {
         "workers": True,
+        "report_to": True,
         "scoring": {"batch_size"},
         "training": {"task": {"checkpoint_steps"}, "reference": {"checkpoint_steps"}},
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from lingualift.backbone import BackboneRef
 from lingualift.config import Experiment, Method
@@ -26,6 +27,7 @@ class Cell:
         method: Method and variant.
         language: Where the method is scored.
         seed: Initialisation and order of the data.
+        logs: Folder for the files of experiment trackers.
     """
 
     experiment: Experiment
@@ -35,6 +37,7 @@ class Cell:
     method: Method
     language: str
     seed: int
+    logs: Path | None = None
 
     def task_adapter(self, language: str) -> Train:
         """The adapter of the task in a language that has labels."""
@@ -50,7 +53,8 @@ class Cell:
         settings = getattr(self.experiment.training, role)
         reference = self.experiment.reference
         segment_tokens = reference.segment_tokens if reference else 512
-        return Train(start, source, language, settings, self.seed, segment_tokens)
+        trackers = self.experiment.report_to
+        return Train(start, source, language, settings, self.seed, segment_tokens, trackers, self.logs)
 
     def merged(self, *, subtract_source: bool) -> Merge:
         """The task adapter moved by the reference adapters; the weight fixed, or tuned on the tuning language."""

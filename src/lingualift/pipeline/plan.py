@@ -14,6 +14,7 @@ from lingualift.pipeline.methods import METHODS, Cell, check_methods
 from lingualift.pipeline.steps import Evaluate, Merge, Step, Sweep, Train
 from lingualift.pipeline.store import Store
 from lingualift.source import Source
+from lingualift.training.tracking import check_trackers
 
 LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
 
@@ -47,28 +48,30 @@ class Plan:
         return [step for step in self.steps if not store.has(step)]
 
 
-def make_plan(experiment: Experiment, base: Path) -> Plan:
+def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> Plan:
     """Plan an experiment, checking all of its data on the way.
 
     Args:
         experiment: The settings.
         base: Folder that relative paths start from: the experiment file's.
+        logs: Folder for the files of experiment trackers.
 
     Raises:
         UserError: anything that would fail later: unknown task or method, missing file, bad row, no backbone.
     """
     check_methods(experiment)
+    check_trackers(experiment.report_to)
     if not experiment.methods:
         raise UserError("methods", "is empty", "at least one method", "see `lingualift methods`")
     check_templates(experiment)
     backbone = find_backbone(experiment.backbone, base)
-    cells = tuple(Planned(cell, _evaluation(cell)) for cell in _cells(experiment, backbone, base))
+    cells = tuple(Planned(cell, _evaluation(cell)) for cell in _cells(experiment, backbone, base, logs))
     steps = tuple(_in_order(end for planned in cells for end in _ends(planned.evaluation)))
     check_data(experiment, steps)
     return Plan(experiment, backbone, cells, steps)
 
 
-def _cells(experiment: Experiment, backbone: BackboneRef, base: Path) -> Iterator[Cell]:
+def _cells(experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path | None) -> Iterator[Cell]:
     reference = experiment.reference
     text = Source(reference.task, reference.data, base) if reference else None
     for entry in experiment.tasks:
@@ -77,7 +80,7 @@ def _cells(experiment: Experiment, backbone: BackboneRef, base: Path) -> Iterato
             for language in _languages(method, experiment):
                 seeds = experiment.seeds if METHODS[method.method].seeded else experiment.seeds[:1]
                 for seed in seeds:
-                    yield Cell(experiment, backbone, task, text, method, language, seed)
+                    yield Cell(experiment, backbone, task, text, method, language, seed, logs)
 
 
 def _languages(method: Method, experiment: Experiment) -> tuple[str, ...]:

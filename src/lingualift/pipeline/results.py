@@ -4,42 +4,56 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lingualift.evaluation.comparisons import Comparison, compare
 from lingualift.pipeline.methods import METHODS, variant
 from lingualift.pipeline.plan import Plan, Planned
 from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Step, Train, merge_weight
 from lingualift.pipeline.store import RECIPE_FILE, Store
 from lingualift.provenance import fingerprint, read_json, write_json, write_text
+from lingualift.report.folder import RESULTS_FILE, STEPS_FILE
 
 SCHEMA = 1
-RESULTS_FILE, STEPS_FILE = "results.json", "steps.json"
 
 
-def collect(plan: Plan, store: Store, output: Path) -> list[dict[str, Any]]:
+def collect(
+    plan: Plan, store: Store, output: Path, averages: Mapping[str, Sequence[str]]
+) -> tuple[list[dict[str, Any]], list[Comparison]]:
     """Write `results.json`, `steps.json`, `predictions/` and `adapters/` of a run whose steps are all finished.
 
+    Args:
+        plan: Of the run.
+        store: Holds its steps.
+        output: The run folder.
+        averages: Name -> languages, to compare methods on.
+
     Returns:
-        The rows of `results.json`, one per cell and metric.
+        The rows of `results.json`, one per cell and metric, and its comparisons with `source-ft`.
     """
-    predictions, adapters = output / "predictions", output / "adapters"
-    for folder in (predictions, adapters):  # views of the store, made anew
+    for folder in (output / "predictions", output / "adapters"):  # views of the store, made anew
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
     rows: list[dict[str, Any]] = []
+    answers: dict[str, list[dict[str, Any]]] = {}
     for planned in plan.cells:
         name = cell_name(planned)
         text = (store.folder(planned.evaluation) / PREDICTIONS_FILE).read_text(encoding="utf-8")
-        write_text(predictions / f"{name}.jsonl", text)
-        link = None
+        file, link = f"predictions/{name}.jsonl", None
+        write_text(output / file, text)
+        answers[file] = [json.loads(line) for line in text.split("\n") if line]
         if planned.evaluation.adapter is not None:
-            link = adapters / name
-            share(store.folder(planned.evaluation.adapter), link)
-        rows.extend(_rows(plan, planned, store, str(link.relative_to(output)) if link else None))
-    write_json(output / RESULTS_FILE, {"schema": SCHEMA, "rows": rows})
+            link = f"adapters/{name}"
+            share(store.folder(planned.evaluation.adapter), output / link)
+        rows.extend({**row, "adapter": link, "predictions": file} for row in _rows(plan, planned, store))
+    found = compare(rows, lambda row: answers[row["predictions"]], averages)
+    results = {"schema": SCHEMA, "rows": rows, "comparisons": [asdict(comparison) for comparison in found]}
     write_json(output / STEPS_FILE, {"schema": SCHEMA, "steps": [_told(step, store) for step in plan.steps]})
-    return rows
+    write_json(output / RESULTS_FILE, results)
+    return rows, found
 
 
 def share(folder: Path, target: Path) -> None:
@@ -78,7 +92,7 @@ def cell_name(planned: Planned) -> str:
     return plain if plain == name else f"{plain}.{fingerprint(name)[:8]}"  # patterns may look alike then
 
 
-def _rows(plan: Plan, planned: Planned, store: Store, adapter: str | None) -> list[dict[str, Any]]:
+def _rows(plan: Plan, planned: Planned, store: Store) -> list[dict[str, Any]]:
     cell, evaluation = planned.cell, planned.evaluation
     found = read_json(store.folder(evaluation) / SCORES_FILE)
     seconds = store.recipe(evaluation)["seconds"]
@@ -103,7 +117,6 @@ def _rows(plan: Plan, planned: Planned, store: Store, adapter: str | None) -> li
         "truncated": found["truncated"],
         "seed": cell.seed if METHODS[cell.method.method].seeded else None,
         "weight": _weight(planned, store),
-        "adapter": adapter,
         "seconds": round(seconds, 3),
     }
     return [{**shared, "metric": metric, **values, **further} for metric, values in found["scores"].items()]

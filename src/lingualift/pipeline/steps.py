@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lingualift.backbone import BackboneRef
-from lingualift.config import Adapter, Scoring, Training
+from lingualift.config import Adapter, GivenAdapter, Scoring, Training
 from lingualift.errors import UserError
 from lingualift.provenance import (
     PROVENANCE_FILE,
@@ -124,7 +124,7 @@ class Initialise(Step):
     kind = "initialisation"
     code = ("training", "backbone.py")
     backbone: BackboneRef
-    adapter: Adapter
+    adapter: Adapter | GivenAdapter
     seed: int
 
     def recipe(self) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class Initialise(Step):
 
 @dataclass(frozen=True, eq=False)
 class Train(Step):
-    """Train an adapter on a task in a language."""
+    """Train an adapter on a task in a language; what is reported to trackers is no part of what it makes."""
 
     kind = "adapter"
     split: ClassVar[str] = "train"
@@ -168,6 +168,8 @@ class Train(Step):
     settings: Training
     seed: int
     segment_tokens: int
+    report_to: tuple[str, ...] = ()
+    logs: Path | None = None
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -196,8 +198,10 @@ class Train(Step):
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Train from the shared initialisation."""
+        from lingualift.training.tracking import Tracking
         from lingualift.training.trainer import train
 
+        name = f"{Path(self.source.task).stem}.{self.language}.seed{self.seed}"
         train(
             self.start.backbone,
             self.source.rows(self.language, self.split),
@@ -213,6 +217,7 @@ class Train(Step):
                 "data": self.source.identity(self.language, self.split)["data"],
             },
             progress=progress,
+            tracking=Tracking(self.report_to, name, self.logs / name if self.logs else None),
         )
 
     def facts(self, folder: Path) -> dict[str, Any]:

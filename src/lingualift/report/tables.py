@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from lingualift.evaluation.comparisons import BASELINE, Comparison
 
 Row = Mapping[str, Any]
 
@@ -97,16 +98,22 @@ class Table:
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
 
+    @property
+    def name(self) -> tuple[str, str]:
+        """Task and metric."""
+        return self.task, self.metric
+
 
 def tables(rows: Sequence[Row], layout: Layout) -> list[Table]:
     """One table per task, by the task's first metric, methods in the order of the rows."""
-    return [_table(task, rows, layout) for task in dict.fromkeys(row["task"] for row in rows)]
+    first = {row["task"]: row["metric"] for row in reversed(rows)}
+    return [found for found in all_tables(rows, layout) if found.metric == first[found.task]]
 
 
-def first_metric(rows: Iterable[Row], task: str) -> list[Row]:
-    """The rows of a task's first metric."""
-    mine = [row for row in rows if row["task"] == task]
-    return [row for row in mine if row["metric"] == mine[0]["metric"]]
+def all_tables(rows: Sequence[Row], layout: Layout) -> list[Table]:
+    """One table per task and metric, a task's first metric first."""
+    names = dict.fromkeys((row["task"], row["metric"]) for row in rows)
+    return [_table(*name, rows, layout) for name in names]
 
 
 def method_name(row: Row) -> str:
@@ -114,8 +121,8 @@ def method_name(row: Row) -> str:
     return f"{row['method']} {row['variant']}".strip()
 
 
-def _table(task: str, rows: Sequence[Row], layout: Layout) -> Table:
-    mine = first_metric(rows, task)
+def _table(task: str, metric: str, rows: Sequence[Row], layout: Layout) -> Table:
+    mine = [row for row in rows if (row["task"], row["metric"]) == (task, metric)]
     lines = tuple(
         _line(name, [row for row in mine if method_name(row) == name], layout)
         for name in dict.fromkeys(map(method_name, mine))
@@ -125,7 +132,7 @@ def _table(task: str, rows: Sequence[Row], layout: Layout) -> Table:
     sizes = sorted({row["n"] for row in mine})
     return Table(
         task,
-        mine[0]["metric"],
+        metric,
         statistics.fmean(row["chance"] for row in mine),
         str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
         columns,
@@ -161,118 +168,107 @@ def seed_averages(rows: Iterable[Row], languages: Sequence[str]) -> dict[Any, fl
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A method against `source-ft` on an average of languages, seed by seed.
+class Finding:
+    """What the comparisons say about one task.
 
     Attributes:
-        task: Task.
-        method: Method and variant.
-        average: Name of the average.
-        gain: Mean difference over seeds, in percent points.
-        stderr: Standard error of that mean; NaN for a single seed.
-        seeds: How many.
+        task: The task.
+        headline: One sentence: what `source-ft` scores, and what is above it.
+        rest: The other sentences: what is level with it or below, and what labels would give.
     """
 
     task: str
-    method: str
-    average: str
-    gain: float
-    stderr: float
-    seeds: int
-
-    @property
-    def verdict(self) -> str:
-        """Above, below or level with, by two standard errors."""
-        if math.isnan(self.stderr):
-            return "not told from one seed"
-        if abs(self.gain) <= 2 * self.stderr:
-            return "level with"
-        return "above" if self.gain > 0 else "below"
+    headline: str
+    rest: str
 
 
-def compare(rows: Sequence[Row], layout: Layout, baseline: str = "source-ft") -> list[Comparison]:
-    """Every other method against the baseline, per task and average, paired by seed."""
-    found = []
-    for task in dict.fromkeys(row["task"] for row in rows):
-        mine = first_metric(rows, task)
-        for average, members in layout.averages().items():
-            base = seed_averages([row for row in mine if method_name(row) == baseline], members)
-            for name in dict.fromkeys(map(method_name, mine)):
-                theirs = seed_averages([row for row in mine if method_name(row) == name], members)
-                gains = [theirs[seed] - base[seed] for seed in base if seed in theirs]
-                if name != baseline and gains:
-                    stderr = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
-                    found.append(Comparison(task, name, average, statistics.fmean(gains), stderr, len(gains)))
-    return found
-
-
-def in_words(rows: Sequence[Row], layout: Layout) -> str:
-    """One paragraph that says what the tables mean, from the numbers alone."""
-    comparisons = compare(rows, layout)
-    if not comparisons:
-        methods = {row["method"] for row in rows}
-        if "source-ft" not in methods:
-            return "Nothing to compare: `source-ft` is not among the methods."
-        if not layout.averages():
-            return "Nothing to compare: no language is left but the one that weights were tuned on."
-        return "Nothing to compare: no other method has the seeds and languages of `source-ft`."
+def findings(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout) -> list[Finding]:
+    """What each task's first metric says over the last named group of languages; empty without comparisons there."""
+    if not layout.averages():
+        return []
     average = next(reversed(layout.averages()))  # the last named group, where there is one
     where = "the target languages" if average == "average" else f"the {average} languages"
     members = ", ".join(layout.averages()[average])
-    sentences = []
+    found = []
     for table in tables(rows, layout):
-        mine = [found for found in comparisons if (found.task, found.average) == (table.task, average)]
-        base = next(line for line in table.lines if line.method == "source-ft").cells[average]
-        sentences.append(f"{table.task}: over {where} ({members}), source-ft scores {base}.")
-        sentences += _verdicts([found for found in mine if found.method.split()[0] not in _BOUNDS])
-        sentences += [
-            f"Labels in the target language would give {found.gain:+.1f}."
-            for found in mine
-            if found.method == "target-ft"
+        mine = [one for one in comparisons if (one.task, one.metric, one.where) == (*table.name, average)]
+        if not mine:
+            continue
+        score = next(line for line in table.lines if line.method == BASELINE).cells[average].mean
+        told = {
+            verdict: ", ".join(
+                f"{method_name(vars(one))} ({interval(one)})"
+                for one in mine
+                if one.verdict == verdict and one.method not in _BOUNDS
+            )
+            for verdict in ("above", "level with", "below")
+        }
+        headline = f"over {where} ({members}), {BASELINE} scores {score:.1f}; above it: {told['above'] or 'no method'}."
+        rest = [
+            f"{verdict.capitalize()} it: {told[verdict]}."
+            for verdict in ("level with", "below")
+            if told[verdict]
         ]
-    seeds = max(found.seeds for found in comparisons)
-    sentences.append(
-        f"Numbers are points and means over {seeds} seed{'s' * (seeds > 1)} of adapters on one backbone, ± is the "
-        "standard error of the difference; within two of them, methods count as level."
-    )
-    return " ".join(sentences)
+        rest += [
+            f"Labels in the target language would give {signed(one.gain)}."
+            for one in mine
+            if one.method == "target-ft"
+        ]
+        found.append(Finding(table.task, headline, " ".join(rest)))
+    return found
 
 
 _BOUNDS = ("vanilla", "target-ft")  # what no method is meant to beat
 
 
-def _verdicts(comparisons: Sequence[Comparison]) -> list[str]:
-    """A sentence for each verdict that some method got."""
-    told = []
-    for verdict, opening in _OPENINGS.items():
-        names = [
-            f"{found.method} ({found.gain:+.1f}"
-            + ("" if math.isnan(found.stderr) else f" ± {found.stderr:.1f}")
-            + ")"
-            for found in comparisons
-            if found.verdict == verdict
-        ]
-        if names or (verdict == "above" and not any(math.isnan(found.stderr) for found in comparisons)):
-            told.append(f"{opening}: {', '.join(names) or 'no method'}.")
-    return told
+def interval(comparison: Comparison) -> str:
+    """Gain and interval, as shown: `+1.2 [-0.3, +2.7]`."""
+    return f"{signed(comparison.gain)} [{signed(comparison.low)}, {signed(comparison.high)}]"
 
 
-_OPENINGS = {
-    "above": "Above it",
-    "level with": "Level with it",
-    "below": "Below it",
-    "not told from one seed": "Too few seeds to tell",
-}
+def signed(value: float) -> str:
+    """A difference in points with its sign, to a tenth; nought has none."""
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
-def to_markdown(rows: Sequence[Row], layout: Layout) -> str:
+def how_compared(comparisons: Sequence[Comparison]) -> str:
+    """What the numbers of the findings mean."""
+    seeds = max(one.seeds for one in comparisons)
+    drawn = "test items and seeds" if seeds > 1 else "test items"
+    caveat = (
+        ""
+        if seeds > 1
+        else "; one seed cannot tell how much training varies, so the intervals leave that out"
+    )
+    return (
+        f"Numbers are points and means over {seeds} seed{'s' * (seeds > 1)} of adapters on one backbone; brackets hold "
+        f"the 95% interval of the difference, by paired bootstrap over {drawn}; where it holds 0, methods count as "
+        f"level{caveat}."
+    )
+
+
+def in_words(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout) -> str:
+    """One paragraph that says what the tables mean, from the numbers alone."""
+    found = findings(rows, comparisons, layout)
+    if found:
+        told = [f"{one.task}: {one.headline} {one.rest}".strip() for one in found]
+        return " ".join([*told, how_compared(comparisons)])
+    if all(row["method"] != BASELINE for row in rows):
+        return f"Nothing to compare: `{BASELINE}` is not among the methods."
+    if not layout.averages():
+        return "Nothing to compare: no language is left but the one that weights were tuned on."
+    return f"Nothing to compare: no other method has the seeds and languages of `{BASELINE}`."
+
+
+def to_markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout) -> str:
     """The tables and the paragraph as Markdown."""
     parts = []
     for table in tables(rows, layout):
         head = ["method", *table.columns, "weight", "malformed"]
         body = [
             [
-                line.method,
+                line.method.replace("|", r"\|"),  # of a regular expression, not of the table
                 *(str(line.cells.get(column, "–")) for column in table.columns),
                 _weights(line),
                 str(line.malformed),
@@ -284,7 +280,7 @@ def to_markdown(rows: Sequence[Row], layout: Layout) -> str:
         parts.append(
             "\n".join(_cells(row, widths) for row in [head, ["-" * width for width in widths], *body])
         )
-    return "\n\n".join([*parts, in_words(rows, layout)]) + "\n"
+    return "\n\n".join([*parts, in_words(rows, comparisons, layout)]) + "\n"
 
 
 def caption(table: Table, layout: Layout) -> str:

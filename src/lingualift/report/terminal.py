@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
+from lingualift.evaluation.comparisons import Comparison
 from lingualift.pipeline.cost import Estimate, duration, readable
 from lingualift.pipeline.steps import Step
 from lingualift.pipeline.store import Entry
@@ -19,7 +20,7 @@ from lingualift.report.tables import Layout, Mean, Row, Table, caption, in_words
 _ANY = 10_000  # columns: wider than any table
 
 
-def show(rows: Sequence[Row], layout: Layout, console: Console) -> None:
+def show(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout, console: Console) -> None:
     """Print a table per task and the paragraph that says what they mean.
 
     Where the console is wide enough, averages come with their deviation over seeds and merge weights have a column.
@@ -32,7 +33,7 @@ def show(rows: Sequence[Row], layout: Layout, console: Console) -> None:
         console.print(caption(table, layout).replace("**", ""), markup=False, highlight=False)
         console.print(drawn)
     console.print()
-    console.print(in_words(rows, layout), markup=False, highlight=False)
+    console.print(in_words(rows, comparisons, layout), markup=False, highlight=False)
 
 
 def show_plan(steps: Sequence[Step], found: Estimate, console: Console) -> None:

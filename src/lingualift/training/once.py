@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lingualift.backbone import check_adapter, find_backbone
 from lingualift.config import Adapter, Backbone, Training
 from lingualift.provenance import atomic_folder, fingerprint, sha256_folder
 from lingualift.source import Source
+from lingualift.training.tracking import Tracking, check_trackers
 from lingualift.training.trainer import Progress, initialise, train
 
 
@@ -26,7 +27,7 @@ def train_once(
     seed: int = 0,
     start: Path | None = None,
     progress: Progress = lambda done, total: None,
-    report_to: str = "none",
+    report_to: Sequence[str] = (),
 ) -> None:
     """Train one adapter into a new folder.
 
@@ -40,11 +41,12 @@ def train_once(
         seed: Order of the data; added to the adapter's initialisation seed.
         start: Adapter folder to start from instead of a fresh initialisation.
         progress: Called with steps done and steps in all.
-        report_to: Experiment tracker of transformers' Trainer.
+        report_to: Experiment trackers; what they write to files goes to `logs` in the output.
 
     Raises:
         UserError: bad data, no backbone, an adapter to start from that does not fit, an output that exists.
     """
+    check_trackers(report_to)
     ref = find_backbone(backbone)
     if start is not None:
         check_adapter(ref, start)
@@ -71,7 +73,7 @@ def train_once(
             segment_tokens=settings.max_length,
             about={"task": source.task, "language": language, **source.identity(language, "train")["data"]},
             progress=progress,
-            report_to=report_to,
+            tracking=Tracking(tuple(report_to), f"{Path(source.task).stem}.{language}.seed{seed}"),
         )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lingualift.adapters.card import CARD_FILE
 from lingualift.backbone import (
     BackboneRef,
     attach,
@@ -23,7 +24,7 @@ from lingualift.backbone import (
     recompute_activations,
     skeleton,
 )
-from lingualift.config import Adapter, Training
+from lingualift.config import Adapter, GivenAdapter, Training
 from lingualift.errors import UserError
 from lingualift.provenance import (
     PROVENANCE_FILE,
@@ -33,25 +34,28 @@ from lingualift.provenance import (
     sha256_folder,
     write_json,
     write_jsonl,
+    write_text,
 )
 from lingualift.tasks import Example
+from lingualift.training.card import trained_card
 from lingualift.training.collator import Collator
 from lingualift.training.encoding import encode_pair, encode_texts, training_row
+from lingualift.training.tracking import Tracking, reporting
 
 _LOG = logging.getLogger("lingualift.training")
 _SAMPLED = 512  # rows that a calibration encodes
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
-TRAINING_LOG_FILE = "training_log.jsonl"
+TRAINING_LOG_FILE, LOGS = "training_log.jsonl", "logs"
 LIBRARIES = ("lingualift", "torch", "transformers", "peft", "accelerate", "tokenizers")
 Progress = Callable[[int, int], None]
 
 
-def initialise(ref: BackboneRef, adapter: Adapter, seed: int, output: Path) -> None:
+def initialise(ref: BackboneRef, adapter: Adapter | GivenAdapter, seed: int, output: Path) -> None:
     """Draw the one initialisation that every adapter of a run starts from, and save it as an adapter folder.
 
     Args:
         ref: The backbone.
-        adapter: Type, rank and modules.
+        adapter: Type, rank and modules, or the configuration of an adapter that exists.
         seed: Seed of the draw.
         output: An empty folder.
 
@@ -64,14 +68,18 @@ def initialise(ref: BackboneRef, adapter: Adapter, seed: int, output: Path) -> N
     torch.manual_seed(seed)
     wrapped = _new_adapter(model, adapter)
     try:
-        wrapped.peft_config["default"].revision = ref.revision
+        config = wrapped.peft_config["default"]
+        config.revision = ref.revision
+        if isinstance(adapter, GivenAdapter):  # adapters of one family call their backbone by one name
+            config.revision = adapter.settings["revision"]
+            config.base_model_name_or_path = adapter.settings["base_model_name_or_path"]
         wrapped.save_pretrained(output, save_embedding_layers=False)
     finally:
         detach(wrapped)
     _record(output, {"kind": "initialisation", "seed": seed, "backbone": _identity(ref)})
 
 
-def _new_adapter(model: Any, adapter: Adapter) -> Any:
+def _new_adapter(model: Any, adapter: Adapter | GivenAdapter) -> Any:
     """The model with a fresh adapter on it; as it was, if the modules are not in it."""
     import peft
 
@@ -86,9 +94,12 @@ def _new_adapter(model: Any, adapter: Adapter) -> Any:
         ) from None
 
 
-def _peft_config(adapter: Adapter) -> Any:
+def _peft_config(adapter: Adapter | GivenAdapter) -> Any:
     import peft
 
+    if isinstance(adapter, GivenAdapter):
+        settings = {**adapter.settings, "base_model_name_or_path": None}  # peft fills it in
+        return peft.PeftConfig.from_peft_type(task_type="CAUSAL_LM", **settings)
     modules = list(adapter.modules) if adapter.modules else None
     if adapter.type == "ia3":
         feedforward = [name for name in modules or [] if name in ("down_proj", "fc2", "wo", "dense_4h_to_h")]
@@ -234,7 +245,7 @@ def train(
     segment_tokens: int = 512,
     about: dict[str, Any] | None = None,
     progress: Progress = lambda done, total: None,
-    report_to: str = "none",
+    tracking: Tracking = Tracking(),
 ) -> None:
     """Train one adapter.
 
@@ -249,16 +260,17 @@ def train(
         segment_tokens: Tokens per segment, for texts.
         about: Further facts for the provenance.
         progress: Called with steps done and steps in all.
-        report_to: Experiment trackers of transformers' Trainer ("tensorboard", "wandb", ...).
+        tracking: Experiment trackers, and where they write.
 
     Raises:
         UserError: the loss or a tensor became infinite or NaN; an answer leaves no room for its prompt.
     """
     model, tokenizer = load_backbone(ref)
     data, truncated = _encode(tokenizer, rows, settings, segment_tokens)
-    job = _Job(model, tokenizer, data, settings, start, seed, work, progress, report_to)
+    job = _Job(model, tokenizer, data, settings, start, seed, work, progress, tracking)
     try:
-        wrapped, trainer = _fit(job)
+        with reporting(tracking, tracking.folder or work / LOGS):
+            wrapped, trainer = _fit(job)
         try:
             _check_finite(wrapped)
             if trainer.is_world_process_zero():
@@ -278,6 +290,8 @@ def train(
                     **(about or {}),
                 }
                 _record(output, facts)
+                if (work / LOGS).is_dir():
+                    shutil.move(work / LOGS, output / LOGS)
                 shutil.rmtree(work, ignore_errors=True)
         finally:
             _take_off(job, wrapped)
@@ -298,7 +312,7 @@ class _Job:
     seed: int
     work: Path
     progress: Progress
-    report_to: str
+    tracking: Tracking
 
 
 def _fit(job: _Job) -> tuple[Any, Any]:
@@ -393,7 +407,8 @@ def _trainer(job: _Job, model: Any, at_once: int) -> Any:
         remove_unused_columns=False,
         label_names=["labels"],
         disable_tqdm=True,
-        report_to=job.report_to,
+        report_to=list(job.tracking.trackers),
+        run_name=job.tracking.name or None,
         use_cache=False,  # a cache would switch the masks of packed documents off
     )
 
@@ -471,9 +486,12 @@ def _initialisation(start: Path) -> str:
 
 
 def _record(folder: Path, facts: dict[str, Any]) -> None:
-    """Write the provenance; peft writes the modules in the order of a set, which differs between equal runs."""
+    """Write provenance and model card; peft writes sets in their order, which differs between equal runs."""
     config = read_json(folder / CONFIG_FILE)
-    if isinstance(config.get("target_modules"), list):
-        write_json(folder / CONFIG_FILE, {**config, "target_modules": sorted(config["target_modules"])})
+    for key in ("target_modules", "feedforward_modules"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    write_json(folder / CONFIG_FILE, config)
+    write_text(folder / CARD_FILE, trained_card(config, facts))
     weights = {"weights_sha256": sha256_file(folder / WEIGHTS_FILE)}
     write_json(folder / PROVENANCE_FILE, {**facts, **weights, "libraries": library_versions(*LIBRARIES)})

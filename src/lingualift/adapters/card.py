@@ -1,0 +1,158 @@
+"""Model cards: what an adapter is, how to load it, what it was made from, whom to cite. Needs PyYAML only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lingualift.languages import language
+
+CARD_FILE = "README.md"
+HERE = 'adapter = "."  # the folder of this file'
+"""The line of a card that says where the adapter is; on the hub it names the repository."""
+
+_PIPELINES = {"CAUSAL_LM": "text-generation", "SEQ_2_SEQ_LM": "text2text-generation"}
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_LIMITS = (
+    "Made for the backbone named above and for no other.",
+    "What it scores is said above where it was measured; where nothing is said, nothing was measured.",
+    "Errors and prejudices of the backbone and of the texts it was trained on stay. Test it on rows of your own, in "
+    "every language you use it in, before anything depends on its answers.",
+)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card says.
+
+    Attributes:
+        title: Heading.
+        summary: What the adapter is, in a paragraph.
+        config: Content of `adapter_config.json`.
+        backbone: `name` and `revision` of the backbone, as far as they are known.
+        languages: Codes; those the registry knows are written as BCP-47.
+        tags: Further tags for the hub.
+        datasets: Ids on the hub of what it was trained on.
+        sections: Markdown between the summary and the code that loads it.
+        sources: URLs of the methods used, to be cited as far as `CITATIONS` has them.
+    """
+
+    title: str
+    summary: str
+    config: Mapping[str, Any]
+    backbone: Mapping[str, Any]
+    languages: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+    sections: Sequence[str] = ()
+    sources: Sequence[str] = ()
+
+    def text(self) -> str:
+        """The card: front matter for the hub, then text for people. It holds no path of this machine."""
+        front = yaml.safe_dump(self.front_matter(), sort_keys=False, allow_unicode=True)
+        parts = [
+            f"---\n{front}---",
+            f"# {self.title}",
+            self.summary,
+            *self.sections,
+            f"## Use\n\n```python\n{self._code()}\n```",
+            "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _LIMITS),
+        ]
+        cited = "\n\n".join(
+            CITATIONS[source] for source in dict.fromkeys(self.sources) if source in CITATIONS
+        )
+        parts += [f"## Citation\n\n```bibtex\n{cited}\n```"] if cited else []
+        return "\n\n".join(parts) + "\n"
+
+    def front_matter(self) -> dict[str, Any]:
+        """The hub's metadata (https://huggingface.co/docs/hub/model-cards); what is not known is left out."""
+        name = self.backbone.get("name")
+        kind = str(self.config.get("peft_type", "")).lower()
+        known: dict[str, Any] = {
+            "base_model": name if is_hub_id(name) else None,
+            "base_model_relation": "adapter" if is_hub_id(name) else None,
+            "library_name": "peft",
+            "language": list(dict.fromkeys(_bcp47(code) for code in self.languages)),
+            "pipeline_tag": _PIPELINES.get(str(self.config.get("task_type"))),
+            "datasets": list(dict.fromkeys(self.datasets)),
+            "tags": list(dict.fromkeys(filter(None, ("lingualift", kind, *self.tags)))),
+        }
+        return {key: value for key, value in known.items() if value}
+
+    def _code(self) -> str:
+        name, revision = self.backbone.get("name"), self.backbone.get("revision")
+        comment = "" if is_hub_id(name) else "  # the folder of the backbone"
+        pinned = f', revision="{revision}"' if is_hub_id(name) and revision else ""
+        return (
+            "from peft import PeftModel\n"
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f'backbone = "{shown(name)}"{comment}\n'
+            f"{HERE}\n"
+            f"tokenizer = AutoTokenizer.from_pretrained(backbone{pinned})\n"
+            f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(backbone{pinned}), adapter)"
+        )
+
+
+def is_hub_id(name: object) -> bool:
+    """Whether a backbone's name can be one on the hub: no path, and no folder here."""
+    return isinstance(name, str) and bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
+
+
+def shown(name: object) -> str:
+    """A backbone's name for others to read: a hub id as it is, of a path only its end."""
+    return str(name) if is_hub_id(name) else Path(str(name or "BACKBONE")).name
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def _bcp47(code: str) -> str:
+    from lingualift.errors import UserError
+
+    try:
+        return language(code).code
+    except UserError:  # of an adapter that was not made here
+        return code
+
+
+CITATIONS = {
+    "https://arxiv.org/abs/2402.18913": """@misc{zhao2024adamergex,
+  title = {AdaMergeX: Cross-Lingual Transfer with Large Language Models via Adaptive Adapter Merging},
+  author = {Yiran Zhao and Wenxuan Zhang and Huiming Wang and Kenji Kawaguchi and Lidong Bing},
+  year = {2024},
+  eprint = {2402.18913},
+  archivePrefix = {arXiv}
+}""",
+    "https://arxiv.org/abs/2306.14870": """@misc{zhang2023composing,
+  title = {Composing Parameter-Efficient Modules with Arithmetic Operations},
+  author = {Jinghan Zhang and Shiqi Chen and Junteng Liu and Junxian He},
+  year = {2023},
+  eprint = {2306.14870},
+  archivePrefix = {arXiv}
+}""",
+    "https://arxiv.org/abs/2306.01708": """@misc{yadav2023ties,
+  title = {TIES-Merging: Resolving Interference When Merging Models},
+  author = {Prateek Yadav and Derek Tam and Leshem Choshen and Colin Raffel and Mohit Bansal},
+  year = {2023},
+  eprint = {2306.01708},
+  archivePrefix = {arXiv}
+}""",
+    "https://arxiv.org/abs/2311.03099": """@misc{yu2023dare,
+  title = {Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free Lunch},
+  author = {Le Yu and Bowen Yu and Haiyang Yu and Fei Huang and Yongbin Li},
+  year = {2023},
+  eprint = {2311.03099},
+  archivePrefix = {arXiv}
+}""",
+}
+"""How the methods ask to be cited, by the URL that the rest of the package knows them by."""

@@ -1,0 +1,180 @@
+"""A finished run, read back from its folder: nothing else is needed to report on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lingualift.config import Experiment, load_experiment
+from lingualift.errors import UserError
+from lingualift.evaluation.comparisons import Comparison
+from lingualift.provenance import PROVENANCE_FILE, read_json, sha256_file
+from lingualift.report.tables import Layout
+
+EXPERIMENT_FILE, RESULTS_FILE, STEPS_FILE, LOG_FILE = (
+    "experiment.yaml",
+    "results.json",
+    "steps.json",
+    "log.jsonl",
+)
+_SCHEMA = 1
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """A finished step, as `steps.json` tells it.
+
+    Attributes:
+        key: Its fingerprint.
+        kind: initialisation, adapter, sweep, merged or evaluation.
+        label: What people see.
+        inputs: Role -> key of the step.
+        seconds: What it took when it ran.
+        warnings: What it warned of.
+        facts: What it did, by kind.
+    """
+
+    key: str
+    kind: str
+    label: str
+    inputs: Mapping[str, str]
+    seconds: float
+    warnings: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A finished run.
+
+    Attributes:
+        folder: Where it is.
+        experiment: What was asked.
+        rows: Rows of `results.json`.
+        comparisons: Every method against `source-ft`.
+        steps: The steps; None if the folder does not tell.
+        log: Entries of `log.jsonl`; None if there is none.
+        garbled: Lines of the log that are not JSON.
+        adapters: Name -> provenance of the adapters that the folder leads to.
+        fingerprints: File of the run folder -> sha256.
+    """
+
+    folder: Path
+    experiment: Experiment
+    rows: list[dict[str, Any]]
+    comparisons: list[Comparison]
+    steps: tuple[StepRecord, ...] | None
+    log: tuple[Mapping[str, Any], ...] | None
+    garbled: int
+    adapters: Mapping[str, Mapping[str, Any]]
+    fingerprints: Mapping[str, str]
+
+    @property
+    def layout(self) -> Layout:
+        """How its tables are laid out."""
+        return layout_of(self.experiment)
+
+
+def layout_of(experiment: Experiment) -> Layout:
+    """Columns and averages of an experiment's tables."""
+    languages = experiment.languages
+    return Layout(languages.source, languages.targets, experiment.weights.tune_on, languages.groups)
+
+
+def read_run(folder: Path) -> RunFolder:
+    """Read a run folder.
+
+    Raises:
+        UserError: it is no run folder, the run is not finished, or a file of it cannot be read.
+    """
+    if not (folder / EXPERIMENT_FILE).is_file():
+        raise UserError(
+            folder,
+            f"holds no {EXPERIMENT_FILE}",
+            "the folder that `lingualift run` wrote",
+            "name the --output of the run; that of the demo is its `run` folder",
+        )
+    experiment = load_experiment(folder / EXPERIMENT_FILE)
+    log, garbled = _read_log(folder / LOG_FILE)
+    if not (folder / RESULTS_FILE).is_file():
+        failed = [entry for entry in log or () if entry.get("event") == "failed"]
+        reason = f" ({failed[-1].get('step')}: {failed[-1].get('text')})" if failed else ""
+        raise UserError(
+            folder,
+            f"holds no {RESULTS_FILE}: the run was stopped or has failed" + " ".join(reason.splitlines()),
+            "a finished run",
+            "run the same `lingualift run` again, with this folder as --output: finished steps are kept",
+        )
+    results = _of_this_version(folder / RESULTS_FILE, _results)
+    steps = folder / STEPS_FILE
+    kept = {name: folder / name for name in (EXPERIMENT_FILE, RESULTS_FILE, STEPS_FILE)}
+    return RunFolder(
+        folder,
+        experiment,
+        *results,
+        steps=_of_this_version(steps, _steps) if steps.is_file() else None,
+        log=log,
+        garbled=garbled,
+        adapters={
+            path.parent.name: read_json(path)
+            for path in sorted((folder / "adapters").glob(f"*/{PROVENANCE_FILE}"))
+        },
+        fingerprints={name: sha256_file(path) for name, path in kept.items() if path.is_file()},
+    )
+
+
+def _of_this_version(path: Path, read: Callable[[Any], T]) -> T:
+    found = read_json(path)
+    try:
+        if found["schema"] == _SCHEMA:
+            return read(found)
+        reason = f"has schema {found['schema']!r}"
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = f"lacks what a report needs ({type(error).__name__}: {error})"
+    mend = "run the same `lingualift run` again: finished steps are kept"
+    raise UserError(path, reason, f"a file of this version (schema {_SCHEMA})", mend)
+
+
+def _results(found: Any) -> tuple[list[dict[str, Any]], list[Comparison]]:
+    needed = (
+        "method",
+        "variant",
+        "task",
+        "language",
+        "metric",
+        "score",
+        "n",
+        "malformed",
+        "truncated",
+        "seed",
+    )
+    for row in found["rows"]:
+        for name in needed:
+            row[name]
+    return found["rows"], [Comparison(**entry) for entry in found["comparisons"]]
+
+
+def _steps(found: Any) -> tuple[StepRecord, ...]:
+    names = [field.name for field in fields(StepRecord)]
+    return tuple(StepRecord(**{name: entry[name] for name in names}) for entry in found["steps"])
+
+
+def _read_log(path: Path) -> tuple[tuple[Mapping[str, Any], ...] | None, int]:
+    """Entries, and lines that are none: a killed run may leave half a line."""
+    if not path.is_file():
+        return None, 0
+    entries, garbled = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        if isinstance(entry, dict):
+            entries.append(entry)
+        else:
+            garbled += 1
+    return tuple(entries), garbled

@@ -1,0 +1,467 @@
+"""The page of a run: what `report.html.j2` shows, worked out from the run folder; the template escapes all of it."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from lingualift.errors import UserError
+from lingualift.evaluation.comparisons import BASELINE, Comparison
+from lingualift.languages import language
+from lingualift.report.figures import HEIGHT, WIDTH, Plot, line_plot
+from lingualift.report.folder import RunFolder, StepRecord
+from lingualift.report.tables import (
+    Mean,
+    Table,
+    all_tables,
+    caption,
+    findings,
+    how_compared,
+    in_words,
+    method_name,
+    signed,
+    tables,
+)
+
+TEMPLATE = "report.html.j2"
+STEPS = (1.0, 3.0, 10.0)  # percent points at which a gain's colour deepens
+
+
+def render(run: RunFolder) -> str:
+    """The page as HTML: one file that loads nothing, runs nothing and escapes everything it shows."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"signed": _signed, "number": _number, "duration": _duration, "tongue": _tongue}
+    template = resources.files("lingualift.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    page = environment.from_string(template).render(
+        run=run,
+        asked=_asked(run),
+        findings=findings(run.rows, run.comparisons, run.layout),
+        words=in_words(run.rows, run.comparisons, run.layout),
+        how=how_compared(run.comparisons) if run.comparisons else "",
+        scores=_scores(run),
+        steps=STEPS,
+        curves=_curves(run),
+        malformed=_malformed(run),
+        losses=_losses(run),
+        costs=_costs(run.steps or ()),
+        recipe=_recipe(run),
+        trained=_trained(run),
+        troubles=_troubles(run),
+        libraries=_libraries(run),
+        backbones=_backbones(run),
+        history=_history(run),
+        width=WIDTH,
+        height=HEIGHT,
+        baseline=BASELINE,
+    )
+    return page.encode("utf-8", "replace").decode("utf-8")  # JSON can spell half a character
+
+
+def _signed(value: float) -> str:
+    return signed(value).replace("-", "−")
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _duration(seconds: float) -> str:
+    """A length of time, in the two units that matter."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _tongue(code: str) -> str:
+    """The English name of a language code."""
+    try:
+        return language(code).name
+    except UserError:
+        return code
+
+
+def _asked(run: RunFolder) -> list[tuple[str, str]]:
+    """What the experiment asked for, in the words of its file."""
+    wanted, adapter = run.experiment, run.experiment.adapter
+    commit = f" at {wanted.backbone.revision}" if wanted.backbone.revision else ""
+    text = f" and unlabelled text ({wanted.reference.task})" if wanted.reference else ""
+    rank = f", rank {adapter.rank}, alpha {adapter.alpha}" if adapter.type == "lora" else ""
+    seeds = f"seed{'s' * (len(wanted.seeds) > 1)} {', '.join(map(str, wanted.seeds))}"
+    return [
+        ("backbone", wanted.backbone.name + commit),
+        ("from", f"labels in {_named(wanted.languages.source)}{text}"),
+        ("into", ", ".join(map(_named, wanted.languages.targets))),
+        ("tasks", ", ".join(dict.fromkeys(row["task"] for row in run.rows))),
+        ("with", f"{adapter.type} adapters{rank}; {seeds}"),
+    ]
+
+
+def _named(code: str) -> str:
+    name = _tongue(code)
+    return f"{name} ({code})" if name != code else code
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A method in a language or average; `comparison` is None for `source-ft` and where there is none."""
+
+    method: str
+    variant: str
+    where: str
+    score: Mean | None
+    comparison: Comparison | None
+
+    @property
+    def tone(self) -> str:
+        """CSS classes: direction and size of the gain, and `level` where its interval holds 0."""
+        if self.comparison is None:
+            return ""
+        gain = self.comparison.gain
+        size = 1 + sum(abs(gain) >= step for step in STEPS)
+        side = "up" if gain > 0 else "down" if gain < 0 else "same"
+        return f"{side}{size if gain else ''}" + (" level" if self.comparison.verdict == "level with" else "")
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """A task's table by one metric: languages × methods."""
+
+    table: Table
+    caption: str
+    methods: tuple[tuple[str, str, str], ...]  # method, variant, merge weights
+    languages: tuple[tuple[str, tuple[_Cell, ...]], ...]
+    averages: tuple[tuple[str, str, tuple[_Cell, ...]], ...]  # name, members, cells
+
+
+def _scores(run: RunFolder) -> list[tuple[_Scores, list[_Scores]]]:
+    """Per task, its first metric's table and the further ones."""
+    found = [_table(run, table) for table in all_tables(run.rows, run.layout)]
+    grouped = [list(group) for _, group in itertools.groupby(found, lambda one: one.table.task)]
+    return [(group[0], group[1:]) for group in grouped]
+
+
+def _table(run: RunFolder, table: Table) -> _Scores:
+    names = {
+        method_name(row): (row["method"], row["variant"]) for row in run.rows if row["task"] == table.task
+    }
+    found = {
+        (one.method, one.variant, one.where): one
+        for one in run.comparisons
+        if (one.task, one.metric) == table.name
+    }
+
+    def cells(where: str) -> tuple[_Cell, ...]:
+        return tuple(
+            _Cell(*names[line.method], where, line.cells.get(where), found.get((*names[line.method], where)))
+            for line in table.lines
+        )
+
+    averages = run.layout.averages()
+    return _Scores(
+        table,
+        caption(table, run.layout).split("**: ", 1)[1],
+        tuple((*names[line.method], _weights(line.weights)) for line in table.lines),
+        tuple((where, cells(where)) for where in table.columns if where not in averages),
+        tuple(
+            (where, ", ".join(averages[where]), cells(where)) for where in table.columns if where in averages
+        ),
+    )
+
+
+def _weights(weights: Sequence[float]) -> str:
+    """Distinct merge weights over seeds, or their ends where there are many."""
+    shown = [f"{weight:g}" for weight in sorted(set(weights))]
+    return ", ".join(shown) if len(shown) <= 3 else f"{shown[0]} to {shown[-1]}"
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A plot under its title; `decides` if its language chose the weight."""
+
+    title: str
+    note: str
+    decides: bool
+    plot: Plot
+
+
+def _curves(run: RunFolder) -> list[tuple[str, str, list[_Panel]]]:
+    """Task, metric and panels: validation score against merge weight, for each method and language."""
+    sweeps = [step.facts for step in run.steps or () if step.kind == "sweep"]
+    found = []
+    for (task, metric), of_task in _grouped(sweeps, "task", "metric"):
+        panels = [
+            _curve(of_seeds, [sweep for sweep in of_task if sweep["language"] == of_seeds[0]["language"]])
+            for _, of_seeds in _grouped(of_task, "method", "variant", "language")
+        ]
+        found.append((task, metric, panels))
+    return found
+
+
+def _curve(sweeps: list[Mapping[str, Any]], comparable: Iterable[Mapping[str, Any]]) -> _Panel:
+    """The sweeps of a method's seeds in one language, on a scale that holds those of the other methods there."""
+    first = sweeps[0]
+    decides = any(sweep["decides"] for sweep in sweeps)
+    series = [sorted((tried["weight"], tried["score"]) for tried in sweep["tried"]) for sweep in sweeps]
+    tried = _grouped([one for sweep in sweeps for one in sweep["tried"]], "weight")
+    errors = [2 * statistics.fmean(one["stderr"] or 0 for one in group) for _, group in sorted(tried)]
+    chosen = [sweep["chosen"] for sweep in sweeps] if decides else []
+    told = "; ".join(
+        f"seed {sweep['seed']}: " + ", ".join(f"{score:.1f} at {weight:g}" for weight, score in points)
+        for sweep, points in zip(sweeps, series, strict=True)
+    )
+    name, where = method_name(first), _named(first["language"])
+    ending = f" Chosen: {_weights(chosen)}." if decides else ""
+    return _Panel(
+        name,
+        where + (f", λ = {_weights(chosen)}" if decides else ""),
+        decides,
+        line_plot(
+            series,
+            f"{first['task']}, {name}, {where}: {first['metric']} by merge weight. {told}.{ending}",
+            within=_scale(comparable),
+            errors=errors,
+            chosen=chosen,
+        ),
+    )
+
+
+def _scale(sweeps: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
+    """Percent that hold every score with its error, and at least four points, lest noise look like a trend."""
+    ends = [
+        one["score"] + side * 2 * (one["stderr"] or 0)
+        for sweep in sweeps
+        for one in sweep["tried"]
+        for side in (-1, 1)
+    ]
+    middle, half = (min(ends) + max(ends)) / 2, max(2.0, (max(ends) - min(ends)) / 2)
+    return max(0.0, min(middle - half, 96.0)), min(100.0, max(middle + half, 4.0))
+
+
+def _losses(run: RunFolder) -> list[tuple[str, list[_Panel]]]:
+    """Task -> training loss per language, a line per seed, on one scale for the task."""
+    adapters = [step.facts for step in run.steps or () if step.kind == "adapter" and step.facts.get("loss")]
+    found = []
+    for (task,), mine in _grouped(adapters, "task"):
+        top = max(loss for facts in mine for _, loss in facts["loss"])
+        panels = []
+        for (code,), of_language in _grouped(mine, "language"):
+            series = [[(step, loss) for step, loss in facts["loss"]] for facts in of_language]
+            ends = ", ".join(f"{points[-1][1]:.3g}" for points in series)
+            label = f"Training loss of {task} in {_tongue(code)} by step, at the end {ends}."
+            plot = line_plot(series, label, within=(0.0, top or 1.0))
+            panels.append(_Panel(_named(code), f"at the end {ends}", False, plot))
+        found.append((task, panels))
+    return found
+
+
+def _grouped(
+    facts: Iterable[Mapping[str, Any]], *names: str
+) -> list[tuple[tuple[Any, ...], list[Mapping[str, Any]]]]:
+    """Values of the named facts -> the facts that have them, in the order of their first."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for one in facts:
+        groups.setdefault(tuple(one[name] for name in names), []).append(one)
+    return list(groups.items())
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Answers of one task that could not be read, and prompts that were cut, by method and language."""
+
+    task: str
+    answers: int
+    malformed: int
+    truncated: int
+    languages: tuple[str, ...]
+    lines: tuple[
+        tuple[str, tuple[tuple[int, int] | None, ...]], ...
+    ]  # method, (malformed, answers) by language
+
+
+def _malformed(run: RunFolder) -> list[_Counted]:
+    found = []
+    for table in tables(run.rows, run.layout):
+        mine = [row for row in run.rows if (row["task"], row["metric"]) == table.name]
+        languages = tuple(name for name in table.columns if name not in run.layout.averages())
+        counts: dict[tuple[str, str], tuple[int, int]] = {}
+        for row in mine:
+            place = method_name(row), row["language"]
+            wrong, of = counts.get(place, (0, 0))
+            counts[place] = wrong + row["malformed"], of + row["n"]
+        lines = tuple(
+            (line.method, tuple(counts.get((line.method, code)) for code in languages))
+            for line in table.lines
+        )
+        answers, malformed, truncated = (
+            sum(row[name] for row in mine) for name in ("n", "malformed", "truncated")
+        )
+        found.append(_Counted(table.task, answers, malformed, truncated, languages, lines))
+    return found
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Steps of one sort: how many, and the seconds they took together."""
+
+    what: str
+    count: int
+    seconds: float
+    share: float
+
+
+_VERBS = {
+    "initialisation": "initialise",
+    "adapter": "train",
+    "sweep": "choose weights",
+    "merged": "merge",
+    "evaluation": "evaluate",
+}
+
+
+def _costs(steps: Sequence[StepRecord]) -> list[_Cost]:
+    """Where the time went, the dearest first."""
+    groups: dict[str, list[float]] = {}
+    for step in steps:
+        task = step.facts.get("task")
+        what = _VERBS.get(step.kind, step.kind) + (f": {task}" if task else "")
+        groups.setdefault(what, []).append(step.seconds)
+    total = sum(step.seconds for step in steps) or 1.0
+    found = [_Cost(what, len(took), sum(took), sum(took) / total) for what, took in groups.items()]
+    return sorted(found, key=lambda cost: -cost.seconds)
+
+
+def _recipe(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Every key of the experiment, defaults and all: section -> key and value."""
+    asked = run.experiment.model_dump(mode="json")
+    merging = {row["method"] for row in run.rows if row["weight"] is not None}
+    asked["methods"] = [
+        one if one["method"] in merging else {"method": one["method"]} for one in asked["methods"]
+    ]
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for path, value in _leaves(asked):
+        section = ".".join(path[:2]) if path[0] == "training" else path[0] if len(path) > 1 else "run"
+        key = ".".join(path[2:] if path[0] == "training" else path[1:] or path)
+        shown = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        sections.setdefault(section, []).append((key, shown))
+    return list(sections.items())
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Paths and values, entries of a list counted from 1; a list of plain values is one value."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, str(key)))
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for number, inner in enumerate(value, 1):
+            yield from _leaves(inner, (*path, str(number)))
+    elif isinstance(value, list | dict):
+        yield path, ", ".join(map(str, value)) or None
+    else:
+        yield path, value
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """The adapters of a language, over seeds; ranges where seeds differ."""
+
+    language: str
+    adapters: int
+    rows: str
+    segments: str
+    truncated: str
+    steps: str
+    seconds: float
+
+
+def _trained(run: RunFolder) -> list[tuple[str, list[_Trained]]]:
+    """Task -> what its adapters were trained on, by language."""
+    adapters = [{**step.facts, "seconds": step.seconds} for step in run.steps or () if step.kind == "adapter"]
+    return [
+        (task, [_of_language(code, mine) for (code,), mine in _grouped(of_task, "language")])
+        for (task,), of_task in _grouped(adapters, "task")
+    ]
+
+
+def _of_language(code: str, adapters: list[Mapping[str, Any]]) -> _Trained:
+    rows, segments, truncated, steps = (
+        _range(one[size] for one in adapters) for size in ("rows", "segments", "truncated_prompts", "steps")
+    )
+    seconds = statistics.fmean(one["seconds"] for one in adapters)
+    return _Trained(code, len(adapters), rows, segments, truncated, steps, seconds)
+
+
+def _range(values: Iterable[int]) -> str:
+    found = sorted(set(values))
+    return "–".join(str(value) for value in dict.fromkeys((found[0], found[-1])))
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """A warning or a failure of a step."""
+
+    kind: str
+    step: str
+    text: str
+    times: int
+    mended: bool
+
+
+def _troubles(run: RunFolder) -> list[_Trouble]:
+    """Failures and warnings of the log and of the steps, each text of a step once."""
+    counted: dict[tuple[str, str, str, str], int] = {}
+    ended: dict[str, int] = {}
+    failed: dict[str, int] = {}
+    for index, entry in enumerate(run.log or ()):
+        event, key = entry.get("event"), str(entry.get("key", ""))
+        if event == "end":
+            ended[key] = index
+        if event in ("warning", "failed"):
+            place = str(event), key, str(entry.get("step", "")), str(entry.get("text", ""))
+            counted[place] = counted.get(place, 0) + 1
+        if event == "failed":
+            failed[key] = index
+    for step in run.steps or ():
+        for text in step.warnings:
+            counted.setdefault(("warning", step.key, step.label, text), 1)
+    found = [
+        _Trouble(
+            kind, step, text, times, mended=kind == "failed" and ended.get(key, -1) > failed.get(key, -1)
+        )
+        for (kind, key, step, text), times in counted.items()
+    ]
+    return sorted(found, key=lambda trouble: trouble.kind != "failed")
+
+
+def _libraries(run: RunFolder) -> dict[str, list[str]]:
+    """Library -> the versions that the run's adapters were made with."""
+    found: dict[str, list[str]] = {}
+    for provenance in run.adapters.values():
+        for name, version in provenance.get("libraries", {}).items():
+            found[name] = sorted({*found.get(name, []), version})
+    return found
+
+
+def _backbones(run: RunFolder) -> list[str]:
+    """Fingerprints of the backbones that the run's adapters belong to."""
+    told = (provenance.get("backbone", {}).get("fingerprint") for provenance in run.adapters.values())
+    return list(dict.fromkeys(filter(None, told)))
+
+
+def _history(run: RunFolder) -> dict[str, str]:
+    """When the first and the last step of the log was begun or ended, and how many were run."""
+    times = [entry["time"] for entry in run.log or () if isinstance(entry.get("time"), int | float)]
+    if not times:
+        return {}
+    shown = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(moment)) for moment in (min(times), max(times)))
+    return dict(zip(("first", "last"), shown, strict=True))

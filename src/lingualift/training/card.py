@@ -1,0 +1,49 @@
+"""The model card of a trained adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lingualift.adapters.card import Card, shown, table
+from lingualift.languages import language
+
+_SOURCE = "https://arxiv.org/abs/2402.18913"
+
+
+def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """The card of an adapter from its configuration and its provenance."""
+    backbone = {"name": config.get("base_model_name_or_path"), "revision": config.get("revision")}
+    kind = str(config["peft_type"]).lower()
+    if facts["kind"] == "initialisation":
+        title, summary = (
+            f"{kind} adapter before training",
+            "A recorded start for adapters that are to be merged.",
+        )
+        return Card(title, summary, config, backbone).text()
+    task, code = Path(str(facts.get("task", "a task"))).stem, facts.get("language")
+    where = f" in {language(code).name}" if code else ""
+    settings = facts["settings"]
+    recipe = [
+        ("backbone", f"`{shown(facts['backbone']['name'])}`"),
+        ("task", task),
+        *([("language", f"{language(code).name} ({code})")] if code else []),
+        ("training rows", facts["rows"]),
+        ("optimiser steps", facts["steps"]),
+        ("rows per step and device", settings["batch_size"] * settings["accumulation"]),
+        ("peak learning rate", f"{settings['learning_rate']:g}, {settings['scheduler']}"),
+        ("seed", facts["seed"]),
+    ]
+    dataset = (facts.get("data") or {}).get("hub")
+    return Card(
+        title=f"{task}{where}: {kind} adapter",
+        summary="Trained with lingualift on the frozen backbone, to be used as it is or merged into another language "
+        f"([AdaMergeX]({_SOURCE})). What it was made from is in `provenance.json`.",
+        config=config,
+        backbone=backbone,
+        languages=(code,) if code else (),
+        datasets=(dataset,) if dataset else (),
+        sections=(table(("made with", ""), recipe),),
+        sources=(_SOURCE,),
+    ).text()

@@ -1,0 +1,519 @@
+"""The report of a run: read as HTML, opened in a browser, and with names that try to break out."""
+
+import json
+import shutil
+import statistics
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+from worlds import experiment, write_experiment
+
+from lingualift.errors import UserError
+from lingualift.pipeline import run
+from lingualift.report import write_report
+from lingualift.report.figures import line_plot, nice_ticks
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+in_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+ARGUMENTS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+EVIL = "<script>alert(1)<script>"
+EVIL_TASK = """x"><img src=x onerror=alert(2)>&amp;'{{ 7 * 7 }}"""
+EVIL_GROUP = """</style><b onclick='alert(3)'>"weak"</b>"""
+EVIL_MODULES = """(q|v)_proj|"'><svg onload=alert(4)>"""
+EVIL_WARNING = """</bdi></li><script src="https://evil.invalid/x.js"></script> & more"""
+TASK = """
+from lingualift.tasks import TASKS, Example, Task, label_of
+
+
+class Mine(Task):
+    columns = ("id", "text", "label")
+    metrics = ("accuracy", "macro_f1")
+    source = "a test"
+
+    def example(self, row, language):
+        words = {"positive": "good", "negative": "bad"}
+        return Example(row["id"], row["text"] + " Rating:", (label_of(row, "label", words),), words)
+
+
+TASKS.register("mine-report")(Mine())
+"""
+
+
+@pytest.fixture(scope="module")
+def made(data, tmp_path_factory):
+    """The folder of a run whose names try to break out, and of its experiment."""
+    folder = tmp_path_factory.mktemp("report")
+    (folder / f"{EVIL_TASK}.py").write_text(TASK, encoding="utf-8")
+    raw = experiment(data, seeds=[0, 1])
+    raw["tasks"] = [{"task": f"{EVIL_TASK}.py", "data": raw["tasks"][0]["data"]}]
+    raw["tasks"].append({"task": "mini-qa", "data": {"files": f"{data}/qa/{{language}}/{{split}}.jsonl"}})
+    raw["languages"]["groups"] = {EVIL_GROUP: ["sw"]}
+    raw["methods"] = ["vanilla", "source-ft", {"method": "adamergex", "space": "delta"}]
+    raw["methods"].append({"method": "adamergex", "modules": EVIL_MODULES, "weight": 0.5})
+    raw["weights"] = {"tune_on": "fr", "grid": [0.0, 0.5, 1.0]}
+    file = write_experiment(folder / "e.yaml", raw)
+    return run(file, output=folder / "run").folder
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """A run folder to spoil; its links still lead to the store."""
+    return shutil.copytree(made, tmp_path / "run", symlinks=True)
+
+
+@pytest.fixture(scope="module")
+def warned(made, tmp_path_factory):
+    """The page of the run with warnings and a failure that try to break out."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("warned") / EVIL, symlinks=True)
+    steps = json.loads((folder / "steps.json").read_text())
+    steps["steps"][0]["warnings"] = [EVIL_WARNING]
+    steps["steps"][1]["label"] = EVIL_WARNING
+    (folder / "steps.json").write_text(json.dumps(steps))
+    evil = {
+        "time": 0.0,
+        "key": "k",
+        "step": EVIL,
+        "text": EVIL_WARNING + "\n\ud800",
+    }  # JSON can spell half a letter
+    entries = [{"event": "warning", **evil}, {"event": "failed", **evil}, {"event": "failed", **evil}]
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write("".join(json.dumps(entry) + "\n" for entry in entries))
+        log.write('{"half a li')
+    return write_report(folder)
+
+
+class Page(HTMLParser):
+    """What a reader of the HTML finds: elements with their attributes, and the text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.text, self._hidden = [], "", False
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._hidden = tag == "style"
+        self.text += " " if tag in ("td", "th") else ""
+
+    def handle_endtag(self, tag):
+        self._hidden = False
+
+    def handle_data(self, data):
+        self.text += "" if self._hidden else data
+
+    def cells(self):
+        """(task, metric, method, variant, where) -> the attributes of its cell."""
+        found, table = {}, {}
+        for tag, attributes in self.elements:
+            table = attributes if tag == "table" else table
+            if tag == "td" and "data-score" in attributes:
+                names = [table["data-task"], table["data-metric"]]
+                key = (*names, *(attributes[f"data-{name}"] for name in ("method", "variant", "where")))
+                assert key not in found
+                found[key] = attributes
+        return found
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def check_numbers(cells, folder):
+    """Every score and gain of the cells, key -> attribute -> text, is that of `results.json`, and none is missing."""
+    found, expected = results(folder), {}
+    for row in found["rows"]:
+        key = tuple(row[name] for name in ("task", "metric", "method", "variant", "language"))
+        expected.setdefault(key, []).append(row["score"])
+    for (*names, language), scores in list(expected.items()):
+        if language == "sw":  # the only language that is not tuned on
+            expected |= {(*names, where): scores for where in ("average", EVIL_GROUP)}
+    assert cells.keys() == expected.keys()
+    for key, scores in expected.items():
+        assert float(cells[key]["data-score"]) == pytest.approx(statistics.fmean(scores))
+    compared = {
+        tuple(one[name] for name in ("task", "metric", "method", "variant", "where")): one
+        for one in found["comparisons"]
+    }
+    assert {key for key, cell in cells.items() if "data-gain" in cell} == compared.keys()
+    assert len(compared) == 3 * (5 + 4 + 4)
+    for key, one in compared.items():
+        assert [float(cells[key][f"data-{name}"]) for name in ("gain", "low", "high")] == [
+            one["gain"],
+            one["low"],
+            one["high"],
+        ]
+
+
+def test_every_score_and_gain_is_that_of_the_results(made):
+    check_numbers(Page(made / "report.html").cells(), made)
+
+
+def test_what_is_read_is_what_is_measured(made):
+    """The text of a cell says the numbers of its attributes, and its colour their sign."""
+    page = (made / "report.html").read_text(encoding="utf-8")
+    for (*_, where), cell in Page(made / "report.html").cells().items():
+        if "data-gain" not in cell:
+            continue
+        gain, low, high = (float(cell[f"data-{name}"]) for name in ("gain", "low", "high"))
+        shown = [f"{value:+.1f}".replace("-", "−") for value in (gain, low, high)]
+        shown = ["0.0" if text in ("+0.0", "−0.0") else text for text in shown]
+        assert f"{shown[0]} <small>[{shown[1]}, {shown[2]}]</small>" in page
+        tone = cell["class"].split()
+        assert ("level" in tone) == (low <= 0 <= high)
+        assert tone[0].rstrip("1234") == ("up" if gain > 0 else "down" if gain < 0 else "same"), where
+        size = 1 + (abs(gain) >= 1) + (abs(gain) >= 3) + (abs(gain) >= 10)
+        assert gain == 0 or tone[0].endswith(str(size))
+
+
+def test_the_page_loads_nothing_and_runs_nothing(warned):
+    for tag, attributes in Page(warned).elements:
+        assert tag not in (
+            "script",
+            "link",
+            "img",
+            "iframe",
+            "object",
+            "embed",
+            "base",
+            "form",
+            "image",
+            "use",
+        )
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+            assert attributes.get(name, "#").startswith("#")
+    assert "url(" not in warned.read_text(encoding="utf-8")
+    assert "@import" not in warned.read_text(encoding="utf-8")
+
+
+def test_what_tries_to_break_out_is_shown_letter_by_letter(warned):
+    page = Page(warned)
+    for text in (EVIL, EVIL_TASK, EVIL_GROUP, EVIL_MODULES, EVIL_WARNING):
+        assert text in page.text
+    assert "failed (2 times)" in " ".join(page.text.split())
+    assert "1 line of the log cannot be read" in page.text
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def leaves(value, keep):
+    if isinstance(value, dict):
+        return [leaf for key, inner in value.items() if keep(key, value) for leaf in leaves(inner, keep)]
+    if isinstance(value, list):
+        return [leaf for inner in value for leaf in leaves(inner, keep)]
+    return [] if value is None or isinstance(value, bool) else [str(value)]
+
+
+def test_the_recipe_holds_every_setting_and_the_training_sizes(made):
+    page, asked = Page(made / "report.html"), yaml.safe_load((made / "experiment.yaml").read_text())
+    idle = ("space", "combine", "modules", "weight")
+    for leaf in leaves(asked, lambda key, of: key not in idle or of.get("method") == "adamergex"):
+        assert leaf in page.text
+    for key in ("gradient_checkpointing", "weight_decay", "init_seed", "length_normalization", "sample_seed"):
+        assert key in page.text
+    sizes = json.loads((made / "steps.json").read_text())["steps"]
+    text = " ".join(page.text.split())
+    for step in sizes:
+        if step["kind"] == "adapter":
+            facts = step["facts"]
+            assert f"{facts['language']} 2 {facts['rows']} {facts['segments']} " in text
+
+
+def test_the_weights_of_the_sweeps_are_marked(made):
+    circles = [
+        (float(found["data-weight"]), float(found["data-score"]))
+        for tag, found in Page(made / "report.html").elements
+        if tag == "circle"
+    ]
+    steps = json.loads((made / "steps.json").read_text())["steps"]
+    sweeps = [step["facts"] for step in steps if step["kind"] == "sweep"]
+    assert len(sweeps) == 2 * 2
+    expected = [
+        (tried["weight"], tried["score"])
+        for sweep in sweeps
+        for tried in sweep["tried"]
+        if tried["weight"] == sweep["chosen"] and sweep["decides"]
+    ]
+    assert sorted(circles) == sorted(expected)
+
+
+def test_a_language_that_does_not_decide_has_a_curve_and_no_mark(folder):
+    steps = json.loads((folder / "steps.json").read_text())
+    for step in steps["steps"]:
+        if step["kind"] == "sweep":
+            step["facts"] |= {"language": "sw", "decides": False}
+    (folder / "steps.json").write_text(json.dumps(steps))
+    before = Page(folder / "report.html")
+    after = Page(write_report(folder))
+    drawn = [[tag for tag, _ in page.elements].count("figure") for page in (before, after)]
+    assert drawn[0] == drawn[1] > 0
+    assert "circle" not in [tag for tag, _ in after.elements]
+
+
+def test_the_cost_adds_up(made):
+    page = " ".join(Page(made / "report.html").text.split())
+    steps = json.loads((made / "steps.json").read_text())["steps"]
+    total = sum(step["seconds"] for step in steps)
+    assert f"{len(steps)} steps took " in page
+    assert total < 60
+    assert f"took {total:.1f} s in all" in page
+    for step in steps:
+        assert step["label"] in page
+
+
+def test_malformed_answers_are_counted_by_method_and_language(folder):
+    found = results(folder)
+    for row in found["rows"]:
+        if (row["task"], row["method"], row["language"]) == ("mini-qa", "vanilla", "sw"):
+            row["malformed"] = 4
+        else:
+            row["malformed"] = 0
+    (folder / "results.json").write_text(json.dumps(found))
+    page = " ".join(Page(write_report(folder)).text.split())
+    answers = sum(row["n"] for row in found["rows"] if row["task"] == "mini-qa")
+    assert f"mini-qa: 4 of {answers} answers were malformed" in page
+    assert "vanilla 0.0 0.0 25.0" in page  # 4 of 16 in sw
+    assert f"{EVIL_TASK}: none of" in page
+
+
+def test_the_report_made_anew_is_the_report_of_the_run(cli, folder):
+    before = (folder / "report.html").read_bytes(), (folder / "table.md").read_bytes()
+    for name in ("report.html", "table.md"):
+        (folder / name).unlink()
+    done = cli("report", folder)
+    assert done.code == 0, done.err
+    assert f"next: open {folder / 'report.html'}" in done.err
+    made = (folder / "report.html").read_bytes(), (folder / "table.md").read_bytes()
+    assert made == before
+
+
+def test_what_the_folder_lacks_is_said(folder):
+    for name in ("steps.json", "log.jsonl"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "adapters")
+    page = write_report(folder)
+    text = " ".join(Page(page).text.split())
+    assert text.count("has no steps.json") == 4
+    assert "has no log.jsonl" in text
+    assert "library versions cannot be shown" in text
+    check_numbers(Page(page).cells(), folder)
+
+
+def spoil(**files):
+    def change(folder):
+        for name, text in files.items():
+            path = folder / name.replace("_", ".")
+            path.unlink() if text is None else path.write_text(text)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "found", "mend"),
+    [
+        (spoil(experiment_yaml=None), "holds no experiment.yaml", "name the --output of the run"),
+        (
+            spoil(results_json=None),
+            "the run was stopped or has failed",
+            "run the same `lingualift run` again",
+        ),
+        (spoil(results_json="{"), "is not JSON", "restore"),
+        (spoil(results_json='{"schema": 2}'), "has schema 2", "lingualift run"),
+        (spoil(results_json='{"schema": 1, "rows": []}'), "lacks what a report needs", "lingualift run"),
+        (spoil(results_json="[]"), "lacks what a report needs", "lingualift run"),
+        (
+            spoil(steps_json='{"schema": 1, "steps": [{"key": ""}]}'),
+            "lacks what a report needs",
+            "lingualift",
+        ),
+        (spoil(experiment_yaml="[]"), "holds list", "docs/experiment.md"),
+    ],
+)
+def test_a_folder_that_cannot_be_reported_on_is_left_as_it_is(folder, change, found, mend):
+    change(folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with pytest.raises(UserError) as caught:
+        write_report(folder)
+    assert found in str(caught.value)
+    assert mend in caught.value.mend
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_failed_run_says_what_failed(folder):
+    (folder / "results.json").unlink()
+    with (folder / "log.jsonl").open("a") as log:
+        entry = {"time": 0, "event": "failed", "step": "train x", "key": "k", "text": "out of\nmemory"}
+        log.write(json.dumps(entry) + "\n")
+    with pytest.raises(UserError, match=r"has failed \(train x: out of memory\)"):
+        write_report(folder)
+
+
+def test_the_results_of_a_replaced_experiment_do_not_pass_for_its_own(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "run", symlinks=True)
+    file = made.parent / "e.yaml"
+
+    def stop(event):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(file, output=folder, overrides=["seeds=[7]"], replace=True, watch=stop)
+    with pytest.raises(UserError, match=r"holds no results\.json"):
+        write_report(folder)
+
+
+def test_ticks_are_round_and_enclose_the_range():
+    assert nice_ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1]
+    assert nice_ticks(55, 63.2) == [55, 57.5, 60, 62.5, 65]
+    for low, high in ((0, 0.0037), (17.2, 88.1), (99.5, 100), (0, 1e-9)):
+        ticks = nice_ticks(low, high)
+        assert ticks[0] <= low
+        assert ticks[-1] >= high
+        assert 2 <= len(ticks) <= 5
+
+
+def test_a_plot_places_its_points_to_scale():
+    plot = line_plot([[(0, 0), (1, 50), (2, 100)]], "x", within=(0, 100), chosen=[1])
+    assert [(dot.x, dot.y) for dot in plot.dots] == [
+        (plot.left, plot.bottom),
+        ((plot.left + plot.right) / 2, (plot.top + plot.bottom) / 2),
+        (plot.right, plot.top),
+    ]
+    assert [dot.chosen for dot in plot.dots] == [False, True, False]
+    assert plot.mean == ""
+    two = line_plot([[(0, 0), (1, 0)], [(0, 100), (1, 100)]], "x", within=(0, 100), errors=[10, 10])
+    middle = (plot.top + plot.bottom) / 2
+    assert two.mean == f"M{plot.left} {middle:g} L{plot.right} {middle:g}"
+    assert two.band.endswith(" Z")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=BROWSER, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, warned):
+    """Opens the page at a width in a colour scheme; afterwards there was no console message and no request but it."""
+    told, asked, contexts = [], [], []
+
+    def visit(width, scheme):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("dialog", lambda dialog: told.append(dialog.message))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(warned.as_uri())
+        page.wait_for_load_state("networkidle")
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert told == []
+    assert set(asked) == {warned.as_uri()}
+
+
+SIZES = pytest.mark.parametrize(
+    ("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")]
+)
+
+
+@in_browser
+@SIZES
+def test_a_browser_shows_the_numbers_of_the_results_and_scrolls_only_down(opened, warned, width, scheme):
+    page = opened(width, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate("document.scripts.length") == 0
+    assert page.locator("h1").is_visible()
+    assert page.locator("figure svg").first.bounding_box()["height"] > 60
+    for details in page.locator("details").all():
+        details.evaluate("node => node.open = true")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    cells = page.evaluate(
+        """[...document.querySelectorAll("td[data-score]")].map(cell => {
+            const table = cell.closest("table");
+            const box = cell.getBoundingClientRect();
+            const told = Object.fromEntries([...cell.attributes].map(one => [one.name, one.value]));
+            return {...told, task: table.dataset.task, metric: table.dataset.metric, drawn: box.width * box.height};
+        })"""
+    )
+    names = ("task", "metric", "data-method", "data-variant", "data-where")
+    check_numbers({tuple(cell[name] for name in names): cell for cell in cells}, warned.parent)
+    assert all(cell["drawn"] > 1000 for cell in cells)
+
+
+CONTRASTS = """() => {
+    const light = text => {
+        const [r, g, b] = text.match(/[\\d.]+/g).slice(0, 3).map(Number).map(value => {
+            const part = value / 255;
+            return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ground = node => {
+        for (; node; node = node.parentElement) {
+            const colour = getComputedStyle(node).backgroundColor;
+            if (!colour.startsWith("rgba(0, 0, 0, 0")) return colour;
+        }
+    };
+    const table = document.querySelector("table.scores tbody tr");
+    for (const side of ["up", "down"]) for (const size of [1, 2, 3, 4]) {
+        const cell = table.insertCell();
+        cell.className = side + size;
+        cell.textContent = "1";
+    }
+    return [...document.querySelectorAll("main *")]
+        .filter(node => [...node.childNodes].some(one => one.nodeType === 3 && one.data.trim()))
+        .map(node => {
+            const style = getComputedStyle(node);
+            const ink = node.closest("svg") ? style.fill : style.color;
+            const [low, high] = [light(ink), light(ground(node))].sort((one, other) => one - other);
+            return [(high + 0.05) / (low + 0.05), node.className.baseVal ?? node.className, node.tagName];
+        });
+}"""
+
+
+@in_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out_from_its_ground(opened, scheme):
+    """WCAG 2.2, 1.4.3: a contrast of at least 4.5, on every tone that a cell can have."""
+    contrasts = opened(1280, scheme).evaluate(CONTRASTS)
+    assert {f"{side}{size}" for side in ("up", "down") for size in (1, 2, 3, 4)} <= {
+        name for _, name, _ in contrasts
+    }
+    assert min(contrasts)[0] >= 4.5, min(contrasts)
+
+
+@in_browser
+def test_on_a_phone_the_table_scrolls_in_its_box_beside_a_column_that_stays(opened):
+    page = opened(390, "light")
+    box = page.locator(".scroll").first
+    inner, outer = box.evaluate("node => [node.scrollWidth, node.clientWidth]")
+    assert inner > outer
+    head = box.locator("tbody th").first
+    before = head.bounding_box()["x"]
+    box.evaluate("node => node.scrollLeft = 200")
+    assert head.bounding_box()["x"] == before
+
+
+@in_browser
+def test_in_print_the_recipe_is_open_and_nothing_is_cut(opened):
+    page = opened(1000, "dark")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    recipe = page.locator("#recipe details").first.locator("dd").first
+    assert recipe.bounding_box()["height"] > 0
+    assert page.locator("nav").is_hidden()
+    for box in page.locator(".scroll").all():
+        assert box.evaluate("node => getComputedStyle(node).overflowX") == "visible"
+    assert page.pdf()[:5] == b"%PDF-"
