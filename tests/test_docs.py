@@ -95,7 +95,7 @@ def test_the_table_of_findings_has_the_thresholds_that_count():
     for share, words in (
         (spelling.LOST_NOTED, "loses over 1% of"),
         (spelling.LOST_REFUSED, "over 10% of the letters: error"),
-        (findings.BYTES_NOTED, "over 10% of the tokens are single bytes"),
+        (findings.PIECES_NOTED, "over 10% of the tokens are less than a character"),
         (findings.CUT_NOTED, "over 1% of the prompts are cut"),
         (overlap.FOUND, "at least 80% of its 8-grams"),
     ):

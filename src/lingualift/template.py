@@ -21,7 +21,7 @@ _WIDTH = 118
 
 _HEADER = """\
 # An experiment of lingualift: labels in one language, raw text in every language, a task in all of them.
-# Put your backbone, languages and files into it; every value is the default unless it says otherwise.
+# Put your backbone, languages, files and length of training into it; the other values are the defaults.
 """
 
 _METHODS = (
@@ -83,7 +83,7 @@ def _about_methods() -> Iterator[str]:
     yield "A bare name, or a mapping; methods that merge take further keys:"
     for name, field in Method.model_fields.items():
         default = "" if field.is_required() else f" {_flow(field.default)}"
-        yield f"  {name}:{default}  # {_about(field, field.default)}"
+        yield f"  {name}:{default}  # {_about(field)}"
 
 
 def _keys(record: BaseModel, depth: int, told: set[type], notes: dict[str, list[str]]) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _keys(record: BaseModel, depth: int, told: set[type], notes: dict[str, list[
             for entry in value:
                 yield from _entry(entry, depth + 1, told, notes)
         else:
-            yield from _line(f"{pad}{name}: {_flow(value)}", _about(field, value), pad, again)
+            yield from _line(f"{pad}{name}: {_flow(value)}", _about(field), pad, again)
 
 
 def _entry(entry: BaseModel, depth: int, told: set[type], notes: dict[str, list[str]]) -> Iterator[str]:
@@ -143,14 +143,10 @@ def _comment(text: str, pad: str) -> Iterator[str]:
         yield f"{pad}# {line}"
 
 
-def _about(field: FieldInfo, value: Any) -> str:
-    """A field's docstring, its allowed words, and its default where another value is shown."""
-    parts = [field.description or ""]
-    if get_origin(field.annotation) is Literal:
-        parts.append(f"({' | '.join(get_args(field.annotation))})")
-    if not field.is_required() and field.default is not None and value != field.default:
-        parts.append(f"Default: {_flow(field.default)}.")
-    return " ".join(parts)
+def _about(field: FieldInfo) -> str:
+    """A field's docstring, and its allowed words."""
+    words = f" ({' | '.join(get_args(field.annotation))})" if get_origin(field.annotation) is Literal else ""
+    return f"{field.description or ''}{words}"
 
 
 def _flow(value: Any) -> str:

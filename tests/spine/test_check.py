@@ -11,16 +11,22 @@ from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 
 import lingualift as ll
 from lingualift.backbone import load_backbone
-from lingualift.config import Scoring
+from lingualift.config import Data, Scoring
+from lingualift.data import load_examples
 from lingualift.errors import UserError
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.runner import evaluate
+from lingualift.evaluation.runner import predict as answer
+from lingualift.look.backbone import lengths
 from lingualift.look.findings import Finding, by_grade, in_lengths, in_scores, in_spelling
 from lingualift.look.records import LanguageLook, TaskLook, Vanilla
 from lingualift.look.spelling import Spelling
 from lingualift.source import Source
+from lingualift.tasks import get_task
+from lingualift.training.encoding import encode_pair
 
 AMHARIC = "የሰው ልጅ ሁሉ ሲወለድ ነጻና በክብርና በመብትም እኩልነት ያለው ነው"
+FOLDERS = {"mini-sentiment": "sentiment", "mini-qa": "qa"}
 TEXTS = [
     "the book is good .",
     "kitabu kiko jikoni .",
@@ -111,6 +117,16 @@ def test_a_label_that_the_test_never_asks_for_is_a_warning(world):
         world / "sentiment/sw/test.jsonl", lambda rows: [row for row in rows if row["label"] == "positive"]
     )
     assert "warning mini-sentiment sw test: no row is labelled 'negative'" in told(look(world))
+
+
+def test_a_label_that_the_tuning_rows_lack_is_a_warning(world):
+    change(
+        world / "sentiment/fr/validation.jsonl",
+        lambda rows: [row for row in rows if row["label"] == "positive"],
+    )
+    found = look(world, methods=["source-ft", "adamergex"], weights={"tune_on": "fr"})
+    assert told(found, "error") == []
+    assert "warning mini-sentiment fr validation: no row is labelled 'negative'" in told(found)
 
 
 def test_a_language_that_the_tokenizer_cannot_spell_is_an_error(world):
@@ -214,6 +230,34 @@ def test_the_sample_is_of_validation_rows_else_training_rows_else_test_rows(worl
     }
 
 
+def test_test_items_are_looked_for_in_their_own_language_and_task_only(world):
+    tasks = [
+        {"task": name, "data": {"files": f"{world}/{folder}/{{language}}/{{split}}.jsonl"}}
+        for name, folder in FOLDERS.items()
+    ]
+    found = look(world, rows=2, tasks=tasks)
+    assert {(one.language, one.against, one.texts) for one in found.overlaps if one.task == "mini-qa"} == {
+        (language, *against)
+        for language in ("en", "fr", "sw")
+        for against in (("reference text", 60), ("train rows of en", 48))
+    }
+    assert len(found.overlaps) == 12
+    assert {(one.task, one.vanilla.chance) for one in found.tasks} == {("mini-sentiment", 50), ("mini-qa", 0)}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_lengths_are_those_from_which_on_a_prompt_is_cut(bpe, world, name):
+    model, tokenizer = load_backbone(bpe)
+    task, data = get_task(name), Data(files=f"{FOLDERS[name]}/en/{{split}}.jsonl")
+    for row in load_examples(task, data, "en", "test", world)[:4]:
+        (needed,) = lengths(tokenizer, task, [row], "train")
+        for room, cut in ((needed, False), (needed - 1, True)):
+            assert (encode_pair(tokenizer, row.prompt, row.answer, room - 1).truncated > 0) == cut
+        (needed,) = lengths(tokenizer, task, [row], "test")
+        for room, cut in ((needed, 0), (needed - 1, 1)):
+            assert answer(model, tokenizer, task, [row], Scoring(max_length=room))[1] == cut
+
+
 @pytest.mark.parametrize("aligned", [True, False])
 def test_tokens_relative_to_the_source_are_of_translations_where_there_are_any(world, aligned):
     raw = merging(world)
@@ -261,8 +305,8 @@ def language(**changes):
         ({"lost": 4}, ["warning"]),
         ({"lost": 31}, ["error"]),
         ({"unknown": 2}, ["warning"]),
-        ({"byte_tokens": 10}, []),
-        ({"byte_tokens": 11}, ["warning"]),
+        ({"pieces": 10}, []),
+        ({"pieces": 11}, ["warning"]),
         ({"relative": 3.0}, []),
         ({"relative": 3.1}, ["warning"]),
         ({"relative": None}, []),

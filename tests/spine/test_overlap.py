@@ -55,6 +55,12 @@ def test_a_neighbour_that_says_something_else_is_not_found():
     assert found(TEXT, " ".join(reversed(TEXT.split()))) == []
 
 
+def test_three_of_four_ngrams_are_a_neighbours():
+    words = [f"word{number}" for number in range(11)]
+    assert found(" ".join(words), " ".join([*words[:-1], "other"])) == []
+    assert found(" ".join([*words, "word11"]), " ".join([*words, "other"])) == [("file:1", "file:1", False)]
+
+
 def test_short_items_are_compared_as_a_whole_only():
     assert found("very good", "it was very good indeed and I told everyone so") == []
     assert found("Very good!", "very good") == [("file:1", "file:1", True)]

@@ -1,6 +1,5 @@
 """Predictions for rows without labels: the same as for the rows with labels, from every kind of input."""
 
-import json
 import math
 
 import datasets
@@ -197,7 +196,8 @@ def test_progress_goes_up_to_all_prompts(mini, name):
 
 
 def test_every_task_makes_an_example_without_a_label():
-    labelled = [task for _, task in TASKS.items() if hasattr(task, "gold_column")]
+    ours = [task for _, task in TASKS.items() if type(task).__module__.startswith("lingualift.tasks.")]
+    labelled = [task for task in ours if hasattr(task, "gold_column")]
     assert len(labelled) >= 3
     for task in labelled:
         assert task.gold_column not in task.columns
@@ -205,4 +205,3 @@ def test_every_task_makes_an_example_without_a_label():
         assert example.gold == ()
         for column in task.columns:
             assert f"<{column}>" in example.prompt + example.id
-    assert json.dumps(ROWS)

@@ -8,6 +8,7 @@ from worlds import experiment, write_experiment, write_jsonl
 
 from lingualift.config import Adapter, Backbone, Data, Training
 from lingualift.source import Source
+from lingualift.training import trainer
 from lingualift.training.once import train_once
 from lingualift.training.trainer import train
 
@@ -89,6 +90,33 @@ def test_a_run_that_is_killed_in_the_middle_of_a_training_ends_with_the_same_bit
     folders = [next((inside / run / "store" / "adapter").glob("[!.]*")) for run in ("whole", "cut")]
     assert folders[0].name == folders[1].name
     assert equal(*map(tensors, folders))
+
+
+@pytest.mark.parametrize("scheduler", ["linear", "constant"])
+@pytest.mark.parametrize("every", [2, 3, 6, 200])
+def test_a_kill_after_the_last_step_adds_no_step(mini, data, tmp_path, monkeypatch, scheduler, every):
+    rows = Source("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data).rows(
+        "en", "train"
+    )
+    start = begin(mini, tmp_path / "start")
+    settings = {"steps": 6, "batch_size": 5, "checkpoint_steps": every, "scheduler": scheduler}
+    whole = trained(mini, rows, start, tmp_path / "whole", **settings)
+
+    class KilledError(Exception):
+        pass
+
+    def die(model):
+        raise KilledError
+
+    (tmp_path / "cut").mkdir()
+    where = {"start": start, "seed": 0, "output": tmp_path / "cut", "work": tmp_path / "kept"}
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_check_finite", die)
+        with pytest.raises(KilledError):
+            train(mini, rows, Training(**{"learning_rate": 5e-3, **settings}), **where)
+    train(mini, rows, Training(**{"learning_rate": 5e-3, **settings}), **where)
+    assert equal(tensors(tmp_path / "cut"), whole)
+    assert facts(tmp_path / "cut")["steps"] == 6
 
 
 def test_another_training_under_the_same_name_starts_at_the_beginning(data, tmp_path):

@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from lingualift.backbone import load_backbone
@@ -54,6 +54,17 @@ def test_a_script_that_is_not_in_the_vocabulary_is_lost(words, text):
     assert found.unknown_share == pytest.approx(1, abs=0.2)  # the full stop is a word of its own
 
 
+def test_letters_of_the_unknown_token_are_no_letters_of_the_text(words):
+    assert spell(words, ["kun"]).lost == 3
+
+
+def test_a_tokenizer_without_capitals_loses_none():
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "straße": 1, "strasse": 2}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    assert (spell(fast, ["STRASSE"]).unknown, spell(fast, ["STRASSE", "Straße"]).lost) == (0, 0)
+
+
 def test_half_a_text_is_half_lost(words):
     found = spell(words, ["the book qqqqqqq"])
     assert (found.unknown, found.lost, found.letters) == (1, 7, 14)
@@ -61,10 +72,18 @@ def test_half_a_text_is_half_lost(words):
 
 def test_bytes_lose_nothing_and_are_counted(bpe):
     tokenizer = byte_fallback()
-    found = spell(tokenizer, ["ab", "é"])
-    assert (found.tokens, found.byte_tokens, found.unknown, found.lost) == (4, 2, 0, 0)
-    assert found.byte_share == 0.5
-    assert spell(load_backbone(bpe)[1], [AMHARIC]).byte_share == 0  # byte-level merges are no fallback
+    found = spell(tokenizer, ["ab", "é", "!"])
+    assert (found.tokens, found.pieces, found.unknown, found.lost) == (
+        5,
+        2,
+        0,
+        0,
+    )  # `!` is one byte, and whole
+    assert found.piece_share == 0.4
+    byte_level = load_backbone(bpe)[1]
+    assert spell(byte_level, ["the red book"]).pieces == 0
+    found = spell(byte_level, [THAI])
+    assert (found.pieces, found.lost) == (len(THAI.encode()), 0)
 
 
 @given(text=st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip))

@@ -94,6 +94,7 @@ def check(
         raise UserError("--rows", f"is {rows}", "at least 1", f"leave it out for {ROWS}")
     path = Path(experiment)
     plan = make_plan(load_experiment(path, overrides), path.parent)
+    # What will not fit: `pipeline.cost` goes here, before the backbone is loaded; its misfits join `findings`.
     parts = parts_of(plan)
     source = plan.experiment.languages.source
     languages = (source, *plan.experiment.languages.targets)
@@ -116,7 +117,6 @@ def check(
         *(finding for look in overlaps for finding in in_overlap(look)),
         *(finding for looks in by_task for finding in in_lengths(looks, limits, context)),
         *(finding for looks in by_task for finding in in_scores(looks, source)),
-        # What will not fit: findings from the estimates of `pipeline.cost` go here, and nowhere else.
     ]
     return Look(source, seen, tasks, overlaps, by_grade(findings))
 

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from lingualift.look.records import LanguageLook, OverlapLook, TaskLook
 from lingualift.look.spelling import LOST_NOTED, LOST_REFUSED
 
-BYTES_NOTED = 0.10
-"""Share of byte tokens: byte fallback is meant for rare characters; a text spelled in bytes has hardly been seen."""
+PIECES_NOTED = 0.10
+"""Share of tokens that are less than a character: bytes are meant for rare characters; a language spelled in them is
+one that the tokenizer, and most likely the backbone, has hardly seen."""
 TOKENS_NOTED = 3.0
 """Tokens relative to the source language: text costs and fills the context that many times over. Languages written in
 Latin letters stay below 3 in common tokenizers (https://arxiv.org/abs/2305.15425)."""
@@ -67,12 +68,12 @@ def in_spelling(look: LanguageLook) -> Iterator[Finding]:
             f"at most {_percent(LOST_REFUSED if refused else LOST_NOTED)}",
             "take a backbone whose tokenizer has this script, or leave the language out",
         )
-    if spelling.byte_share > BYTES_NOTED:
+    if spelling.piece_share > PIECES_NOTED:
         yield Finding(
             "warning",
             where,
-            f"{_percent(spelling.byte_share)} of the tokens are single bytes",
-            f"at most {_percent(BYTES_NOTED)}",
+            f"{_percent(spelling.piece_share)} of the tokens are less than a character",
+            f"at most {_percent(PIECES_NOTED)}",
             "take a backbone whose tokenizer has this script; expect long training and weak text adapters",
         )
     if look.relative is not None and look.relative > TOKENS_NOTED:

@@ -56,7 +56,7 @@ class LanguageLook:
             "relative_tokens": self.relative,
             "parallel": self.parallel,
             "unknown_share": self.spelling.unknown_share,
-            "byte_share": self.spelling.byte_share,
+            "piece_share": self.spelling.piece_share,
             "lost_share": self.spelling.lost_share,
             "longest": self.longest,
             "perplexity": finite(self.perplexity),

@@ -1,8 +1,7 @@
-"""How a tokenizer spells a language: tokens, unknown tokens, byte tokens, and letters that do not come back. Pure."""
+"""How a tokenizer spells a language: tokens, unknown tokens, pieces of characters, letters that get lost. Pure."""
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ UNSPACED = frozenset({"Hans", "Hant", "Jpan", "Khmr", "Laoo", "Mymr", "Thai", "T
 LOST_NOTED, LOST_REFUSED = 0.01, 0.10
 """Share of letters that the tokenizer loses: above 1% names and rare letters suffer; above 10% most sentences are hurt,
 and neither text nor labels can teach what is not read."""
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def is_spaced(language: str) -> bool:
@@ -35,7 +33,7 @@ class Spelling:
         characters: Characters that are no white space.
         bytes: Bytes of the texts in UTF-8.
         unknown: Unknown tokens.
-        byte_tokens: Tokens that stand for one byte, of tokenizers with byte fallback.
+        pieces: Tokens that are less than a character: single bytes, of byte fallback and of byte-level merges.
         letters: Letters, marks and digits.
         lost: Of those, the ones that decoding does not give back; letter case and compatibility forms do not count.
     """
@@ -46,7 +44,7 @@ class Spelling:
     characters: int
     bytes: int
     unknown: int
-    byte_tokens: int
+    pieces: int
     letters: int
     lost: int
 
@@ -66,9 +64,9 @@ class Spelling:
         return self.unknown / max(1, self.tokens)
 
     @property
-    def byte_share(self) -> float:
-        """Byte tokens per token."""
-        return self.byte_tokens / max(1, self.tokens)
+    def piece_share(self) -> float:
+        """Pieces of characters per token."""
+        return self.pieces / max(1, self.tokens)
 
     @property
     def lost_share(self) -> float:
@@ -85,7 +83,7 @@ def spell(tokenizer: Any, texts: Sequence[str]) -> Spelling:
     """
     every: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     tokens = Counter(token for ids in every for token in ids)
-    names = dict(zip(tokens, tokenizer.convert_ids_to_tokens(list(tokens)), strict=True))
+    alone = zip(tokens, tokenizer.batch_decode([[token] for token in tokens]), strict=True)
     letters = [_letters(text) for text in texts]
     back = [_letters(text) for text in tokenizer.batch_decode(every, skip_special_tokens=True)]
     return Spelling(
@@ -95,7 +93,7 @@ def spell(tokenizer: Any, texts: Sequence[str]) -> Spelling:
         characters=sum(len("".join(text.split())) for text in texts),
         bytes=sum(len(text.encode()) for text in texts),
         unknown=0 if tokenizer.unk_token_id is None else tokens[tokenizer.unk_token_id],
-        byte_tokens=sum(count for token, count in tokens.items() if _BYTE.fullmatch(str(names[token]))),
+        pieces=sum(tokens[token] for token, text in alone if "\N{REPLACEMENT CHARACTER}" in text),
         letters=sum(sum(counts.values()) for counts in letters),
         lost=sum(sum((before - after).values()) for before, after in zip(letters, back, strict=True)),
     )

@@ -65,8 +65,9 @@ def _drawn(*columns: str) -> Table:
 
 
 def _languages(look: Look) -> Table:
+    ratio = f"× {look.source}"
     table = _drawn(
-        "", "texts", "tokens", "per word", f"× {look.source}", "unknown", "lost", "perplexity", "bits/char"
+        "", "texts", "tokens", "per word", ratio, "unknown", "lost", "pieces", "perplexity", "bits/char"
     )
     for one in look.languages:
         table.add_row(
@@ -77,6 +78,7 @@ def _languages(look: Look) -> Table:
             "–" if one.relative is None else f"{one.relative:.2f}" + ("" if one.parallel else "*"),
             f"{100 * one.spelling.unknown_share:.1f}%",
             f"{100 * one.spelling.lost_share:.1f}%",
+            f"{100 * one.spelling.piece_share:.1f}%",
             _number(one.perplexity, 1),
             _number(one.bits_per_character, 2),
         )

@@ -415,6 +415,10 @@ def _trainer(job: _Job, model: Any, at_once: int) -> Any:
     class Watch(transformers.TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             job.progress(state.global_step, state.max_steps)
+            if (
+                state.global_step >= state.max_steps
+            ):  # transformers goes a step further from a last checkpoint
+                control.should_save = False
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
