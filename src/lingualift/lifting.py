@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from lingualift.adapters.card import CARD_FILE, Card, shown, table
 from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import Adapter, open_adapter
@@ -19,6 +17,8 @@ from lingualift.backbone import BackboneRef, check_adapter, find_backbone
 from lingualift.config import Backbone, Data, GivenAdapter, Scoring, Training, checked
 from lingualift.data import load_texts
 from lingualift.errors import UserError
+from lingualift.evaluation.comparisons import paired
+from lingualift.evaluation.perplexity import mean_nats
 from lingualift.languages import language
 from lingualift.merging import merge
 from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
@@ -42,8 +42,6 @@ LEARNING_RATES = {"lora": 2e-4, "ia3": 5e-4}
 """Of the references, by kind: those of the AdaMergeX authors."""
 HELD_OUT = 20, 0.05, 500
 """Texts of each language that are never trained on: at least, share, at most; never more than a fifth."""
-SHARES = "accuracy", "exact_match"
-"""Metrics that are means over items: the error of their change follows from the items' own."""
 _SOURCE = "https://arxiv.org/abs/2402.18913"
 _SHARED = ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
 """What references take over from the adapter's configuration as it stands, beside its modules."""
@@ -60,7 +58,8 @@ class Measure:
         backbone: Of the plain backbone; None where it was not measured.
         before: Of the adapter as it was.
         after: Of the lifted adapter.
-        stderr: Standard error of `after - before` over items, which both answered; None where it has none.
+        low: Lower end of the 95% interval of `after - before` over items, by paired bootstrap; None for perplexity.
+        high: Its upper end.
         chance: Percent of guessing; None for perplexity.
     """
 
@@ -70,7 +69,8 @@ class Measure:
     backbone: float | None
     before: float
     after: float
-    stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
     chance: float | None = None
 
     @property
@@ -81,14 +81,14 @@ class Measure:
     def cells(self) -> tuple[str, ...]:
         """The measure as a line of a table: what, backbone, before, after, change."""
         unit = f"n {self.n}" if self.chance is None else f"n {self.n}, chance {self.chance:.1f}"
-        error = "" if self.stderr is None else f" ± {self.stderr:.1f}"
+        interval = "" if self.low is None else f" [{self.low:+.1f}, {self.high:+.1f}]"
         digits = 2 if self.chance is None else 1
         backbone, before, after = (
             "–" if value is None else f"{value:.{digits}f}"
             for value in (self.backbone, self.before, self.after)
         )
         what = f"{self.what}, {self.language} ({unit})"
-        return what, backbone, before, after, f"{self.change:+.{digits}f}{error}"
+        return what, backbone, before, after, f"{self.change:+.{digits}f}{interval}"
 
 
 HEAD = ("", "backbone", "before", "after", "change")
@@ -391,36 +391,24 @@ def _measure(
     settings: Training,
 ) -> list[Measure]:
     """Perplexity on held-out text, and the scores."""
-    from lingualift.evaluation.perplexity import perplexity
     from lingualift.evaluation.runner import adapted, evaluate
 
     folders = (None, before, after)
     found: list[float] = []
     for folder in folders:
         with adapted(ref, folder) as (model, tokenizer):
-            sizes = {"segment_tokens": settings.max_length, "batch_size": settings.batch_size}
-            found.append(perplexity(model, tokenizer, texts.held_out, **sizes)[0])
+            nats = mean_nats(model, tokenizer, texts.held_out, settings.max_length)
+            found.append(math.exp(min(nats, 700.0)) if math.isfinite(nats) else math.nan)
     plain, old_text, new_text = found
     measures = [Measure("perplexity", texts.language, len(texts.held_out), plain, old_text, new_text)]
     for code, task, examples in rows:
         old, new = (evaluate(ref, folder, task, examples, Scoring()) for folder in folders[1:])
-        pairs = zip(old.predictions, new.predictions, strict=True)
-        changes = [float(right.correct) - float(left.correct) for left, right in pairs]
         for metric in task.metrics:
             then, now = (float(side.scores[metric]["score"] or 0.0) for side in (old, new))
-            stderr = paired_stderr(changes) if metric in SHARES else None
+            _, low, high = paired(metric, old.rows(), new.rows())
             chance = old.scores[metric]["chance"]
-            measures.append(Measure(metric, code, len(examples), None, then, now, stderr, chance))
+            measures.append(Measure(metric, code, len(examples), None, then, now, low, high, chance))
     return measures
-
-
-def paired_stderr(changes: Sequence[float]) -> float | None:
-    """Standard error, in percent points, of the mean change of items that were answered twice: s / √n.
-
-    Args:
-        changes: For each item -1 (no longer right), 0 or 1 (right now).
-    """
-    return 100 * float(np.std(changes, ddof=1)) / math.sqrt(len(changes)) if len(changes) > 1 else None
 
 
 def _check_effect(measures: Sequence[Measure], weight: float) -> None:

@@ -22,9 +22,8 @@ from lingualift.backbone import find_backbone, load_backbone
 from lingualift.config import Backbone, Data, Scoring
 from lingualift.data import load_examples
 from lingualift.errors import UserError
-from lingualift.evaluation.perplexity import perplexity
 from lingualift.evaluation.runner import evaluate
-from lingualift.lifting import HELD_OUT, _read_texts, paired_stderr
+from lingualift.lifting import HELD_OUT, _read_texts
 from lingualift.miniworld import BACKBONE
 from lingualift.tasks import get_task
 
@@ -171,38 +170,28 @@ def test_the_numbers_are_those_of_the_evaluation(world, users, tmp_path):
         assert (measure.what, measure.language, measure.n) == ("exact_match", code, 16)
         assert [measure.before, measure.after] == scores
         right = [[item.correct for item in side.predictions] for side in sides]
-        expected = 100 * statistics.stdev(b - a for a, b in zip(*right, strict=True)) / math.sqrt(16)
-        assert measure.stderr == pytest.approx(expected)
+        error = 100 * statistics.stdev(b - a for a, b in zip(*right, strict=True)) / math.sqrt(16)
+        assert measure.low <= measure.change <= measure.high
+        assert measure.high - measure.low == pytest.approx(2 * 1.96 * error, rel=0.25, abs=1e-9)
     numbers = json.loads((tmp_path / "out/lift.json").read_text())
     assert [entry["after"] for entry in numbers["measures"]] == [measure.after for measure in found.measures]
     assert "exact_match, sw (n 16, chance 0.0)" in (tmp_path / "out/README.md").read_text()
 
 
-def test_paired_errors():
-    assert paired_stderr([1.0]) is None
-    assert paired_stderr([0.0, 0.0]) == 0
-    assert paired_stderr([1, -1, 0, 1]) == pytest.approx(100 * statistics.stdev([1, -1, 0, 1]) / 2)
-
-
-def test_perplexity_is_that_of_every_text_on_its_own(world):
+def test_perplexity_is_that_of_the_held_out_texts_each_on_its_own(world, users, tmp_path):
+    found = lifted(world, users(), tmp_path / "out").measures[0]
     model, tokenizer = load_backbone(find_backbone(Backbone(name="miniworld")))
-    texts = [line for line in (world / "sw.txt").read_text().splitlines() if line][:12]
+    texts = _read_texts(("sw", "en"), (world / "sw.txt", world / "en.txt"))["sw"].held_out
+    assert found.n == len(texts)
     total = count = 0
     for text in texts:
         ids = torch.tensor(
-            [
-                [
-                    tokenizer.bos_token_id,
-                    *tokenizer(text, add_special_tokens=False)["input_ids"],
-                    tokenizer.eos_token_id,
-                ]
-            ]
+            [[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]]
         )
         with torch.no_grad():
             total += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
         count += ids.shape[1] - 1
-    found = perplexity(model, tokenizer, texts, segment_tokens=512, batch_size=2)
-    assert found == (pytest.approx(math.exp(total / count), rel=1e-4), count)
+    assert found.backbone == pytest.approx(math.exp(total / count), rel=1e-4)
 
 
 def test_held_out_texts_are_never_trained_on(tmp_path):

@@ -14,9 +14,10 @@ from lingualift.backbone import load_backbone
 from lingualift.config import Data, Scoring
 from lingualift.data import load_examples
 from lingualift.errors import UserError
+from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.runner import evaluate
 from lingualift.evaluation.runner import predict as answer
-from lingualift.look.backbone import lengths, mean_nats
+from lingualift.look.backbone import lengths
 from lingualift.look.findings import Finding, by_grade, in_lengths, in_scores, in_spelling
 from lingualift.look.records import LanguageLook, TaskLook, Vanilla
 from lingualift.look.spelling import Spelling

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
 from lingualift.evaluation.comparisons import Comparison, compare, item_draws, seed_draws
+from lingualift.evaluation.comparisons import paired as compare_answers
 from lingualift.evaluation.metrics import METRICS
 
 LABELS = ("a", "b", "c")
@@ -284,3 +285,16 @@ def test_the_interval_holds_the_true_gain_about_as_often_as_it_says(seeds, sprea
         held.append(found.low <= 5 <= found.high)
     assert least <= statistics.fmean(held)
     assert seeds > 1 or statistics.fmean(held) <= 0.99
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_two_sets_of_answers_compare_as_a_run_of_one_seed_does(metric):
+    world, rng = World(metric), random.Random(5)
+    golds = [rng.choice(LABELS) for _ in range(30)]
+    for name in ("source-ft", "adamergex"):
+        world.add(name, "sw", [rng.choice([gold, "a"]) for gold in golds], golds)
+    (found,) = world.compare()
+    sides = [world.answers[row["predictions"]] for row in world.rows]
+    assert compare_answers(metric, *sides) == (found.gain, found.low, found.high)
+    with pytest.raises(ValueError, match="different items"):
+        compare_answers(metric, sides[0], [{**answer, "id": "x" + answer["id"]} for answer in sides[1]])

@@ -97,6 +97,18 @@ def compare(
     return found
 
 
+def paired(metric: str, before: Answers, after: Answers) -> tuple[float, float, float]:
+    """Gain of one set of answers over another to the same items, and its 95% interval over items: gain, low, high."""
+    ids = tuple(answer["id"] for answer in before)
+    sides = []
+    for answers in (after, before):
+        golds = [tuple(answer["gold"]) for answer in answers]
+        score = METRICS[metric].score([answer["prediction"] for answer in answers], golds).value
+        draws = [_resampled(metric, answers, counts) for counts in item_draws(ids)]
+        sides.append(_Scored(tuple(answer["id"] for answer in answers), score, np.concatenate(draws)))
+    return _difference([[(sides[0], sides[1])]])[:3]
+
+
 _Cell = tuple[str, str, str, int | None]  # method, variant, language, seed
 
 
@@ -117,16 +129,18 @@ def _scored(rows: Sequence[Row], answers: Callable[[Row], Answers]) -> dict[tupl
         by_items.setdefault(tuple(answer["id"] for answer in found), []).append((row, found))
     scored = {}
     for ids, members in by_items.items():
-        blocks = [[_resampled(*member, counts) for member in members] for counts in item_draws(ids)]
+        blocks = [
+            [_resampled(row["metric"], found, counts) for row, found in members] for counts in item_draws(ids)
+        ]
         for (row, _), draws in zip(members, np.concatenate(blocks, axis=1), strict=True):
             names = ("task", "metric", "method", "variant", "language", "seed")
             scored[tuple(row[name] for name in names)] = _Scored(ids, row["score"], draws)
     return scored
 
 
-def _resampled(row: Row, answers: Answers, counts: np.ndarray) -> np.ndarray:
+def _resampled(metric: str, answers: Answers, counts: np.ndarray) -> np.ndarray:
     golds = [tuple(answer["gold"]) for answer in answers]
-    return METRICS[row["metric"]].resampled([answer["prediction"] for answer in answers], golds, counts)
+    return METRICS[metric].resampled([answer["prediction"] for answer in answers], golds, counts)
 
 
 def _pairs(

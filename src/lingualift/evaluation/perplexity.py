@@ -1,4 +1,4 @@
-"""Perplexity on raw text: what a model expects of a language, needing no labels."""
+"""What a model expects of raw text: needs no labels."""
 
 from __future__ import annotations
 
@@ -6,42 +6,52 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lingualift.training.collator import Collator
-from lingualift.training.encoding import IGNORED, encode_texts
+from lingualift.evaluation.likelihood import Progress, left_pad
+
+_LOGITS = 2**28  # numbers in the logits of one batch: 1 GiB in float32
 
 
-def perplexity(
-    model: Any, tokenizer: Any, texts: Sequence[str], *, segment_tokens: int, batch_size: int
-) -> tuple[float, int]:
-    """Perplexity per token, exp of the mean negative log-likelihood, and how many tokens were predicted.
+def mean_nats(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    window: int,
+    progress: Progress = lambda done, total: None,
+) -> float:
+    """Mean negative log-likelihood of a token, in nats; NaN where the model gives no number.
 
-    Texts are packed as in training, so that every one is predicted from its own beginning only, its end-of-text
-    token included. Comparable between models of one tokenizer only.
+    Every token of every text is predicted once, from what stands before it in its window; a window begins with the
+    beginning-of-text id, or the end-of-text id where there is none, as in lm-evaluation-harness. Without either, the
+    first token of a window is not predicted.
 
     Args:
-        model: A causal language model, with or without an adapter.
+        model: A causal language model.
         tokenizer: Its tokenizer.
-        texts: At least one.
-        segment_tokens: Tokens per packed segment.
-        batch_size: Segments per forward pass.
+        texts: At least one of at least one token.
+        window: Tokens per window.
+        progress: Called with windows done and windows in all.
     """
     import torch
 
-    segments = encode_texts(tokenizer, texts, segment_tokens)
-    collate = Collator(tokenizer.pad_token_id, trims_logits=False)
-    total, count = 0.0, 0
-    for start in range(0, len(segments), batch_size):
-        batch = {
-            key: value.to(model.device)
-            for key, value in collate(segments[start : start + batch_size]).items()
-        }
-        labels = batch.pop("labels")[:, 1:]  # (segments, tokens - 1): each predicted from those before it
+    starts = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    begin = next(([start] for start in starts if start is not None), [])
+    room = window - len(begin)
+    windows = []
+    for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
+        windows += [begin + ids[place : place + room] for place in range(0, len(ids), room)]
+    windows.sort(key=len)
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    total, count, done = 0.0, 0, 0
+    while done < len(windows):
+        longest = len(windows[min(done + 63, len(windows) - 1)])
+        batch = windows[done : done + max(1, min(64, _LOGITS // (longest * vocabulary)))]
+        inputs = left_pad(tokenizer, batch, model.device)
         with torch.inference_mode():
-            logits = model(**batch, use_cache=False).logits[:, :-1].float()
-        total += float(
-            torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-            )
-        )
-        count += int((labels != IGNORED).sum())
-    return (math.exp(min(total / count, 700.0)) if math.isfinite(total) else math.nan), count
+            logits = model(**inputs, use_cache=False).logits[:, :-1].float()
+        real = inputs["attention_mask"][:, :-1].bool()
+        targets = inputs["input_ids"][:, 1:]
+        total += torch.nn.functional.cross_entropy(logits[real], targets[real], reduction="sum").item()
+        count += int(real.sum())
+        done += len(batch)
+        progress(done, len(windows))
+    return total / count if count else math.nan

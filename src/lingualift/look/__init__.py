@@ -15,7 +15,8 @@ from lingualift.config import load_experiment
 from lingualift.data import check_aligned
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress
-from lingualift.look.backbone import label_counts, lengths, mean_nats, vanilla_score
+from lingualift.evaluation.perplexity import mean_nats
+from lingualift.look.backbone import label_counts, lengths, vanilla_score
 from lingualift.look.findings import (
     Finding,
     by_grade,
