@@ -36,7 +36,7 @@ def test_an_experiment_reports_the_loss_of_every_training(data, inside):
     logs = inside / "out" / "logs"
     names = {"mini-sentiment.en.seed0", "causal-lm.en.seed0", "causal-lm.sw.seed0"}
     assert {path.name for path in logs.iterdir()} == names
-    for adapter in (inside / "out" / "store" / "adapter").iterdir():
+    for adapter in (inside / "store" / "adapter").iterdir():
         facts = json.loads((adapter / "provenance.json").read_text())
         shown = losses(logs / f"{facts['task']}.{facts['language']}.seed{facts['seed']}")
         written = {

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.backbone import load_backbone
-from lingualift.config import load_experiment
 from lingualift.data import check_aligned
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress
@@ -30,7 +29,9 @@ from lingualift.look.overlap import find_overlap
 from lingualift.look.records import LanguageLook, OverlapLook, TaskLook
 from lingualift.look.rows import Part, parts_of, sample
 from lingualift.look.spelling import is_spaced, spell
-from lingualift.pipeline.plan import Plan, make_plan
+from lingualift.pipeline import plan_of
+from lingualift.pipeline.cost import estimate, misfits
+from lingualift.pipeline.plan import Plan
 
 ROWS = 200
 """Rows per language and task that the backbone reads: a score's standard error is then at most 3.5 points."""
@@ -88,13 +89,12 @@ def check(
 
     Raises:
         UserError: what `lingualift plan` finds: a missing file or column, a bad row, an unknown method; and a backbone
-            that cannot be loaded.
+            that cannot be loaded or does not fit into memory.
     """
     if rows < 1:
         raise UserError("--rows", f"is {rows}", "at least 1", f"leave it out for {ROWS}")
-    path = Path(experiment)
-    plan = make_plan(load_experiment(path, overrides), path.parent)
-    # What will not fit: `pipeline.cost` goes here, before the backbone is loaded; its misfits join `findings`.
+    plan, store = plan_of(experiment, overrides=overrides)
+    problems = misfits(estimate(plan, store, calibrate=True))
     parts = parts_of(plan)
     source = plan.experiment.languages.source
     languages = (source, *plan.experiment.languages.targets)
@@ -112,6 +112,7 @@ def check(
     names = dict.fromkeys(look.task for look in tasks)
     by_task = [[look for look in tasks if look.task == name] for name in names]
     findings = [
+        *(Finding("error", each.where, each.found, each.expected, each.mend) for each in problems),
         *(finding for look in seen for finding in in_spelling(look)),
         *(finding for look in tasks for finding in in_labels(look)),
         *(finding for look in overlaps for finding in in_overlap(look)),
