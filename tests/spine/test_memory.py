@@ -9,7 +9,10 @@ import torch
 from test_training import begin, equal, examples, facts, tensors, texts, trained  # noqa: F401
 
 from lingualift.backbone import load_backbone
+from lingualift.config import Data, Scoring
 from lingualift.errors import UserError
+from lingualift.evaluation.runner import evaluate
+from lingualift.source import Source
 
 
 @pytest.fixture
@@ -119,3 +122,27 @@ def test_memory_that_really_runs_out(tmp_path):
     assert "out of memory with 64 rows at once: goes on with 32" in done.stderr
     assert facts(tmp_path / "out")["rows_at_once"] < 64
     assert not equal(tensors(tmp_path / "out"), tensors(tmp_path / "start"))
+
+
+@pytest.mark.parametrize("name", ["mini-sentiment", "mini-qa"])
+def test_scoring_goes_on_with_fewer_rows_and_finds_the_same(mini, data, small_memory, caplog, name):
+    folder = {"mini-sentiment": "sentiment", "mini-qa": "qa"}[name]
+    source = Source(name, Data(files=f"{folder}/{{language}}/{{split}}.jsonl"), data)
+    task, rows = source.labelled("sw", "test")
+    whole = evaluate(mini, None, task, rows, Scoring(batch_size=16))
+    passes, seen = small_memory(5), []
+    cut = evaluate(mini, None, task, rows, Scoring(batch_size=16), lambda *at: seen.append(at))
+    assert [answer.prediction for answer in cut.predictions] == [
+        answer.prediction for answer in whole.predictions
+    ]
+    assert passes[:3] == [16, 8, 4]
+    assert set(passes[3:]) <= {1, 2, 3, 4}
+    assert seen[-1] == (16, 16)
+    assert "out of memory with 16 rows at once: goes on with 8" in caplog.text
+
+
+def test_scoring_a_single_row_that_does_not_fit_is_told(mini, data, small_memory):
+    source = Source("mini-qa", Data(files="qa/{language}/{split}.jsonl"), data)
+    small_memory(0)
+    with pytest.raises(UserError, match="ran out of memory with a single row"):
+        evaluate(mini, None, *source.labelled("sw", "test"), Scoring())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lingualift.config import Scoring
+from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.likelihood import Progress, left_pad
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_prompt, fit
@@ -51,13 +52,19 @@ def generate_answers(
         eos_token_id=tokenizer.eos_token_id,
     )
     texts = [""] * len(pairs)
-    for start in range(0, len(order), scoring.batch_size):
-        batch = order[start : start + scoring.batch_size]
-        inputs = left_pad(tokenizer, [pairs[index].prompt for index in batch], model.device)
+    done = 0
+
+    def answer(indices: Sequence[int]) -> list[str]:
+        inputs = left_pad(tokenizer, [pairs[index].prompt for index in indices], model.device)
         del inputs["position_ids"]  # generate derives them from the mask
         with torch.inference_mode():
             output = model.generate(**inputs, generation_config=config)
-        for index, ids in zip(batch, output[:, inputs["input_ids"].shape[1] :], strict=True):
-            texts[index] = tokenizer.decode(ids, skip_special_tokens=True)
-        progress(start + len(batch), len(order))
+        new = output[:, inputs["input_ids"].shape[1] :]
+        return [tokenizer.decode(ids, skip_special_tokens=True) for ids in new]
+
+    for batch, found in in_batches(order, scoring.batch_size, answer):
+        for index, text in zip(batch, found, strict=True):
+            texts[index] = text
+        done += len(batch)
+        progress(done, len(order))
     return texts, sum(pair.truncated > 0 for pair in pairs)

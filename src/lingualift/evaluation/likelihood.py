@@ -10,6 +10,7 @@ from typing import Any
 from lingualift.backbone import keeps_logits
 from lingualift.config import Scoring
 from lingualift.errors import UserError
+from lingualift.evaluation.batches import in_batches
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_pair
 
@@ -47,19 +48,13 @@ def score_choices(
     Raises:
         UserError: the model gives no number.
     """
-    import torch
-
     scores: list[dict[str, float]] = [{} for _ in examples]
     prompts, truncated = _prompts(tokenizer, examples, scoring.max_length)
     prompts.sort(key=lambda prompt: (len(prompt.ids), prompt.ids))
-    for start in range(0, len(prompts), scoring.batch_size):
-        batch = prompts[start : start + scoring.batch_size]
-        answers = [(row, *answer) for row, prompt in enumerate(batch) for answer in prompt.answers]
-        with torch.inference_mode():
-            totals = _log_likelihoods(
-                model, tokenizer, [prompt.ids for prompt in batch], [(row, ids) for row, _, _, ids in answers]
-            )
-        for (_, index, label, ids), total in zip(answers, totals, strict=True):
+    done = 0
+    for batch, totals in in_batches(prompts, scoring.batch_size, lambda few: _score(model, tokenizer, few)):
+        answers = [answer for prompt in batch for answer in prompt.answers]
+        for (index, label, ids), total in zip(answers, totals, strict=True):
             if math.isnan(total):
                 raise UserError(
                     f"example {examples[index].id!r}",
@@ -67,12 +62,22 @@ def score_choices(
                     mend="load the backbone in float32 or bfloat16 (`backbone.dtype`), or check the adapter",
                 )
             scores[index][label] = total / _length(ids, examples[index].choices[label], scoring)
-        progress(start + len(batch), len(prompts))
+        done += len(batch)
+        progress(done, len(prompts))
     ordered = [
         {label: found[label] for label in example.choices}
         for example, found in zip(examples, scores, strict=True)
     ]
     return ordered, truncated
+
+
+def _score(model: Any, tokenizer: Any, prompts: Sequence[_Prompt]) -> list[float]:
+    """Log-likelihoods of the answers of some prompts, prompt by prompt."""
+    import torch
+
+    answers = [(row, ids) for row, prompt in enumerate(prompts) for _, _, ids in prompt.answers]
+    with torch.inference_mode():
+        return _log_likelihoods(model, tokenizer, [prompt.ids for prompt in prompts], answers)
 
 
 def _prompts(tokenizer: Any, examples: Sequence[Example], max_length: int) -> tuple[list[_Prompt], int]:

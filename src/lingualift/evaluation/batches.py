@@ -1,0 +1,50 @@
+"""Batches that fit into memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from lingualift.backbone import clear_memory, out_of_memory
+from lingualift.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_LOG = logging.getLogger("lingualift.evaluation")
+
+
+def in_batches(
+    items: Sequence[Item], size: int, answer: Callable[[Sequence[Item]], Result]
+) -> Iterator[tuple[Sequence[Item], Result]]:
+    """Answer items in batches, from there on half as many at once where memory runs out.
+
+    Args:
+        items: In the order in which they are answered.
+        size: Items per batch.
+        answer: Called with each batch.
+
+    Yields:
+        Each batch and what `answer` made of it.
+
+    Raises:
+        UserError: a single item does not fit.
+    """
+    start = 0
+    while start < len(items):
+        batch = items[start : start + size]
+        try:
+            result = answer(batch)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        else:
+            yield batch, result
+            start += len(batch)
+            continue
+        if len(batch) == 1:  # out of the handler, whose traceback holds on to tensors
+            mend = "lower `max_length`, or take a smaller backbone"
+            raise UserError("scoring", "ran out of memory with a single row", mend=mend)
+        size = len(batch) // 2
+        _LOG.warning("out of memory with %d rows at once: goes on with %d", len(batch), size)
+        clear_memory()
