@@ -582,8 +582,8 @@ def store_prune(
 ) -> None:
     """Remove what no run will read again: scratch of killed runs, altered steps, steps of older versions."""
     from lingualift.pipeline import plan_of
-    from lingualift.pipeline.cost import readable
     from lingualift.pipeline.store import Store, prunable
+    from lingualift.pipeline.words import readable
 
     store = Store(folder)
     entries = list(store.entries())

@@ -219,7 +219,7 @@ def lift(
         target, source = _references(ref, given, texts, settings, seed, Path(scratch))
         missing = [step for step in (target.start, target, source) if not finished.has(step)]
         if missing:
-            watch(Event("plan", missing[0], total=sum(step.cost for step in missing)))
+            watch(Event("plan", missing[0], done=len(missing), total=sum(step.cost for step in missing)))
             run_locally(missing, finished, workers or default_workers(), watch)
     with atomic_folder(output) as folder:
         folder.rmdir()  # the merge makes its folder by one rename of its own

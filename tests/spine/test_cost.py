@@ -20,11 +20,10 @@ from lingualift.pipeline.cost import (
     Cost,
     _wall_time,
     check_fits,
-    duration,
     estimate,
     misfits,
-    readable,
 )
+from lingualift.pipeline.words import duration, readable
 from lingualift.training.trainer import _kept_bytes, count_parameters, initialise, measure_step
 
 
@@ -178,7 +177,7 @@ def test_time_lies_between_the_longest_chain_and_one_after_the_other(costs, work
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0 s"), (12.4, "12 s"), (150, "2 min"), (3600 * 2 + 300, "2 h 05 min")],
+    [(0.04, "0.0 s"), (12.4, "12.4 s"), (150, "2 min 30 s"), (3600 * 2 + 300, "2 h 05 min")],
 )
 def test_durations_for_people(seconds, text):
     assert duration(seconds) == text

@@ -81,21 +81,28 @@ BOTH = rows(source_ft=flat(60.0, 62.0), adamergex=flat(63.0, 65.0))
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
-        ((2.0, 0.5, 3.5), "above it: adamergex (+2.0 [+0.5, +3.5])."),
-        ((-2.0, -3.5, -0.5), "above it: no method. Below it: adamergex (-2.0 [-3.5, -0.5])."),
-        ((2.0, -0.5, 3.5), "above it: no method. Level with it: adamergex (+2.0 [-0.5, +3.5])."),
+        ((2.0, 0.5, 3.5), "clearly above SOURCE: adamergex (+2.0 [+0.5, +3.5])."),
+        (
+            (-2.0, -3.5, -0.5),
+            "no method is clearly above SOURCE. Clearly below: adamergex (-2.0 [-3.5, -0.5]).",
+        ),
+        (
+            (2.0, -0.5, 3.5),
+            "no method is clearly above SOURCE. No clear difference: adamergex (+2.0 [-0.5, +3.5]).",
+        ),
     ],
 )
 def test_the_words_say_what_is_above_below_or_level_by_the_interval(numbers, said):
     words = in_words(BOTH, compared(adamergex=numbers), LAYOUT)
-    assert words.startswith(f"task: over the weak languages (sw, ht), source-ft scores 61.0; {said}")
+    source = "source-ft (61.0) over the weak languages (sw, ht)"
+    assert words.startswith(f"task: {said.replace('SOURCE', source)}\n\n")
     assert "means over 3 seeds" in words
     assert "paired bootstrap over test items and seeds;" in words
 
 
 def test_one_seed_gives_verdicts_over_items_and_says_so():
     words = in_words(BOTH, compared(seeds=1, adamergex=(2.0, 0.5, 3.5)), LAYOUT)
-    assert "above it: adamergex" in words
+    assert "clearly above" in words
     assert "over 1 seed of" in words
     assert "bootstrap over test items;" in words
     assert "one seed cannot tell how much training varies" in words
@@ -104,7 +111,7 @@ def test_one_seed_gives_verdicts_over_items_and_says_so():
 def test_bounds_are_not_rivals():
     found = compared(vanilla=(9.0, 8.0, 10.0), target_ft=(20.0, 18.0, 22.0))
     words = in_words(BOTH, found, LAYOUT)
-    assert "above it: no method. Labels in the target language would give +20.0." in words
+    assert "Labels in the target language: +20.0 (upper bound)." in words
     assert "vanilla" not in words
 
 

@@ -125,7 +125,7 @@ def run_plan(plan: Plan, folder: Path, store: Store, watch: Watch = lambda event
             watch(event)
 
         if missing:
-            watch(Event("plan", missing[0], total=sum(step.cost for step in missing)))
+            watch(Event("plan", missing[0], done=len(missing), total=sum(step.cost for step in missing)))
         run_locally(missing, store, plan.experiment.workers or default_workers(), note)
     store.used(plan.steps)
     layout = layout_of(plan.experiment)

@@ -18,6 +18,7 @@ from lingualift.pipeline.executors import default_workers, processors
 from lingualift.pipeline.plan import Plan
 from lingualift.pipeline.steps import Evaluate, Initialise, Merge, Step, Sweep, Train
 from lingualift.pipeline.store import Store
+from lingualift.pipeline.words import readable
 from lingualift.provenance import fingerprint
 from lingualift.training.trainer import count_parameters
 
@@ -138,23 +139,6 @@ def check_fits(found: Estimate) -> None:
     """
     for problem in misfits(found):
         raise problem
-
-
-def readable(size: float) -> str:
-    """Bytes for people: 1.5 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 2 h 05 min."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @dataclass(frozen=True)

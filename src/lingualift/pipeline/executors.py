@@ -29,7 +29,7 @@ class Event:
     Attributes:
         what: "plan", "start", "progress", "warning", "failed" or "end".
         step: The step; the first one, for "plan".
-        done: Units done so far, for "progress".
+        done: Units done so far, for "progress"; how many steps there are, for "plan".
         total: Units in all, for "progress"; the cost of all steps, for "plan".
         text: What it warned of, or failed by.
     """

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lingualift.pipeline.executors import Event, Watch
+from lingualift.pipeline.words import duration
 
 
 def _bars(console: Console) -> Progress:
@@ -16,9 +18,8 @@ def _bars(console: Console) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("left"),
         console=console,
         transient=True,
     )
@@ -30,11 +31,14 @@ def watching(console: Console) -> Iterator[Watch]:
     with _bars(console) as bars:
         whole = bars.add_task("planning", total=None)
         running: dict[str, TaskID] = {}
+        count, done, began = 0, 0, time.monotonic()
 
         def watch(event: Event) -> None:
+            nonlocal count, done
             key = event.step.key
             if event.what == "plan":
-                bars.update(whole, description="all steps", total=event.total, completed=0)
+                count = event.done
+                bars.update(whole, description=f"0 of {count} steps", total=event.total, completed=0)
             elif event.what == "start":
                 running[key] = bars.add_task(f"  {event.step.label()}", total=None)
             elif event.what == "progress":
@@ -43,11 +47,15 @@ def watching(console: Console) -> Iterator[Watch]:
                 console.print(f"{event.step.label()}: warning: {event.text}", markup=False, highlight=False)
             elif event.what == "end":
                 bars.remove_task(running.pop(key))
-                bars.advance(whole, event.step.cost)
+                done += 1
+                bars.update(whole, description=f"{done} of {count} steps", advance=event.step.cost)
                 if not console.is_terminal:
-                    console.print(event.step.label(), markup=False, highlight=False)
+                    line = f"{done}/{count} {event.step.label()}"
+                    console.print(line, markup=False, highlight=False)
 
         yield watch
+    if done:
+        console.print(f"{done} steps in {duration(time.monotonic() - began)}", highlight=False)
 
 
 @contextlib.contextmanager

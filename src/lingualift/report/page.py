@@ -15,9 +15,11 @@ from jinja2 import Environment, StrictUndefined
 from lingualift.errors import UserError
 from lingualift.evaluation.comparisons import BASELINE, Comparison
 from lingualift.languages import language
+from lingualift.pipeline.words import duration
 from lingualift.report.figures import HEIGHT, WIDTH, Plot, line_plot
 from lingualift.report.folder import RunFolder, StepRecord
 from lingualift.report.tables import (
+    BOUNDS,
     Mean,
     Table,
     all_tables,
@@ -25,6 +27,7 @@ from lingualift.report.tables import (
     findings,
     how_compared,
     in_words,
+    merge_weights,
     method_name,
     signed,
     tables,
@@ -39,7 +42,7 @@ def render(run: RunFolder) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"signed": _signed, "number": _number, "duration": _duration, "tongue": _tongue}
+    environment.filters |= {"signed": _signed, "number": _number, "duration": duration, "tongue": _tongue}
     template = resources.files("lingualift.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = environment.from_string(template).render(
         run=run,
@@ -74,15 +77,6 @@ def _number(value: float) -> str:
     return f"{value:.1f}"
 
 
-def _duration(seconds: float) -> str:
-    """A length of time, in the two units that matter."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
 def _tongue(code: str) -> str:
     """The English name of a language code."""
     try:
@@ -112,6 +106,16 @@ def _named(code: str) -> str:
     return f"{name} ({code})" if name != code else code
 
 
+_ROLES = {
+    "vanilla": "untrained",
+    "source-ft": "source labels",
+    "reference-only": "text alone",
+    "arithmetic": "merged",
+    "adamergex": "merged",
+    "target-ft": "target labels: upper bound",
+}
+
+
 @dataclass(frozen=True)
 class _Cell:
     """A method in a language or average; `comparison` is None for `source-ft` and where there is none."""
@@ -124,8 +128,8 @@ class _Cell:
 
     @property
     def tone(self) -> str:
-        """CSS classes: direction and size of the gain, and `level` where its interval holds 0."""
-        if self.comparison is None:
+        """CSS classes: direction and size of the gain, and `level` where its interval holds 0; bounds have none."""
+        if self.comparison is None or self.method in BOUNDS:
             return ""
         gain = self.comparison.gain
         size = 1 + sum(abs(gain) >= step for step in STEPS)
@@ -139,7 +143,7 @@ class _Scores:
 
     table: Table
     caption: str
-    methods: tuple[tuple[str, str, str], ...]  # method, variant, merge weights
+    methods: tuple[tuple[str, str, str, str], ...]  # method, variant, merge weights, what it is in a word
     languages: tuple[tuple[str, tuple[_Cell, ...]], ...]
     averages: tuple[tuple[str, str, tuple[_Cell, ...]], ...]  # name, members, cells
 
@@ -171,18 +175,15 @@ def _table(run: RunFolder, table: Table) -> _Scores:
     return _Scores(
         table,
         caption(table, run.layout).split("**: ", 1)[1],
-        tuple((*names[line.method], _weights(line.weights)) for line in table.lines),
+        tuple(
+            (*names[line.method], merge_weights(line.weights), _ROLES.get(names[line.method][0], ""))
+            for line in table.lines
+        ),
         tuple((where, cells(where)) for where in table.columns if where not in averages),
         tuple(
             (where, ", ".join(averages[where]), cells(where)) for where in table.columns if where in averages
         ),
     )
-
-
-def _weights(weights: Sequence[float]) -> str:
-    """Distinct merge weights over seeds, or their ends where there are many."""
-    shown = [f"{weight:g}" for weight in sorted(set(weights))]
-    return ", ".join(shown) if len(shown) <= 3 else f"{shown[0]} to {shown[-1]}"
 
 
 @dataclass(frozen=True)
@@ -221,10 +222,10 @@ def _curve(sweeps: list[Mapping[str, Any]], comparable: Iterable[Mapping[str, An
         for sweep, points in zip(sweeps, series, strict=True)
     )
     name, where = method_name(first), _named(first["language"])
-    ending = f" Chosen: {_weights(chosen)}." if decides else ""
+    ending = f" Chosen: {merge_weights(chosen)}." if decides else ""
     return _Panel(
         name,
-        where + (f", λ = {_weights(chosen)}" if decides else ""),
+        where + (f", λ = {merge_weights(chosen)}" if decides else ""),
         decides,
         line_plot(
             series,
@@ -458,10 +459,11 @@ def _backbones(run: RunFolder) -> list[str]:
     return list(dict.fromkeys(filter(None, told)))
 
 
-def _history(run: RunFolder) -> dict[str, str]:
-    """When the first and the last step of the log was begun or ended, and how many were run."""
+def _history(run: RunFolder) -> dict[str, Any]:
+    """When the first and the last step of the log was begun or ended, and how many ended."""
     times = [entry["time"] for entry in run.log or () if isinstance(entry.get("time"), int | float)]
     if not times:
         return {}
     shown = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(moment)) for moment in (min(times), max(times)))
-    return dict(zip(("first", "last"), shown, strict=True))
+    ended = {entry.get("key") for entry in run.log or () if entry.get("event") == "end"}
+    return {**dict(zip(("first", "last"), shown, strict=True)), "ended": len(ended)}

@@ -173,8 +173,8 @@ class Finding:
 
     Attributes:
         task: The task.
-        headline: One sentence: what `source-ft` scores, and what is above it.
-        rest: The other sentences: what is level with it or below, and what labels would give.
+        headline: One sentence: what is clearly above `source-ft`.
+        rest: The other sentences: what does not differ clearly or is below, and what labels would give.
     """
 
     task: str
@@ -199,18 +199,17 @@ def findings(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Lay
             verdict: ", ".join(
                 f"{method_name(vars(one))} ({interval(one)})"
                 for one in mine
-                if one.verdict == verdict and one.method not in _BOUNDS
+                if one.verdict == verdict and one.method not in BOUNDS
             )
             for verdict in ("above", "level with", "below")
         }
-        headline = f"over {where} ({members}), {BASELINE} scores {score:.1f}; above it: {told['above'] or 'no method'}."
-        rest = [
-            f"{verdict.capitalize()} it: {told[verdict]}."
-            for verdict in ("level with", "below")
-            if told[verdict]
-        ]
+        who = "" if told["above"] else "no method is "
+        names = f": {told['above']}" if told["above"] else ""
+        headline = f"{who}clearly above {BASELINE} ({score:.1f}) over {where} ({members}){names}."
+        openings = {"level with": "No clear difference", "below": "Clearly below"}
+        rest = [f"{opening}: {told[verdict]}." for verdict, opening in openings.items() if told[verdict]]
         rest += [
-            f"Labels in the target language would give {signed(one.gain)}."
+            f"Labels in the target language: {signed(one.gain)} (upper bound)."
             for one in mine
             if one.method == "target-ft"
         ]
@@ -218,7 +217,7 @@ def findings(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Lay
     return found
 
 
-_BOUNDS = ("vanilla", "target-ft")  # what no method is meant to beat
+BOUNDS = ("vanilla", "target-ft")  # what no method is meant to beat
 
 
 def interval(comparison: Comparison) -> str:
@@ -243,29 +242,30 @@ def how_compared(comparisons: Sequence[Comparison]) -> str:
     )
     return (
         f"Numbers are points and means over {seeds} seed{'s' * (seeds > 1)} of adapters on one backbone; brackets hold "
-        f"the 95% interval of the difference, by paired bootstrap over {drawn}; where it holds 0, methods count as "
-        f"level{caveat}."
+        f"the 95% interval of the difference, by paired bootstrap over {drawn}; where it holds 0, the difference "
+        f"is not clear{caveat}."
     )
 
 
 def in_words(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout) -> str:
-    """One paragraph that says what the tables mean, from the numbers alone."""
+    """What the tables mean, from the numbers alone: a paragraph per task, and one on how they were compared."""
     found = findings(rows, comparisons, layout)
     if found:
         told = [f"{one.task}: {one.headline} {one.rest}".strip() for one in found]
-        return " ".join([*told, how_compared(comparisons)])
+        return "\n\n".join([*told, how_compared(comparisons)])
     if all(row["method"] != BASELINE for row in rows):
         return f"Nothing to compare: `{BASELINE}` is not among the methods."
     if not layout.averages():
-        return "Nothing to compare: no language is left but the one that weights were tuned on."
+        return "Nothing to compare: no language is left but the one that λ was chosen on."
     return f"Nothing to compare: no other method has the seeds and languages of `{BASELINE}`."
 
 
 def to_markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout) -> str:
-    """The tables and the paragraph as Markdown."""
+    """The tables and what they mean, as Markdown."""
     parts = []
     for table in tables(rows, layout):
-        head = ["method", *table.columns, "weight", "malformed"]
+        columns = (f"{column}*" if column == layout.tuned_on else column for column in table.columns)
+        head = ["method", *columns, "λ", "malformed"]
         body = [
             [
                 line.method.replace("|", r"\|"),  # of a regular expression, not of the table
@@ -289,12 +289,18 @@ def caption(table: Table, layout: Layout) -> str:
         f"**{table.task}**: {table.metric} in percent, n = {table.n} per language, chance {table.chance:.1f}"
     )
     return text + (
-        f"; weights tuned on {layout.tuned_on}, which no average contains" if layout.tuned_on else ""
+        f"; λ chosen on {layout.tuned_on} (*), which no average contains" if layout.tuned_on else ""
     )
 
 
+def merge_weights(weights: Sequence[float]) -> str:
+    """The distinct merge weights of the seeds, or their ends where there are many."""
+    shown = [f"{weight:g}" for weight in sorted(set(weights))]
+    return ", ".join(shown) if len(shown) <= 3 else f"{shown[0]} to {shown[-1]}"
+
+
 def _weights(line: Line) -> str:
-    return " ".join(f"{weight:g}" for weight in line.weights) or "–"
+    return merge_weights(line.weights) or "–"
 
 
 def _cells(row: Sequence[str], widths: Sequence[int]) -> str:

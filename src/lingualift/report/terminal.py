@@ -12,10 +12,11 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 
 from lingualift.evaluation.comparisons import Comparison
-from lingualift.pipeline.cost import Estimate, duration, readable
+from lingualift.pipeline.cost import Estimate
 from lingualift.pipeline.steps import Step
 from lingualift.pipeline.store import Entry
-from lingualift.report.tables import Layout, Mean, Row, Table, caption, in_words, tables
+from lingualift.pipeline.words import duration, readable
+from lingualift.report.tables import Layout, Mean, Row, Table, caption, in_words, merge_weights, tables
 
 _ANY = 10_000  # columns: wider than any table
 
@@ -88,17 +89,11 @@ def _rich(table: Table, layout: Layout, *, wide: bool) -> RichTable:
     for column in table.columns:
         drawn.add_column(f"{column}*" if column == layout.tuned_on else column, justify="right", no_wrap=True)
     if wide:
-        drawn.add_column("weight", no_wrap=True)
+        drawn.add_column("λ", no_wrap=True)
     for line in table.lines:
         cells = [_cell(line.cells.get(column), column in layout.averages(), wide) for column in table.columns]
-        drawn.add_row(line.method, *cells, *([_span(line.weights)] if wide else []))
+        drawn.add_row(line.method, *cells, *([merge_weights(line.weights)] if wide else []))
     return drawn
-
-
-def _span(weights: Sequence[float]) -> str:
-    """The merge weights of the seeds: one, or the smallest and the largest."""
-    ends = dict.fromkeys([*weights[:1], *weights[-1:]])
-    return "–".join(f"{weight:g}" for weight in ends)
 
 
 def _cell(mean: Mean | None, average: bool, wide: bool) -> str:
