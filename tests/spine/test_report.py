@@ -265,8 +265,6 @@ def test_the_cost_adds_up(made):
     steps = json.loads((made / "steps.json").read_text())["steps"]
     total = sum(step["seconds"] for step in steps)
     assert f"{len(steps)} steps, {duration(total)} of work added up" in page
-    assert total < 60
-    assert f"took {total:.1f} s in all" in page
     for step in steps:
         assert step["label"] in page
 
