@@ -3,9 +3,7 @@
 import json
 import os
 import re
-import runpy
 import shlex
-import warnings
 from pathlib import Path
 
 import pytest
@@ -17,8 +15,7 @@ from lingualift.data import load_examples
 from lingualift.demo import run_demo
 from lingualift.evaluation.comparisons import Comparison
 from lingualift.look import ROWS, findings, overlap, spelling
-from lingualift.miniworld import BACKBONE, write_data
-from lingualift.miniworld.data import qa_rows, reference_rows
+from lingualift.miniworld import write_data
 from lingualift.tasks import Task, get_task
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def commands(section):
     """The indented `lingualift` lines of a README section."""
-    text = README.split(f"## {section}\n")[1].split("\n## ")[0]
+    text = README.split(f"## {section}\n")[1].split("\n## ")[0].replace("\\\n", "")
     return [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("    lingualift ")]
 
 
@@ -126,38 +123,25 @@ def test_the_readme_python_runs(folder):
 LIFT = (ROOT / "docs/lift.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def lifting(tmp_path_factory):
-    """What the lift of the documents starts from: an adapter of a plain peft script, and two piles of text."""
-    folder = tmp_path_factory.mktemp("lift")
-    write_data(folder / "data")
-    for code in ("en", "sw"):
-        texts = [row["text"] for row in reference_rows(code, 60)]
-        (folder / f"{code}.txt").write_text("\n".join(texts), encoding="utf-8")
-    script = runpy.run_path(str(ROOT / "tests/lifting/plain_peft.py"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        script["train"](str(BACKBONE), qa_rows("en", "train", 40), "qa", folder / "my-adapter", steps=2)
-    return folder
-
-
-def test_the_lift_of_the_documents_runs(lifting, monkeypatch):
+def test_the_lift_of_the_documents_runs(tmp_path, monkeypatch):
     """As shown, but for fewer steps."""
     from lingualift.cli import app
 
-    monkeypatch.chdir(lifting)
-    (line,) = commands("Lift an adapter you have")
-    assert f"    lingualift {shlex.join(line)}".replace("'", '"') in LIFT
-    quick = [*line, "--steps", "2", "--max-length", "32", "--workers", "1"]
-    result = CliRunner().invoke(app, quick, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    assert "perplexity, sw (n 12)" in result.output
-    numbers = json.loads((lifting / "my-adapter-sw" / "lift.json").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path / "data")
+    train, lift = commands("Lift an adapter you have")
+    assert f"    lingualift {shlex.join(lift)}".replace("'", '"') in LIFT
+    for line in ([*train, "--steps", "2"], [*lift, "--steps", "2", "--max-length", "32", "--workers", "1"]):
+        result = CliRunner().invoke(app, line, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert "perplexity, sw (n 100)" in result.output
+    assert "perplexity, sw (n 100)" in README
+    numbers = json.loads((tmp_path / "my-adapter-sw" / "lift.json").read_text(encoding="utf-8"))
     assert [entry["what"] for entry in numbers["measures"]] == ["perplexity", "exact_match"]
     block = re.search(r"```python\n(.*?)```", LIFT, re.DOTALL)[1]
     quick = block.replace('output="my-adapter-sw"', 'output="again", steps=2, max_length=32')
     exec(compile(quick, "lift.md", "exec"), {})
-    again, first = (lifting / name / "lift.json" for name in ("again", "my-adapter-sw"))
+    again, first = (tmp_path / name / "lift.json" for name in ("again", "my-adapter-sw"))
     assert json.loads(again.read_text())["measures"][0] == json.loads(first.read_text())["measures"][0]
 
 

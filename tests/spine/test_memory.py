@@ -96,7 +96,7 @@ from lingualift.training.trainer import initialise, train
 
 torch.set_num_threads(1)
 folder, ref = Path(sys.argv[1]), find_backbone(Backbone(name="miniworld"))
-texts = ["the red book is on the table in the kitchen " * 6] * 64
+texts = ["the red book is on the table in the kitchen " * 6] * 640
 (folder / "start").mkdir()
 initialise(ref, Adapter(rank=2), 0, folder / "start")
 

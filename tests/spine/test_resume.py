@@ -92,6 +92,49 @@ def test_a_run_that_is_killed_in_the_middle_of_a_training_ends_with_the_same_bit
     assert equal(*map(tensors, folders))
 
 
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_kill_in_any_epoch_changes_no_bit(mini, data, tmp_path, text, accumulation):
+    """Eight steps an epoch (four with accumulation): some checkpoints lie within the second and the third."""
+    kind = ("causal-lm", "reference") if text else ("mini-sentiment", "sentiment")
+    split = "train" if text else "{split}"
+    source = Source(kind[0], Data(files=f"{kind[1]}/{{language}}/{split}.jsonl"), data)
+    rows = source.rows("en", "train")[:48]
+    start = begin(mini, tmp_path / "start", dropout=0.2)
+    batch = {"batch_size": 6, "accumulation": accumulation} if not text else {"batch_size": 3}
+    settings = {
+        "steps": 22 if accumulation == 1 else 11,
+        "checkpoint_steps": 3,
+        "learning_rate": 5e-3,
+        **batch,
+    }
+
+    class KilledError(Exception):
+        pass
+
+    def go(name, deaths):
+        (tmp_path / name).mkdir(exist_ok=True)
+
+        def die(done, _):
+            if done in deaths:
+                deaths.remove(done)
+                raise KilledError
+
+        record = Training(**settings)
+        where = {"start": start, "seed": 0, "output": tmp_path / name, "work": tmp_path / "kept" / name}
+        while True:
+            try:
+                train(mini, rows, record, segment_tokens=24, progress=die, **where)
+                return tensors(tmp_path / name)
+            except KilledError:
+                continue
+
+    whole = go("whole", [])
+    for death in (4, 7, 10, 11) if accumulation == 2 else (8, 11, 14, 17, 21):
+        assert equal(go(f"cut{death}", [death]), whole), death
+    assert equal(go("often", [4, 8, 11]), whole)
+
+
 @pytest.mark.parametrize("scheduler", ["linear", "constant"])
 @pytest.mark.parametrize("every", [2, 3, 6, 200])
 def test_a_kill_after_the_last_step_adds_no_step(mini, data, tmp_path, monkeypatch, scheduler, every):

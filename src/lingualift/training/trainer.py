@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -378,6 +378,7 @@ def _encode(
 def _trainer(job: _Job, model: Any, at_once: int) -> Any:
     import torch
     import transformers
+    from transformers.trainer_pt_utils import LengthGroupedSampler
 
     settings, work = job.settings, job.work
     if settings.gradient_checkpointing:
@@ -403,7 +404,6 @@ def _trainer(job: _Job, model: Any, at_once: int) -> Any:
         seed=job.seed,
         use_cpu=device() == "cpu",
         dataloader_pin_memory=device() == "cuda",
-        train_sampling_strategy="group_by_length",
         remove_unused_columns=False,
         label_names=["labels"],
         disable_tqdm=True,
@@ -429,7 +429,23 @@ def _trainer(job: _Job, model: Any, at_once: int) -> Any:
             if loss is not None and not torch.isfinite(torch.tensor(float(loss))):
                 raise _diverged(f"the loss became {loss} at step {state.global_step}")
 
-    trainer = transformers.Trainer(
+    class ByLength(LengthGroupedSampler):  # type: ignore[misc]
+        """Rows of like length together, in an order that follows from seed and epoch: a resumed epoch has it too."""
+
+        epoch = 0
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+        def __iter__(self) -> Iterator[int]:
+            self.generator = torch.Generator().manual_seed((job.seed << 20) + self.epoch)
+            return iter(super().__iter__())
+
+    class Trainer(transformers.Trainer):  # type: ignore[misc]
+        def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
+            return ByLength(settings.batch_size * settings.accumulation, dataset=job.data)
+
+    trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=job.data,
