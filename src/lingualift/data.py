@@ -108,7 +108,7 @@ def load_examples(task: Task, data: Data, language: str, split: str, base: Path)
     def add(index: int, row: Mapping[str, Any]) -> None:
         example = task.example(row, language)
         _once(example.id, index, first_at)
-        examples.append(replace(example, gold=task.gold(row, example)))
+        examples.append(replace(example, gold=task.gold(row, example), language=language))
 
     _each(rows, columns, task, add)
     return examples
@@ -154,7 +154,7 @@ def load_unlabelled(
         named = {**row, "id": every.number(index)} if row.get("id") in (None, "") else row
         example = task.example(named, language)
         _once(example.id, index, first_at)
-        asked.append((dict(dataset[index]), example))
+        asked.append((dict(dataset[index]), replace(example, language=language)))
 
     _each(every, columns, task, add)
     return asked

@@ -29,12 +29,14 @@ class Example:
         gold: Accepted answers, the first of which is trained on. For a ranked task: the label. The loader fills it in
             by `Task.gold`; empty for a row without a label.
         choices: Label -> the words that stand for it (verbalizer); empty where the answer is generated.
+        language: Code of its language, which some metrics need. The loader fills it in.
     """
 
     id: str
     prompt: str
     gold: tuple[str, ...] = ()
     choices: Mapping[str, str] = field(default_factory=dict)
+    language: str = ""
 
     @property
     def answer(self) -> str:
