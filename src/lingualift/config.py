@@ -41,6 +41,11 @@ LanguageCode: TypeAlias = Annotated[
 ]
 
 
+PromptLanguage: TypeAlias = Annotated[
+    str, AfterValidator(lambda code: code if code == "target" else _known_language(code))
+]
+
+
 class _Record(BaseModel):
     """Every key has a docstring below it, which is what `lingualift init` writes beside the key."""
 
@@ -157,6 +162,10 @@ class TaskData(_Record):
 
     task: str
     "A registered task (`lingualift tasks`) or the path of a Python file that registers one."
+    prompt: str | None = None
+    "A prompt of the task (docs/tasks.md); its first one when left out."
+    prompt_language: PromptLanguage | None = None
+    "Code of the prompt's language, or `target`: that of the rows; English when left out."
     data: Data
 
 

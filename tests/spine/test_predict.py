@@ -98,7 +98,7 @@ def test_an_unreadable_answer_is_null_and_counted(mini, cli, inside):
         "from lingualift.tasks import TASKS\n"
         "from lingualift.tasks.miniworld import MiniQA\n"
         "class Mute(MiniQA):\n"
-        "    def parse(self, text):\n"
+        "    def parse(self, text, example):\n"
         "        return None if len(text) % 2 else text\n"
         "TASKS.register('mute')(Mute())\n"
     )

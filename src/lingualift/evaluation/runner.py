@@ -158,5 +158,5 @@ def _ranked(example: Example, scores: dict[str, float]) -> Prediction:
 
 
 def _parsed(task: Task, example: Example, text: str) -> Prediction:
-    answer = task.parse(text)
+    answer = task.parse(text, example)
     return Prediction(example.id, example.gold, answer, is_correct(answer, example.gold), text=text)

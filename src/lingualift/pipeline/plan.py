@@ -75,7 +75,7 @@ def _cells(experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path
     reference = experiment.reference
     text = Source(reference.task, reference.data, base) if reference else None
     for entry in experiment.tasks:
-        task = Source(entry.task, entry.data, base)
+        task = Source(entry.task, entry.data, base, entry.prompt, entry.prompt_language)
         for method in experiment.methods:
             for language in _languages(method, experiment):
                 seeds = experiment.seeds if METHODS[method.method].seeded else experiment.seeds[:1]
