@@ -109,7 +109,7 @@ def load_examples(task: Task, data: Data, language: str, split: str, base: Path)
         named = row if "id" in task.columns else _named(row, rows.number(index))
         example = task.example(named, language)
         _once(example.id, index, first_at)
-        labelled = replace(example, gold=task.gold(named, example))
+        labelled = replace(example, gold=task.gold(named, example), language=language)
         examples.append(replace(labelled, completion=task.completion(named, labelled)))
 
     _each(rows, columns, task, add)
@@ -160,7 +160,7 @@ def load_unlabelled(
     def add(index: int, row: Mapping[str, Any]) -> None:
         example = task.example(_named(row, every.number(index)), language)
         _once(example.id, index, first_at)
-        asked.append((dict(dataset[index]), example))
+        asked.append((dict(dataset[index]), replace(example, language=language)))
 
     _each(every, columns, task, add)
     return asked

@@ -405,7 +405,7 @@ def _measure(
         old, new = (evaluate(ref, folder, task, examples, Scoring()) for folder in folders[1:])
         for metric in task.metrics:
             then, now = (float(side.scores[metric]["score"] or 0.0) for side in (old, new))
-            _, low, high = paired(metric, old.rows(), new.rows())
+            _, low, high = paired(metric, code, old.rows(), new.rows())
             chance = old.scores[metric]["chance"]
             measures.append(Measure(metric, code, len(examples), None, then, now, low, high, chance))
     return measures

@@ -81,17 +81,18 @@ class Source:
 
     def check_labelled(self) -> Task:
         """The task, if it has labels; raises as `labelled_task`."""
-        labelled_task(self.task, self.base)
-        return self.get_task()  # type: ignore[return-value]
+        return labelled_task(self.task, self.base, self.prompt, self.prompt_language)
 
 
-def labelled_task(name: str, base: Path = Path()) -> Task:
-    """A task by its name or file, if it has labels.
+def labelled_task(
+    name: str, base: Path = Path(), prompt: str | None = None, prompt_language: str | None = None
+) -> Task:
+    """A task by its name or file, if it has labels, with the prompt that is chosen for it.
 
     Raises:
-        UserError: it is a reference task, which has none; or as `get_task`.
+        UserError: it is a reference task, which has none; it has no such prompt; or as `get_task`.
     """
-    task = _checked_task(name, base)
+    task = with_prompt(_checked_task(name, base), name, prompt, prompt_language)
     if isinstance(task, TextTask):
         raise UserError(f"task {name!r}", "has no labels to score", "a labelled task", "name another task")
     return task

@@ -25,7 +25,7 @@ class World:
     def add(self, method, language, predictions, golds, *, seed=0, ids=None, variant=""):
         ids = ids or [f"{language}-{index}" for index in range(len(golds))]
         name = f"{method}{variant}{language}{seed}"
-        value = METRICS[self.metric].score(predictions, [(gold,) for gold in golds]).value
+        value = METRICS[self.metric].score(predictions, [(gold,) for gold in golds], language).value
         self.rows.append(
             {"task": "t", "metric": self.metric, "method": method, "variant": variant, "language": language}
             | {"seed": seed, "score": value, "predictions": name}
@@ -64,8 +64,14 @@ def test_every_metric_on_a_resample_is_that_of_scikit_learn_on_the_repeated_item
     rng = np.random.default_rng(seed)
     n = len(pairs)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=5)
-    predictions, golds = [one for one, _ in pairs], [gold for _, gold in pairs]
-    oracles = {
+    number = {
+        "a": "11",
+        "b": "12",
+        "c": "13",
+        None: None,
+    }  # one word and one number: right or wrong to every metric
+    predictions, golds = [number[one] for one, _ in pairs], [number[gold] for _, gold in pairs]
+    oracles = dict.fromkeys(("squad_em", "squad_f1", "rouge_l", "number_match"), accuracy_score) | {
         "accuracy": accuracy_score,
         "exact_match": accuracy_score,
         "macro_f1": lambda true, told: f1_score(
@@ -74,7 +80,7 @@ def test_every_metric_on_a_resample_is_that_of_scikit_learn_on_the_repeated_item
     }
     assert set(oracles) == set(METRICS)
     for name, oracle in oracles.items():
-        found = METRICS[name].resampled(predictions, [(gold,) for gold in golds], counts)
+        found = METRICS[name].resampled(predictions, [(gold,) for gold in golds], "sw", counts)
         assert found.shape == (5,)
         for value, times in zip(found, counts, strict=True):
             true = [gold for gold, count in zip(golds, times, strict=True) for _ in range(count)]
@@ -84,9 +90,11 @@ def test_every_metric_on_a_resample_is_that_of_scikit_learn_on_the_repeated_item
 
 @pytest.mark.parametrize("name", list(METRICS))
 def test_each_item_once_is_the_score(name):
-    predictions, golds = ["a", "b", None, "c", "a"], [(label,) for label in "aabca"]
-    (found,) = METRICS[name].resampled(predictions, golds, np.ones((1, 5)))
-    assert found == pytest.approx(METRICS[name].score(predictions, golds).value)
+    predictions, golds = ["1", "2 1", None, "3", "1"], [(label,) for label in "11231"]
+    (found,) = METRICS[name].resampled(predictions, golds, "sw", np.ones((1, 5)))
+    score = METRICS[name].score(predictions, golds, "sw").value
+    assert found == pytest.approx(score)
+    assert 0 < score < 100
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
@@ -295,6 +303,6 @@ def test_two_sets_of_answers_compare_as_a_run_of_one_seed_does(metric):
         world.add(name, "sw", [rng.choice([gold, "a"]) for gold in golds], golds)
     (found,) = world.compare()
     sides = [world.answers[row["predictions"]] for row in world.rows]
-    assert compare_answers(metric, *sides) == (found.gain, found.low, found.high)
+    assert compare_answers(metric, "sw", *sides) == (found.gain, found.low, found.high)
     with pytest.raises(ValueError, match="different items"):
-        compare_answers(metric, sides[0], [{**answer, "id": "x" + answer["id"]} for answer in sides[1]])
+        compare_answers(metric, "sw", sides[0], [{**answer, "id": "x" + answer["id"]} for answer in sides[1]])

@@ -103,7 +103,7 @@ def test_the_prompt_is_no_part_of_what_is_parsed(mini):
     assert heard == [found[0].text] == [naive(model, tokenizer, asked[0].prompt, 4)]
     assert found[0].prediction is None
     assert not found[0].correct
-    assert score(Listening(), found, 0)["exact_match"]["score"] == 0
+    assert score(Listening(), found, 0, "en")["exact_match"]["score"] == 0
 
 
 def test_answers_without_prompt_are_parsed_by_the_first_line():
@@ -120,4 +120,4 @@ def test_malformed_answers_count_as_wrong_and_are_counted(bpe):
     found, _ = predict(model, tokenizer, Echo(), examples(), Scoring())
     assert [one.prediction for one in found] == [None] * len(PROMPTS)
     assert [one.id for one in found] == [str(index) for index in range(len(PROMPTS))]
-    assert METRICS["exact_match"].score([None], [("?",)]).value == 0
+    assert METRICS["exact_match"].score([None], [("?",)], "en").value == 0

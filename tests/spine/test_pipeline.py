@@ -153,7 +153,7 @@ def test_scores_follow_from_the_predictions(finished, rows, data):
             line["prediction"] == gold for line, gold in zip(found, golds, strict=True)
         ]
         value = METRICS[row["metric"]].score(
-            [line["prediction"] for line in found], [(gold,) for gold in golds]
+            [line["prediction"] for line in found], [(gold,) for gold in golds], row["language"]
         )
         assert row["score"] == pytest.approx(value.value)
         assert row["stderr"] == pytest.approx(value.stderr)

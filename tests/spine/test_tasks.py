@@ -205,8 +205,9 @@ def test_what_xlt_trains_on_is_read_as_the_answer(tmp_path):
     ("text", "answer"),
     [
         ("4 * 5 = 20. 9 + 20 = 29. Die Antwort lautet 29.", "29"),
-        ("He earns $1,500.00", "1500"),
+        ("He earns $1,500.00", "1,500.00"),
         ("-3", "-3"),
+        ("10:30", None),
         ("half: 0.5", "0.5"),
         ("no number", None),
         ("", None),
@@ -252,6 +253,7 @@ def test_malformed_answers_are_wrong_and_counted(bpe, tmp_path):
         ("xquad", {"answers": {"text": [], "answer_start": []}}, "column 'answers' holds no answer"),
         ("xquad", {"answers": "1820"}, "column 'answers' is not"),
         ("xlsum", {"title": ""}, "column 'title' is empty"),
+        ("mgsm", {"answer_number": "many"}, "answer_number is 'many', which is no number"),
         ("mgsm", {"answer_number": None}, "column 'answer_number' is missing"),
     ],
 )
@@ -339,7 +341,8 @@ def tasks_file(folder, **chosen):
         for split in ("train", "test"):
             write_jsonl(folder / language / f"{split}.jsonl", shipped_rows("xnli", language))
     entry = {"task": "xnli", **chosen, "data": {"files": f"{folder}/{{language}}/{{split}}.jsonl"}}
-    raw = experiment(folder, tasks=[entry], languages={"source": "en", "targets": ["es"]})
+    languages, scoring = {"source": "en", "targets": ["es"]}, {"max_length": 1024}
+    raw = experiment(folder, tasks=[entry], languages=languages, scoring=scoring)
     return write_experiment(folder / "experiment.yaml", raw)
 
 
@@ -416,7 +419,7 @@ def test_a_task_is_trained_and_scored(bpe, tmp_path, name):
     assert [one.gold for one in found.predictions] == [one.gold for one in perfect]
     if task.labels:
         assert found.malformed == 0
-        assert score(task, found.predictions, len(task.labels))["accuracy"]["chance"] == 100 / len(
+        assert score(task, found.predictions, len(task.labels), scored)["accuracy"]["chance"] == 100 / len(
             task.labels
         )
 
@@ -424,3 +427,15 @@ def test_a_task_is_trained_and_scored(bpe, tmp_path, name):
 def test_the_experiment_keeps_the_prompt(tmp_path):
     chosen = load_experiment(tasks_file(tmp_path, prompt="xlt", prompt_language="target")).tasks[0]
     assert (chosen.prompt, chosen.prompt_language) == ("xlt", "target")
+
+
+def test_an_answer_as_long_as_all_the_room_is_refused_before_training(tmp_path):
+    for language in ("en", "es"):
+        for split in ("train", "test"):
+            write_jsonl(tmp_path / language / f"{split}.jsonl", shipped_rows("mgsm", language))
+    entry = {"task": "mgsm", "data": {"files": f"{tmp_path}/{{language}}/{{split}}.jsonl"}}
+    raw = experiment(tmp_path, tasks=[entry], languages={"source": "en", "targets": ["es"]})
+    path = write_experiment(tmp_path / "experiment.yaml", raw)
+    with pytest.raises(UserError, match="is 512, and answers are generated up to 512 tokens"):
+        plan_of(path, output=tmp_path / "run")
+    plan_of(path, overrides=["scoring.max_length=1024"], output=tmp_path / "run")

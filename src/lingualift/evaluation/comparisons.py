@@ -97,14 +97,14 @@ def compare(
     return found
 
 
-def paired(metric: str, before: Answers, after: Answers) -> tuple[float, float, float]:
+def paired(metric: str, language: str, before: Answers, after: Answers) -> tuple[float, float, float]:
     """Gain of one set of answers over another to the same items, and its 95% interval over items: gain, low, high."""
     ids = tuple(answer["id"] for answer in before)
     sides = []
     for answers in (after, before):
         golds = [tuple(answer["gold"]) for answer in answers]
-        score = METRICS[metric].score([answer["prediction"] for answer in answers], golds).value
-        draws = [_resampled(metric, answers, counts) for counts in item_draws(ids)]
+        score = METRICS[metric].score([answer["prediction"] for answer in answers], golds, language).value
+        draws = [_resampled(metric, language, answers, counts) for counts in item_draws(ids)]
         sides.append(_Scored(tuple(answer["id"] for answer in answers), score, np.concatenate(draws)))
     return _difference([[(sides[0], sides[1])]])[:3]
 
@@ -130,7 +130,8 @@ def _scored(rows: Sequence[Row], answers: Callable[[Row], Answers]) -> dict[tupl
     scored = {}
     for ids, members in by_items.items():
         blocks = [
-            [_resampled(row["metric"], found, counts) for row, found in members] for counts in item_draws(ids)
+            [_resampled(row["metric"], row["language"], found, counts) for row, found in members]
+            for counts in item_draws(ids)
         ]
         for (row, _), draws in zip(members, np.concatenate(blocks, axis=1), strict=True):
             names = ("task", "metric", "method", "variant", "language", "seed")
@@ -138,9 +139,9 @@ def _scored(rows: Sequence[Row], answers: Callable[[Row], Answers]) -> dict[tupl
     return scored
 
 
-def _resampled(metric: str, answers: Answers, counts: np.ndarray) -> np.ndarray:
+def _resampled(metric: str, language: str, answers: Answers, counts: np.ndarray) -> np.ndarray:
     golds = [tuple(answer["gold"]) for answer in answers]
-    return METRICS[metric].resampled([answer["prediction"] for answer in answers], golds, counts)
+    return METRICS[metric].resampled([answer["prediction"] for answer in answers], golds, language, counts)
 
 
 def _pairs(

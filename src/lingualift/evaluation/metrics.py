@@ -1,7 +1,7 @@
-"""Scores of predictions, with their standard error and the score of guessing. Pure: numpy and nothing else.
+"""Scores of predictions, with their standard error and the score of guessing. Pure: no model, no tokenizer.
 
 Every metric takes `predictions` (None is a malformed answer, which is wrong) and `golds` (the accepted answers of each
-item) of equal length n, and returns percent.
+item) of equal length n, with the code of the language they are in, and returns percent.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lingualift.evaluation.numbers import number_match
+from lingualift.evaluation.rouge import rouge_l
+from lingualift.evaluation.squad import squad_em, squad_f1
 from lingualift.registry import Registry
 
 Predictions = Sequence[str | None]
 Golds = Sequence[tuple[str, ...]]
+Worth = Callable[[str, tuple[str, ...], str], float]
 _RESAMPLES = 1000
 
 
@@ -37,48 +41,61 @@ class Metric:
     """A metric and what guessing scores on it.
 
     Attributes:
-        score: Predictions and golds -> value and standard error.
-        resampled: Predictions, golds and how often each item was drawn, of shape (draws, n) -> the value on each of
-            these samples, in percent, of shape (draws,).
+        worth: A well-formed prediction, its item's accepted answers and the language -> what it is worth, 0 to 1.
+        score: Predictions, golds and the language -> value and standard error.
+        resampled: Predictions, golds, the language and how often each item was drawn, of shape (draws, n) -> the value
+            on each of these samples, in percent, of shape (draws,).
         chance: Golds and the number of choices (0: free text) -> expected percent of uniform guessing.
         source: Where the metric is defined.
     """
 
-    score: Callable[[Predictions, Golds], Score]
-    resampled: Callable[[Predictions, Golds, np.ndarray], np.ndarray]
+    worth: Worth
+    score: Callable[[Predictions, Golds, str], Score]
+    resampled: Callable[[Predictions, Golds, str, np.ndarray], np.ndarray]
     chance: Callable[[Golds, int], float]
     source: str
+
+    def is_right(self, prediction: str | None, gold: tuple[str, ...], language: str) -> bool:
+        """Whether an answer is worth all there is to have; a malformed one (None) is not."""
+        return prediction is not None and self.worth(prediction, gold, language) == 1
 
 
 METRICS: Registry[Metric] = Registry("metric")
 
 
-def is_correct(prediction: str | None, gold: tuple[str, ...]) -> bool:
-    """Whether a prediction is one of the accepted answers, letter by letter."""
-    return prediction is not None and prediction in gold
+def same(prediction: str, gold: tuple[str, ...], language: str) -> float:
+    """1 if the prediction is one of the accepted answers, letter by letter, in any language; else 0."""
+    return float(prediction in gold)
 
 
-def proportion(predictions: Predictions, golds: Golds) -> Score:
-    """Share of correct answers; its standard error is that of a mean, sqrt(p (1 - p) / (n - 1))."""
-    _check(predictions, golds)
-    n = len(golds)
-    share = sum(map(is_correct, predictions, golds)) / n
-    stderr = math.sqrt(share * (1 - share) / (n - 1)) if n > 1 else math.nan
-    return Score(100 * share, 100 * stderr)
+def mean_of(worth: Worth, source: str) -> Metric:
+    """The metric that is the mean of what each answer is worth; a malformed answer is worth nothing.
+
+    The standard error is that of a mean, s / sqrt(n), with n - 1 under s.
+    """
+
+    def values(predictions: Predictions, golds: Golds, language: str) -> np.ndarray:
+        _check(predictions, golds)
+        pairs = zip(predictions, golds, strict=True)
+        return np.array([0.0 if one is None else worth(one, gold, language) for one, gold in pairs])
+
+    def score(predictions: Predictions, golds: Golds, language: str) -> Score:
+        found = values(predictions, golds, language)
+        n = len(found)
+        stderr = float(found.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+        return Score(100 * float(found.mean()), 100 * stderr)
+
+    def resampled(predictions: Predictions, golds: Golds, language: str, counts: np.ndarray) -> np.ndarray:
+        return np.asarray(100 * (counts @ values(predictions, golds, language) / counts.sum(axis=1)))
+
+    return Metric(worth, score, resampled, _guess_right, source)
 
 
-def resampled_proportion(predictions: Predictions, golds: Golds, counts: np.ndarray) -> np.ndarray:
-    """Share of correct answers on each resample; `counts` has shape (draws, n)."""
-    _check(predictions, golds)
-    right = np.array([is_correct(*pair) for pair in zip(predictions, golds, strict=True)], dtype=float)
-    return np.asarray(100 * (counts @ right / counts.sum(axis=1)))
-
-
-def macro_f1(predictions: Predictions, golds: Golds) -> Score:
+def macro_f1(predictions: Predictions, golds: Golds, language: str) -> Score:
     """Unweighted mean of the classes' F1; its standard error by the bootstrap over items (1000 draws, fixed seed).
 
     Classes are those that occur among golds and predictions, as in scikit-learn's `f1_score(average="macro")`;
-    a malformed answer belongs to none of them.
+    a malformed answer belongs to none of them. The language is of no matter.
     """
     _check(predictions, golds)
     given, true = _classes(predictions, golds)
@@ -90,7 +107,9 @@ def macro_f1(predictions: Predictions, golds: Golds) -> Score:
     return Score(100 * float(_of_confusions(confusion[None])[0]), 100 * float(spread))
 
 
-def resampled_macro_f1(predictions: Predictions, golds: Golds, counts: np.ndarray) -> np.ndarray:
+def resampled_macro_f1(
+    predictions: Predictions, golds: Golds, language: str, counts: np.ndarray
+) -> np.ndarray:
     """Macro-F1 on each resample; `counts` has shape (draws, n). A class absent from a draw is left out of its mean."""
     _check(predictions, golds)
     given, true = _classes(predictions, golds)
@@ -140,22 +159,18 @@ def _check(predictions: Predictions, golds: Golds) -> None:
         raise ValueError(f"{len(predictions)} predictions for {len(golds)} items; need as many, at least one")
 
 
-METRICS.register("accuracy")(
-    Metric(proportion, resampled_proportion, _guess_right, "share of correct answers")
-)
-METRICS.register("exact_match")(
-    Metric(
-        proportion,
-        resampled_proportion,
-        _guess_right,
-        "share of answers equal to an accepted one, letter by letter",
-    )
-)
+METRICS.register("accuracy")(mean_of(same, "share of correct answers"))
+METRICS.register("exact_match")(mean_of(same, "share of answers equal to an accepted one, letter by letter"))
 METRICS.register("macro_f1")(
     Metric(
+        same,
         macro_f1,
         resampled_macro_f1,
         _guess_f1,
         "https://scikit-learn.org/stable/modules/model_evaluation.html",
     )
 )
+METRICS.register("squad_em")(mean_of(squad_em, "https://arxiv.org/abs/1910.07475"))
+METRICS.register("squad_f1")(mean_of(squad_f1, "https://arxiv.org/abs/1910.07475"))
+METRICS.register("rouge_l")(mean_of(rouge_l, "https://aclanthology.org/W04-1013"))
+METRICS.register("number_match")(mean_of(number_match, "https://arxiv.org/abs/2210.03057"))

@@ -12,7 +12,7 @@ from lingualift.backbone import BackboneRef, attach, detach, load_backbone
 from lingualift.config import Scoring
 from lingualift.evaluation.generation import generate_answers
 from lingualift.evaluation.likelihood import Progress, score_choices
-from lingualift.evaluation.metrics import METRICS, is_correct
+from lingualift.evaluation.metrics import METRICS
 from lingualift.provenance import finite
 from lingualift.tasks import Example, Task
 
@@ -25,7 +25,7 @@ class Prediction:
         id: The example's.
         gold: Accepted answers, or the label.
         prediction: The model's answer, None if it is malformed.
-        correct: Whether the prediction is one of `gold`.
+        correct: Whether the prediction is right by the task's first metric: worth all there is to have.
         text: The generated text, None for ranked choices.
         scores: Label -> log-likelihood, None for generated answers.
     """
@@ -103,7 +103,7 @@ def evaluate(
         ref: The backbone.
         adapter: Adapter folder, None for the plain backbone.
         task: Says how an answer is read and which metrics count.
-        examples: At least one.
+        examples: At least one, all in one language.
         scoring: How answers are ranked or generated.
         progress: Called with prompts done and prompts in all.
     """
@@ -111,7 +111,7 @@ def evaluate(
         predictions, truncated = predict(model, tokenizer, task, examples, scoring, progress)
     return Evaluation(
         predictions,
-        score(task, predictions, len(examples[0].choices)),
+        score(task, predictions, len(examples[0].choices), examples[0].language),
         sum(prediction.prediction is None for prediction in predictions),
         truncated,
     )
@@ -131,19 +131,23 @@ def predict(
     """
     if examples[0].choices:
         ranked, truncated = score_choices(model, tokenizer, examples, scoring, progress)
-        return [_ranked(example, found) for example, found in zip(examples, ranked, strict=True)], truncated
+        return [
+            _ranked(task, example, found) for example, found in zip(examples, ranked, strict=True)
+        ], truncated
     texts, truncated = generate_answers(model, tokenizer, examples, scoring, task.max_new_tokens, progress)
     return [_parsed(task, example, text) for example, text in zip(examples, texts, strict=True)], truncated
 
 
-def score(task: Task, predictions: Sequence[Prediction], choices: int) -> dict[str, dict[str, float | None]]:
-    """The task's metrics over predictions; `choices` is the number of labels, 0 for free text."""
+def score(
+    task: Task, predictions: Sequence[Prediction], choices: int, language: str
+) -> dict[str, dict[str, float | None]]:
+    """The task's metrics over predictions in one language; `choices` is the number of labels, 0 for free text."""
     golds = [prediction.gold for prediction in predictions]
     answers = [prediction.prediction for prediction in predictions]
     found: dict[str, dict[str, float | None]] = {}
     for name in task.metrics:
         metric = METRICS[name]
-        value = metric.score(answers, golds)
+        value = metric.score(answers, golds, language)
         found[name] = {
             "score": value.value,
             "stderr": finite(value.stderr),
@@ -152,11 +156,15 @@ def score(task: Task, predictions: Sequence[Prediction], choices: int) -> dict[s
     return found
 
 
-def _ranked(example: Example, scores: dict[str, float]) -> Prediction:
+def _ranked(task: Task, example: Example, scores: dict[str, float]) -> Prediction:
     best = max(scores, key=lambda label: scores[label])
-    return Prediction(example.id, example.gold, best, is_correct(best, example.gold), scores=scores)
+    return Prediction(example.id, example.gold, best, _is_right(task, example, best), scores=scores)
 
 
 def _parsed(task: Task, example: Example, text: str) -> Prediction:
     answer = task.parse(text, example)
-    return Prediction(example.id, example.gold, answer, is_correct(answer, example.gold), text=text)
+    return Prediction(example.id, example.gold, answer, _is_right(task, example, answer), text=text)
+
+
+def _is_right(task: Task, example: Example, answer: str | None) -> bool:
+    return METRICS[task.metrics[0]].is_right(answer, example.gold, example.language)

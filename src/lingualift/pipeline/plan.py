@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lingualift.backbone import BackboneRef, find_backbone
 from lingualift.config import Experiment, Method
@@ -14,6 +15,7 @@ from lingualift.pipeline.methods import METHODS, Cell, check_methods
 from lingualift.pipeline.steps import Evaluate, Merge, Step, Sweep, Train
 from lingualift.pipeline.store import Store
 from lingualift.source import Source
+from lingualift.tasks import Task
 from lingualift.training.tracking import check_trackers
 
 LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
@@ -120,7 +122,8 @@ def check_data(experiment: Experiment, steps: Iterable[Step]) -> None:
     """Check what the rows of the steps, all of them read by now, must have in common.
 
     Raises:
-        UserError: parallel data that is not; a task without labels where labels are needed.
+        UserError: parallel data that is not; a task without labels where labels are needed; answers that are generated
+            and leave no room for a prompt.
     """
     labelled = {entry.task for entry in experiment.tasks}
     languages: dict[tuple[str, str, str], list[str]] = {}
@@ -133,9 +136,21 @@ def check_data(experiment: Experiment, steps: Iterable[Step]) -> None:
         if step.language not in languages.setdefault(use, []):
             languages[use].append(step.language)
         if step.source.task in labelled:
-            step.source.check_labelled()
+            _check_room(step.source.check_labelled(), step.source.rows(step.language, step.split), experiment)
     for use, source in sources.items():
         check_aligned(source.data, languages[use], use[2], source.base)
+
+
+def _check_room(task: Task, rows: Sequence[Any], experiment: Experiment) -> None:
+    """Refuse a longest answer as long as prompt and answer may be: told now, not after training."""
+    room = experiment.scoring.max_length
+    if task.max_new_tokens >= room and not rows[0].choices:
+        raise UserError(
+            "scoring.max_length",
+            f"is {room}, and answers are generated up to {task.max_new_tokens} tokens",
+            "room for a prompt beside the answer",
+            f"write for example {2 * task.max_new_tokens}",
+        )
 
 
 def check_templates(experiment: Experiment) -> None:

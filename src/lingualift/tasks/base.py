@@ -29,7 +29,7 @@ class Example:
         gold: Accepted answers, the first of which is trained on. For a ranked task: the label. The loader fills it in
             by `Task.gold`; empty for a row without a label.
         choices: Label -> the words that stand for it (verbalizer); empty where the answer is generated.
-        language: Code of the row's language, for a task whose answers are read by language.
+        language: Code of its language, which some metrics and answers need. The loader fills it in.
         completion: What training puts loss on where it is more than the answer, e.g. the steps that lead to it. The
             loader fills it in by `Task.completion`.
     """

@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lingualift.tasks.base import TASKS, Example
+from lingualift.evaluation.numbers import find_number, parse_number
+from lingualift.tasks.base import TASKS, Example, RowError, text_of
 from lingualift.tasks.prompts import PromptedTask, prompts_of
-
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 class MGSM(PromptedTask):
@@ -18,7 +17,7 @@ class MGSM(PromptedTask):
     name = "mgsm"
     columns = ("question",)
     gold_column = "answer_number"
-    metrics = ("exact_match",)
+    metrics = ("number_match",)
     source = "https://arxiv.org/abs/2210.03057"
     max_new_tokens = 512
 
@@ -28,8 +27,10 @@ class MGSM(PromptedTask):
 
     def gold(self, row: Mapping[str, Any], example: Example) -> tuple[str, ...]:
         """The number in digits."""
-        (number,) = super().gold(row, example)
-        return (_last_number(number) or number,)
+        number = text_of(row, self.gold_column)
+        if parse_number(number, "en") is None:
+            raise RowError(f"{self.gold_column} is {number!r}, which is no number")
+        return (number,)
 
     def completion(self, row: Mapping[str, Any], example: Example) -> str:
         """The worked answer without its heading, then the format of the template, if it asks for one."""
@@ -39,9 +40,10 @@ class MGSM(PromptedTask):
         return "\n".join(filter(None, (steps, final)))
 
     def parse(self, text: str, example: Example) -> str | None:
-        """The last number of the text, or of the line that the template's format puts the answer on."""
+        """The last number of the text, or of the line that the template's format puts the answer on, as it stands."""
         line = super().parse(text, example) if self.prompt_for(example.language).answer else text
-        return None if line is None else _last_number(line)
+        number = find_number(line or "")
+        return number if number and parse_number(number, example.language) is not None else None
 
 
 def _without_heading(text: str) -> str:
@@ -51,15 +53,6 @@ def _without_heading(text: str) -> str:
         re.escape(line.split("{")[0].strip(" :：")) for one in prompts for line in one.template.split("\n")
     )
     return re.sub(rf"^(?:{words})\s*[:：]\s*", "", text)
-
-
-def _last_number(text: str) -> str | None:
-    """The last number, without separators of thousands and a fraction of zeros."""
-    found = _NUMBER.findall(text)
-    if not found:
-        return None
-    number = float(found[-1].replace(",", ""))
-    return str(int(number)) if number.is_integer() else str(number)
 
 
 TASKS.register("mgsm")(MGSM())

@@ -15,7 +15,7 @@ class XQuAD(PromptedTask):
     name = "xquad"
     columns = ("id", "context", "question")
     gold_column = "answers"
-    metrics = ("exact_match",)
+    metrics = ("squad_em", "squad_f1")
     source = "https://arxiv.org/abs/1910.11856"
     max_new_tokens = 16
 
