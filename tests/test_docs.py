@@ -16,6 +16,7 @@ from lingualift.config import Data, load_experiment
 from lingualift.data import load_examples
 from lingualift.demo import run_demo
 from lingualift.evaluation.comparisons import Comparison
+from lingualift.evaluation.metrics import METRICS
 from lingualift.look import ROWS, findings, overlap, spelling
 from lingualift.miniworld import BACKBONE, write_data
 from lingualift.miniworld.data import qa_rows, reference_rows
@@ -174,6 +175,16 @@ def test_the_documented_task_is_the_example_and_reads_rows(tmp_path):
     (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     (example,) = load_examples(task, Data(files="{split}.jsonl"), "en", "test", tmp_path)
     assert (example.prompt, example.answer) == ("The match was won late.\nTopic:", "sports")
+
+
+def test_the_documented_metrics_are_the_registered_ones_and_numbers_read_as_shown():
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    table = text.split("| metric |")[1].split("\n\n")[0]
+    named = [name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1:2][0])]
+    assert named == ["accuracy", "exact_match", *[name for name in METRICS if name not in named[:2]]]
+    listed = (ROOT / "docs/your-own-task.md").read_text(encoding="utf-8").split("- Metrics: ")[1]
+    assert set(re.findall(r"`(\w+)`", listed)) == set(METRICS)
+    exec(compile(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], "metrics.md", "exec"), {})
 
 
 def test_the_documented_data_keys_are_the_models(tmp_path):
