@@ -706,7 +706,9 @@ def _list(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich import box
     from rich.table import Table
 
-    table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in head:
+        table.add_column(name, no_wrap=name == head[0], overflow="fold")
     for row in rows:
         table.add_row(*row)
     _console().print(table)
