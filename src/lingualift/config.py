@@ -261,6 +261,8 @@ class Method(_Record):
     "`arithmetic` only: task + weight * reference, or that divided by 1 + weight."
     modules: str | None = None
     "Regular expression of the modules to merge; the others keep the task adapter."
+    ask: Literal["vanilla", "source-ft"] = "vanilla"
+    "`xlt` only: who is asked, the plain backbone or the task adapter of the source language."
     weight: NonNegative | None = None
     "Fixed merge weight; tuned over `weights.grid` when left out."
 

@@ -1,6 +1,8 @@
 """The tasks of the papers: what the model is asked, what counts as an answer, and that real rows are read."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from worlds import experiment, write_experiment, write_jsonl
@@ -237,6 +239,7 @@ def test_malformed_answers_are_wrong_and_counted(bpe, tmp_path):
     found = evaluate(bpe, None, task, rows[:3], Scoring(max_length=480))
     assert found.malformed == 3
     assert found.scores["accuracy"]["score"] == 0
+    assert found.scores["accuracy"]["chance"] == pytest.approx(100 / 3)
 
 
 @pytest.mark.parametrize(
@@ -336,13 +339,13 @@ def test_the_headings_of_every_real_exemplar_are_known():
         assert [task.parse(row.answer, row) for row in rows] == [row.gold[0] for row in rows], folder.name
 
 
-def tasks_file(folder, **chosen):
+def tasks_file(folder, more=MappingProxyType({}), **chosen):
     for language in ("en", "es"):
         for split in ("train", "test"):
             write_jsonl(folder / language / f"{split}.jsonl", shipped_rows("xnli", language))
     entry = {"task": "xnli", **chosen, "data": {"files": f"{folder}/{{language}}/{{split}}.jsonl"}}
     languages, scoring = {"source": "en", "targets": ["es"]}, {"max_length": 1024}
-    raw = experiment(folder, tasks=[entry], languages=languages, scoring=scoring)
+    raw = experiment(folder, tasks=[entry], languages=languages, scoring=scoring, **more)
     return write_experiment(folder / "experiment.yaml", raw)
 
 
@@ -439,3 +442,54 @@ def test_an_answer_as_long_as_all_the_room_is_refused_before_training(tmp_path):
     with pytest.raises(UserError, match="is 512, and answers are generated up to 512 tokens"):
         plan_of(path, output=tmp_path / "run")
     plan_of(path, overrides=["scoring.max_length=1024"], output=tmp_path / "run")
+
+
+def test_xlt_asks_the_backbone_and_the_adapter_that_source_ft_has(tmp_path, bpe_folder):
+    """The adapter is source-ft's own; the plain backbone is asked once for all seeds; what is malformed is told."""
+    methods = ["vanilla", "source-ft", "xlt", {"method": "xlt", "ask": "source-ft"}]
+    more = {"backbone": {"name": str(bpe_folder)}, "methods": methods, "seeds": [0, 1]}
+    path = tasks_file(tmp_path, more)
+    planned, _ = plan_of(path, output=tmp_path / "run")
+    trained = [step for step in planned.steps if step.kind == "adapter"]
+    assert len(trained) == 2  # one per seed, for source-ft and xlt alike
+    asked = {}
+    for cell in planned.cells:
+        name = cell.cell.method.method, cell.cell.method.ask
+        asked.setdefault(name, []).append(cell.evaluation)
+        rows = cell.evaluation.source.rows(cell.cell.language, "test")
+        assert ("step-by-step" in rows[0].prompt) == (name[0] == "xlt")
+        assert cell.evaluation.adapter in (None, *trained)
+    assert {name: len(found) for name, found in asked.items()} == {
+        ("vanilla", "vanilla"): 2,
+        ("source-ft", "vanilla"): 4,
+        ("xlt", "vanilla"): 2,
+        ("xlt", "source-ft"): 4,
+    }
+
+
+def test_xlt_needs_tasks_that_have_its_prompt(tmp_path):
+    with pytest.raises(UserError, match="task 'nusax': has no prompt 'xlt'"):
+        Source("nusax", Data(files="x.jsonl"), tmp_path, prompt="xlt").get_task()
+
+
+def test_a_run_with_xlt_tells_what_is_malformed(tmp_path, bpe_folder, monkeypatch):
+    import lingualift
+
+    monkeypatch.setattr(TASKS["xnli"].__class__, "max_new_tokens", 4)
+    templates = {**prompts_of("xnli")}
+    templates["xlt"] = replace(templates["xlt"], max_new_tokens=4)
+    monkeypatch.setattr("lingualift.tasks.prompts.prompts_of", lambda task: templates)
+    methods = ["source-ft", "xlt", {"method": "xlt", "ask": "source-ft"}]
+    path = tasks_file(tmp_path, {"backbone": {"name": str(bpe_folder)}, "methods": methods})
+    run = lingualift.run(path, output=tmp_path / "run")
+    rows = {
+        (row["method"], row["variant"], row["language"]): row
+        for row in run.rows
+        if row["metric"] == "accuracy"
+    }
+    assert rows["xlt", "vanilla", "es"]["malformed"] == 8
+    assert rows["xlt", "vanilla", "es"]["score"] == 0
+    assert rows["source-ft", "", "es"]["malformed"] == 0
+    assert rows["xlt", "source-ft", "es"]["seed"] == 0
+    assert rows["xlt", "vanilla", "es"]["seed"] is None
+    assert len({row["chance"] for row in rows.values()}) == 1

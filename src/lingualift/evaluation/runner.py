@@ -111,7 +111,7 @@ def evaluate(
         predictions, truncated = predict(model, tokenizer, task, examples, scoring, progress)
     return Evaluation(
         predictions,
-        score(task, predictions, len(examples[0].choices), examples[0].language),
+        score(task, predictions, len(examples[0].choices or task.labels), examples[0].language),
         sum(prediction.prediction is None for prediction in predictions),
         truncated,
     )

@@ -11,7 +11,7 @@ from lingualift.backbone import BackboneRef, find_backbone
 from lingualift.config import Experiment, Method
 from lingualift.data import check_aligned
 from lingualift.errors import UserError
-from lingualift.pipeline.methods import METHODS, Cell, check_methods
+from lingualift.pipeline.methods import METHODS, Cell, asked, check_methods, is_seeded
 from lingualift.pipeline.steps import Evaluate, Merge, Step, Sweep, Train
 from lingualift.pipeline.store import Store
 from lingualift.source import Source
@@ -80,7 +80,7 @@ def _cells(experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path
         task = Source(entry.task, entry.data, base, entry.prompt, entry.prompt_language)
         for method in experiment.methods:
             for language in _languages(method, experiment):
-                seeds = experiment.seeds if METHODS[method.method].seeded else experiment.seeds[:1]
+                seeds = experiment.seeds if is_seeded(method) else experiment.seeds[:1]
                 for seed in seeds:
                     yield Cell(experiment, backbone, task, text, method, language, seed, logs)
 
@@ -92,7 +92,7 @@ def _languages(method: Method, experiment: Experiment) -> tuple[str, ...]:
 
 def _evaluation(cell: Cell) -> Evaluate:
     adapter = METHODS[cell.method.method].adapter(cell)
-    return Evaluate(cell.backbone, adapter, cell.task, cell.language, "test", cell.experiment.scoring)
+    return Evaluate(cell.backbone, adapter, asked(cell), cell.language, "test", cell.experiment.scoring)
 
 
 def _ends(evaluation: Evaluate) -> Iterator[Step]:

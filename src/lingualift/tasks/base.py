@@ -61,6 +61,7 @@ class Task:
         gold_column: The column that holds the answer, in labelled rows.
         metrics: Names of metrics; the first one is reported and tuned on.
         source: Paper or URL of the task.
+        labels: Classes, if prompts may ask for them in generated text too; else empty, and `choices` say them.
         max_new_tokens: Longest generated answer, in tokens; of no use to a ranked task.
     """
 
@@ -68,6 +69,7 @@ class Task:
     gold_column: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     source: ClassVar[str]
+    labels: ClassVar[tuple[str, ...]] = ()
     max_new_tokens: int = 16
 
     def example(self, row: Mapping[str, Any], language: str) -> Example:

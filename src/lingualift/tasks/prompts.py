@@ -67,7 +67,7 @@ class PromptedTask(Task):
 
     Attributes:
         name: Of the task and of its file.
-        labels: Classes, in the order of their numbers on the hub; empty where the answer is free text.
+        labels: Classes, in the order of their numbers on the hub.
 
     Args:
         prompt: Name of a template; the first of the file if left out.
@@ -78,7 +78,6 @@ class PromptedTask(Task):
     """
 
     name: ClassVar[str]
-    labels: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, prompt: str | None = None, prompt_language: str | None = None) -> None:
         templates = prompts_of(self.name)
