@@ -10,14 +10,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from lingualift.config import Data, load_experiment
+from lingualift.config import Data, Scoring, TaskData, load_experiment
 from lingualift.data import load_examples
 from lingualift.demo import run_demo
 from lingualift.evaluation.comparisons import Comparison
 from lingualift.evaluation.metrics import METRICS
 from lingualift.look import ROWS, findings, overlap, spelling
 from lingualift.miniworld import write_data
-from lingualift.tasks import Task, get_task
+from lingualift.tasks import TASKS, PromptedTask, Task, get_task
+from lingualift.tasks.prompts import prompts_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -204,3 +205,29 @@ def test_the_demo_ends_with_a_table_of_what_it_measured(tmp_path):
     again = run_demo(tmp_path / "demo", seeds=1)
     assert again.trained == 0
     assert again.rows == finished.rows
+
+
+def test_the_table_of_tasks_is_what_is_registered():
+    text = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(.*) \|$", text, re.MULTILINE)
+    cells = [[cell.strip() for cell in f"`{row}".split("|")] for row in rows]
+    told = {row[0].strip("`"): row for row in cells if len(row) == 6}
+    for name, task in TASKS.items():
+        if isinstance(task, PromptedTask):
+            _, asked, prompts, answered, metrics, source = told[name]
+            question, answer = asked.split(" → ")
+            assert re.findall(r"`(\w+)`", question) == [one for one in task.columns if one != "id"]
+            assert re.findall(r"`(\w+)`", answer)[0] == task.gold_column
+            numbers = re.findall(r"(\d) (\w+)", answer)
+            assert [word for _, word in numbers] in ([], ["or"], list(task.labels))
+            assert re.findall(r"`(\w+)`", prompts) == list(prompts_of(name))
+            assert answered == ("ranking" if task.labels else f"{task.max_new_tokens} new tokens")
+            assert metrics.split(", ") == list(task.metrics)
+            assert f"({task.source})" in source
+    assert {row[0].strip("`") for row in cells if len(row) == 5} == {
+        name for name, task in TASKS.items() if isinstance(task, PromptedTask)
+    }
+    block = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    (entry,) = block["tasks"]
+    assert TaskData(**entry).prompt in prompts_of(entry["task"])
+    assert Scoring(**block["scoring"]).max_length > TASKS[entry["task"]].max_new_tokens

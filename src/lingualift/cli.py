@@ -33,6 +33,13 @@ OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder to wr
 BackboneName = Annotated[str, typer.Option("--backbone", help="Hub id, folder, or `miniworld`.")]
 Revision = Annotated[str | None, typer.Option(help="Commit of the backbone on the hub.")]
 TaskName = Annotated[str, typer.Option("--task", help="A task of `lingualift tasks`, or a Python file.")]
+PromptName = Annotated[
+    str | None, typer.Option("--prompt", help="A prompt of the task; its first if left out.")
+]
+PromptLanguage = Annotated[
+    str | None,
+    typer.Option("--prompt-language", help="Code, or `target`: that of the rows; English if left out."),
+]
 LanguageCode = Annotated[str, typer.Option("--language", help="BCP-47 or ISO 639-3 code.")]
 DataTemplate = Annotated[
     str,
@@ -307,6 +314,8 @@ def train(
     start: Annotated[
         Path | None, typer.Option(help="Adapter to start from, so that factors share a basis.")
     ] = None,
+    prompt: PromptName = None,
+    prompt_language: PromptLanguage = None,
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
@@ -328,7 +337,7 @@ def train(
     with counting(_console(stderr=True), f"train {task} in {language}") as progress:
         train_once(
             checked(Backbone, name=backbone, revision=revision, dtype=dtype),
-            _source(task, data),
+            _source(task, data, prompt, prompt_language),
             language,
             checked(Adapter, type=adapter, rank=rank, alpha=alpha, modules=names),
             checked(Training, **settings, **more),
@@ -358,6 +367,8 @@ def evaluate(
     ] = "none",
     batch_size: Annotated[int, typer.Option(help="Sequences per forward pass.")] = 64,
     max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 512,
+    prompt: PromptName = None,
+    prompt_language: PromptLanguage = None,
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
 ) -> None:
@@ -373,7 +384,7 @@ def evaluate(
     scoring = checked(
         Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
     )
-    chosen, examples = _source(task, data).labelled(language, split)
+    chosen, examples = _source(task, data, prompt, prompt_language).labelled(language, split)
     ref = find_backbone(checked(Backbone, name=backbone, revision=revision, dtype=dtype))
     if adapter is not None:
         check_adapter(ref, adapter)
@@ -411,6 +422,8 @@ def predict(
     ] = "none",
     batch_size: Annotated[int, typer.Option(help="Sequences per forward pass.")] = 64,
     max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 512,
+    prompt: PromptName = None,
+    prompt_language: PromptLanguage = None,
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
 ) -> None:
@@ -427,7 +440,9 @@ def predict(
     )
     chosen = checked(Backbone, name=backbone, revision=revision, dtype=dtype)
     with counting(_console(stderr=True), f"predict {task} in {language}") as progress:
-        found = predict_rows(chosen, adapter, task, language, rows, scoring, progress)
+        found = predict_rows(
+            chosen, adapter, task, language, rows, scoring, prompt, prompt_language, progress
+        )
     write_jsonl(output, found.records)
     _console().print(
         f"{len(found.records)} rows answered, {found.malformed} of them malformed (prediction null); "
@@ -606,18 +621,20 @@ def store_prune(
 @app.command()
 def tasks() -> None:
     """What can be asked of a model, with sources."""
-    from lingualift.tasks import TASKS, TextTask
+    from lingualift.tasks import TASKS, PromptedTask, TextTask
+    from lingualift.tasks.prompts import prompts_of
 
     rows = [
         (
             name,
             "text" if isinstance(task, TextTask) else ", ".join(task.metrics),
             ", ".join(task.columns) + ("" if isinstance(task, TextTask) else f" → {task.gold_column}"),
+            ", ".join(prompts_of(name)) if isinstance(task, PromptedTask) else "–",
             task.source,
         )
         for name, task in TASKS.items()
     ]
-    _list(("task", "metrics", "columns", "source"), rows)
+    _list(("task", "metrics", "columns", "prompts", "source"), rows)
 
 
 @app.command()
@@ -672,11 +689,11 @@ def _push(folder: Path, repository: str | None, private: bool) -> None:
         typer.echo(f"published at {publish(folder, repository, private=private)}")
 
 
-def _source(task: str, data: str) -> Source:
+def _source(task: str, data: str, prompt: str | None, prompt_language: str | None) -> Source:
     from lingualift.config import Data, checked
     from lingualift.source import Source
 
-    return Source(task, checked(Data, files=data), Path())
+    return Source(task, checked(Data, files=data), Path(), prompt, prompt_language)
 
 
 def _show(finished: Run) -> None:
@@ -689,7 +706,9 @@ def _list(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich import box
     from rich.table import Table
 
-    table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in head:
+        table.add_column(name, no_wrap=name == head[0], overflow="fold")
     for row in rows:
         table.add_row(*row)
     _console().print(table)

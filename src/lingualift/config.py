@@ -41,6 +41,11 @@ LanguageCode: TypeAlias = Annotated[
 ]
 
 
+PromptLanguage: TypeAlias = Annotated[
+    str, AfterValidator(lambda code: code if code == "target" else _known_language(code))
+]
+
+
 class _Record(BaseModel):
     """Every key has a docstring below it, which is what `lingualift init` writes beside the key."""
 
@@ -157,6 +162,10 @@ class TaskData(_Record):
 
     task: str
     "A registered task (`lingualift tasks`) or the path of a Python file that registers one."
+    prompt: str | None = None
+    "A prompt of the task (docs/tasks.md); its first one when left out."
+    prompt_language: PromptLanguage | None = None
+    "Code of the prompt's language, or `target`: that of the rows; English when left out."
     data: Data
 
 
@@ -252,6 +261,8 @@ class Method(_Record):
     "`arithmetic` only: task + weight * reference, or that divided by 1 + weight."
     modules: str | None = None
     "Regular expression of the modules to merge; the others keep the task adapter."
+    ask: Literal["vanilla", "source-ft"] = "vanilla"
+    "`xlt` only: who is asked, the plain backbone or the task adapter of the source language."
     weight: NonNegative | None = None
     "Fixed merge weight; tuned over `weights.grid` when left out."
 

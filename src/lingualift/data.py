@@ -106,12 +106,19 @@ def load_examples(task: Task, data: Data, language: str, split: str, base: Path)
     first_at: dict[str, int] = {}
 
     def add(index: int, row: Mapping[str, Any]) -> None:
-        example = task.example(row, language)
+        named = row if "id" in task.columns else _named(row, rows.number(index))
+        example = task.example(named, language)
         _once(example.id, index, first_at)
-        examples.append(replace(example, gold=task.gold(row, example), language=language))
+        labelled = replace(example, gold=task.gold(named, example), language=language)
+        examples.append(replace(labelled, completion=task.completion(named, labelled)))
 
     _each(rows, columns, task, add)
     return examples
+
+
+def _named(row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
+    """The row, called by its number if it has no id."""
+    return {**row, "id": number} if row.get("id") in (None, "") else row
 
 
 def _once(id: str, index: int, first_at: dict[str, int]) -> None:
@@ -151,8 +158,7 @@ def load_unlabelled(
     first_at: dict[str, int] = {}
 
     def add(index: int, row: Mapping[str, Any]) -> None:
-        named = {**row, "id": every.number(index)} if row.get("id") in (None, "") else row
-        example = task.example(named, language)
+        example = task.example(_named(row, every.number(index)), language)
         _once(example.id, index, first_at)
         asked.append((dict(dataset[index]), replace(example, language=language)))
 

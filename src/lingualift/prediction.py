@@ -46,6 +46,8 @@ def predict(
     rows: Path | str | Sequence[Mapping[str, Any]],
     adapter: Path | str | None = None,
     scoring: Scoring | None = None,
+    prompt: str | None = None,
+    prompt_language: str | None = None,
 ) -> list[dict[str, Any]]:
     """Predictions for rows that need no label.
 
@@ -56,6 +58,8 @@ def predict(
         rows: A .jsonl, .jsonl.gz, .csv or .parquet file, or the rows themselves.
         adapter: Adapter folder; the plain backbone if left out.
         scoring: How answers are read off the model; `Scoring()` if left out.
+        prompt: Name of a prompt of the task; its first one if left out.
+        prompt_language: Code of the prompt's language, or `target` for `language`; English if left out.
 
     Returns:
         One record per row, as `Predictions.records`. A warning tells of prompts that had to be cut.
@@ -66,7 +70,7 @@ def predict(
     chosen = Backbone(name=backbone) if isinstance(backbone, str) else backbone
     where = Path(rows) if isinstance(rows, str) else rows
     folder = None if adapter is None else Path(adapter)
-    found = predict_rows(chosen, folder, task, language, where, scoring or Scoring())
+    found = predict_rows(chosen, folder, task, language, where, scoring or Scoring(), prompt, prompt_language)
     if found.truncated:
         warnings.warn(f"{found.truncated} prompts were longer than scoring.max_length and cut", stacklevel=2)
     return found.records
@@ -79,10 +83,12 @@ def predict_rows(
     language: str,
     rows: Path | Sequence[Mapping[str, Any]],
     scoring: Scoring,
+    prompt: str | None = None,
+    prompt_language: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Predictions:
     """Answer rows that need no label; arguments and errors as for `predict`, `progress` as for `score_choices`."""
-    chosen = labelled_task(task)
+    chosen = labelled_task(task, Path(), prompt, prompt_language)
     find_language(language)
     asked = load_unlabelled(chosen, rows, language)
     _check_names(rows, [row for row, _ in asked])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from lingualift.data import data_fingerprint, load_examples, load_texts
 from lingualift.errors import UserError
 from lingualift.evaluation.metrics import METRICS
 from lingualift.provenance import fingerprint
-from lingualift.tasks import Example, Task, TextTask, get_task, task_code
+from lingualift.tasks import Example, PromptedTask, Task, TextTask, get_task, task_code, with_prompt
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,20 @@ class Source:
         task: Registered name or path of a Python file.
         data: Files or hub data set.
         base: Folder that relative paths start from.
+        prompt: Name of a prompt of the task; None for its first one.
+        prompt_language: Code of the prompt's language, or `target`; None for English.
     """
 
     task: str
     data: Data
     base: Path
+    prompt: str | None = None
+    prompt_language: str | None = None
 
     def get_task(self) -> Task | TextTask:
         """The task itself."""
-        return _checked_task(self.task, self.base)
+        task = _checked_task(self.task, self.base)
+        return with_prompt(task, self.task, self.prompt, self.prompt_language)
 
     def identity(self, language: str, split: str) -> dict[str, Any]:
         """What determines the rows and how answers to them are read; `rows` hashes the examples as they are built."""
@@ -41,12 +46,17 @@ class Source:
         return self._read(language, split)[0]
 
     def _origin(self, language: str, split: str) -> dict[str, Any]:
+        task = self.get_task()
+        prompt: dict[str, Any] = {}
+        if isinstance(task, PromptedTask):
+            prompt = {"prompt": asdict(task.prompt_for(language)), "max_new_tokens": task.max_new_tokens}
         return {
             "task": Path(self.task).stem,
             "code": task_code(self.task, self.base),
             "language": language,
             "split": split,
             "data": data_fingerprint(self.data, language, split, self.base),
+            **prompt,
         }
 
     def _read(self, language: str, split: str) -> tuple[list[Example] | list[str], str]:
@@ -59,7 +69,9 @@ class Source:
                 _rows[key] = texts, fingerprint(texts)
             else:
                 examples = load_examples(task, self.data, language, split, self.base)
-                built = [[row.id, row.prompt, row.gold, dict(row.choices)] for row in examples]
+                built = [
+                    [row.id, row.prompt, row.gold, dict(row.choices), row.completion] for row in examples
+                ]
                 _rows[key] = examples, fingerprint(built)
         return _rows[key]
 
@@ -69,16 +81,18 @@ class Source:
 
     def check_labelled(self) -> Task:
         """The task, if it has labels; raises as `labelled_task`."""
-        return labelled_task(self.task, self.base)
+        return labelled_task(self.task, self.base, self.prompt, self.prompt_language)
 
 
-def labelled_task(name: str, base: Path = Path()) -> Task:
-    """A task by its name or file, if it has labels.
+def labelled_task(
+    name: str, base: Path = Path(), prompt: str | None = None, prompt_language: str | None = None
+) -> Task:
+    """A task by its name or file, if it has labels, with the prompt that is chosen for it.
 
     Raises:
-        UserError: it is a reference task, which has none; or as `get_task`.
+        UserError: it is a reference task, which has none; it has no such prompt; or as `get_task`.
     """
-    task = _checked_task(name, base)
+    task = with_prompt(_checked_task(name, base), name, prompt, prompt_language)
     if isinstance(task, TextTask):
         raise UserError(f"task {name!r}", "has no labels to score", "a labelled task", "name another task")
     return task

@@ -61,7 +61,7 @@ def experiment_template(task: str = "mini-sentiment") -> str:
 def _about_rows(name: str, task: Task, experiment: Experiment) -> list[str]:
     """What the rows of a task look like, and which of them an experiment reads."""
     languages = experiment.languages
-    first = {column: f"{{{column}}}" for column in task.columns}
+    first = {column: f"{{{column}}}" for column in ("id", *task.columns)}
     row = json.dumps(dict.fromkeys((*task.columns, task.gold_column), "…"), ensure_ascii=False)
     lines = [f"A row of {name} ({task.source}): {row}"]
     try:

@@ -84,7 +84,7 @@ class Echo(Task):
     source = "a test"
     max_new_tokens = 4
 
-    def parse(self, text):
+    def parse(self, text, example):
         return text[1:-1] if text.startswith("<") and text.endswith(">") else None
 
 
@@ -94,9 +94,9 @@ def test_the_prompt_is_no_part_of_what_is_parsed(mini):
     heard = []
 
     class Listening(Echo):
-        def parse(self, text):
+        def parse(self, text, example):
             heard.append(text)
-            return super().parse(text)
+            return super().parse(text, example)
 
     asked = [Example("0", "the answer is <positive> Rating: positive <positive>", ("positive",))]
     found, _ = predict(model, tokenizer, Listening(), asked, Scoring())
@@ -108,10 +108,11 @@ def test_the_prompt_is_no_part_of_what_is_parsed(mini):
 
 def test_answers_without_prompt_are_parsed_by_the_first_line():
     task = get_task("mini-qa")
-    assert task.parse(" jikoni \nQ: wapi") == "jikoni"
-    assert task.parse("\n\n two words ") == "two words"
-    assert task.parse("") is None
-    assert task.parse(" \n\t ") is None
+    asked = Example("0", "prompt")
+    assert task.parse(" jikoni \nQ: wapi", asked) == "jikoni"
+    assert task.parse("\n\n two words ", asked) == "two words"
+    assert task.parse("", asked) is None
+    assert task.parse(" \n\t ", asked) is None
 
 
 def test_malformed_answers_count_as_wrong_and_are_counted(bpe):

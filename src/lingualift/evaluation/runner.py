@@ -111,7 +111,7 @@ def evaluate(
         predictions, truncated = predict(model, tokenizer, task, examples, scoring, progress)
     return Evaluation(
         predictions,
-        score(task, predictions, len(examples[0].choices), examples[0].language),
+        score(task, predictions, len(examples[0].choices or task.labels), examples[0].language),
         sum(prediction.prediction is None for prediction in predictions),
         truncated,
     )
@@ -162,7 +162,7 @@ def _ranked(task: Task, example: Example, scores: dict[str, float]) -> Predictio
 
 
 def _parsed(task: Task, example: Example, text: str) -> Prediction:
-    answer = task.parse(text)
+    answer = task.parse(text, example)
     return Prediction(example.id, example.gold, answer, _is_right(task, example, answer), text=text)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lingualift.backbone import BackboneRef
@@ -97,8 +97,9 @@ class TransferMethod:
         source: Where it was published.
         needs_reference: Whether it needs unlabelled text.
         merges: Whether it has a merge weight.
-        seeded: Whether it differs between seeds.
+        seeded: Whether it differs between seeds (`is_seeded` asks the method's settings too).
         on_source: Whether a score in the source language makes sense.
+        prompt: The prompt that it asks by; None for the one that the experiment chooses.
     """
 
     adapter: Callable[[Cell], Train | Merge | None]
@@ -109,6 +110,7 @@ class TransferMethod:
     merges: bool = False
     seeded: bool = True
     on_source: bool = False
+    prompt: str | None = None
 
 
 METHODS: Registry[TransferMethod] = Registry("method")
@@ -132,6 +134,12 @@ def vanilla(_: Cell) -> None:
 def source_ft(cell: Cell) -> Train:
     """The task adapter of the source language, used in the target language."""
     return cell.task_adapter(cell.experiment.languages.source)
+
+
+@_method("xlt", paper_name="XLT", source="https://arxiv.org/abs/2305.07004", on_source=True, prompt="xlt")
+def xlt(cell: Cell) -> Train | None:
+    """The backbone, or the source language's task adapter, asked by the cross-lingual-thought prompt."""
+    return source_ft.adapter(cell) if cell.method.ask == "source-ft" else None  # type: ignore[return-value]
 
 
 @_method("reference-only", paper_name="(control)", source=_ADAMERGEX, needs_reference=True)
@@ -164,8 +172,21 @@ def target_ft(cell: Cell) -> Train:
     return cell.task_adapter(cell.language)
 
 
+def is_seeded(method: Method) -> bool:
+    """Whether its scores differ between seeds: the plain backbone's do not."""
+    return METHODS[method.method].seeded and not (method.method == "xlt" and method.ask == "vanilla")
+
+
+def asked(cell: Cell) -> Source:
+    """The task of a cell, by the prompt of its method."""
+    prompt = METHODS[cell.method.method].prompt
+    return replace(cell.task, prompt=prompt, prompt_language=None) if prompt else cell.task
+
+
 def variant(method: Method, adapter_type: str) -> str:
-    """What tells apart two rows of one method: space, combination, modules, a fixed weight."""
+    """What tells apart two rows of one method: space, combination, modules, a fixed weight, who is asked."""
+    if method.method == "xlt":
+        return method.ask
     if not METHODS[method.method].merges:
         return ""
     parts: list[str] = [method.space] if adapter_type == "lora" else []
@@ -196,6 +217,7 @@ def check_methods(experiment: Experiment) -> None:
 
 def _check_settings(where: str, method: Method, entry: TransferMethod, adapter_type: str) -> None:
     used = {"method"}
+    used |= {"ask"} if method.method == "xlt" else set()
     if entry.merges:
         used |= {"modules", "weight"}
         used |= {"space"} if adapter_type == "lora" else set()

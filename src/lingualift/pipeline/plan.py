@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lingualift.backbone import BackboneRef, find_backbone
 from lingualift.config import Experiment, Method
 from lingualift.data import check_aligned
 from lingualift.errors import UserError
-from lingualift.pipeline.methods import METHODS, Cell, check_methods
+from lingualift.pipeline.methods import METHODS, Cell, asked, check_methods, is_seeded
 from lingualift.pipeline.steps import Evaluate, Merge, Step, Sweep, Train
 from lingualift.pipeline.store import Store
 from lingualift.source import Source
+from lingualift.tasks import Task
 from lingualift.training.tracking import check_trackers
 
 LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
@@ -75,10 +77,10 @@ def _cells(experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path
     reference = experiment.reference
     text = Source(reference.task, reference.data, base) if reference else None
     for entry in experiment.tasks:
-        task = Source(entry.task, entry.data, base)
+        task = Source(entry.task, entry.data, base, entry.prompt, entry.prompt_language)
         for method in experiment.methods:
             for language in _languages(method, experiment):
-                seeds = experiment.seeds if METHODS[method.method].seeded else experiment.seeds[:1]
+                seeds = experiment.seeds if is_seeded(method) else experiment.seeds[:1]
                 for seed in seeds:
                     yield Cell(experiment, backbone, task, text, method, language, seed, logs)
 
@@ -90,7 +92,7 @@ def _languages(method: Method, experiment: Experiment) -> tuple[str, ...]:
 
 def _evaluation(cell: Cell) -> Evaluate:
     adapter = METHODS[cell.method.method].adapter(cell)
-    return Evaluate(cell.backbone, adapter, cell.task, cell.language, "test", cell.experiment.scoring)
+    return Evaluate(cell.backbone, adapter, asked(cell), cell.language, "test", cell.experiment.scoring)
 
 
 def _ends(evaluation: Evaluate) -> Iterator[Step]:
@@ -120,7 +122,8 @@ def check_data(experiment: Experiment, steps: Iterable[Step]) -> None:
     """Check what the rows of the steps, all of them read by now, must have in common.
 
     Raises:
-        UserError: parallel data that is not; a task without labels where labels are needed.
+        UserError: parallel data that is not; a task without labels where labels are needed; answers that are generated
+            and leave no room for a prompt.
     """
     labelled = {entry.task for entry in experiment.tasks}
     languages: dict[tuple[str, str, str], list[str]] = {}
@@ -133,9 +136,21 @@ def check_data(experiment: Experiment, steps: Iterable[Step]) -> None:
         if step.language not in languages.setdefault(use, []):
             languages[use].append(step.language)
         if step.source.task in labelled:
-            step.source.check_labelled()
+            _check_room(step.source.check_labelled(), step.source.rows(step.language, step.split), experiment)
     for use, source in sources.items():
         check_aligned(source.data, languages[use], use[2], source.base)
+
+
+def _check_room(task: Task, rows: Sequence[Any], experiment: Experiment) -> None:
+    """Refuse a longest answer as long as prompt and answer may be: told now, not after training."""
+    room = experiment.scoring.max_length
+    if task.max_new_tokens >= room and not rows[0].choices:
+        raise UserError(
+            "scoring.max_length",
+            f"is {room}, and answers are generated up to {task.max_new_tokens} tokens",
+            "room for a prompt beside the answer",
+            f"write for example {2 * task.max_new_tokens}",
+        )
 
 
 def check_templates(experiment: Experiment) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.evaluation.comparisons import Comparison, compare
-from lingualift.pipeline.methods import METHODS, variant
+from lingualift.pipeline.methods import METHODS, is_seeded, variant
 from lingualift.pipeline.plan import Plan, Planned
 from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Step, Train, merge_weight
 from lingualift.pipeline.store import RECIPE_FILE, Store
@@ -85,7 +85,7 @@ def cell_name(planned: Planned) -> str:
         cell.language,
         cell.method.method,
         variant(cell.method, cell.experiment.adapter.type),
-        f"seed{cell.seed}" if METHODS[cell.method.method].seeded else "",
+        f"seed{cell.seed}" if is_seeded(cell.method) else "",
     ]
     name = ".".join(filter(None, parts))
     plain = "".join(letter if letter.isalnum() or letter in "-_.=" else "_" for letter in name)
@@ -115,7 +115,7 @@ def _rows(plan: Plan, planned: Planned, store: Store) -> list[dict[str, Any]]:
         "n_train": _training_rows(planned, store),
         "malformed": found["malformed"],
         "truncated": found["truncated"],
-        "seed": cell.seed if METHODS[cell.method.method].seeded else None,
+        "seed": cell.seed if is_seeded(cell.method) else None,
         "weight": _weight(planned, store),
         "seconds": round(seconds, 3),
     }

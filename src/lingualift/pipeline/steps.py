@@ -161,7 +161,7 @@ class Train(Step):
 
     kind = "adapter"
     split: ClassVar[str] = "train"
-    code = ("training", "backbone.py", "tasks/base.py")
+    code = ("training", "backbone.py", "tasks/base.py", "tasks/prompts.py")
     start: Initialise
     source: Source
     language: str
@@ -270,7 +270,15 @@ class Sweep(Step):
 
     kind = "sweep"
     split: ClassVar[str] = "validation"
-    code = ("merging", "adapters", "evaluation", "training/encoding.py", "backbone.py", "tasks/base.py")
+    code = (
+        "merging",
+        "adapters",
+        "evaluation",
+        "training/encoding.py",
+        "backbone.py",
+        "tasks/base.py",
+        "tasks/prompts.py",
+    )
     how: MergeRecipe
     adapters: tuple[tuple[str, Train], ...]
     grid: tuple[float, ...]
@@ -430,7 +438,7 @@ class Evaluate(Step):
     """Score the backbone, or an adapter on it, on a task in a language."""
 
     kind = "evaluation"
-    code = ("evaluation", "training/encoding.py", "backbone.py", "tasks/base.py")
+    code = ("evaluation", "training/encoding.py", "backbone.py", "tasks/base.py", "tasks/prompts.py")
     backbone: BackboneRef
     adapter: Train | Merge | None
     source: Source

@@ -1,29 +1,55 @@
 """What is asked of a model: rows become examples, prompts, and how an answer is read."""
 
-from lingualift.tasks import causal_lm, miniworld, nusax  # each registers its task
+from lingualift.tasks import (  # each registers its task
+    causal_lm,
+    mgsm,
+    miniworld,
+    nusatranslation,
+    nusax,
+    tydiqa,
+    xcopa,
+    xlsum,
+    xnli,
+    xquad,
+)
 from lingualift.tasks.base import (
     TASKS,
     Example,
     RowError,
     Task,
     TextTask,
+    class_of,
     get_task,
     label_of,
     task_code,
     text_of,
 )
+from lingualift.tasks.prompts import PromptedTask, with_prompt
+from lingualift.tasks.shipped import shipped_languages, shipped_rows
 
 __all__ = [
     "TASKS",
     "Example",
+    "PromptedTask",
     "RowError",
     "Task",
     "TextTask",
     "causal_lm",
+    "class_of",
     "get_task",
     "label_of",
+    "mgsm",
     "miniworld",
+    "nusatranslation",
     "nusax",
+    "shipped_languages",
+    "shipped_rows",
     "task_code",
     "text_of",
+    "tydiqa",
+    "with_prompt",
+    "xcopa",
+    "xlsum",
+    "xnli",
+    "xquad",
 ]

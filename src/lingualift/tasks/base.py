@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,7 +29,9 @@ class Example:
         gold: Accepted answers, the first of which is trained on. For a ranked task: the label. The loader fills it in
             by `Task.gold`; empty for a row without a label.
         choices: Label -> the words that stand for it (verbalizer); empty where the answer is generated.
-        language: Code of its language, which some metrics need. The loader fills it in.
+        language: Code of its language, which some metrics and answers need. The loader fills it in.
+        completion: What training puts loss on where it is more than the answer, e.g. the steps that lead to it. The
+            loader fills it in by `Task.completion`.
     """
 
     id: str
@@ -37,10 +39,13 @@ class Example:
     gold: tuple[str, ...] = ()
     choices: Mapping[str, str] = field(default_factory=dict)
     language: str = ""
+    completion: str = ""
 
     @property
     def answer(self) -> str:
         """The text that training puts loss on."""
+        if self.completion:
+            return self.completion
         return self.choices[self.gold[0]] if self.choices else self.gold[0]
 
 
@@ -51,10 +56,12 @@ class Task:
     and `gold` reads the label.
 
     Attributes:
-        columns: The columns that a question is made of, each a non-empty string (or a number) in every row.
+        columns: The columns that a question is made of, each a non-empty string (or a number) in every row. Without
+            `id` among them, a row that has no `id` is called by its line, or by its place (the first is 1).
         gold_column: The column that holds the answer, in labelled rows.
         metrics: Names of metrics; the first one is reported and tuned on.
         source: Paper or URL of the task.
+        labels: Classes, if prompts may ask for them in generated text too; else empty, and `choices` say them.
         max_new_tokens: Longest generated answer, in tokens; of no use to a ranked task.
     """
 
@@ -62,7 +69,8 @@ class Task:
     gold_column: ClassVar[str]
     metrics: ClassVar[tuple[str, ...]]
     source: ClassVar[str]
-    max_new_tokens: ClassVar[int] = 16
+    labels: ClassVar[tuple[str, ...]] = ()
+    max_new_tokens: int = 16
 
     def example(self, row: Mapping[str, Any], language: str) -> Example:
         """Make the example of a row, without its gold answer: the row may have no label.
@@ -86,10 +94,23 @@ class Task:
             return (label_of(row, self.gold_column, example.choices),)
         return (text_of(row, self.gold_column),)
 
-    def parse(self, text: str) -> str | None:
+    def completion(self, row: Mapping[str, Any], example: Example) -> str:
+        """What training puts loss on, where it is more than the first accepted answer; by default nothing more.
+
+        Args:
+            row: As for `gold`.
+            example: What `example` made of it, with its gold.
+        """
+        return ""
+
+    def parse(self, text: str, example: Example) -> str | None:
         """The answer in a generated text (the prompt is not in it), or None where there is none.
 
         By default the first line, or None if it is empty.
+
+        Args:
+            text: What the model generated.
+            example: The question, which may say how its answer is to be read.
         """
         lines = text.strip().splitlines()
         return lines[0].strip() if lines else None
@@ -120,6 +141,22 @@ def label_of(row: Mapping[str, Any], column: str, labels: Mapping[str, str]) -> 
     if not isinstance(label, str) or label not in labels:
         raise RowError(f"{column} is {label!r}, which is none of {', '.join(labels)}")
     return label
+
+
+def class_of(row: Mapping[str, Any], column: str, names: Sequence[str]) -> str:
+    """A row's class, which stands there by its name or by its number among `names`, as in hub data sets.
+
+    Raises:
+        RowError: neither.
+    """
+    value = row[column]
+    if value in names:
+        return str(value)
+    numbers = {str(number): name for number, name in enumerate(names)}
+    if isinstance(value, int | str) and not isinstance(value, bool) and str(value) in numbers:
+        return numbers[str(value)]
+    numbered = ", ".join(f"{number} ({name})" for number, name in enumerate(names))
+    raise RowError(f"{column} is {value!r}, which is none of {numbered}")
 
 
 def text_of(row: Mapping[str, Any], column: str) -> str:

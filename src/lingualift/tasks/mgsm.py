@@ -1,0 +1,58 @@
+"""MGSM: 250 grade-school problems of arithmetic in English and ten translations, row-aligned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lingualift.evaluation.numbers import find_number, parse_number
+from lingualift.tasks.base import TASKS, Example, RowError, text_of
+from lingualift.tasks.prompts import PromptedTask, prompts_of
+
+
+class MGSM(PromptedTask):
+    """A number at the end of a chain of thought, which training learns where the row has it in `answer`."""
+
+    name = "mgsm"
+    columns = ("question",)
+    gold_column = "answer_number"
+    metrics = ("number_match",)
+    source = "https://arxiv.org/abs/2210.03057"
+    max_new_tokens = 512
+
+    def values(self, row: Mapping[str, Any], language: str) -> dict[str, str]:
+        """The question, without the word for it that the exemplars of the train split begin with."""
+        return {"question": _without_heading(super().values(row, language)["question"])}
+
+    def gold(self, row: Mapping[str, Any], example: Example) -> tuple[str, ...]:
+        """The number in digits."""
+        number = text_of(row, self.gold_column)
+        if parse_number(number, "en") is None:
+            raise RowError(f"{self.gold_column} is {number!r}, which is no number")
+        return (number,)
+
+    def completion(self, row: Mapping[str, Any], example: Example) -> str:
+        """The worked answer without its heading, then the format of the template, if it asks for one."""
+        final = super().completion(row, example)
+        worked = row.get("answer")
+        steps = _without_heading(worked.strip()) if isinstance(worked, str) else ""
+        return "\n".join(filter(None, (steps, final)))
+
+    def parse(self, text: str, example: Example) -> str | None:
+        """The last number of the text, or of the line that the template's format puts the answer on, as it stands."""
+        line = super().parse(text, example) if self.prompt_for(example.language).answer else text
+        number = find_number(line or "")
+        return number if number and parse_number(number, example.language) is not None else None
+
+
+def _without_heading(text: str) -> str:
+    """A question or an answer without the word for it that the exemplars begin with, in any language."""
+    prompts = prompts_of(MGSM.name)["native"].languages.values()
+    words = "|".join(
+        re.escape(line.split("{")[0].strip(" :：")) for one in prompts for line in one.template.split("\n")
+    )
+    return re.sub(rf"^(?:{words})\s*[:：]\s*", "", text)
+
+
+TASKS.register("mgsm")(MGSM())

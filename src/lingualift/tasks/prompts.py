@@ -1,0 +1,183 @@
+"""Prompts of the papers, one file per task in `prompts/`: templates by name, in the languages that have a source."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, ClassVar, Self
+
+import yaml
+
+from lingualift.errors import UserError, did_you_mean
+from lingualift.languages import language as find_language
+from lingualift.tasks.base import Example, RowError, Task, TextTask, class_of, text_of
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A template in one language.
+
+    Attributes:
+        template: What the model reads; `{column}` is filled in from the row, `{language}` with its language's name.
+        labels: Class -> the words that stand for it (verbalizer); empty for a task without classes.
+        labels_source: Where these words are from.
+        answer: What the answer stands behind in a generated text; "" where the text is the answer.
+    """
+
+    template: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    labels_source: str = ""
+    answer: str = ""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prompt by its name.
+
+    Attributes:
+        source: Where it is from.
+        languages: BCP-47 code -> the prompt in that language.
+        max_new_tokens: Longest generated answer, in tokens; None for the task's own.
+    """
+
+    source: str
+    languages: Mapping[str, Prompt]
+    max_new_tokens: int | None = None
+
+
+@functools.cache
+def prompts_of(task: str) -> Mapping[str, Template]:
+    """The templates of a task that ships with the package, by name; the first is its default."""
+    text = resources.files("lingualift").joinpath("prompts", f"{task}.yaml").read_text(encoding="utf-8")
+    return {
+        name: Template(
+            **{**raw, "languages": {code: Prompt(**one) for code, one in raw["languages"].items()}}
+        )
+        for name, raw in yaml.safe_load(text).items()
+    }
+
+
+class PromptedTask(Task):
+    """A task whose prompts stand in `prompts/<name>.yaml`.
+
+    A template that asks for its answer in a format (XLT) is generated and read by that format; what does not keep to
+    it is malformed. Other templates are ranked where the task has classes, and generated where it has none.
+
+    Attributes:
+        name: Of the task and of its file.
+        labels: Classes, in the order of their numbers on the hub.
+
+    Args:
+        prompt: Name of a template; the first of the file if left out.
+        prompt_language: Code of the prompt's language, or `target` for that of each row; English if left out.
+
+    Raises:
+        UserError: no such template.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, prompt: str | None = None, prompt_language: str | None = None) -> None:
+        templates = prompts_of(self.name)
+        self.prompt = prompt or next(iter(templates))
+        self.prompt_language = prompt_language or "en"
+        if self.prompt not in templates:
+            mend = did_you_mean(self.prompt, templates)
+            raise UserError(f"task {self.name!r}", f"has no prompt {self.prompt!r}", mend=mend)
+        self.max_new_tokens = templates[self.prompt].max_new_tokens or type(self).max_new_tokens
+
+    def asked(self, prompt: str | None, prompt_language: str | None) -> Self:
+        """The same task by another prompt; arguments and errors as for the class."""
+        return type(self)(prompt, prompt_language)
+
+    def prompt_for(self, language: str) -> Prompt:
+        """The prompt that rows of a language are asked by.
+
+        Raises:
+            UserError: the template does not exist in the prompt's language.
+        """
+        wanted = find_language(language if self.prompt_language == "target" else self.prompt_language).code
+        known = prompts_of(self.name)[self.prompt].languages
+        if wanted not in known:
+            raise UserError(
+                f"prompt {self.prompt!r} of task {self.name!r}",
+                f"is not there in {wanted!r}",
+                f"one of {', '.join(known)}",
+                "name another `prompt_language`",
+            )
+        return known[wanted]
+
+    def values(self, row: Mapping[str, Any], language: str) -> dict[str, str]:
+        """What the template is filled in with; by default every column, as text."""
+        return {column: text_of(row, column).strip() for column in self.columns if column != "id"}
+
+    def example(self, row: Mapping[str, Any], language: str) -> Example:
+        """The filled template; classes are ranked by their words, unless the template asks for a format."""
+        prompt = self.prompt_for(language)
+        values = {**self.values(row, language), "language": find_language(language).name}
+        choices = {} if prompt.answer else dict(prompt.labels)
+        return Example(
+            text_of(row, "id"), prompt.template.format(**values), choices=choices, language=language
+        )
+
+    def gold(self, row: Mapping[str, Any], example: Example) -> tuple[str, ...]:
+        """The class by its name, or the text of the gold column."""
+        if self.labels:
+            return (class_of(row, self.gold_column, self.labels),)
+        return super().gold(row, example)
+
+    def completion(self, row: Mapping[str, Any], example: Example) -> str:
+        """The answer in the format that the template asks for, if it asks for one."""
+        prompt = self.prompt_for(example.language)
+        answer = example.gold[0]
+        return f"{prompt.answer} {prompt.labels.get(answer, answer)}" if prompt.answer else ""
+
+    def parse(self, text: str, example: Example) -> str | None:
+        """The first line of the text, or of what stands behind the last place where the format puts an answer.
+
+        A class is told by its words alone: a sentence that holds them is malformed, but for letter case, quotation
+        marks and a full stop.
+        """
+        prompt = self.prompt_for(example.language)
+        if not prompt.answer:
+            return super().parse(text, example)
+        _, found, behind = text.rpartition(prompt.answer)
+        line = super().parse(behind, example) if found else None
+        if line is None or not self.labels:
+            return line
+        words = {word.casefold(): label for label, word in prompt.labels.items()}
+        return words.get(line.strip("'\"“”.。 ").casefold())
+
+
+def with_prompt(
+    task: Task | TextTask, name: str, prompt: str | None, prompt_language: str | None
+) -> Task | TextTask:
+    """The task by the prompt that an experiment chooses, or as it is where none is chosen.
+
+    Raises:
+        UserError: the task has one prompt only, or not this one.
+    """
+    if prompt is None and prompt_language is None:
+        return task
+    if not isinstance(task, PromptedTask):
+        raise UserError(
+            f"task {name!r}", "has no prompts to choose from", mend="leave `prompt` and `prompt_language` out"
+        )
+    return task.asked(prompt, prompt_language)
+
+
+def answers_of(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
+    """Accepted answers of a row of SQuAD's form, `{"text": [...], "answer_start": [...]}`, each once.
+
+    Raises:
+        RowError: another form, or no answer.
+    """
+    value = row[column]
+    texts = value.get("text") if isinstance(value, Mapping) else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise RowError(f'column {column!r} is not {{"text": [...], "answer_start": [...]}}')
+    if not texts:
+        raise RowError(f"column {column!r} holds no answer")
+    return tuple(dict.fromkeys(text.strip() for text in texts))

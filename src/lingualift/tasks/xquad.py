@@ -1,0 +1,27 @@
+"""XQuAD: questions answered by a span of a passage; English and eleven translations, row-aligned, a test set only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lingualift.tasks.base import TASKS, Example
+from lingualift.tasks.prompts import PromptedTask, answers_of
+
+
+class XQuAD(PromptedTask):
+    """The answer is generated; each of `answers` is accepted."""
+
+    name = "xquad"
+    columns = ("id", "context", "question")
+    gold_column = "answers"
+    metrics = ("squad_em", "squad_f1")
+    source = "https://arxiv.org/abs/1910.11856"
+    max_new_tokens = 16
+
+    def gold(self, row: Mapping[str, Any], example: Example) -> tuple[str, ...]:
+        """Every accepted answer."""
+        return answers_of(row, self.gold_column)
+
+
+TASKS.register("xquad")(XQuAD())
