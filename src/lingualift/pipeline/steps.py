@@ -274,6 +274,8 @@ class Sweep(Step):
         "merging",
         "adapters",
         "evaluation",
+        "languages.py",
+        "languages.tsv",
         "training/encoding.py",
         "backbone.py",
         "tasks/base.py",
@@ -438,7 +440,15 @@ class Evaluate(Step):
     """Score the backbone, or an adapter on it, on a task in a language."""
 
     kind = "evaluation"
-    code = ("evaluation", "training/encoding.py", "backbone.py", "tasks/base.py", "tasks/prompts.py")
+    code = (
+        "evaluation",
+        "languages.py",
+        "languages.tsv",
+        "training/encoding.py",
+        "backbone.py",
+        "tasks/base.py",
+        "tasks/prompts.py",
+    )
     backbone: BackboneRef
     adapter: Train | Merge | None
     source: Source

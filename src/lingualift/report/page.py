@@ -108,6 +108,7 @@ def _named(code: str) -> str:
 
 _ROLES = {
     "vanilla": "untrained",
+    "xlt": "another prompt",
     "source-ft": "source labels",
     "reference-only": "text alone",
     "arithmetic": "merged",
