@@ -77,7 +77,7 @@ def test_push_publishes_four_files_byte_by_byte_and_no_path(hub, merged):
     card = ModelCard(files["README.md"].decode()).data
     assert card.base_model == "some-org/some-model"
     assert card.language == ["en", "sw"]
-    assert (card.library_name, card.pipeline_tag) == ("peft", "text-generation")
+    assert tuple(map(card.to_dict().get, ("library_name", "pipeline_tag"))) == ("peft", "text-generation")
     assert {"lingualift", "lora", "merge", "adamergex"} <= set(card.tags)
     assert card.to_dict()["base_model_relation"] == "adapter"
     assert b'adapter = "mine/sentiment-sw"' in files["README.md"]
