@@ -84,7 +84,7 @@ class Campaign:
         """Start the run, in a process group of its own."""
         command = [sys.executable, "-m", "lingualift", "run", "e.yaml", "--output", str(output)]
         output.parent.mkdir(parents=True, exist_ok=True)
-        with (output.parent / "stderr.txt").open("ab") as errors:
+        with self.errors(output).open("ab") as errors:
             return subprocess.Popen(
                 [*command, "--set", f"workers={workers}"],
                 cwd=self.root,
@@ -92,6 +92,12 @@ class Campaign:
                 stderr=errors,
                 start_new_session=True,
             )
+
+    def errors(self, output: Path) -> Path:
+        """What its runs said, on a disk that is never filled."""
+        folder = self.root / "errors"
+        folder.mkdir(exist_ok=True)
+        return folder / "-".join(output.relative_to(self.root).parts)
 
     def results(self, folder: Path) -> object:
         """`results.json` but for timings."""
@@ -105,7 +111,7 @@ class Campaign:
         if self.start(output, workers=workers).wait() == 0 and self.results(output) == self.truth:
             tally.same += 1
         else:
-            errors = (output.parent / "stderr.txt").read_text(encoding="utf-8")
+            errors = self.errors(output).read_text(encoding="utf-8")
             print(f"DIFFERS or failed: {output}\n{errors[-3000:]}", flush=True)
 
     def running(self, output: Path) -> list[str]:
@@ -253,7 +259,7 @@ class Campaign:
                 code = process.wait()
                 filler.unlink()
                 tally.faults += 1
-                errors = (output.parent / "stderr.txt").read_text(encoding="utf-8")
+                errors = self.errors(output).read_text(encoding="utf-8")
                 if code == 2 and "mend: free some space" in errors and "Traceback" not in errors:
                     tally.notes["refused with a mend"] += 1
                 elif code == 0:
