@@ -31,6 +31,15 @@ from lingualift.training.trainer import TRAINING_LOG_FILE
 
 Progress = Callable[[int, int], None]
 PREDICTIONS_FILE, SCORES_FILE, SWEEP_FILE = "predictions.jsonl", "scores.json", "sweep.json"
+_SCORES = (  # the code that decides a score
+    "evaluation",
+    "languages.py",
+    "languages.tsv",
+    "training/encoding.py",
+    "backbone.py",
+    "tasks/base.py",
+    "tasks/prompts.py",
+)
 _LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy")
 
 
@@ -270,17 +279,7 @@ class Sweep(Step):
 
     kind = "sweep"
     split: ClassVar[str] = "validation"
-    code = (
-        "merging",
-        "adapters",
-        "evaluation",
-        "languages.py",
-        "languages.tsv",
-        "training/encoding.py",
-        "backbone.py",
-        "tasks/base.py",
-        "tasks/prompts.py",
-    )
+    code = ("merging", "adapters", *_SCORES)
     how: MergeRecipe
     adapters: tuple[tuple[str, Train], ...]
     grid: tuple[float, ...]
@@ -440,15 +439,7 @@ class Evaluate(Step):
     """Score the backbone, or an adapter on it, on a task in a language."""
 
     kind = "evaluation"
-    code = (
-        "evaluation",
-        "languages.py",
-        "languages.tsv",
-        "training/encoding.py",
-        "backbone.py",
-        "tasks/base.py",
-        "tasks/prompts.py",
-    )
+    code = _SCORES
     backbone: BackboneRef
     adapter: Train | Merge | None
     source: Source
