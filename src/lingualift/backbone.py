@@ -1,15 +1,30 @@
-"""Loading backbones and their tokenizers, and every fact about architectures that the rest needs."""
+"""Finding and loading backbones and their tokenizers, and putting adapters on them."""
 
 from __future__ import annotations
 
+import copy
 import functools
+import importlib.util
 import inspect
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lingualift.adapters import open_adapter
+from lingualift.adapters.folder import WEIGHTS_FILE
+from lingualift.architectures import (
+    EAGER,
+    WORDS,
+    Family,
+    Head,
+    family_of,
+    head_modules,
+    model_class,
+    objective_of,
+    peft_task,
+)
 from lingualift.config import Backbone
 from lingualift.errors import UserError
 from lingualift.provenance import PROVENANCE_FILE, read_json, sha256_folder
@@ -28,6 +43,10 @@ class BackboneRef:
         dtype: Number format of the weights.
         trust_remote_code: Whether code that comes with the model may run.
         fingerprint: sha256 of a folder's weights, config and tokenizer, or the hub's commit.
+        head: What it answers with; the steps that train and score a task choose it.
+        quantization: Number format that the weights are rounded to when they are loaded; None for `dtype`.
+        device_map: How the weights are spread over devices; None for one device.
+        chat: Whether prompts are asked by the tokenizer's chat template.
     """
 
     name: str
@@ -36,11 +55,31 @@ class BackboneRef:
     dtype: str
     trust_remote_code: bool
     fingerprint: str
+    head: Head = WORDS
+    quantization: str | None = None
+    device_map: str | None = None
+    chat: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """What determines results; where a folder lies does not."""
+        """What determines results; where a folder lies does not, and the head follows from the task."""
         fields = asdict(self)
-        return {key: fields[key] for key in ("dtype", "trust_remote_code", "fingerprint")}
+        always = ("dtype", "trust_remote_code", "fingerprint")
+        chosen = [key for key in ("quantization", "chat") if fields[key]]
+        return {key: fields[key] for key in (*always, *chosen)}
+
+    @property
+    def family(self) -> Family:
+        """Decoder, encoder-decoder or encoder."""
+        return family_of(_config(self.source, self.revision, self.trust_remote_code, self.name))
+
+    @property
+    def objective(self) -> str:
+        """How it learns from raw text, as in its pretraining; by continuing it, for encoder-decoders but T5's kin."""
+        return objective_of(_config(self.source, self.revision, self.trust_remote_code, self.name))
+
+    def answering(self, head: Head) -> BackboneRef:
+        """The same backbone with another head."""
+        return replace(self, head=head)
 
 
 def find_backbone(backbone: Backbone, base: Path = Path()) -> BackboneRef:
@@ -54,21 +93,23 @@ def find_backbone(backbone: Backbone, base: Path = Path()) -> BackboneRef:
         UserError: there is no such folder, it holds no model, or the hub does not answer.
     """
     folder = _folder(backbone.name, base)
+    how: dict[str, Any] = {
+        "dtype": backbone.dtype,
+        "trust_remote_code": backbone.trust_remote_code,
+        "quantization": backbone.quantization,
+        "device_map": backbone.device_map,
+        "chat": backbone.chat_template,
+    }
     if folder is None:
         commit = _hub_commit(backbone)
-        return BackboneRef(
-            backbone.name, backbone.name, commit, backbone.dtype, backbone.trust_remote_code, commit
-        )
+        return BackboneRef(backbone.name, backbone.name, commit, fingerprint=commit, **how)
     if not (folder / "config.json").is_file():
         raise UserError(
             folder, "holds no config.json", "a folder written by save_pretrained", "check the path"
         )
     if not any(folder.glob("*.safetensors")):
         raise UserError(folder, "holds no safetensors weights", mend="save the model with safetensors")
-    fingerprint = _folder_fingerprint(folder)
-    return BackboneRef(
-        backbone.name, str(folder), None, backbone.dtype, backbone.trust_remote_code, fingerprint
-    )
+    return BackboneRef(backbone.name, str(folder), None, fingerprint=_folder_fingerprint(folder), **how)
 
 
 def _folder(name: str, base: Path) -> Path | None:
@@ -108,59 +149,149 @@ def _hub_commit(backbone: Backbone) -> str:
         ) from error
 
 
+@functools.cache
+def _config(source: str, revision: str | None, trust_remote_code: bool, name: str) -> Any:
+    """The configuration of a model.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    import transformers
+
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        return transformers.AutoConfig.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(name, error) from error
+
+
 def skeleton(ref: BackboneRef) -> Any:
     """The model without its weights, made from its config alone, on torch's `meta` device.
 
     Raises:
-        UserError: the config is none of a causal language model.
+        UserError: the config is none of a language model.
     """
     import torch
-    import transformers
 
-    options = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
+    config = _config(ref.source, ref.revision, ref.trust_remote_code, ref.name)
     try:
-        config = transformers.AutoConfig.from_pretrained(ref.source, **options)
         with torch.device("meta"):
-            return transformers.AutoModelForCausalLM.from_config(
-                config, trust_remote_code=ref.trust_remote_code
+            return model_class(ref.family, ref.head).from_config(
+                _headed(config, ref.head), trust_remote_code=ref.trust_remote_code
             )
     except (OSError, ValueError, KeyError) as error:
-        raise _unloadable(ref, error) from error
+        raise _unloadable(ref.name, error) from error
 
 
-def _unloadable(ref: BackboneRef, error: Exception) -> UserError:
+def _headed(config: Any, head: Head) -> Any:
+    """A configuration with as many outputs as a head has."""
+    if not head.outputs:
+        return config
+    changed = copy.deepcopy(config)
+    changed.num_labels = head.outputs
+    return changed
+
+
+def _unloadable(name: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:300]
-    return UserError(f"backbone {ref.name!r}", f"cannot be loaded ({reason})", "a causal language model")
+    return UserError(f"backbone {name!r}", f"cannot be loaded ({reason})", "a language model of transformers")
 
 
 @functools.lru_cache(maxsize=1)
 def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
     """The model (frozen, in eval mode, on this process's device) and its tokenizer; the last one stays resident.
 
+    A head that the checkpoint does not hold has weights of no meaning until an adapter brings its own.
+
     Raises:
-        UserError: the model or tokenizer cannot be loaded.
+        UserError: the model or tokenizer cannot be loaded; weights of the model are missing.
     """
     import torch
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    options = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
+    options: dict[str, Any] = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
+    config = _config(ref.source, ref.revision, ref.trust_remote_code, ref.name)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(ref.source, **options)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            ref.source, dtype=getattr(torch, ref.dtype), use_safetensors=True, **options
+        model, loaded = model_class(ref.family, ref.head).from_pretrained(
+            ref.source,
+            config=_headed(config, ref.head),
+            dtype=getattr(torch, ref.dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            **_attention(config),
+            **_placement(ref),
+            **options,
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise _unloadable(ref, error) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _unloadable(ref.name, error) from error
+    _check_loaded(ref, model, loaded["missing_keys"])
+    _set_up(ref, tokenizer)
     if hasattr(
         model, "generation_config"
     ):  # what a backbone ships (penalties, sampling) is not greedy decoding
         model.generation_config = transformers.GenerationConfig()
-    model.requires_grad_(False).eval().to(device())
-    return model, tokenizer
+    model.requires_grad_(False).eval()
+    return model if ref.device_map or ref.quantization else model.to(device()), tokenizer
+
+
+def _attention(config: Any) -> dict[str, str]:
+    """The attention that an architecture demands; nothing where it takes any."""
+    return {"attn_implementation": "eager"} if config.model_type in EAGER else {}
+
+
+def _placement(ref: BackboneRef) -> dict[str, Any]:
+    """How weights are rounded and where they go, as arguments of `from_pretrained`."""
+    import torch
+    import transformers
+
+    placed: dict[str, Any] = {"device_map": ref.device_map} if ref.device_map else {}
+    if ref.quantization is None:
+        return placed
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            "backbone.quantization",
+            "needs bitsandbytes, which is not installed",
+            mend='pip install "lingualift[quantization]", or leave `quantization` out',
+        )
+    nf4 = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, ref.dtype),
+    )
+    return {"device_map": device(), **placed, "quantization_config": nf4}
+
+
+def _check_loaded(ref: BackboneRef, model: Any, missing: Iterable[str]) -> None:
+    """Refuse a checkpoint that leaves weights out which no adapter brings."""
+    head = () if ref.head.kind == "words" else head_modules(model)
+    lost = sorted(key for key in missing if not any(part in head for part in key.split(".")))
+    if lost:
+        raise UserError(
+            f"backbone {ref.name!r}",
+            f"its checkpoint lacks {lost[0]}"
+            + (f" and {len(lost) - 1} more weights" if len(lost) > 1 else ""),
+            f"all weights of {type(model).__name__}",
+            "take the checkpoint that was pretrained, with the head that it was pretrained with",
+        )
+
+
+def _set_up(ref: BackboneRef, tokenizer: Any) -> None:
+    """Give the tokenizer a padding token, and leave it a chat template only if prompts are asked by it."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if not ref.chat:
+        tokenizer.chat_template = None
+    elif not tokenizer.chat_template:
+        raise UserError(
+            "backbone.chat_template",
+            f"the tokenizer of {ref.name!r} has no chat template",
+            "a backbone that was tuned to chat",
+            "leave `chat_template` out",
+        )
 
 
 def check_adapter(ref: BackboneRef, adapter: Path) -> None:
@@ -182,25 +313,48 @@ def check_adapter(ref: BackboneRef, adapter: Path) -> None:
         )
 
 
-def attach(model: Any, adapter: Path, *, trainable: bool = False) -> Any:
-    """Put an adapter on a model, every tensor of its folder in its place; `detach` takes it off again.
+def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
+    """Put an adapter on the resident backbone, every tensor of its folder in its place; `detach` takes it off again.
+
+    An adapter without a head, put on a backbone that answers by one, is given a fresh one if it is to be trained.
+
+    Args:
+        ref: The backbone; it is loaded if it is not.
+        adapter: Adapter folder.
+        trainable: Whether its tensors, and its head's, are to be trained.
 
     Raises:
-        UserError: no adapter, damaged, or made for another model; the model is as it was then.
+        UserError: no adapter, damaged, made for another model, or without the head that is needed; the model is as it
+            was then.
     """
     import peft
 
     open_adapter(adapter)
+    model, _ = load_backbone(ref)
     wrapped = None
     try:
         config = peft.PeftConfig.from_pretrained(str(adapter))
         config.inference_mode = not trainable
-        wrapped = peft.PeftModelForCausalLM(model, config)
+        headless = ref.head.kind != "words" and not config.modules_to_save
+        if headless and not trainable:
+            raise UserError(
+                adapter,
+                "has no head to answer with",
+                "an adapter trained on the task",
+                "name the task adapter",
+            )
+        wrapped = wrap(ref, model, config)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its audit comes below
-            loaded = wrapped.load_adapter(str(adapter), "default", is_trainable=trainable)
-        problems = [*loaded.missing_keys, *loaded.unexpected_keys]
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            if headless:
+                missing, unexpected = _load_beside_head(wrapped, adapter)
+            else:
+                loaded = wrapped.load_adapter(str(adapter), "default", is_trainable=trainable)
+                missing, unexpected = loaded.missing_keys, loaded.unexpected_keys
+        if config.is_prompt_learning:  # peft takes it by another way, and checks its shape
+            unexpected = [key for key in unexpected if key != "prompt_embeddings"]
+        problems = [*missing, *unexpected]
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         problems = [line.strip() for line in str(error).splitlines() if "Error(s)" not in line]
     if problems:
         detach(wrapped or model)
@@ -210,9 +364,72 @@ def attach(model: Any, adapter: Path, *, trainable: bool = False) -> Any:
     return wrapped
 
 
+def _load_beside_head(wrapped: Any, adapter: Path) -> tuple[list[str], list[str]]:
+    """Load the tensors of an adapter that has no head, beside the fresh head of the model.
+
+    Returns:
+        Tensors of the adapter that its folder lacks, and tensors of the folder that are none of the adapter's.
+    """
+    import peft
+    from safetensors.torch import load_file
+
+    head = set(head_modules(wrapped.get_base_model()))
+    whole = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    fresh = {key: value for key, value in whole.items() if head & set(key.split("."))}
+    loaded = peft.set_peft_model_state_dict(wrapped, {**fresh, **load_file(adapter / WEIGHTS_FILE)})
+    own = [key for key in loaded.missing_keys if "default" in key.split(".") and "prompt_encoder" not in key]
+    return own, loaded.unexpected_keys
+
+
+def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
+    """A model with a new adapter on it, of peft's class for its task; with a head to train if it answers by one.
+
+    Args:
+        ref: The backbone.
+        model: What `load_backbone` or `skeleton` made of it.
+        config: peft's configuration of the adapter; the task is filled in.
+
+    Raises:
+        ValueError: peft finds no place for it.
+    """
+    import peft
+
+    config.task_type = peft_task(ref.family, ref.head)
+    if ref.head.kind != "words" and not config.modules_to_save:
+        config.modules_to_save = head_modules(model)
+    if config.is_prompt_learning and config.task_type is None:
+        return _prefixed(model, config)
+    return peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)(model, config)
+
+
+def _prefixed(model: Any, config: Any) -> Any:
+    """A masked language model with a prefix, which peft has no class for."""
+    import peft
+    import torch
+
+    class Prefixed(peft.PeftModel):  # type: ignore[misc]
+        def forward(self, input_ids: Any, attention_mask: Any, **more: Any) -> Any:
+            """The model's own forward pass, with the prefix before the keys and values of every layer."""
+            tokens = self.active_peft_config.num_virtual_tokens
+            seen = attention_mask.new_ones(len(input_ids), tokens)
+            return self.get_base_model()(
+                input_ids=input_ids,
+                attention_mask=torch.cat([seen, attention_mask], dim=1),
+                past_key_values=self.get_prompt(len(input_ids)),
+                **more,
+            )
+
+    return Prefixed(model, config)
+
+
 def detach(wrapped: Any) -> None:
-    """Take an adapter off the model that `attach` put it on."""
+    """Take an adapter off the model that `attach` put it on, and put back the modules that it brought copies of."""
+    from peft.utils.other import ModulesToSaveWrapper
+
     base = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+    for name, module in list(base.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):  # of which peft's own unloading leaves the copy in place
+            base.set_submodule(name, module.original_module)
     tuner: Any = getattr(wrapped, "base_model", None)
     if hasattr(tuner, "unload"):  # kinds that live in layers; the others only wrap the model
         tuner.unload()

@@ -63,6 +63,12 @@ class Backbone(_Record):
     "Commit, tag or branch on the hub; a commit makes the run repeatable."
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     "Number format of the backbone's weights; adapters are trained in float32."
+    quantization: Literal["nf4"] | None = None
+    "Round the weights to 4-bit NF4 when they are loaded (needs bitsandbytes); `dtype` is then that of the arithmetic."
+    device_map: Literal["auto"] | None = None
+    "`auto` spreads the weights over all GPUs, and over memory and disk where they do not fit."
+    chat_template: bool = False
+    "Ask by the tokenizer's chat template: the prompt is the user's turn, the answer the assistant's."
     trust_remote_code: bool = False
     "Run Python code that comes with the model: only for authors you trust."
 
@@ -166,14 +172,16 @@ class TaskData(_Record):
     "A prompt of the task (docs/tasks.md); its first one when left out."
     prompt_language: PromptLanguage | None = None
     "Code of the prompt's language, or `target`: that of the rows; English when left out."
+    answers: Literal["ranked", "generated"] = "ranked"
+    "How classes are asked for: by the likelihood of their words, or generated, as in the papers."
     data: Data
 
 
 class Reference(_Record):
     """The reference task: what the language adapters learn from unlabelled text."""
 
-    task: str = "causal-lm"
-    "A registered task; causal language modelling unless told otherwise."
+    task: str | None = None
+    "A registered task; causal-lm, masked-lm, span-corruption or prefix-lm, as the backbone needs, when left out."
     data: Data
     segment_tokens: PositiveInt = 512
     "Tokens per packed segment of text (the paper's is 512)."
@@ -182,8 +190,8 @@ class Reference(_Record):
 class Adapter(_Record):
     """What is trained, the same for every adapter of the experiment."""
 
-    type: Literal["lora", "ia3"] = "lora"
-    "Kind of adapter."
+    type: Literal["lora", "ia3", "prefix"] = "lora"
+    "Kind of adapter; `prefix` for encoders and encoder-decoders."
     rank: PositiveInt = 8
     "Rank r of LoRA's factors."
     alpha: PositiveInt = 16
@@ -191,7 +199,9 @@ class Adapter(_Record):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     "Probability that an input of LoRA is dropped in training."
     modules: tuple[str, ...] | None = None
-    "Names of the linear layers that get the adapter; all of them (LoRA), or peft's choice (IA3), when left out."
+    "Linear layers that get the adapter; when left out all of them (LoRA), or keys, values and feed-forward (IA3)."
+    tokens: PositiveInt = 20
+    "Virtual tokens of a prefix."
     init_seed: Annotated[int, Field(ge=0, lt=2**62)] = 112
     "Seed of the one initialisation that all adapters of a run share; the run's seed is added to it."
 

@@ -110,7 +110,11 @@ def load_examples(task: Task, data: Data, language: str, split: str, base: Path)
         example = task.example(named, language)
         _once(example.id, index, first_at)
         labelled = replace(example, gold=task.gold(named, example), language=language)
-        examples.append(replace(labelled, completion=task.completion(named, labelled)))
+        examples.append(
+            replace(
+                labelled, completion=task.completion(named, labelled), starts=task.starts(named, labelled)
+            )
+        )
 
     _each(rows, columns, task, add)
     return examples

@@ -34,7 +34,7 @@ from lingualift.provenance import (
 )
 from lingualift.source import Source
 from lingualift.tasks import Example, Task
-from lingualift.tasks.causal_lm import CausalLM
+from lingualift.tasks.language_modelling import REFERENCE_TASKS, CausalLM
 
 REPORT_FILE = "lift.json"
 STORE = "lingualift-store"
@@ -376,7 +376,7 @@ def _references(
     """The steps that train the target's and the source's reference, from one start."""
     for code, item in texts.items():
         write_jsonl(folder / f"{code}.jsonl", ({"text": line} for line in item.train))
-    data = Source("causal-lm", Data(files="{language}.jsonl"), folder)
+    data = Source(REFERENCE_TASKS[ref.objective], Data(files="{language}.jsonl"), folder)
     start = Initialise(ref, given, seed)
     target, source = (Train(start, data, code, settings, seed, settings.max_length) for code in texts)
     return target, source

@@ -14,7 +14,7 @@ from lingualift.config import Backbone, Scoring
 from lingualift.data import load_unlabelled
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress
-from lingualift.evaluation.runner import Prediction, adapted
+from lingualift.evaluation.runner import Prediction, adapted, answering
 from lingualift.evaluation.runner import predict as answer
 from lingualift.languages import language as find_language
 from lingualift.provenance import finite
@@ -92,12 +92,12 @@ def predict_rows(
     find_language(language)
     asked = load_unlabelled(chosen, rows, language)
     _check_names(rows, [row for row, _ in asked])
-    ref = find_backbone(backbone)
+    examples = [example for _, example in asked]
+    ref = answering(find_backbone(backbone), chosen, examples)
     if adapter is not None:
         check_adapter(ref, adapter)
     with adapted(ref, adapter) as (model, tokenizer):
-        examples = [example for _, example in asked]
-        answers, truncated = answer(model, tokenizer, chosen, examples, scoring, progress)
+        answers, truncated = answer(ref, model, tokenizer, chosen, examples, scoring, progress)
     records = [
         {"id": found.id, **_json(row), **_answered(found)}
         for (row, _), found in zip(asked, answers, strict=True)

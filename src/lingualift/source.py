@@ -24,6 +24,7 @@ class Source:
         base: Folder that relative paths start from.
         prompt: Name of a prompt of the task; None for its first one.
         prompt_language: Code of the prompt's language, or `target`; None for English.
+        generated: Whether classes are generated, and not ranked by the likelihood of their words.
     """
 
     task: str
@@ -31,11 +32,12 @@ class Source:
     base: Path
     prompt: str | None = None
     prompt_language: str | None = None
+    generated: bool = False
 
     def get_task(self) -> Task | TextTask:
         """The task itself."""
         task = _checked_task(self.task, self.base)
-        return with_prompt(task, self.task, self.prompt, self.prompt_language)
+        return with_prompt(task, self.task, self.prompt, self.prompt_language, self.generated)
 
     def identity(self, language: str, split: str) -> dict[str, Any]:
         """What determines the rows and how answers to them are read; `rows` hashes the examples as they are built."""
@@ -50,6 +52,7 @@ class Source:
         prompt: dict[str, Any] = {}
         if isinstance(task, PromptedTask):
             prompt = {"prompt": asdict(task.prompt_for(language)), "max_new_tokens": task.max_new_tokens}
+            prompt |= {"generated": True} if task.generated else {}
         return {
             "task": Path(self.task).stem,
             "code": task_code(self.task, self.base),
@@ -69,10 +72,7 @@ class Source:
                 _rows[key] = texts, fingerprint(texts)
             else:
                 examples = load_examples(task, self.data, language, split, self.base)
-                built = [
-                    [row.id, row.prompt, row.gold, dict(row.choices), row.completion] for row in examples
-                ]
-                _rows[key] = examples, fingerprint(built)
+                _rows[key] = examples, fingerprint([asdict(row) for row in examples])
         return _rows[key]
 
     def labelled(self, language: str, split: str) -> tuple[Task, list[Example]]:
@@ -81,18 +81,22 @@ class Source:
 
     def check_labelled(self) -> Task:
         """The task, if it has labels; raises as `labelled_task`."""
-        return labelled_task(self.task, self.base, self.prompt, self.prompt_language)
+        return labelled_task(self.task, self.base, self.prompt, self.prompt_language, self.generated)
 
 
 def labelled_task(
-    name: str, base: Path = Path(), prompt: str | None = None, prompt_language: str | None = None
+    name: str,
+    base: Path = Path(),
+    prompt: str | None = None,
+    prompt_language: str | None = None,
+    generated: bool = False,
 ) -> Task:
     """A task by its name or file, if it has labels, with the prompt that is chosen for it.
 
     Raises:
         UserError: it is a reference task, which has none; it has no such prompt; or as `get_task`.
     """
-    task = with_prompt(_checked_task(name, base), name, prompt, prompt_language)
+    task = with_prompt(_checked_task(name, base), name, prompt, prompt_language, generated)
     if isinstance(task, TextTask):
         raise UserError(f"task {name!r}", "has no labels to score", "a labelled task", "name another task")
     return task

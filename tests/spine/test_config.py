@@ -126,7 +126,7 @@ def with_value(place, value):
         ("reference.segment_tokens", 0, "greater than 0"),
         ("adapter.rank", 0, "greater than 0"),
         ("adapter.rank", 2.5, "adapter.rank"),
-        ("adapter.type", "lorra", "'lora' or 'ia3'"),
+        ("adapter.type", "lorra", "'lora', 'ia3' or 'prefix'"),
         ("adapter.dropout", 1.0, "less than 1"),
         ("training.task.steps", None, "either `steps` or `epochs`"),
         ("training.task.epochs", 2, "either `steps` or `epochs`"),

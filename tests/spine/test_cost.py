@@ -24,6 +24,7 @@ from lingualift.pipeline.cost import (
     misfits,
 )
 from lingualift.pipeline.words import duration, readable
+from lingualift.tasks import TASKS
 from lingualift.training.trainer import _kept_bytes, count_parameters, initialise, measure_step
 
 
@@ -56,7 +57,15 @@ def test_memory_of_a_row_grows_with_its_length_and_not_with_the_batch(mini, tmp_
     for words, batch in ((10, 2), (10, 4), (40, 2)):
         settings = Training(steps=5, batch_size=batch, gradient_checkpointing=checkpointing)
         texts = ["the red book is on the table " * words] * 20
-        found[words, batch] = measure_step(mini, texts, settings, start=tmp_path, segment_tokens=8 * words)[1]
+        found[words, batch] = measure_step(
+            mini,
+            TASKS["causal-lm"],
+            texts,
+            settings,
+            start=tmp_path,
+            language="en",
+            segment_tokens=8 * words,
+        )[1]
     assert found[10, 2] == found[10, 4]
     assert 3 < found[40, 2] / found[10, 2] < 17
     model, _ = load_backbone(mini)

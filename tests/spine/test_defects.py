@@ -77,10 +77,10 @@ def test_an_answer_is_right_where_the_first_metric_says_so(mini):
             return "1.234,00"
 
     asked = [Example(code, "How many?", ("1234",), language=code) for code in ("de", "en")]
-    found, _ = predict(model, tokenizer, Spelled(), asked, Scoring())
+    found, _ = predict(mini, model, tokenizer, Spelled(), asked, Scoring())
     assert [prediction.correct for prediction in found] == [True, True]
     Spelled.metrics = ("exact_match",)
-    found, _ = predict(model, tokenizer, Spelled(), asked, Scoring())
+    found, _ = predict(mini, model, tokenizer, Spelled(), asked, Scoring())
     assert [prediction.correct for prediction in found] == [False, False]
 
 

@@ -44,6 +44,8 @@ def test_word_level_answers_have_one_token(mini):
 class Tokens:
     """A tokenizer without the ids that some lack."""
 
+    chat_template = None
+
     def __init__(self, bos=0, eos=1):
         self.bos_token_id, self.eos_token_id = bos, eos
 

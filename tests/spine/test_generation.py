@@ -99,7 +99,7 @@ def test_the_prompt_is_no_part_of_what_is_parsed(mini):
             return super().parse(text, example)
 
     asked = [Example("0", "the answer is <positive> Rating: positive <positive>", ("positive",))]
-    found, _ = predict(model, tokenizer, Listening(), asked, Scoring())
+    found, _ = predict(mini, model, tokenizer, Listening(), asked, Scoring())
     assert heard == [found[0].text] == [naive(model, tokenizer, asked[0].prompt, 4)]
     assert found[0].prediction is None
     assert not found[0].correct
@@ -117,7 +117,7 @@ def test_answers_without_prompt_are_parsed_by_the_first_line():
 
 def test_malformed_answers_count_as_wrong_and_are_counted(bpe):
     model, tokenizer = load_backbone(bpe)
-    found, _ = predict(model, tokenizer, Echo(), examples(), Scoring())
+    found, _ = predict(bpe, model, tokenizer, Echo(), examples(), Scoring())
     assert [one.prediction for one in found] == [None] * len(PROMPTS)
     assert [one.id for one in found] == [str(index) for index in range(len(PROMPTS))]
     assert METRICS["exact_match"].score([None], [("?",)], "en").value == 0

@@ -92,6 +92,7 @@ from pathlib import Path
 import torch, transformers, peft
 from lingualift.backbone import find_backbone, load_backbone
 from lingualift.config import Adapter, Backbone, Training
+from lingualift.tasks import TASKS
 from lingualift.training.trainer import initialise, train
 
 torch.set_num_threads(1)
@@ -101,10 +102,14 @@ texts = ["the red book is on the table in the kitchen " * 6] * 640
 initialise(ref, Adapter(rank=2), 0, folder / "start")
 
 
+def where(name):
+    return {"start": folder / "start", "seed": 0, "output": folder / name, "work": folder / "work"}
+
+
 def go(name, batch):
     (folder / name).mkdir()
     settings = Training(steps=2, batch_size=batch)
-    train(ref, texts, settings, start=folder / "start", seed=0, output=folder / name, work=folder / "work")
+    train(ref, TASKS["causal-lm"], texts, settings, language="en", **where(name))
 
 
 go("warm", 1)  # whatever is loaded by the first step

@@ -191,7 +191,7 @@ def test_progress_goes_up_to_all_prompts(mini, name):
     told = []
     task = get_task(name)
     examples = [task.example(row, "sw") for row in unlabelled(name)]
-    answer(model, tokenizer, task, examples, Scoring(batch_size=5), lambda *at: told.append(at))
+    answer(mini, model, tokenizer, task, examples, Scoring(batch_size=5), lambda *at: told.append(at))
     assert told == [(5, 16), (10, 16), (15, 16), (16, 16)]
 
 

@@ -4,13 +4,12 @@ import shutil
 
 import pytest
 from test_training import begin, equal, facts, tensors, trained
-from worlds import experiment, write_experiment, write_jsonl
+from worlds import experiment, learn, write_experiment, write_jsonl
 
 from lingualift.config import Adapter, Backbone, Data, Training
 from lingualift.source import Source
 from lingualift.training import trainer
 from lingualift.training.once import train_once
-from lingualift.training.trainer import train
 
 ROW = {"task": "mini-sentiment", "language": "en"}
 
@@ -51,7 +50,7 @@ def test_a_training_cut_at_a_checkpoint_ends_with_the_same_bits(mini, data, tmp_
     def go(output, progress):
         output.mkdir()
         record = Training(**settings)
-        train(
+        learn(
             mini, rows, record, start=start, seed=0, output=output, work=tmp_path / "work", progress=progress
         )
 
@@ -124,7 +123,7 @@ def test_a_kill_in_any_epoch_changes_no_bit(mini, data, tmp_path, text, accumula
         where = {"start": start, "seed": 0, "output": tmp_path / name, "work": tmp_path / "kept" / name}
         while True:
             try:
-                train(mini, rows, record, segment_tokens=24, progress=die, **where)
+                learn(mini, rows, record, segment_tokens=24, progress=die, **where)
                 return tensors(tmp_path / name)
             except KilledError:
                 continue
@@ -156,8 +155,8 @@ def test_a_kill_after_the_last_step_adds_no_step(mini, data, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "_check_finite", die)
         with pytest.raises(KilledError):
-            train(mini, rows, Training(**{"learning_rate": 5e-3, **settings}), **where)
-    train(mini, rows, Training(**{"learning_rate": 5e-3, **settings}), **where)
+            learn(mini, rows, Training(**{"learning_rate": 5e-3, **settings}), **where)
+    learn(mini, rows, Training(**{"learning_rate": 5e-3, **settings}), **where)
     assert equal(tensors(tmp_path / "cut"), whole)
     assert facts(tmp_path / "cut")["steps"] == 6
 

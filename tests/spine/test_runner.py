@@ -185,5 +185,5 @@ def test_a_folder_that_is_no_model_is_refused(bpe_folder, tmp_path, missing):
 def test_a_backbone_that_cannot_be_loaded_is_refused(bpe_folder, tmp_path):
     folder = shutil.copytree(bpe_folder, tmp_path / "model")
     (folder / "config.json").write_text('{"model_type": "no-such-model"}')
-    with pytest.raises(UserError, match=r"cannot be loaded .*expected a causal language model"):
+    with pytest.raises(UserError, match=r"cannot be loaded .*expected a language model"):
         load_backbone(find_backbone(Backbone(name=str(folder))))

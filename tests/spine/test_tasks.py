@@ -404,12 +404,14 @@ def test_a_task_is_trained_and_scored(bpe, tmp_path, name):
     initialise(bpe, Adapter(rank=2, alpha=4), 0, tmp_path / "start")
     train(
         bpe,
+        task,
         rows,
         Training(steps=2, batch_size=8, max_length=512),
         start=tmp_path / "start",
         seed=0,
         output=tmp_path / "adapter",
         work=tmp_path / "work",
+        language=learnt,
     )
     asked = source(tmp_path, name, scored).rows(scored, "test")
     short = type(task)()

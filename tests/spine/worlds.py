@@ -9,6 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lingualift.miniworld.data import qa_rows, reference_rows, sentiment_rows
+from lingualift.tasks import TASKS
+from lingualift.training.trainer import train
 
 TEXTS = [
     "the review was good and the red book was bad",
@@ -17,6 +19,12 @@ TEXTS = [
     "Q: where is the book? A: in the kitchen",
 ]
 LANGUAGES = ("en", "fr", "sw")
+
+
+def learn(ref, rows, settings, **where):
+    """Train on examples of a task with classes, or on texts."""
+    task = TASKS["causal-lm" if isinstance(rows[0], str) else "mini-sentiment"]
+    train(ref, task, rows, settings, language="sw", **where)
 
 
 def build_bpe_backbone(folder: Path, *, seed=0, layers=2, width=32, **generation) -> Path:

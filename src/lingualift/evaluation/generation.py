@@ -9,7 +9,7 @@ from lingualift.config import Scoring
 from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.likelihood import Progress, left_pad
 from lingualift.tasks import Example
-from lingualift.training.encoding import encode_prompt, fit
+from lingualift.training.encoding import encode_prompt, ending, fit
 
 
 def generate_answers(
@@ -42,6 +42,7 @@ def generate_answers(
         for example in examples
     ]
     order = sorted(range(len(pairs)), key=lambda index: len(pairs[index].prompt))
+    ends = [end for end in dict.fromkeys((*ending(tokenizer)[:1], tokenizer.eos_token_id)) if end is not None]
     config = transformers.GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -49,7 +50,7 @@ def generate_answers(
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends or None,
     )
     texts = [""] * len(pairs)
     done = 0

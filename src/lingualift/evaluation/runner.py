@@ -11,10 +11,14 @@ from typing import Any
 from lingualift.backbone import BackboneRef, attach, detach, load_backbone
 from lingualift.config import Scoring
 from lingualift.evaluation.generation import generate_answers
+from lingualift.evaluation.heads import classify, find_spans
 from lingualift.evaluation.likelihood import Progress, score_choices
 from lingualift.evaluation.metrics import METRICS
+from lingualift.evaluation.writing import rank_written, write_answers
 from lingualift.provenance import finite
 from lingualift.tasks import Example, Task
+from lingualift.training.encoding import set_language
+from lingualift.training.heads import head_of, labels_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def adapted(ref: BackboneRef, adapter: Path | None) -> Iterator[tuple[Any, Any]]
     if adapter is None:
         yield model, tokenizer
         return
-    wrapped = attach(model, adapter)
+    wrapped = attach(ref, adapter)
     try:
         yield wrapped, tokenizer
     finally:
@@ -107,17 +111,24 @@ def evaluate(
         scoring: How answers are ranked or generated.
         progress: Called with prompts done and prompts in all.
     """
+    ref = answering(ref, task, examples)
     with adapted(ref, adapter) as (model, tokenizer):
-        predictions, truncated = predict(model, tokenizer, task, examples, scoring, progress)
+        predictions, truncated = predict(ref, model, tokenizer, task, examples, scoring, progress)
     return Evaluation(
         predictions,
-        score(task, predictions, len(examples[0].choices or task.labels), examples[0].language),
+        score(task, predictions, len(labels_of(task, examples[0])), examples[0].language),
         sum(prediction.prediction is None for prediction in predictions),
         truncated,
     )
 
 
+def answering(ref: BackboneRef, task: Task, examples: Sequence[Example]) -> BackboneRef:
+    """The backbone with the head that answers a task; raises as `head_of`."""
+    return ref.answering(head_of(ref.family, task, examples[0], type(task).__name__))
+
+
 def predict(
+    ref: BackboneRef,
     model: Any,
     tokenizer: Any,
     task: Task,
@@ -127,15 +138,25 @@ def predict(
 ) -> tuple[list[Prediction], int]:
     """Predictions in the order of the examples, and how many prompts had to be cut.
 
-    Choices are ranked, the first of equally likely ones wins; without choices the answer is generated and parsed.
+    Choices are ranked, the first of equally likely ones wins; without choices the answer is generated and parsed. An
+    encoder answers by its head.
     """
-    if examples[0].choices:
-        ranked, truncated = score_choices(model, tokenizer, examples, scoring, progress)
+    set_language(tokenizer, examples[0].language)
+    if ref.head.kind == "span":
+        spans = find_spans(model, tokenizer, examples, scoring, task.max_new_tokens, progress)
+        return [_found(task, example, text) for example, text in zip(examples, spans, strict=True)], 0
+    if ref.head.kind != "words":
+        scores, truncated = classify(model, tokenizer, task, examples, scoring, progress)
+    elif examples[0].choices:
+        rank = rank_written if ref.family == "encoder-decoder" else score_choices
+        scores, truncated = rank(model, tokenizer, examples, scoring, progress)
+    else:
+        generate = write_answers if ref.family == "encoder-decoder" else generate_answers
+        texts, truncated = generate(model, tokenizer, examples, scoring, task.max_new_tokens, progress)
         return [
-            _ranked(task, example, found) for example, found in zip(examples, ranked, strict=True)
+            _parsed(task, example, text) for example, text in zip(examples, texts, strict=True)
         ], truncated
-    texts, truncated = generate_answers(model, tokenizer, examples, scoring, task.max_new_tokens, progress)
-    return [_parsed(task, example, text) for example, text in zip(examples, texts, strict=True)], truncated
+    return [_ranked(task, example, found) for example, found in zip(examples, scores, strict=True)], truncated
 
 
 def score(
@@ -159,6 +180,10 @@ def score(
 def _ranked(task: Task, example: Example, scores: dict[str, float]) -> Prediction:
     best = max(scores, key=lambda label: scores[label])
     return Prediction(example.id, example.gold, best, _is_right(task, example, best), scores=scores)
+
+
+def _found(task: Task, example: Example, span: str) -> Prediction:
+    return Prediction(example.id, example.gold, span, _is_right(task, example, span), text=span)
 
 
 def _parsed(task: Task, example: Example, text: str) -> Prediction:

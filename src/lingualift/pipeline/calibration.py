@@ -63,7 +63,15 @@ def measure(step: Step, ref: BackboneRef, adapter: Adapter, threads: int) -> Pac
 
 def _training(step: Train, ref: BackboneRef, drawn: Path) -> tuple[float, int, int]:
     rows = step.source.rows(step.language, step.split)
-    return measure_step(ref, rows, step.settings, start=drawn, segment_tokens=step.segment_tokens)
+    return measure_step(
+        ref,
+        step.source.get_task(),
+        rows,
+        step.settings,
+        start=drawn,
+        language=step.language,
+        segment_tokens=step.segment_tokens,
+    )
 
 
 def _scoring(step: Evaluate | Sweep, ref: BackboneRef, drawn: Path) -> Pace:

@@ -16,6 +16,7 @@ from lingualift.pipeline.steps import Evaluate, Merge, Step, Sweep, Train
 from lingualift.pipeline.store import Store
 from lingualift.source import Source
 from lingualift.tasks import Task
+from lingualift.tasks.language_modelling import REFERENCE_TASKS
 from lingualift.training.tracking import check_trackers
 
 LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
@@ -75,9 +76,14 @@ def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> P
 
 def _cells(experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path | None) -> Iterator[Cell]:
     reference = experiment.reference
-    text = Source(reference.task, reference.data, base) if reference else None
+    text = (
+        Source(reference.task or REFERENCE_TASKS[backbone.objective], reference.data, base)
+        if reference
+        else None
+    )
     for entry in experiment.tasks:
-        task = Source(entry.task, entry.data, base, entry.prompt, entry.prompt_language)
+        generated = entry.answers == "generated"
+        task = Source(entry.task, entry.data, base, entry.prompt, entry.prompt_language, generated)
         for method in experiment.methods:
             for language in _languages(method, experiment):
                 seeds = experiment.seeds if is_seeded(method) else experiment.seeds[:1]

@@ -36,7 +36,9 @@ _SCORES = (  # the code that decides a score
     "languages.py",
     "languages.tsv",
     "training/encoding.py",
+    "training/heads.py",
     "backbone.py",
+    "architectures.py",
     "tasks/base.py",
     "tasks/prompts.py",
 )
@@ -131,7 +133,7 @@ class Initialise(Step):
     """Draw the initialisation that all adapters of a seed share."""
 
     kind = "initialisation"
-    code = ("training", "backbone.py")
+    code = ("training", "backbone.py", "architectures.py")
     backbone: BackboneRef
     adapter: Adapter | GivenAdapter
     seed: int
@@ -170,7 +172,7 @@ class Train(Step):
 
     kind = "adapter"
     split: ClassVar[str] = "train"
-    code = ("training", "backbone.py", "tasks/base.py", "tasks/prompts.py")
+    code = ("training", "backbone.py", "architectures.py", "tasks/base.py", "tasks/prompts.py")
     start: Initialise
     source: Source
     language: str
@@ -213,12 +215,14 @@ class Train(Step):
         name = f"{Path(self.source.task).stem}.{self.language}.seed{self.seed}"
         train(
             self.start.backbone,
+            self.source.get_task(),
             self.source.rows(self.language, self.split),
             self.settings,
             start=inputs["start"],
             seed=self.seed,
             output=output,
             work=work,
+            language=self.language,
             segment_tokens=self.segment_tokens,
             about={
                 "task": Path(self.source.task).stem,

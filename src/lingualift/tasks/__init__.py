@@ -1,7 +1,7 @@
 """What is asked of a model: rows become examples, prompts, and how an answer is read."""
 
 from lingualift.tasks import (  # each registers its task
-    causal_lm,
+    language_modelling,
     mgsm,
     miniworld,
     nusatranslation,
@@ -34,10 +34,10 @@ __all__ = [
     "RowError",
     "Task",
     "TextTask",
-    "causal_lm",
     "class_of",
     "get_task",
     "label_of",
+    "language_modelling",
     "mgsm",
     "miniworld",
     "nusatranslation",

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from lingualift.errors import UserError
 from lingualift.registry import Registry
@@ -32,6 +32,11 @@ class Example:
         language: Code of its language, which some metrics and answers need. The loader fills it in.
         completion: What training puts loss on where it is more than the answer, e.g. the steps that lead to it. The
             loader fills it in by `Task.completion`.
+        parts: What an encoder reads: one text, or two; for a span the question and the passage. The prompt if empty.
+        options: Label -> the text that stands for it, each of which an encoder reads after `parts`; empty where the
+            labels are the same for all rows.
+        starts: Where the answers of `gold` begin in the passage, in characters; the loader fills it in by
+            `Task.starts`.
     """
 
     id: str
@@ -40,6 +45,9 @@ class Example:
     choices: Mapping[str, str] = field(default_factory=dict)
     language: str = ""
     completion: str = ""
+    parts: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    starts: tuple[int, ...] = ()
 
     @property
     def answer(self) -> str:
@@ -62,6 +70,8 @@ class Task:
         metrics: Names of metrics; the first one is reported and tuned on.
         source: Paper or URL of the task.
         labels: Classes, if prompts may ask for them in generated text too; else empty, and `choices` say them.
+        encoder_head: How an encoder answers: `classes` (the labels), `choices` (the best of `Example.options`) or
+            `span` (a part of the passage); None for a task that it cannot answer.
         max_new_tokens: Longest generated answer, in tokens; of no use to a ranked task.
     """
 
@@ -70,6 +80,7 @@ class Task:
     metrics: ClassVar[tuple[str, ...]]
     source: ClassVar[str]
     labels: ClassVar[tuple[str, ...]] = ()
+    encoder_head: ClassVar[Literal["classes", "choices", "span"] | None] = "classes"
     max_new_tokens: int = 16
 
     def example(self, row: Mapping[str, Any], language: str) -> Example:
@@ -103,6 +114,15 @@ class Task:
         """
         return ""
 
+    def starts(self, row: Mapping[str, Any], example: Example) -> tuple[int, ...]:
+        """Where the accepted answers begin in the passage, in characters, for a task that is answered by a span.
+
+        Args:
+            row: As for `gold`.
+            example: What `example` made of it, with its gold.
+        """
+        return ()
+
     def parse(self, text: str, example: Example) -> str | None:
         """The answer in a generated text (the prompt is not in it), or None where there is none.
 
@@ -121,10 +141,12 @@ class TextTask:
 
     Attributes:
         columns: The one column that holds the text.
+        objective: What is learnt from it; None for that of the backbone's family.
         source: Paper or URL of the objective.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("text",)
+    objective: ClassVar[Literal["causal", "masked", "span-corruption", "prefix"] | None] = None
     source: ClassVar[str]
 
 

@@ -29,6 +29,7 @@ class MiniQA(Task):
     columns = ("id", "context", "question")
     gold_column = "answer"
     metrics = ("exact_match",)
+    encoder_head = None
     source = "lingualift.miniworld"
     max_new_tokens = 6
 

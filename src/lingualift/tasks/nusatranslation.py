@@ -10,6 +10,7 @@ class NusaTranslation(PromptedTask):
     name = "nusatranslation"
     labels = ("negative", "positive")
     columns = ("id", "text")
+    texts = ("text",)
     gold_column = "label"
     metrics = ("macro_f1", "accuracy")
     source = "https://aclanthology.org/2023.ijcnlp-main.60"

@@ -10,6 +10,7 @@ class NusaX(PromptedTask):
     name = "nusax"
     labels = ("negative", "neutral", "positive")
     columns = ("id", "text")
+    texts = ("text",)
     gold_column = "label"
     metrics = ("macro_f1", "accuracy")
     source = "https://aclanthology.org/2023.eacl-main.57"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, ClassVar, Self
@@ -68,29 +68,35 @@ class PromptedTask(Task):
     Attributes:
         name: Of the task and of its file.
         labels: Classes, in the order of their numbers on the hub.
+        texts: The columns that an encoder reads, one or two.
 
     Args:
         prompt: Name of a template; the first of the file if left out.
         prompt_language: Code of the prompt's language, or `target` for that of each row; English if left out.
+        generated: Whether classes are generated and read by their words, as in the papers, and not ranked.
 
     Raises:
         UserError: no such template.
     """
 
     name: ClassVar[str]
+    texts: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, prompt: str | None = None, prompt_language: str | None = None) -> None:
+    def __init__(
+        self, prompt: str | None = None, prompt_language: str | None = None, generated: bool = False
+    ) -> None:
         templates = prompts_of(self.name)
         self.prompt = prompt or next(iter(templates))
         self.prompt_language = prompt_language or "en"
+        self.generated = generated
         if self.prompt not in templates:
             mend = did_you_mean(self.prompt, templates)
             raise UserError(f"task {self.name!r}", f"has no prompt {self.prompt!r}", mend=mend)
         self.max_new_tokens = templates[self.prompt].max_new_tokens or type(self).max_new_tokens
 
-    def asked(self, prompt: str | None, prompt_language: str | None) -> Self:
+    def asked(self, prompt: str | None, prompt_language: str | None, generated: bool = False) -> Self:
         """The same task by another prompt; arguments and errors as for the class."""
-        return type(self)(prompt, prompt_language)
+        return type(self)(prompt, prompt_language, generated)
 
     def prompt_for(self, language: str) -> Prompt:
         """The prompt that rows of a language are asked by.
@@ -117,9 +123,13 @@ class PromptedTask(Task):
         """The filled template; classes are ranked by their words, unless the template asks for a format."""
         prompt = self.prompt_for(language)
         values = {**self.values(row, language), "language": find_language(language).name}
-        choices = {} if prompt.answer else dict(prompt.labels)
+        choices = {} if prompt.answer or self.generated else dict(prompt.labels)
         return Example(
-            text_of(row, "id"), prompt.template.format(**values), choices=choices, language=language
+            text_of(row, "id"),
+            prompt.template.format(**values),
+            choices=choices,
+            language=language,
+            parts=tuple(values[column] for column in self.texts),
         )
 
     def gold(self, row: Mapping[str, Any], example: Example) -> tuple[str, ...]:
@@ -129,10 +139,12 @@ class PromptedTask(Task):
         return super().gold(row, example)
 
     def completion(self, row: Mapping[str, Any], example: Example) -> str:
-        """The answer in the format that the template asks for, if it asks for one."""
+        """The answer in the format that the template asks for, if it asks for one; a class by its words."""
         prompt = self.prompt_for(example.language)
-        answer = example.gold[0]
-        return f"{prompt.answer} {prompt.labels.get(answer, answer)}" if prompt.answer else ""
+        words = prompt.labels.get(example.gold[0], example.gold[0])
+        if prompt.answer:
+            return f"{prompt.answer} {words}"
+        return words if prompt.labels and self.generated else ""
 
     def parse(self, text: str, example: Example) -> str | None:
         """The first line of the text, or of what stands behind the last place where the format puts an answer.
@@ -141,9 +153,10 @@ class PromptedTask(Task):
         marks and a full stop.
         """
         prompt = self.prompt_for(example.language)
-        if not prompt.answer:
-            return super().parse(text, example)
-        _, found, behind = text.rpartition(prompt.answer)
+        behind, found = text, True
+        if prompt.answer:
+            _, mark, behind = text.rpartition(prompt.answer)
+            found = bool(mark)
         line = super().parse(behind, example) if found else None
         if line is None or not self.labels:
             return line
@@ -152,20 +165,56 @@ class PromptedTask(Task):
 
 
 def with_prompt(
-    task: Task | TextTask, name: str, prompt: str | None, prompt_language: str | None
+    task: Task | TextTask, name: str, prompt: str | None, prompt_language: str | None, generated: bool = False
 ) -> Task | TextTask:
     """The task by the prompt that an experiment chooses, or as it is where none is chosen.
 
+    Args:
+        task: The task.
+        name: What the user calls it, for messages.
+        prompt: Name of a template.
+        prompt_language: Code, or `target`.
+        generated: Whether classes are generated, and not ranked.
+
     Raises:
-        UserError: the task has one prompt only, or not this one.
+        UserError: the task has one prompt only, or not this one; classes are to be generated, and it has none.
     """
-    if prompt is None and prompt_language is None:
+    if prompt is None and prompt_language is None and not generated:
         return task
     if not isinstance(task, PromptedTask):
         raise UserError(
-            f"task {name!r}", "has no prompts to choose from", mend="leave `prompt` and `prompt_language` out"
+            f"task {name!r}",
+            "has no prompts to choose from",
+            mend="leave `prompt`, `prompt_language` and `answers` out",
         )
-    return task.asked(prompt, prompt_language)
+    if generated and not task.labels:
+        raise UserError(
+            f"task {name!r}", "has no classes", mend="leave `answers` out: its answers are generated"
+        )
+    return task.asked(prompt, prompt_language, generated)
+
+
+def starts_of(row: Mapping[str, Any], column: str, gold: Sequence[str], passage: str) -> tuple[int, ...]:
+    """Where accepted answers begin in a passage: at `answer_start` if they stand there, else where they first occur.
+
+    Args:
+        row: Of SQuAD's form.
+        column: The one that holds the answers.
+        gold: The answers.
+        passage: The text that they are part of.
+
+    Returns:
+        One place for each answer, -1 for one that is no part of the passage.
+    """
+    told = row[column].get("answer_start")
+    given = dict(zip(row[column]["text"], told if isinstance(told, list) else [], strict=False))
+    starts = []
+    for answer in gold:
+        start = next((place for text, place in given.items() if text.strip() == answer), None)
+        if not isinstance(start, int) or not passage.startswith(answer, start):
+            start = passage.find(answer)
+        starts.append(start)
+    return tuple(starts)
 
 
 def answers_of(row: Mapping[str, Any], column: str) -> tuple[str, ...]:

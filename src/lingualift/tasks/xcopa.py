@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from lingualift.tasks.base import TASKS, RowError
+from lingualift.tasks.base import TASKS, Example, RowError
 from lingualift.tasks.prompts import PromptedTask
 
 
@@ -16,6 +17,7 @@ class XCOPA(PromptedTask):
     labels = ("choice1", "choice2")
     columns = ("premise", "question", "choice1", "choice2")
     gold_column = "label"
+    encoder_head = "choices"
     metrics = ("accuracy",)
     source = "https://arxiv.org/abs/2005.00333"
 
@@ -26,5 +28,14 @@ class XCOPA(PromptedTask):
             raise RowError(f"question is {values['question']!r}, which is neither cause nor effect")
         return values
 
+    def example(self, row: Mapping[str, Any], language: str) -> Example:
+        """The prompt; an encoder reads premise and question, then one of the choices."""
+        values = self.values(row, language)
+        asked = f"{values['premise']} {_QUESTIONS[values['question']]}"
+        options = {label: values[label] for label in self.labels}
+        return replace(super().example(row, language), parts=(asked,), options=options)
+
+
+_QUESTIONS = {"cause": "What was the cause?", "effect": "What happened as a result?"}
 
 TASKS.register("xcopa")(XCOPA())

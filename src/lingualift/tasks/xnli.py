@@ -10,6 +10,7 @@ class XNLI(PromptedTask):
     name = "xnli"
     labels = ("entailment", "neutral", "contradiction")
     columns = ("premise", "hypothesis")
+    texts = ("premise", "hypothesis")
     gold_column = "label"
     metrics = ("accuracy", "macro_f1")
     source = "https://arxiv.org/abs/1809.05053"

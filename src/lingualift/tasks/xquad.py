@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lingualift.tasks.base import TASKS, Example
-from lingualift.tasks.prompts import PromptedTask, answers_of
+from lingualift.tasks.prompts import PromptedTask, answers_of, starts_of
 
 
 class XQuAD(PromptedTask):
@@ -14,7 +14,9 @@ class XQuAD(PromptedTask):
 
     name = "xquad"
     columns = ("id", "context", "question")
+    texts = ("question", "context")
     gold_column = "answers"
+    encoder_head = "span"
     metrics = ("squad_em", "squad_f1")
     source = "https://arxiv.org/abs/1910.11856"
     max_new_tokens = 16
@@ -22,6 +24,10 @@ class XQuAD(PromptedTask):
     def gold(self, row: Mapping[str, Any], example: Example) -> tuple[str, ...]:
         """Every accepted answer."""
         return answers_of(row, self.gold_column)
+
+    def starts(self, row: Mapping[str, Any], example: Example) -> tuple[int, ...]:
+        """Where the answers stand in the context, whose ends `example` has stripped."""
+        return starts_of(row, self.gold_column, example.gold, example.parts[1])
 
 
 TASKS.register("xquad")(XQuAD())

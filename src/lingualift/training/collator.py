@@ -58,3 +58,46 @@ class Collator:
             batch["position_ids"].append(row["position_ids"] + list(range(missing)))
             batch["labels"].append(row["labels"] + [IGNORED] * missing)
         return {key: torch.tensor(values) for key, values in batch.items()}
+
+
+class Padding:
+    """Pads what encoders and encoder-decoders read, and what decoders write, on the right.
+
+    Args:
+        pad: Id of the padding token.
+        decoder_start: Id that an encoder-decoder's decoder starts from; None for encoders.
+    """
+
+    def __init__(self, pad: int, *, decoder_start: int | None = None) -> None:
+        self.pad = pad
+        self.decoder_start = decoder_start
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """`input_ids` and `attention_mask` of shape (texts, longest text), and what else the rows hold.
+
+        A row with several texts (`inputs`) gives as many, one after another. With `decoder_start`, `decoder_input_ids`
+        are the labels, moved on by one.
+        """
+        import torch
+
+        texts = [text for row in rows for text in row.get("inputs", [row])]
+        batch = {
+            key: self._padded([text[key] for text in texts], key)
+            for key in texts[0]
+            if isinstance(texts[0][key], list)
+        }
+        for key in ("labels", "start_positions", "end_positions"):
+            if isinstance(rows[0].get(key), int):
+                batch[key] = torch.tensor([row[key] for row in rows])
+        if self.decoder_start is not None:
+            first = torch.full((len(rows), 1), self.decoder_start)
+            before = torch.cat([first, batch["labels"][:, :-1]], dim=1)
+            batch["decoder_input_ids"] = before.masked_fill(before == IGNORED, self.pad)
+        return batch
+
+    def _padded(self, rows: Sequence[list[int]], key: str) -> Any:
+        import torch
+
+        filler = {"input_ids": self.pad, "labels": IGNORED}.get(key, 0)
+        longest = max(map(len, rows))
+        return torch.tensor([row + [filler] * (longest - len(row)) for row in rows])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lingualift.errors import UserError
+from lingualift.languages import language as find_language
 
 IGNORED = -100  # the label that carries no loss
 
@@ -26,10 +27,70 @@ class Pair:
     truncated: int = 0
 
 
-def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """Ids of a prompt, with the beginning-of-text id where the tokenizer has one."""
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a text, with the beginning-of-text id where the tokenizer has one."""
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return start + list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    return start + list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """Ids of a prompt, as the user's turn where the tokenizer has kept its chat template."""
+    if not tokenizer.chat_template:
+        return encode_text(tokenizer, prompt)
+    return list(tokenizer(_turn(tokenizer, prompt), add_special_tokens=False)["input_ids"])
+
+
+def _turn(tokenizer: Any, prompt: str) -> str:
+    """The user's turn and the beginning of the assistant's, which the template begins with its own special tokens."""
+    asked = [{"role": "user", "content": prompt}]
+    return str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+
+
+def ending(tokenizer: Any) -> list[int]:
+    """Ids that end an answer: of the assistant's turn, if it is asked by the chat template, else of the text."""
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    if not tokenizer.chat_template:
+        return end
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    closing = whole[len(_turn(tokenizer, "Q")) + 1 :] if whole.startswith(_turn(tokenizer, "Q")) else ""
+    return list(tokenizer(closing.rstrip(), add_special_tokens=False)["input_ids"]) or end
+
+
+def set_language(tokenizer: Any, language: str) -> None:
+    """Tell a tokenizer that tags its texts (NLLB, M2M100) which language they are in; others need no telling.
+
+    Raises:
+        UserError: it has no tag for the language.
+    """
+    if not hasattr(tokenizer, "src_lang"):
+        return
+    known = find_language(language)
+    special = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
+    tags = {known.nllb: known.nllb, f"__{known.code}__": known.code}
+    tag = next((code for token, code in tags.items() if token in special), None)
+    if tag is None:
+        raise UserError(
+            f"language {language!r}",
+            "has no tag in the backbone's tokenizer",
+            f"one of {', '.join(sorted(tag for tag in special if tag)[:5])} …",
+            "choose another language or backbone",
+        )
+    tokenizer.src_lang = tokenizer.tgt_lang = tag
+
+
+def source_ids(tokenizer: Any, text: str, max_length: int) -> tuple[list[int], bool]:
+    """Ids of what an encoder-decoder reads, with its special tokens, and whether its beginning was cut to fit."""
+    ids = list(tokenizer(text)["input_ids"])
+    if len(ids) <= max_length:
+        return ids, False
+    tokenizer.truncation_side = "left"
+    return list(tokenizer(text, truncation=True, max_length=max_length)["input_ids"]), True
+
+
+def target_ids(tokenizer: Any, text: str) -> list[int]:
+    """Ids of what an encoder-decoder writes, with its special tokens."""
+    return list(tokenizer(text_target=text)["input_ids"])
 
 
 def encode_pair(tokenizer: Any, prompt: str, answer: str, max_length: int) -> Pair:
@@ -42,8 +103,11 @@ def encode_pair(tokenizer: Any, prompt: str, answer: str, max_length: int) -> Pa
         UserError: the answer alone does not fit.
     """
     head = encode_prompt(tokenizer, prompt)
-    tail = encode_prompt(tokenizer, f"{prompt} {answer}")[len(head) :]
-    return fit(tokenizer, head, tail, max_length)
+    if tokenizer.chat_template:  # which ends with a line of its own or a special token
+        whole = tokenizer(_turn(tokenizer, prompt) + answer, add_special_tokens=False)["input_ids"]
+    else:
+        whole = encode_prompt(tokenizer, f"{prompt} {answer}")
+    return fit(tokenizer, head, list(whole)[len(head) :], max_length)
 
 
 def fit(tokenizer: Any, prompt: list[int], answer: list[int], max_length: int) -> Pair:
@@ -66,9 +130,8 @@ def fit(tokenizer: Any, prompt: list[int], answer: list[int], max_length: int) -
 
 
 def training_row(tokenizer: Any, pair: Pair) -> dict[str, list[int]]:
-    """Ids and labels of one example: only the answer and the end-of-text id after it carry loss."""
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    answer = pair.answer + end
+    """Ids and labels of one example: only the answer and what ends it carry loss."""
+    answer = pair.answer + ending(tokenizer)
     return {
         "input_ids": pair.prompt + answer,
         "attention_mask": [1] * (len(pair.prompt) + len(answer)),
@@ -110,4 +173,4 @@ def pack(documents: Iterable[Sequence[int]], segment_tokens: int) -> list[dict[s
 def encode_texts(tokenizer: Any, texts: Sequence[str], segment_tokens: int) -> list[dict[str, list[int]]]:
     """Texts as packed segments, each between the beginning-of-text and the end-of-text id."""
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return pack((encode_prompt(tokenizer, text) + end for text in texts), segment_tokens)
+    return pack((encode_text(tokenizer, text) + end for text in texts), segment_tokens)

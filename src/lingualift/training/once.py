@@ -64,12 +64,14 @@ def train_once(
             initialise(ref, adapter, adapter.init_seed + seed, Path(drawn))
         train(
             ref,
+            source.get_task(),
             rows,
             settings,
             start=start or Path(drawn),
             seed=seed,
             output=scratch,
             work=output.parent / f".{output.name}.{fingerprint(everything)[:12]}.checkpoints",
+            language=language,
             segment_tokens=settings.max_length,
             about={"task": source.task, "language": language, **source.identity(language, "train")["data"]},
             progress=progress,

@@ -11,18 +11,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lingualift.adapters.card import CARD_FILE
+from lingualift.architectures import (
+    WORDS,
+    draw_head,
+    ia3_modules,
+    is_feedforward,
+    linear_names,
+    pattern_of,
+    prefix_shape,
+)
 from lingualift.backbone import (
     BackboneRef,
     attach,
     clear_memory,
     detach,
     device,
-    keeps_logits,
     load_backbone,
     out_of_memory,
     recompute_activations,
     skeleton,
+    wrap,
 )
 from lingualift.config import Adapter, GivenAdapter, Training
 from lingualift.errors import UserError
@@ -36,10 +47,11 @@ from lingualift.provenance import (
     write_jsonl,
     write_text,
 )
-from lingualift.tasks import Example
+from lingualift.tasks import Example, Task, TextTask
 from lingualift.training.card import trained_card
-from lingualift.training.collator import Collator
-from lingualift.training.encoding import encode_pair, encode_texts, training_row
+from lingualift.training.feed import Feed, feed_of
+from lingualift.training.heads import head_of
+from lingualift.training.objectives import Noised
 from lingualift.training.tracking import Tracking, reporting
 
 _LOG = logging.getLogger("lingualift.training")
@@ -66,10 +78,9 @@ def initialise(ref: BackboneRef, adapter: Adapter | GivenAdapter, seed: int, out
 
     model, _ = load_backbone(ref)
     torch.manual_seed(seed)
-    wrapped = _new_adapter(model, adapter)
+    wrapped = _new_adapter(ref, model, adapter)
     try:
         config = wrapped.peft_config["default"]
-        config.revision = ref.revision
         if isinstance(adapter, GivenAdapter):  # adapters of one family call their backbone by one name
             config.revision = adapter.settings["revision"]
             config.base_model_name_or_path = adapter.settings["base_model_name_or_path"]
@@ -79,54 +90,56 @@ def initialise(ref: BackboneRef, adapter: Adapter | GivenAdapter, seed: int, out
     _record(output, {"kind": "initialisation", "seed": seed, "backbone": _identity(ref)})
 
 
-def _new_adapter(model: Any, adapter: Adapter | GivenAdapter) -> Any:
-    """The model with a fresh adapter on it; as it was, if the modules are not in it."""
-    import peft
+def _headed(ref: BackboneRef, task: Task | TextTask, rows: Sequence[Any]) -> BackboneRef:
+    """The backbone with the head that answers a task."""
+    if isinstance(task, TextTask):
+        return ref.answering(WORDS)
+    return ref.answering(head_of(ref.family, task, rows[0], type(task).__name__))
 
+
+def _new_adapter(ref: BackboneRef, model: Any, adapter: Adapter | GivenAdapter) -> Any:
+    """The model with a fresh adapter on it; as it was, if the modules are not in it."""
     try:
-        return peft.get_peft_model(model, _peft_config(adapter))
+        return wrap(ref, model, _peft_config(ref, model, adapter))
     except ValueError as error:
         detach(model)
         raise UserError(
             "adapter.modules",
             " ".join(str(error).split())[:300],
-            mend=f"name linear layers of the backbone: {', '.join(_linear_names(model))}",
+            mend=f"name linear layers of the backbone: {', '.join(linear_names(model))}",
         ) from None
 
 
-def _peft_config(adapter: Adapter | GivenAdapter) -> Any:
+def _peft_config(ref: BackboneRef, model: Any, adapter: Adapter | GivenAdapter) -> Any:
     import peft
 
+    named = {"base_model_name_or_path": ref.source, "revision": ref.revision}
     if isinstance(adapter, GivenAdapter):
-        settings = {**adapter.settings, "base_model_name_or_path": None}  # peft fills it in
-        return peft.PeftConfig.from_peft_type(task_type="CAUSAL_LM", **settings)
-    modules = list(adapter.modules) if adapter.modules else None
+        return peft.PeftConfig.from_peft_type(**{**adapter.settings, **named})
+    if adapter.type == "prefix":
+        shape = prefix_shape(model, ref.family)
+        return peft.PrefixTuningConfig(
+            num_virtual_tokens=adapter.tokens,
+            num_transformer_submodules=2 if ref.family == "encoder-decoder" else 1,
+            **shape,
+            **named,
+        )
     if adapter.type == "ia3":
-        feedforward = [name for name in modules or [] if name in ("down_proj", "fc2", "wo", "dense_4h_to_h")]
+        modules, feedforward = ia3_modules(model)
+        if adapter.modules:
+            modules = list(adapter.modules)
+            feedforward = [name for name in modules if is_feedforward(name)]
         return peft.IA3Config(
-            task_type="CAUSAL_LM",
-            target_modules=modules,
-            feedforward_modules=feedforward if modules else None,
+            target_modules=pattern_of(model, ref.family, modules),
+            feedforward_modules=pattern_of(model, ref.family, feedforward) if feedforward else [],
+            **named,
         )
     return peft.LoraConfig(
-        task_type="CAUSAL_LM",
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
-        target_modules=modules or "all-linear",
-    )
-
-
-def _linear_names(model: Any) -> list[str]:
-    import torch
-
-    head = model.get_output_embeddings()
-    return sorted(
-        {
-            name.rsplit(".", 1)[-1]
-            for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and module is not head
-        }
+        target_modules=pattern_of(model, ref.family, adapter.modules or linear_names(model)),
+        **named,
     )
 
 
@@ -138,25 +151,29 @@ def count_parameters(ref: BackboneRef, adapter: Adapter) -> tuple[int, int]:
     """
     model = skeleton(ref)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    wrapped = _new_adapter(model, adapter)
+    wrapped = _new_adapter(ref, model, adapter)
     return parameters, sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
 
 
 def measure_step(
     ref: BackboneRef,
+    task: Task | TextTask,
     rows: Sequence[Example] | Sequence[str],
     settings: Training,
     *,
     start: Path,
+    language: str,
     segment_tokens: int = 512,
 ) -> tuple[float, int, int]:
     """Do a few optimiser steps on some of the rows, and measure; nothing is kept.
 
     Args:
         ref: The backbone.
+        task: As for `train`.
         rows: As for `train`.
         settings: As for `train`.
         start: Adapter folder to start from.
+        language: Code of the rows' language.
         segment_tokens: Tokens per segment, for texts.
 
     Returns:
@@ -165,12 +182,22 @@ def measure_step(
     """
     import torch
 
-    model, tokenizer = load_backbone(ref)
     sample = rows[:: max(1, len(rows) // _SAMPLED)]
-    encoded, _ = _encode(tokenizer, sample, settings, segment_tokens)
-    encoded.sort(key=lambda row: len(row["input_ids"]))
-    collate = Collator(tokenizer.pad_token_id, trims_logits=keeps_logits(model))
-    wrapped = attach(model, start, trainable=True)
+    ref = _headed(ref, task, rows)
+    model, tokenizer = load_backbone(ref)
+    feed = feed_of(
+        ref,
+        model,
+        tokenizer,
+        task,
+        sample,
+        settings,
+        language=language,
+        segment_tokens=segment_tokens,
+        seed=0,
+    )
+    encoded = [feed.rows[index] for index in np.argsort(feed.lengths, kind="stable")]
+    wrapped = attach(ref, start, trainable=True)
     try:
         optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad])
         precision = torch.autocast(device(), torch.bfloat16, enabled=settings.precision == "bfloat16")
@@ -178,10 +205,10 @@ def measure_step(
         def forward(batch: list[Any]) -> Any:
             inputs = {
                 name: value.to(model.device) if isinstance(value, torch.Tensor) else value
-                for name, value in collate(batch).items()
+                for name, value in feed.collate(batch).items()
             }
             with precision:
-                return wrapped(**inputs, use_cache=False).loss
+                return feed.loss(wrapped, inputs, None) if feed.loss else wrapped(**inputs).loss
 
         def step(batch: list[Any]) -> None:
             loss = forward(batch)
@@ -235,6 +262,7 @@ def _kept_bytes(model: Any, forward: Callable[[], Any]) -> int:
 
 def train(
     ref: BackboneRef,
+    task: Task | TextTask,
     rows: Sequence[Example] | Sequence[str],
     settings: Training,
     *,
@@ -242,6 +270,7 @@ def train(
     seed: int,
     output: Path,
     work: Path,
+    language: str,
     segment_tokens: int = 512,
     about: dict[str, Any] | None = None,
     progress: Progress = lambda done, total: None,
@@ -250,13 +279,15 @@ def train(
     """Train one adapter.
 
     Args:
-        ref: The backbone; it stays frozen.
-        rows: Examples (loss on the answers only) or texts (packed into segments, loss on every token).
+        ref: The backbone; it stays frozen, but for the head that an encoder answers with.
+        task: Says how an encoder answers, and what is learnt from texts.
+        rows: Examples (loss on the answers only) or texts (in segments).
         settings: Steps, batch, learning rate and so on.
         start: Adapter folder to start from, written by `initialise` or an earlier training.
         seed: Order of the data, and dropout.
         output: An empty folder, filled with the adapter, `provenance.json` and `training_log.jsonl`.
         work: Folder for the checkpoints that a killed run resumes from; removed at the end.
+        language: Code of the rows' language.
         segment_tokens: Tokens per segment, for texts.
         about: Further facts for the provenance.
         progress: Called with steps done and steps in all.
@@ -265,9 +296,20 @@ def train(
     Raises:
         UserError: the loss or a tensor became infinite or NaN; an answer leaves no room for its prompt.
     """
+    ref = _headed(ref, task, rows)
     model, tokenizer = load_backbone(ref)
-    data, truncated = _encode(tokenizer, rows, settings, segment_tokens)
-    job = _Job(model, tokenizer, data, settings, start, seed, work, progress, tracking)
+    feed = feed_of(
+        ref,
+        model,
+        tokenizer,
+        task,
+        rows,
+        settings,
+        language=language,
+        segment_tokens=segment_tokens,
+        seed=seed,
+    )
+    job = _Job(ref, model, feed, settings, start, seed, work, progress, tracking)
     try:
         with reporting(tracking, tracking.folder or work / LOGS):
             wrapped, trainer = _fit(job)
@@ -284,8 +326,8 @@ def train(
                     "rows_at_once": trainer.args.per_device_train_batch_size,
                     "seed": seed,
                     "rows": len(rows),
-                    "segments": len(data),
-                    "truncated_prompts": truncated,
+                    "segments": len(feed.rows),
+                    "truncated_prompts": feed.truncated,
                     "steps": trainer.state.global_step,
                     **(about or {}),
                 }
@@ -304,9 +346,9 @@ def train(
 class _Job:
     """What a training needs; see `train`."""
 
+    ref: BackboneRef
     model: Any
-    tokenizer: Any
-    data: list[Any]
+    feed: Feed
     settings: Training
     start: Path
     seed: int
@@ -325,7 +367,8 @@ def _fit(job: _Job) -> tuple[Any, Any]:
     """
     at_once = job.settings.batch_size
     while True:
-        wrapped = attach(job.model, job.start, trainable=True)
+        wrapped = attach(job.ref, job.start, trainable=True)
+        draw_head(wrapped, job.seed)
         try:
             trainer = _trainer(job, wrapped, at_once)
             trainer.train(resume_from_checkpoint=_last_checkpoint(job.work))
@@ -362,17 +405,6 @@ def _take_off(job: _Job, wrapped: Any) -> None:
         recompute_activations(job.model, on=False)
     detach(wrapped)
     job.model.eval()
-
-
-def _encode(
-    tokenizer: Any, rows: Sequence[Any], settings: Training, segment_tokens: int
-) -> tuple[list[Any], int]:
-    """Token ids of the rows, and how many prompts had to be cut."""
-    if isinstance(rows[0], str):
-        return encode_texts(tokenizer, rows, segment_tokens), 0
-    room = settings.max_length - 1  # for the end-of-text id
-    pairs = [encode_pair(tokenizer, row.prompt, row.answer, room) for row in rows]
-    return [training_row(tokenizer, pair) for pair in pairs], sum(pair.truncated > 0 for pair in pairs)
 
 
 def _trainer(job: _Job, model: Any, at_once: int) -> Any:
@@ -436,6 +468,8 @@ def _trainer(job: _Job, model: Any, at_once: int) -> Any:
 
         def set_epoch(self, epoch: int) -> None:
             self.epoch = epoch
+            if isinstance(job.feed.rows, Noised):
+                job.feed.rows.set_epoch(epoch)
 
         def __iter__(self) -> Iterator[int]:
             self.generator = torch.Generator().manual_seed((job.seed << 20) + self.epoch)
@@ -443,13 +477,21 @@ def _trainer(job: _Job, model: Any, at_once: int) -> Any:
 
     class Trainer(transformers.Trainer):  # type: ignore[misc]
         def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
-            return ByLength(settings.batch_size * settings.accumulation, dataset=job.data)
+            return ByLength(settings.batch_size * settings.accumulation, lengths=job.feed.lengths)
+
+        def compute_loss(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+            if job.feed.loss is None:
+                return super().compute_loss(model, inputs, *rest, **more)
+            count = more.get("num_items_in_batch")
+            loss = job.feed.loss(model, inputs, count)
+            return loss if count is None else loss * self.accelerator.num_processes  # DDP divides by it
 
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=job.data,
-        data_collator=Collator(job.tokenizer.pad_token_id, trims_logits=keeps_logits(model)),
+        train_dataset=job.feed.rows,
+        data_collator=job.feed.collate,
+        compute_loss_func=job.feed.loss,  # by which transformers counts the labels of a step
         callbacks=[Watch()],
     )
     trainer.remove_callback(transformers.PrinterCallback)
@@ -508,9 +550,9 @@ def _initialisation(start: Path) -> str:
 def _record(folder: Path, facts: dict[str, Any]) -> None:
     """Write provenance and model card; peft writes sets in their order, which differs between equal runs."""
     config = read_json(folder / CONFIG_FILE)
-    for key in ("target_modules", "feedforward_modules"):
+    for key in ("target_modules", "feedforward_modules", "modules_to_save"):
         if isinstance(config.get(key), list):
-            config[key] = sorted(config[key])
+            config[key] = sorted(set(config[key]))  # of which peft lists some twice
     write_json(folder / CONFIG_FILE, config)
     write_text(folder / CARD_FILE, trained_card(config, facts))
     weights = {"weights_sha256": sha256_file(folder / WEIGHTS_FILE)}

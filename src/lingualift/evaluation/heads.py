@@ -1,0 +1,174 @@
+"""Answers of an encoder's head: classes, choices, spans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from lingualift.config import Scoring
+from lingualift.errors import UserError
+from lingualift.evaluation.batches import in_batches
+from lingualift.evaluation.likelihood import Progress
+from lingualift.tasks import Example, Task
+from lingualift.training.collator import Padding
+from lingualift.training.heads import Window, encode_choices, encode_classes, encode_windows, labels_of
+
+_BEST = 20
+"""Most likely first and last tokens of which the best span is sought, as in https://arxiv.org/abs/1810.04805's code."""
+
+Item = TypeVar("Item")
+
+
+def classify(
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    examples: Sequence[Example],
+    scoring: Scoring,
+    progress: Progress = lambda done, total: None,
+) -> tuple[list[dict[str, float]], int]:
+    """Log-probability of every class, or choice, of every example.
+
+    Args:
+        model: An encoder with a head for classes or choices.
+        tokenizer: Its tokenizer.
+        task: Says the classes.
+        examples: What to answer.
+        scoring: Examples per batch, longest text.
+        progress: Called with examples done and examples in all.
+
+    Returns:
+        For each example label -> score (natural logarithm), and how many texts had to be cut.
+
+    Raises:
+        UserError: the model gives no number.
+    """
+    texts = [
+        encode_choices(tokenizer, example, scoring.max_length)
+        if example.options
+        else [encode_classes(tokenizer, example, scoring.max_length)]
+        for example in examples
+    ]
+    collate = Padding(tokenizer.pad_token_id)
+
+    def answer(few: Sequence[int]) -> Any:
+        batch = collate([{"inputs": [text.inputs for text in texts[index]]} for index in few])
+        logits = _run(model, batch).logits
+        return logits.reshape(len(few), -1).float().log_softmax(dim=-1).tolist()
+
+    def length(index: int) -> int:
+        return max(len(text.inputs["input_ids"]) for text in texts[index])
+
+    scores = _each(range(len(examples)), length, scoring.batch_size, answer, progress)
+    for example, found in zip(examples, scores, strict=True):
+        _check_numbers(example, found)
+    labelled = [
+        dict(zip(labels_of(task, example), found, strict=True))
+        for example, found in zip(examples, scores, strict=True)
+    ]
+    return labelled, sum(any(text.truncated for text in few) for few in texts)
+
+
+def find_spans(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    scoring: Scoring,
+    longest: int,
+    progress: Progress = lambda done, total: None,
+) -> list[str]:
+    """The most likely span of every example's passage, over all windows of it.
+
+    Args:
+        model: An encoder with a head for spans.
+        tokenizer: Its tokenizer.
+        examples: What to answer.
+        scoring: Windows per batch, longest window.
+        longest: Tokens of a span, at most.
+        progress: Called with windows done and windows in all.
+
+    Returns:
+        The answers, as they stand in the passages.
+
+    Raises:
+        UserError: the model gives no number.
+    """
+    windows = [
+        (place, window)
+        for place, example in enumerate(examples)
+        for window in encode_windows(tokenizer, example, scoring.max_length)
+    ]
+    collate = Padding(tokenizer.pad_token_id)
+
+    def answer(few: Sequence[tuple[int, Window]]) -> Any:
+        output = _run(model, collate([window.inputs for _, window in few]))
+        starts, ends = output.start_logits.float().cpu(), output.end_logits.float().cpu()
+        return [
+            _best_span(window, start, end, longest)
+            for (_, window), start, end in zip(few, starts, ends, strict=True)
+        ]
+
+    def length(item: tuple[int, Window]) -> int:
+        return len(item[1].places)
+
+    best: dict[int, tuple[float, str]] = {}
+    spans = _each(windows, length, scoring.batch_size, answer, progress)
+    for (place, _), (score, (start, end)) in zip(windows, spans, strict=True):
+        _check_numbers(examples[place], [score])
+        text = examples[place].parts[1][start:end].strip()
+        best[place] = max(best.get(place, (score, text)), (score, text), key=lambda found: found[0])
+    return [best[place][1] for place in range(len(examples))]
+
+
+def _best_span(window: Window, starts: Any, ends: Any, longest: int) -> tuple[float, tuple[int, int]]:
+    """Summed logits of the best span of a window, and its characters; the first of equally good ones."""
+    import torch
+
+    inside = torch.tensor([index for index, place in enumerate(window.places) if place])
+    count = min(_BEST, len(inside))
+    firsts = inside[starts[inside].topk(count).indices]
+    lasts = inside[ends[inside].topk(count).indices]
+    pairs = [
+        (float(starts[first] + ends[last]), (int(first), int(last)))
+        for first in firsts
+        for last in lasts
+        if first <= last < first + longest
+    ] or [(float(starts[first] + ends[first]), (int(first), int(first))) for first in firsts]
+    score, (first, last) = max(pairs, key=lambda pair: pair[0])
+    (start, _), (_, end) = window.places[first] or (0, 0), window.places[last] or (0, 0)
+    return score, (start, end)
+
+
+def _each(
+    items: Sequence[Item],
+    length: Callable[[Item], int],
+    size: int,
+    answer: Callable[[Sequence[Item]], Sequence[Any]],
+    progress: Progress,
+) -> list[Any]:
+    """What `answer` says of each item, asked in batches of like length."""
+    order = sorted(range(len(items)), key=lambda index: length(items[index]))
+    results: list[Any] = [None] * len(items)
+    done = 0
+    for batch, found in in_batches(order, size, lambda few: answer([items[index] for index in few])):
+        for index, result in zip(batch, found, strict=True):
+            results[index] = result
+        done += len(batch)
+        progress(done, len(items))
+    return results
+
+
+def _run(model: Any, batch: dict[str, Any]) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return model(**{name: value.to(model.device) for name, value in batch.items()})
+
+
+def _check_numbers(example: Example, scores: Sequence[float]) -> None:
+    if any(score != score for score in scores):
+        raise UserError(
+            f"example {example.id!r}",
+            "got a score that is not a number",
+            mend="load the backbone in float32 or bfloat16 (`backbone.dtype`), or check the adapter",
+        )

@@ -1,0 +1,183 @@
+"""Encoder-decoders: ranking answers by their likelihood, and writing them. The prompt is read by the encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lingualift.config import Scoring
+from lingualift.errors import UserError
+from lingualift.evaluation.batches import in_batches
+from lingualift.evaluation.likelihood import Progress
+from lingualift.tasks import Example
+from lingualift.training.collator import Padding
+from lingualift.training.encoding import IGNORED, source_ids, target_ids
+
+
+def rank_written(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    scoring: Scoring,
+    progress: Progress = lambda done, total: None,
+) -> tuple[list[dict[str, float]], int]:
+    """Log-likelihood of every choice of every example, normalised as `scoring` says; each prompt is read once.
+
+    Special tokens of an answer (its end, a language's tag) are read by the decoder and not scored, as in
+    lm-evaluation-harness.
+
+    Args:
+        model: An encoder-decoder, with or without an adapter.
+        tokenizer: Its tokenizer.
+        examples: Examples with choices.
+        scoring: Normalisation, prompts per batch, longest prompt.
+        progress: Called with prompts done and prompts in all.
+
+    Returns:
+        For each example label -> score (natural logarithm), and how many prompts had to be cut.
+
+    Raises:
+        UserError: the model gives no number.
+    """
+    prompts = [source_ids(tokenizer, example.prompt, scoring.max_length) for example in examples]
+    order = sorted(range(len(examples)), key=lambda index: len(prompts[index][0]))
+    scores: list[dict[str, float]] = [{} for _ in examples]
+    done = 0
+
+    def rank(few: Sequence[int]) -> list[float]:
+        ids = [prompts[index][0] for index in few]
+        answers = [
+            (row, target_ids(tokenizer, words))
+            for row, index in enumerate(few)
+            for words in examples[index].choices.values()
+        ]
+        return _log_likelihoods(model, tokenizer, ids, answers)
+
+    for batch, totals in in_batches(order, scoring.batch_size, rank):
+        found = iter(totals)
+        for index in batch:
+            for label, words in examples[index].choices.items():
+                total = next(found)
+                if math.isnan(total):
+                    raise UserError(
+                        f"example {examples[index].id!r}",
+                        "got a likelihood that is not a number",
+                        mend="load the backbone in float32 or bfloat16 (`backbone.dtype`), or check the adapter",
+                    )
+                scores[index][label] = total / _length(tokenizer, words, scoring)
+        done += len(batch)
+        progress(done, len(order))
+    return scores, sum(cut for _, cut in prompts)
+
+
+def _length(tokenizer: Any, words: str, scoring: Scoring) -> int:
+    if scoring.length_normalization == "tokens":
+        return max(1, len(_scored(tokenizer, target_ids(tokenizer, words))))
+    return len(words) if scoring.length_normalization == "characters" else 1
+
+
+def _scored(tokenizer: Any, ids: Sequence[int]) -> list[int]:
+    """Places of an answer's ids that are no special tokens."""
+    special = set(tokenizer.all_special_ids)
+    return [place for place, token in enumerate(ids) if token not in special]
+
+
+def _log_likelihoods(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], answers: Sequence[tuple[int, list[int]]]
+) -> list[float]:
+    """Summed log-probability of each answer's ids, special ones left out.
+
+    Args:
+        model: The model.
+        tokenizer: Gives padding and special ids.
+        prompts: Ids of the prompts.
+        answers: (index of the prompt, ids with special tokens).
+    """
+    import torch
+
+    collate = Padding(tokenizer.pad_token_id, decoder_start=model.config.decoder_start_token_id)
+    read = Padding(tokenizer.pad_token_id)([_input(prompt) for prompt in prompts])
+    written = collate([{**_input(prompts[0][:1]), "labels": ids} for _, ids in answers])
+    inputs = {name: value.to(model.device) for name, value in read.items()}
+    labels = written["labels"].to(model.device)
+    rows = torch.tensor([row for row, _ in answers], device=model.device)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    with torch.inference_mode():
+        encoded = base.get_encoder()(**inputs, return_dict=True)
+        encoded.last_hidden_state = encoded.last_hidden_state[rows]
+        logits = model(
+            input_ids=inputs["input_ids"][rows],  # peft asks for them; the encoder's output is given
+            attention_mask=inputs["attention_mask"][rows],
+            encoder_outputs=encoded,
+            decoder_input_ids=written["decoder_input_ids"].to(model.device),
+            use_cache=False,
+        ).logits
+        real = torch.zeros_like(labels, dtype=torch.bool)
+        for row, (_, ids) in enumerate(answers):
+            real[row, _scored(tokenizer, ids)] = True
+        logprobs = torch.log_softmax(logits.float(), dim=-1)
+        picked = logprobs.gather(2, labels.masked_fill(labels == IGNORED, 0)[:, :, None])[:, :, 0]
+        totals: list[float] = torch.where(real, picked, 0.0).sum(dim=1).tolist()
+    return totals
+
+
+def write_answers(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    scoring: Scoring,
+    max_new_tokens: int,
+    progress: Progress = lambda done, total: None,
+) -> tuple[list[str], int]:
+    """The text that the decoder writes for each prompt, greedily.
+
+    Args:
+        model: An encoder-decoder, with or without an adapter.
+        tokenizer: Its tokenizer.
+        examples: What to answer.
+        scoring: Prompts per batch, longest prompt.
+        max_new_tokens: Longest answer, in tokens.
+        progress: Called with prompts done and prompts in all.
+
+    Returns:
+        One text per example, and how many prompts had to be cut.
+    """
+    import torch
+    import transformers
+
+    prompts = [source_ids(tokenizer, example.prompt, scoring.max_length) for example in examples]
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index][0]))
+    tag = target_ids(tokenizer, "a")[0]
+    config = transformers.GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=model.config.decoder_start_token_id,
+        forced_bos_token_id=tag if tag in tokenizer.all_special_ids else None,
+    )
+    collate = Padding(tokenizer.pad_token_id)
+    texts = [""] * len(prompts)
+    done = 0
+
+    def write(few: Sequence[int]) -> list[str]:
+        inputs = collate([_input(prompts[index][0]) for index in few])
+        with torch.inference_mode():
+            output = model.generate(
+                **{name: value.to(model.device) for name, value in inputs.items()}, generation_config=config
+            )
+        return [tokenizer.decode(ids, skip_special_tokens=True) for ids in output]
+
+    for batch, found in in_batches(order, scoring.batch_size, write):
+        for index, text in zip(batch, found, strict=True):
+            texts[index] = text
+        done += len(batch)
+        progress(done, len(order))
+    return texts, sum(cut for _, cut in prompts)
+
+
+def _input(ids: Sequence[int]) -> dict[str, list[int]]:
+    return {"input_ids": list(ids), "attention_mask": [1] * len(ids)}

@@ -1,0 +1,225 @@
+"""What the trainer draws from: encoded rows, how they become a batch, and the loss on it, by family and head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lingualift.architectures import Head, head_modules
+from lingualift.backbone import BackboneRef, keeps_logits
+from lingualift.config import Training
+from lingualift.errors import UserError
+from lingualift.tasks import Example, Task, TextTask
+from lingualift.training.collator import Collator, Padding
+from lingualift.training.encoding import (
+    IGNORED,
+    encode_pair,
+    encode_texts,
+    set_language,
+    source_ids,
+    target_ids,
+    training_row,
+)
+from lingualift.training.heads import encode_choices, encode_classes, encode_windows, labels_of, span_row
+from lingualift.training.objectives import continued, masked, span_corruption
+
+Loss = Callable[[Any, dict[str, Any], Any], Any]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Rows for a trainer.
+
+    Attributes:
+        rows: Encoded rows; those with fresh noise in every epoch have `set_epoch`.
+        collate: Rows -> the tensors of a batch.
+        truncated: Prompts that were cut to fit.
+        loss: Model, batch and the number of labels in all batches of a step (None: in this one) -> the loss; None
+            for the model's own.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+    truncated: int
+    loss: Loss | None
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row; of its longest text where it has several."""
+        return [max(len(text["input_ids"]) for text in row.get("inputs", [row])) for row in self.rows]
+
+
+def feed_of(
+    ref: BackboneRef,
+    model: Any,
+    tokenizer: Any,
+    task: Task | TextTask,
+    rows: Sequence[Any],
+    settings: Training,
+    *,
+    language: str,
+    segment_tokens: int,
+    seed: int,
+) -> Feed:
+    """Encode rows for a backbone.
+
+    Args:
+        ref: The backbone, with the head that answers the task.
+        model: Loaded.
+        tokenizer: Its tokenizer.
+        task: The task.
+        rows: Examples of a labelled task, texts of a reference task.
+        settings: Longest row.
+        language: Code of the rows' language, for tokenizers that tag it.
+        segment_tokens: Tokens per segment, for texts.
+        seed: Seed of the noise, for texts.
+
+    Raises:
+        UserError: the objective is none for this family; an answer leaves no room for its prompt, or is no part of
+            its passage.
+    """
+    set_language(tokenizer, language)
+    if ref.family == "decoder":
+        collate: Any = Collator(tokenizer.pad_token_id, trims_logits=keeps_logits(model))
+        if isinstance(task, TextTask):
+            check_objective(ref, task)
+            return Feed(encode_texts(tokenizer, rows, segment_tokens), collate, 0, None)
+        room = settings.max_length - 1  # for the end-of-text id
+        pairs = [encode_pair(tokenizer, row.prompt, row.answer, room) for row in rows]
+        encoded = [training_row(tokenizer, pair) for pair in pairs]
+        return Feed(encoded, collate, sum(pair.truncated > 0 for pair in pairs), None)
+    start = model.config.decoder_start_token_id if ref.family == "encoder-decoder" else None
+    collate = Padding(tokenizer.pad_token_id, decoder_start=start)
+    if isinstance(task, TextTask):
+        return _texts(ref, tokenizer, task, rows, collate, segment_tokens, seed)
+    if ref.family == "encoder-decoder":
+        return _written(tokenizer, rows, collate, settings.max_length)
+    return _answered(tokenizer, ref.head, task, rows, collate, settings.max_length)
+
+
+OBJECTIVES = {
+    "decoder": ("causal",),
+    "encoder": ("masked",),
+    "encoder-decoder": ("span-corruption", "prefix"),
+}
+
+
+def check_objective(ref: BackboneRef, task: TextTask) -> str:
+    """The objective by which a backbone learns from text.
+
+    Raises:
+        UserError: the task's is none for its family.
+    """
+    objective = task.objective or ref.objective
+    fitting = OBJECTIVES[ref.family]
+    if objective not in fitting:
+        raise UserError(
+            "reference.task",
+            f"{objective} language modelling is not for {ref.family}s, which {ref.name!r} is one of",
+            " or ".join(fitting),
+            "leave `reference.task` out: it follows from the backbone",
+        )
+    return objective
+
+
+def _texts(
+    ref: BackboneRef,
+    tokenizer: Any,
+    task: TextTask,
+    texts: Sequence[str],
+    collate: Padding,
+    tokens: int,
+    seed: int,
+) -> Feed:
+    objective = check_objective(ref, task)
+    if objective == "masked":
+        return Feed(masked(tokenizer, texts, tokens, seed), collate, 0, masked_loss)
+    if objective == "prefix":
+        return Feed(continued(tokenizer, texts, tokens), collate, 0, token_loss)
+    return Feed(span_corruption(tokenizer, texts, tokens, seed), collate, 0, token_loss)
+
+
+def _written(tokenizer: Any, rows: Sequence[Example], collate: Padding, max_length: int) -> Feed:
+    """For encoder-decoders: the prompt is read, the answer written."""
+    encoded, truncated = [], 0
+    for row in rows:
+        ids, cut = source_ids(tokenizer, row.prompt, max_length)
+        truncated += cut
+        labels = target_ids(tokenizer, row.answer)
+        encoded.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
+    return Feed(encoded, collate, truncated, token_loss)
+
+
+def _answered(
+    tokenizer: Any, head: Head, task: Task, rows: Sequence[Example], collate: Padding, max_length: int
+) -> Feed:
+    """For encoders: the head answers."""
+    encoded: list[dict[str, Any]] = []
+    truncated = 0
+    for row in rows:
+        if head.kind == "span":
+            encoded += _windows(tokenizer, row, max_length)
+            continue
+        label = labels_of(task, row).index(row.gold[0])
+        if head.kind == "choices":
+            texts = encode_choices(tokenizer, row, max_length)
+            encoded.append({"inputs": [text.inputs for text in texts], "labels": label})
+        else:
+            texts = [encode_classes(tokenizer, row, max_length)]
+            encoded.append({**texts[0].inputs, "labels": label})
+        truncated += any(text.truncated for text in texts)
+    return Feed(encoded, collate, truncated, None if head.kind == "span" else class_loss)
+
+
+def _windows(tokenizer: Any, row: Example, max_length: int) -> list[dict[str, Any]]:
+    start = row.starts[0] if row.starts else -1
+    if start < 0:
+        raise UserError(
+            f"example {row.id!r}",
+            f"its answer {row.gold[0]!r} is no part of the passage",
+            "a span of the passage, which is all that an encoder can answer with",
+            "mend the row, or leave it out",
+        )
+    end = start + len(row.gold[0])
+    return [span_row(window, start, end) for window in encode_windows(tokenizer, row, max_length)]
+
+
+def token_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
+    """Mean negative log-likelihood of the labels, over all batches of a step."""
+    labels = batch.pop("labels")
+    logits = model(**batch).logits
+    return _mean(logits[labels != IGNORED], labels[labels != IGNORED], count)
+
+
+def masked_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
+    """As `token_loss`; the head, most of the cost where the vocabulary is large, sees the masked tokens alone."""
+    labels = batch.pop("labels")
+    chosen = labels != IGNORED
+    inner = getattr(model, "module", model)  # under DDP
+    base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    heads = head_modules(base)
+    if len(heads) > 1:
+        logits = model(**batch).logits[chosen]
+    else:
+        head = getattr(base, heads[0])
+        hook = head.register_forward_pre_hook(lambda _, given: (given[0][chosen], *given[1:]))
+        try:
+            logits = model(**batch).logits
+        finally:
+            hook.remove()
+    return _mean(logits, labels[chosen], count)
+
+
+def class_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
+    """Mean negative log-likelihood of the right class or choice, over all batches of a step."""
+    labels = batch.pop("labels")
+    logits = model(**batch).logits
+    return _mean(logits.reshape(len(labels), -1), labels, count)
+
+
+def _mean(logits: Any, labels: Any, count: Any) -> Any:
+    import torch
+
+    total = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+    return total / (len(labels) if count is None else count)

@@ -1,0 +1,184 @@
+"""Every family trains, merges, evaluates and reloads on every task that suits it, with the rows that ship."""
+
+import json
+from dataclasses import replace
+
+import peft
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+import lingualift as ll
+from lingualift.architectures import head_modules, model_class
+from lingualift.backbone import load_backbone
+from lingualift.config import Adapter, Data, Scoring, Training
+from lingualift.errors import UserError
+from lingualift.evaluation.runner import evaluate
+from lingualift.source import Source
+from lingualift.tasks import TASKS, shipped_languages, shipped_rows
+from lingualift.training.trainer import initialise, train
+
+LABELLED = [name for name in TASKS if shipped_languages(name)]
+SETTINGS = Training(steps=2, batch_size=4, learning_rate=1e-2, max_length=256)
+TEXTS = {
+    "en": ["the red book is on the table in the kitchen, and nobody reads it"] * 6,
+    "id": ["buku merah ada di atas meja di dapur, dan tidak ada yang membacanya"] * 6,
+}
+KINDS = [
+    *((name, kind) for name in tiny.DECODERS for kind in ("lora", "ia3")),
+    *(
+        (name, kind)
+        for name in (*tiny.ENCODER_DECODERS, *tiny.ENCODERS)
+        for kind in ("lora", "ia3", "prefix")
+    ),
+]
+
+
+def suits(name, task):
+    return name not in tiny.ENCODERS or TASKS[task].encoder_head is not None
+
+
+def rows(folder, task, code):
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in shipped_rows(task, code))
+    (folder / f"{code}.jsonl").write_text(text, encoding="utf-8")
+    return Source(task, Data(files=str(folder / "{language}.jsonl")), folder)
+
+
+def learn(ref, task, examples, start, output, language, seed=0):
+    output.mkdir()
+    train(
+        ref, task, examples, SETTINGS, start=start, seed=seed, output=output, work=output.parent / "work",
+        language=language, segment_tokens=24,
+    )  # fmt: skip
+    return output
+
+
+@pytest.fixture(scope="module")
+def references(backbone, tmp_path_factory):
+    """Backbone and kind -> the start, and the references of two languages."""
+    made = {}
+
+    def get(name, kind):
+        if (name, kind) not in made:
+            folder = tmp_path_factory.mktemp(f"{name}-{kind}")
+            ref = backbone(name)
+            start = folder / "start"
+            start.mkdir()
+            initialise(ref, Adapter(type=kind, rank=2, alpha=4, tokens=3), 0, start)
+            text = TASKS[{"decoder": "causal-lm", "encoder": "masked-lm"}.get(ref.family, "prefix-lm")]
+            both = [learn(ref, text, TEXTS[code], start, folder / code, code) for code in TEXTS]
+            made[name, kind] = (start, *both)
+        return made[name, kind]
+
+    return get
+
+
+@pytest.mark.parametrize("task", LABELLED)
+@pytest.mark.parametrize(("name", "kind"), KINDS, ids=["-".join(each) for each in KINDS])
+def test_a_family_trains_merges_evaluates_and_reloads(backbone, references, tmp_path, name, kind, task):
+    ref = backbone(name)
+    code = shipped_languages(task)[0]
+    source = rows(tmp_path / "rows", task, code)
+    _, examples = source.labelled(code, "train")
+    if not suits(name, task):
+        with pytest.raises(UserError, match="an encoder cannot write"):
+            evaluate(ref, None, TASKS[task], examples, Scoring())
+        return
+    asked = type(TASKS[task])()
+    asked.max_new_tokens = 4
+    start, english, other = references(name, kind)
+    adapter = learn(ref, asked, examples, start, tmp_path / "task", code)
+    ll.merge(
+        method="adamergex", task=adapter, target_reference=other, source_reference=english,
+        weight=0.5, output=tmp_path / "merged",
+    )  # fmt: skip
+    found = evaluate(ref, tmp_path / "merged", asked, examples, Scoring(max_length=256))
+    assert len(found.predictions) == 8
+    assert list(found.scores) == list(asked.metrics)
+    again = evaluate(ref, tmp_path / "merged", asked, examples, Scoring(max_length=256, batch_size=3))
+    assert [one.prediction for one in again.predictions] == [one.prediction for one in found.predictions]
+    before, after = (
+        load_file(folder / "adapter_model.safetensors") for folder in (adapter, tmp_path / "merged")
+    )
+    assert before.keys() == after.keys()
+    heads = {key for key in before if ".classifier." in key or ".qa_outputs." in key or ".pooler." in key}
+    assert bool(heads) == (name in tiny.ENCODERS)
+    assert all(torch.equal(before[key], after[key]) for key in heads)
+    assert any(not torch.equal(before[key], after[key]) for key in before.keys() - heads)
+
+
+@pytest.mark.parametrize("task", ["nusax", "xcopa", "xquad"])
+@pytest.mark.parametrize("kind", ["lora", "ia3", "prefix"])
+def test_plain_peft_loads_the_adapter_of_an_encoder(backbone, references, tmp_path, kind, task):
+    """Its head too: the same logits as ours, by transformers' class and peft alone."""
+    ref = backbone("xlmr")
+    code = shipped_languages(task)[0]
+    _, examples = rows(tmp_path / "rows", task, code).labelled(code, "train")
+    adapter = learn(ref, TASKS[task], examples, references("xlmr", kind)[0], tmp_path / "task", code)
+    ours = evaluate(ref, adapter, TASKS[task], examples, Scoring())
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    head = {"nusax": 3, "xcopa": 1, "xquad": 2}[task]
+    auto = (
+        peft.AutoPeftModelForQuestionAnswering
+        if task == "xquad"
+        else peft.AutoPeftModelForSequenceClassification
+    )
+    assert config["task_type"] == ("QUESTION_ANS" if task == "xquad" else "SEQ_CLS")
+    theirs = auto.from_pretrained(str(adapter), num_labels=head).eval()
+    _, tokenizer = load_backbone(ref)
+    for example, found in zip(examples, ours.predictions, strict=True):
+        with torch.inference_mode():
+            if task == "xquad":
+                output = theirs(**tokenizer(*example.parts, return_tensors="pt"))
+                first, last = int(output.start_logits.argmax()), int(output.end_logits.argmax())
+                ids = tokenizer(*example.parts)
+                if (
+                    first <= last < first + TASKS[task].max_new_tokens
+                    and ids.sequence_ids(0)[first] == 1 == ids.sequence_ids(0)[last]
+                ):
+                    offsets = tokenizer(*example.parts, return_offsets_mapping=True)["offset_mapping"]
+                    assert found.text == example.parts[1][offsets[first][0] : offsets[last][1]].strip()
+                continue
+            pairs = (
+                [(example.parts[0], option) for option in example.options.values()]
+                if task == "xcopa"
+                else [example.parts]
+            )
+            logits = torch.cat([theirs(**tokenizer(*pair, return_tensors="pt")).logits for pair in pairs])
+        expected = logits.reshape(-1).log_softmax(0)
+        assert torch.allclose(torch.tensor(list(found.scores.values())), expected, atol=1e-5)
+
+
+def test_the_head_follows_from_the_seed_alone(backbone, references, tmp_path):
+    ref = backbone("xlmr")
+    _, examples = rows(tmp_path / "rows", "nusax", shipped_languages("nusax")[0]).labelled(
+        shipped_languages("nusax")[0], "train"
+    )
+    start = references("xlmr", "lora")[0]
+    folders = [
+        learn(ref, TASKS["nusax"], examples, start, tmp_path / name, "en", seed)
+        for name, seed in (("one", 1), ("again", 1), ("other", 2))
+    ]
+    one, again, other = (load_file(folder / "adapter_model.safetensors") for folder in folders)
+    assert all(torch.equal(one[key], again[key]) for key in one)
+    head = next(key for key in one if key.endswith("classifier.out_proj.weight"))
+    assert not torch.allclose(one[head], other[head], atol=0.05)
+    load_backbone(replace(ref, name="again"))  # another head in between
+    assert head_modules(model_class("encoder", ref.answering(ref.head).head).from_pretrained(ref.source)) == [
+        "lm_head"
+    ]
+
+
+def test_a_reference_has_no_head_to_answer_with(backbone, references, tmp_path):
+    code = shipped_languages("nusax")[0]
+    _, examples = rows(tmp_path / "rows", "nusax", code).labelled(code, "train")
+    with pytest.raises(UserError, match="has no head to answer with"):
+        evaluate(backbone("xlmr"), references("xlmr", "lora")[1], TASKS["nusax"], examples, Scoring())
+
+
+def test_a_prefix_is_not_for_decoders(backbone, tmp_path):
+    (tmp_path / "start").mkdir()
+    with pytest.raises(UserError, match="prefix is for encoders and encoder-decoders"):
+        initialise(backbone("llama"), Adapter(type="prefix"), 0, tmp_path / "start")
