@@ -6,14 +6,14 @@ float32 both are as far from these as rounding allows.
 """
 
 import json
-import math
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from rounding import UNIT, rounding_spread
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from worlds import build_bpe_backbone, read_jsonl
@@ -25,7 +25,7 @@ from lingualift.evaluation import likelihood
 from lingualift.evaluation.likelihood import score_choices
 from lingualift.miniworld import BACKBONE
 from lingualift.tasks import Example, get_task
-from lingualift.training.encoding import encode_pair
+from lingualift.training.encoding import encode_pair, encode_prompt
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not here: pip install -e '.[interop]'")
 
@@ -36,8 +36,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs/interop.md").read_text(encoding="utf-8")
 SHARED = ROOT.parent / "shared"
 SMALL = SHARED / "backbones" / "nusantara-4m"
-UNIT = 2.0**-24  # a float32 rounding's largest relative error
-SW = "sentiment/sw/test.jsonl"
+SPREADS = 6  # exceeded with a probability below 2 exp(-18) = 3e-8
 
 
 def harness(folder, adapter=None, **options):
@@ -53,6 +52,12 @@ def asked(examples):
 def theirs(model, examples):
     requests = [Instance("loglikelihood", {}, pair, 0) for pair in asked(examples)]
     return [score for score, _ in model.loglikelihood(requests, disable_tqdm=True)]
+
+
+def pairs_of(tokenizer, examples):
+    return [
+        encode_pair(tokenizer, one.prompt, words, 512) for one in examples for words in one.choices.values()
+    ]
 
 
 def flat(scores):
@@ -153,12 +158,12 @@ def test_the_same_ids_go_in(world, ours, monkeypatch):
     folder, _, examples = world
     model, seen = harness(folder), []
     monkeypatch.setattr(
-        model, "_loglikelihood_tokens", lambda requests, **_: seen.extend(requests) or [(0.0, False)] * len(requests)
+        model,
+        "_loglikelihood_tokens",
+        lambda requests, **_: seen.extend(requests) or [(0.0, False)] * len(requests),
     )
     theirs(model, examples)
-    pairs = [
-        encode_pair(ours[1], one.prompt, words, 512) for one in examples for words in one.choices.values()
-    ]
+    pairs = pairs_of(ours[1], examples)
     assert [(prompt, answer) for _, prompt, answer in seen] == [(pair.prompt, pair.answer) for pair in pairs]
     assert not any(pair.truncated for pair in pairs)
 
@@ -168,11 +173,7 @@ def test_in_float64_the_same_numbers_come_out_whatever_the_batches(world, ours):
     folder, adapter, examples = world
     model, tokenizer = ours
     model.double()
-    lengths = [
-        len(encode_pair(tokenizer, one.prompt, words, 512).answer)
-        for one in examples
-        for words in one.choices.values()
-    ]
+    lengths = [len(pair.answer) for pair in pairs_of(tokenizer, examples)]
     for batch in (1, 5):
         other = harness(folder, adapter, dtype="float64", softmax_dtype="float32", batch_size=batch)
         other.model.double()  # the adapter too, which is loaded in float32
@@ -196,3 +197,98 @@ def test_in_float32_it_is_the_last_logits_alone_that_round_otherwise(worlds):
             assert flat(score_choices(wrapped, tokenizer, examples, Scoring(batch_size=1))[0]) == expected
     finally:
         detach(wrapped)
+
+
+def test_in_float32_both_are_roundings_of_the_same_number(world, ours):
+    """That number is worked out apart from both, in float64, with how far rounding can move it."""
+    folder, adapter, examples = world
+    model, tokenizer = ours
+    scores = [theirs(harness(folder, adapter, batch_size=size), examples) for size in (1, 5)]
+    scores += [
+        flat(score_choices(model, tokenizer, examples, Scoring(batch_size=size))[0]) for size in (1, 5)
+    ]
+    model.double()
+    for pair, *found in zip(pairs_of(tokenizer, examples), *scores, strict=True):
+        exact, spread = rounding_spread(model, pair.prompt, pair.answer)
+        assert all(abs(score - exact) <= SPREADS * spread for score in found)
+
+
+@pytest.mark.parametrize(
+    "in_file", [False, True], ids=["not put there by the tokenizer's file", "put there by it"]
+)
+def test_a_beginning_of_text_token_goes_in_with_add_bos_token(worlds, tmp_path, in_file):
+    folder = shutil.copytree(worlds["subwords"][0], tmp_path / "backbone")
+    if in_file:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+        tokenizer.save(str(folder / "tokenizer.json"))
+    _, tokenizer = load_backbone(find_backbone(Backbone(name=str(folder))))
+    ids = encode_prompt(tokenizer, "the red book")
+    assert harness(folder).tok_encode("the red book") == ids
+    assert ids[0] == 0
+    assert harness(folder, add_bos_token=None).tok_encode("the red book") == (ids if in_file else ids[1:])
+
+
+def test_without_such_a_token_the_option_is_left_out(worlds, tmp_path):
+    folder = shutil.copytree(worlds["subwords"][0], tmp_path / "backbone")
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    del settings["bos_token"]
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    _, tokenizer = load_backbone(find_backbone(Backbone(name=str(folder))))
+    assert tokenizer.bos_token_id is None
+    examples = worlds["subwords"][2]
+    model = harness(folder, add_bos_token=None)
+    for prompt, words in asked(examples):
+        pair = encode_pair(tokenizer, prompt, words[1:], 512)
+        assert model._encode_pair(prompt, words) == (pair.prompt, pair.answer)
+
+
+def test_a_prompt_that_is_cut_loses_its_beginning_of_text_token_there_and_keeps_it_here(worlds):
+    folder, _, (*_, example) = worlds["subwords"]
+    model, tokenizer = load_backbone(find_backbone(Backbone(name=str(folder))))
+    (found,), truncated = score_choices(model, tokenizer, [example], Scoring(max_length=32))
+    assert truncated == 1
+    expected = theirs(harness(folder, max_length=31), [example])
+    for (label, words), there in zip(example.choices.items(), expected, strict=True):
+        whole, cut = (encode_pair(tokenizer, example.prompt, words, length) for length in (512, 32))
+        assert len(cut.prompt) + len(cut.answer) == 32
+        assert cut.prompt[0] == tokenizer.bos_token_id
+        assert found[label] == pytest.approx(one_pass(model, cut.prompt, cut.answer), abs=1e-3)
+        without = [*whole.prompt, *whole.answer][-32:]
+        n = len(whole.answer)
+        assert there == one_pass(model, without[:-n], without[-n:])
+        assert abs(found[label] - there) > 0.01
+
+
+def one_pass(model, prompt, answer):
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*prompt, *answer][:-1]])).logits[0, -len(answer) :]
+    return torch.log_softmax(logits, -1).gather(1, torch.tensor(answer)[:, None]).sum().item()
+
+
+@pytest.mark.parametrize("space", ["factors", "delta"])
+def test_a_merged_adapter_scores_the_same_on_a_task_file(lifted, cli, monkeypatch, space):
+    """The documents' task file and Python; accuracy, its standard error, and every answer."""
+    monkeypatch.chdir(lifted)
+    block = re.search(r"```python\n(.*?)```", DOCS, re.DOTALL)[1]
+    assert '"lifted"' in block
+    names = {}
+    exec(compile(block.replace('"lifted"', f'"{space}"'), "interop.md", "exec"), names)
+    there = names["found"]["results"]["reviews-sw"]
+    command = re.search(r"^    lingualift (.*?\n.*?)$", DOCS, re.MULTILINE)[1].replace("\\\n", "")
+    line = shlex.split(command.replace("lifted", space).replace("scores.json", f"{space}.json"))
+    done = cli(*line)
+    assert done.code == 0, done.err
+    here = json.loads(Path(f"{space}.json").read_text(encoding="utf-8"))
+    accuracy = here["scores"]["accuracy"]
+    assert there["sample_len"] == here["n"] == 16
+    assert 100 * there["acc,none"] == pytest.approx(accuracy["score"], rel=1e-12)
+    assert 100 * there["acc_stderr,none"] == pytest.approx(accuracy["stderr"], rel=1e-12)
+    answers = read_jsonl(Path(f"{space}.predictions.jsonl"))
+    samples = sorted(names["found"]["samples"]["reviews-sw"], key=lambda one: one["doc_id"])
+    for sample, answer in zip(samples, answers, strict=True):
+        likely = [response[0] for response in sample["filtered_resps"]]
+        assert ["positive", "negative"][likely.index(max(likely))] == answer["prediction"]
+        assert likely == pytest.approx(list(answer["scores"].values()), abs=1e-3)
+    assert len({answer["prediction"] for answer in answers}) == 2
