@@ -31,7 +31,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForMaskedLM
 
@@ -141,7 +150,7 @@ def train_tokenizer(rows: list[Text], rng: np.random.Generator) -> PreTrainedTok
         eos_token="</s>",
         sep_token="</s>",
         unk_token="<unk>",
-        mask_token="<mask>",
+        mask_token=AddedToken("<mask>", lstrip=True, special=True),
         model_max_length=512,
         model_input_names=["input_ids", "attention_mask"],
     )
