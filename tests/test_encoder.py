@@ -189,3 +189,16 @@ def test_a_model_that_knows_nothing_has_the_vocabulary_for_perplexity(script):
     corpus.documents["aa"] = [rng.integers(4, 299, size) for size in (5, 40, 700)]
     (row,) = script.measure(model, corpus, script.Corpus())
     assert row.split("|")[1:4] == [" aa ", " 300 ", " 300 "]
+
+
+def test_the_loss_is_that_of_transformers(script):
+    model = script.build(300).eval()
+    ids = np.random.default_rng(4).integers(4, 299, (6, 40))
+    ids[:, 0], ids[3:, 25:] = 0, 1  # the last rows are padded
+    ours = script.losses(model, ids, np.random.default_rng(5)).mean()
+    read, chosen = script.mask(ids, 300, np.random.default_rng(5))
+    labels = torch.from_numpy(np.where(chosen, ids, -100))
+    theirs = model(
+        torch.from_numpy(read), attention_mask=torch.from_numpy(ids != 1).long(), labels=labels
+    ).loss
+    torch.testing.assert_close(ours, theirs)
