@@ -295,12 +295,13 @@ def train(
     language: LanguageCode,
     data: DataTemplate,
     output: OutputFolder,
-    adapter: Annotated[Literal["lora", "ia3"], typer.Option(help="Kind of adapter.")] = "lora",
+    adapter: Annotated[Literal["lora", "ia3", "prefix"], typer.Option(help="Kind of adapter.")] = "lora",
     rank: Annotated[int, typer.Option(help="Rank of LoRA's factors.")] = 8,
     alpha: Annotated[int, typer.Option(help="LoRA's update is scaled by alpha / rank.")] = 16,
     modules: Annotated[
         str | None, typer.Option(help="Linear layers, separated by commas; all if left out.")
     ] = None,
+    tokens: Annotated[int, typer.Option(help="Virtual tokens of a prefix.")] = 20,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the data; 3 if steps are not given.")
@@ -339,7 +340,7 @@ def train(
             checked(Backbone, name=backbone, revision=revision, dtype=dtype),
             _source(task, data, prompt, prompt_language),
             language,
-            checked(Adapter, type=adapter, rank=rank, alpha=alpha, modules=names),
+            checked(Adapter, type=adapter, rank=rank, alpha=alpha, modules=names, tokens=tokens),
             checked(Training, **settings, **more),
             seed=seed,
             start=start,
