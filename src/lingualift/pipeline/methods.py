@@ -240,6 +240,11 @@ def check_family(experiment: Experiment, backbone: BackboneRef) -> None:
                     "methods that begin from the task adapter, such as source-ft",
                     "remove it",
                 )
+        for index, entry in enumerate(experiment.tasks):
+            idle = {"prompt", "prompt_language", "answers"} & entry.model_fields_set
+            if idle:
+                found = f"is set, and {backbone.name!r} is an encoder, which reads no prompt"
+                raise UserError(f"tasks.{index}.{min(idle)}", found, mend="remove it")
     if experiment.adapter.type != "prefix":
         return
     if backbone.family == "decoder":
