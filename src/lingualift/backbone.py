@@ -319,6 +319,8 @@ def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
     _check_loaded(ref, model, loaded["missing_keys"])
     _check_placed(ref, model)
     _keep_packing(model)
+    if ref.head.kind != "words":
+        _widen_head(model)
     if hasattr(
         model, "generation_config"
     ):  # what a backbone ships (penalties, sampling) is not greedy decoding
@@ -361,6 +363,17 @@ def _keep_packing(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def _widen_head(model: Any) -> None:
+    """Hold a head, which is trained, in float32 whatever the backbone is held in."""
+    for name in head_modules(model):
+        part = model.get_submodule(name if hasattr(model, name) else f"{model.base_model_prefix}.{name}")
+        part.float().register_forward_pre_hook(_to_float32)
+
+
+def _to_float32(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.float() for value in given)
 
 
 def _check_placed(ref: BackboneRef, model: Any) -> None:
@@ -497,13 +510,19 @@ def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
         ValueError: peft finds no place for it.
     """
     import peft
+    from peft.tuners.ia3 import IA3Layer
 
     config.task_type = peft_task(ref.family, ref.head)
     if ref.head.kind != "words" and not config.modules_to_save:
         config.modules_to_save = head_modules(model)
     if config.is_prompt_learning and config.task_type is None:
         return _prefixed(model, config)
-    return peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)(model, config)
+    wrapped = peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)(model, config)
+    if ref.quantization and config.peft_type == "IA3":
+        for module in wrapped.modules():
+            if isinstance(module, IA3Layer):  # of which peft leaves the 4-bit ones' output in float32
+                module.register_forward_hook(lambda _, given, output: output.to(given[0].dtype))
+    return wrapped
 
 
 def _prefixed(model: Any, config: Any) -> Any:
@@ -527,16 +546,19 @@ def _prefixed(model: Any, config: Any) -> Any:
 
 
 def detach(wrapped: Any) -> None:
-    """Take an adapter off the model that `attach` put it on, and put back the modules that it brought copies of."""
+    """Take an adapter off the model that `attach` put it on, and put back the modules that it wrapped or copied.
+
+    peft's own unloading leaves copies in place, and refuses (IA)³ on 4-bit weights.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import ModulesToSaveWrapper
 
     base = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
     for name, module in list(base.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper):  # of which peft's own unloading leaves the copy in place
+        if isinstance(module, ModulesToSaveWrapper):
             base.set_submodule(name, module.original_module)
-    tuner: Any = getattr(wrapped, "base_model", None)
-    if hasattr(tuner, "unload"):  # kinds that live in layers; the others only wrap the model
-        tuner.unload()
+        elif isinstance(module, BaseTunerLayer):
+            base.set_submodule(name, module.get_base_layer())
     if hasattr(base, "peft_config"):
         del base.peft_config
 

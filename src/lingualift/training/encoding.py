@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Any
 
 from lingualift.errors import UserError
@@ -130,7 +129,12 @@ def _around(tokenizer: Any) -> tuple[int, int]:
     if not tokenizer.chat_template:
         return (0 if tokenizer.bos_token_id is None else 1), 0
     one, other = (encode_prompt(tokenizer, words) for words in ("A", "0"))
-    return len(commonprefix([one, other])), len(commonprefix([one[::-1], other[::-1]]))
+    return _alike(one, other), _alike(one[::-1], other[::-1])
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids are the same from the beginning on."""
+    return next(i for i, (mine, theirs) in enumerate(zip(one, other, strict=False)) if mine != theirs)
 
 
 def training_row(tokenizer: Any, pair: Pair) -> dict[str, list[int]]:
