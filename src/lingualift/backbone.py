@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import inspect
 import logging
+import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -102,13 +103,19 @@ def find_backbone(backbone: Backbone, base: Path = Path()) -> BackboneRef:
 
     Raises:
         UserError: there is no such folder, it holds no model, or the hub does not answer; it has no chat template
-            that prompts could be asked by; bitsandbytes is wanted and missing.
+            that prompts could be asked by; bitsandbytes is wanted and missing; several processes would spread it.
     """
     if backbone.quantization and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
             "backbone.quantization",
             f"{backbone.quantization} needs bitsandbytes, which is not installed",
             mend='pip install "lingualift[quantization]", or leave `quantization` out',
+        )
+    if backbone.device_map and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "backbone.device_map",
+            f"{backbone.device_map} is set in one of several processes, each of which would spread the backbone",
+            mend="leave `device_map` out, or train without `accelerate launch`",
         )
     ref = _found(backbone, base)
     if ref.chat:

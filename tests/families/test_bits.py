@@ -271,3 +271,10 @@ def test_a_backbone_that_would_go_to_disk_is_refused(backbone, monkeypatch):
     monkeypatch.setattr(accelerate, "get_max_memory", lambda *_: {"cpu": size})
     with pytest.raises(UserError, match="put parts of it on disk"):
         load_backbone(backbone("llama", device_map="auto"))
+
+
+def test_processes_that_train_together_do_not_each_spread_the_backbone(backbone, monkeypatch):
+    name = backbone("llama").source
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one of several processes"):
+        find_backbone(Backbone(name=name, device_map="auto"))

@@ -9,14 +9,16 @@ import transformers as hf
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from lingualift.backbone import check_adapter, find_backbone, load_backbone
+from lingualift.cli import app
 from lingualift.config import Adapter, Backbone, Scoring, Training
 from lingualift.errors import UserError
 from lingualift.evaluation.generation import generate_answers
 from lingualift.evaluation.likelihood import score_choices
 from lingualift.evaluation.runner import adapted
-from lingualift.tasks import TASKS, Example
+from lingualift.tasks import TASKS, Example, shipped_languages, shipped_rows
 from lingualift.training.encoding import encode_pair, encode_prompt, encode_text, ending, training_row
 from lingualift.training.trainer import initialise, train
 
@@ -281,3 +283,37 @@ def test_a_template_that_cannot_be_used_is_refused_before_a_weight_is_loaded(fol
 def test_a_backbone_without_a_template_is_refused(backbone, name, told):
     with pytest.raises(UserError, match=told):
         find_backbone(Backbone(name=backbone(name).source, chat_template=True))
+
+
+def test_the_command_line_asks_by_the_template_and_tells_so(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = shipped_languages("nusax")[0]
+    for split in ("train", "test"):
+        text = "".join(json.dumps(row) + "\n" for row in shipped_rows("nusax", code))
+        (tmp_path / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    asked = ["--backbone", str(folder(GEMMA)), "--task", "nusax", "--language", code]
+    made = ["train", *asked, "--data", "{split}.jsonl", "--steps", "1", "--output"]
+    scored = ["evaluate", *asked, "--data", "{split}.jsonl", "--adapter", "merged", "--output"]
+
+    def call(*arguments):
+        outcome = CliRunner().invoke(app, arguments)
+        if outcome.exception and not isinstance(outcome.exception, SystemExit):
+            raise outcome.exception
+
+    call(*made, "one", "--chat-template")
+    call(
+        "merge", "--method", "arithmetic", "--adapter", "one=1", "--adapter", "one=1", "--mean", "--output", "merged"
+    )  # fmt: skip
+    call(*scored, "in.json", "--chat-template")
+    with pytest.raises(UserError, match="in the chat template"):
+        call(*scored, "out.json")
+    assert not (tmp_path / "out.json").exists()
+    assert json.loads((tmp_path / "in.json").read_text())["chat_template"] is True
+    call(
+        "predict", *asked, "--input", "test.jsonl", "--adapter", "merged", "--chat-template", "--output", "p.jsonl"
+    )  # fmt: skip
+    answers = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "in.predictions.jsonl").read_text().splitlines()]
+    assert [row["prediction"] for row in answers] == [row["prediction"] for row in rows]
+    with pytest.raises(UserError, match="quantization"):
+        call(*made, "two", "--quantization", "nf5")
