@@ -303,6 +303,12 @@ class Scoring(_Record):
     "Sequences per forward pass."
     max_length: PositiveInt = 512
     "Tokens of prompt and answer; longer prompts lose their beginning, and the result says how many."
+    max_new_tokens: PositiveInt | None = None
+    "Tokens of a generated answer, at most; as many as its task says when left out, never more."
+
+    def new_tokens(self, of_task: int) -> int:
+        """Longest generated answer, in tokens, of a task whose own bound is `of_task`."""
+        return min(of_task, self.max_new_tokens or of_task)
 
 
 class Experiment(_Record):
