@@ -208,7 +208,7 @@ def _task(
     counts, labels, cut, longest = {}, {}, {}, 0
     for part in mine:
         examples = part.examples()
-        needed = lengths(tokenizer, task, sample(examples, rows), part.split)
+        needed = lengths(tokenizer, task, sample(examples, rows), part.split, experiment.scoring)
         training = part.split == "train"
         limit = (experiment.training.task if training else experiment.scoring).max_length
         counts[part.split] = len(examples)

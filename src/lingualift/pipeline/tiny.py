@@ -24,24 +24,14 @@ PREFIX = "tiny-random-"
 """What the names of tiny backbones begin with."""
 
 _ROWS, _LAYERS, _HEADS, _WIDTH = 8, 2, 4, 64
-_SIZES = {
-    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "word_embed_proj_dim"), _WIDTH),
-    **dict.fromkeys(
-        ("intermediate_size", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_dim", "ffn_hidden_size")
-        + ("n_inner", "hidden_dim", "moe_intermediate_size", "shared_expert_intermediate_size"),
-        2 * _WIDTH,
-    ),
-    **dict.fromkeys(
-        ("num_attention_heads", "num_heads", "n_head", "n_heads")
-        + ("encoder_attention_heads", "decoder_attention_heads"),
-        _HEADS,
-    ),
-    **dict.fromkeys(
-        ("num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
-        + ("n_layer", "n_layers"),
-        _LAYERS,
-    ),
-}
+_SIZES = dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "word_embed_proj_dim"), _WIDTH)
+_SIZES |= dict.fromkeys(("intermediate_size", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim"), 2 * _WIDTH)
+_SIZES |= dict.fromkeys(("ffn_dim", "ffn_hidden_size", "n_inner", "hidden_dim"), 2 * _WIDTH)
+_SIZES |= dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 2 * _WIDTH)
+_SIZES |= dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads"), _HEADS)
+_SIZES |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), _HEADS)
+_SIZES |= dict.fromkeys(("num_hidden_layers", "num_layers", "num_decoder_layers"), _LAYERS)
+_SIZES |= dict.fromkeys(("encoder_layers", "decoder_layers", "n_layer", "n_layers"), _LAYERS)
 """Settings of a configuration, by all the names that transformers has for them, and their values here."""
 
 
