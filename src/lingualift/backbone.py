@@ -236,6 +236,11 @@ def _config(source: str, revision: str | None, trust_remote_code: bool, name: st
         raise _unloadable(name, error) from error
 
 
+def read_config(ref: BackboneRef) -> Any:
+    """The configuration of a backbone, which is not to be changed; raises a `UserError` if it cannot be read."""
+    return _config(ref.source, ref.revision, ref.trust_remote_code, ref.name)
+
+
 def skeleton(ref: BackboneRef) -> Any:
     """The model without its weights, made from its config alone, on torch's `meta` device.
 
