@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lingualift.merging import merge as merge
     from lingualift.pipeline import run as run
     from lingualift.prediction import predict as predict
+    from lingualift.translation import translate as translate
 
 _HOMES = {
     "check": "lingualift.look",
@@ -29,8 +30,20 @@ _HOMES = {
     "predict": "lingualift.prediction",
     "push": "lingualift.hub",
     "run": "lingualift.pipeline",
+    "translate": "lingualift.translation",
 }
-__all__ = ["UserError", "check", "inspect", "lift", "load_experiment", "merge", "predict", "push", "run"]
+__all__ = [
+    "UserError",
+    "check",
+    "inspect",
+    "lift",
+    "load_experiment",
+    "merge",
+    "predict",
+    "push",
+    "run",
+    "translate",
+]
 
 
 def __getattr__(name: str) -> Any:

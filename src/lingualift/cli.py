@@ -501,6 +501,57 @@ def predict(
 
 
 @app.command()
+def translate(
+    model: Annotated[str, typer.Option("--model", help="NLLB, M2M100 or mBART: hub id or folder.")],
+    source: Annotated[str, typer.Option("--source", help="Language of the rows.")],
+    target: Annotated[str, typer.Option("--target", help="Language to translate into.")],
+    task: TaskName,
+    data: DataTemplate,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder; a folder named as the target language is made in it."),
+    ],
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="train, validation, test; those that there are if left out."),
+    ] = None,
+    beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 4,
+    max_length: Annotated[
+        int, typer.Option(help="Tokens of a sentence; a longer one is cut in parts.")
+    ] = 256,
+    batch_size: Annotated[int, typer.Option(help="Sentences per batch.")] = 16,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="File of translated sentences; lingualift-translations.sqlite beside the output."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit of the model on the hub.")] = None,
+    dtype: Annotated[str, typer.Option(help="Number format of the model.")] = "float32",
+) -> None:
+    """Translate the rows of a task; answers that are spans are found again in training data."""
+    from lingualift.config import Translation, checked
+    from lingualift.pipeline.progress import counting
+    from lingualift.translation import translate as translate_rows
+
+    settings = checked(Translation, beams=beams, max_length=max_length, batch_size=batch_size)
+    with counting(_console(stderr=True), f"translate {task} from {source} into {target}") as progress:
+        done = translate_rows(
+            model=_backbone(model, revision, dtype, None, False),
+            source=source,
+            target=target,
+            task=task,
+            data=data,
+            output=output,
+            splits=split,
+            settings=settings,
+            cache=cache,
+            progress=progress,
+        )
+    for line in done.lines():
+        typer.echo(line)
+    _next(f"read {done.folder / 'provenance.json'}; the rows are at {output}/{{language}}/{{split}}")
+
+
+@app.command()
 def merge(
     output: OutputFolder,
     method: Annotated[str, typer.Option(help="adamergex, arithmetic, ties or dare.")] = "adamergex",

@@ -316,6 +316,17 @@ class Scoring(_Record):
         return min(of_task, self.max_new_tokens or of_task)
 
 
+class Translation(_Record):
+    """How a translation model writes."""
+
+    beams: PositiveInt = 4
+    "Beams of the search; 1 is greedy."
+    max_length: Annotated[int, Field(ge=16)] = 256
+    "Tokens of a sentence, at most; a longer one is cut at white space. Its translation may take twice as many."
+    batch_size: PositiveInt = 16
+    "Sentences per batch."
+
+
 class Experiment(_Record):
     """The whole experiment."""
 

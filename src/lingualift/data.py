@@ -8,7 +8,7 @@ import gzip
 import json
 import random
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,39 @@ def load_texts(task: TextTask, data: Data, language: str, split: str, base: Path
     rows = load_rows(data, language, split, base, task.columns)
     _each(rows, task.columns, task, lambda _, row: texts.append(text_of(row, column).strip()))
     return texts
+
+
+def read_rows(
+    task: Task | TextTask,
+    data: Data,
+    language: str,
+    split: str,
+    base: Path,
+    columns: tuple[str, ...],
+    use: Callable[[int, dict[str, Any], dict[str, Any]], None],
+) -> Rows:
+    """Hand every row to `use`: its line or place, the row as it stands there, and the row under the task's names.
+
+    Args:
+        task: Whose rows they are.
+        data: Where the rows are.
+        language: Code as written by the user.
+        split: "train", "validation" or "test".
+        base: Folder that relative paths start from.
+        columns: The task's columns that must be there, none of them empty; no other column is looked at.
+        use: May raise `RowError`.
+
+    Raises:
+        UserError: no data, a missing column, bad rows (each with file and line).
+    """
+    rows = load_rows(data, language, split, base, columns)
+
+    def add(index: int, row: Mapping[str, Any]) -> None:
+        number = rows.number(index)
+        use(number, dict(rows.dataset[index]), dict(_named(row, number)))
+
+    _each(rows, columns, task, add)
+    return rows
 
 
 def _each(rows: Rows, columns: Sequence[str], task: Task | TextTask, use: Any) -> None:

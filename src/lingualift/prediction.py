@@ -17,7 +17,7 @@ from lingualift.evaluation.likelihood import Progress
 from lingualift.evaluation.runner import Prediction, adapted, answering
 from lingualift.evaluation.runner import predict as answer
 from lingualift.languages import language as find_language
-from lingualift.provenance import finite
+from lingualift.provenance import finite, jsonable
 from lingualift.source import labelled_task
 
 
@@ -104,7 +104,7 @@ def predict_rows(
     with adapted(ref, adapter) as (model, tokenizer):
         answered, truncated = answer(ref, model, tokenizer, chosen, examples, scoring, progress)
     records = [
-        {"id": found.id, **_json(row), **_answered(found)}
+        {"id": found.id, **jsonable(row), **_answered(found)}
         for (row, _), found in zip(asked, answered, strict=True)
     ]
     return Predictions(records, sum(found.prediction is None for found in answered), truncated)
@@ -132,14 +132,3 @@ def _softmax(scores: Mapping[str, float]) -> dict[str, float | None]:
     top = max(scores.values())
     powers = {label: math.exp(score - top) for label, score in scores.items()}
     return {label: finite(power / sum(powers.values())) for label, power in powers.items()}
-
-
-def _json(value: Any) -> Any:
-    """What a row holds, as JSON has it: NaN is null, a date its text."""
-    if isinstance(value, Mapping):
-        return {str(key): _json(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json(inner) for inner in value]
-    if isinstance(value, float):
-        return finite(value)
-    return value if value is None or isinstance(value, str | int) else str(value)

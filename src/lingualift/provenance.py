@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,17 @@ def _installed(name: str) -> str | None:
 def finite(value: float) -> float | None:
     """The number, or None where JSON has no word for it."""
     return value if math.isfinite(value) else None
+
+
+def jsonable(value: Any) -> Any:
+    """A value as JSON has it: NaN is null, a date its text."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(inner) for inner in value]
+    if isinstance(value, float):
+        return finite(value)
+    return value if value is None or isinstance(value, str | int) else str(value)
 
 
 def read_json(path: Path) -> Any:

@@ -73,6 +73,10 @@ class Task:
         encoder_head: How an encoder answers: `classes` (the labels), `choices` (the best of `Example.options`) or
             `span` (a part of the passage); None for a task that it cannot answer.
         max_new_tokens: Longest generated answer, in tokens; of no use to a ranked task.
+        text_columns: The columns that `lingualift translate` translates; all of `columns` but `id` if None.
+        written_columns: Columns of labelled rows whose text a model learns to write: they are translated too, in
+            training and validation data, where a row has them.
+        passage_column: The column that answers are marked in, for a task that is answered by a span.
     """
 
     columns: ClassVar[tuple[str, ...]]
@@ -82,6 +86,9 @@ class Task:
     labels: ClassVar[tuple[str, ...]] = ()
     encoder_head: ClassVar[Literal["classes", "choices", "span"] | None] = "classes"
     max_new_tokens: int = 16
+    text_columns: ClassVar[tuple[str, ...] | None] = None
+    written_columns: ClassVar[tuple[str, ...]] = ()
+    passage_column: ClassVar[str | None] = None
 
     def example(self, row: Mapping[str, Any], language: str) -> Example:
         """Make the example of a row, without its gold answer: the row may have no label.

@@ -17,6 +17,7 @@ class MGSM(PromptedTask):
     name = "mgsm"
     columns = ("question",)
     gold_column = "answer_number"
+    written_columns = ("answer",)
     encoder_head = None
     metrics = ("number_match",)
     source = "https://arxiv.org/abs/2210.03057"

@@ -28,6 +28,7 @@ class MiniQA(Task):
 
     columns = ("id", "context", "question")
     gold_column = "answer"
+    written_columns = ("answer",)
     metrics = ("exact_match",)
     encoder_head = None
     source = "lingualift.miniworld"

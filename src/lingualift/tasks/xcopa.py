@@ -16,6 +16,7 @@ class XCOPA(PromptedTask):
     name = "xcopa"
     labels = ("choice1", "choice2")
     columns = ("premise", "question", "choice1", "choice2")
+    text_columns = ("premise", "choice1", "choice2")
     gold_column = "label"
     encoder_head = "choices"
     metrics = ("accuracy",)

@@ -10,6 +10,7 @@ class XLSum(PromptedTask):
     name = "xlsum"
     columns = ("id", "title", "text")
     gold_column = "summary"
+    written_columns = ("summary",)
     encoder_head = None
     metrics = ("rouge_l",)
     source = "https://arxiv.org/abs/2106.13822"

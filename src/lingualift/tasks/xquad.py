@@ -15,6 +15,7 @@ class XQuAD(PromptedTask):
     name = "xquad"
     columns = ("id", "context", "question")
     texts = ("question", "context")
+    passage_column = "context"
     gold_column = "answers"
     encoder_head = "span"
     metrics = ("squad_em", "squad_f1")

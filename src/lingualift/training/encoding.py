@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,25 +50,36 @@ def ending(tokenizer: Any) -> list[int]:
 
 
 def set_language(tokenizer: Any, language: str) -> None:
-    """Tell a tokenizer that tags its texts (NLLB, M2M100) which language they are in; others need no telling.
+    """Tell a tokenizer that tags its texts (NLLB, M2M100, mBART) which language they are in; others need no telling.
 
     Raises:
         UserError: it has no tag for the language.
     """
-    if not hasattr(tokenizer, "src_lang"):
-        return
+    if hasattr(tokenizer, "src_lang"):
+        tokenizer.src_lang = tokenizer.tgt_lang = language_tag(tokenizer, language)[1]
+
+
+def language_tag(tokenizer: Any, language: str) -> tuple[str, str]:
+    """The token that tags texts of a language, and what the tokenizer calls the language.
+
+    NLLB has `swh_Latn` for both, mBART `sw_KE`, M2M100 `__sw__` and `sw`.
+
+    Raises:
+        UserError: the tokenizer has no tag for the language.
+    """
     known = find_language(language)
     special = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
     tags = {known.nllb: known.nllb, f"__{known.code}__": known.code}
-    tag = next((code for token, code in tags.items() if token in special), None)
-    if tag is None:
+    tags |= {token: token for token in sorted(special) if re.fullmatch(rf"{known.code}_[A-Z]{{2}}", token)}
+    found = next(((token, code) for token, code in tags.items() if token in special), None)
+    if found is None:
         raise UserError(
             f"language {language!r}",
             "has no tag in the backbone's tokenizer",
             f"one of {', '.join(sorted(tag for tag in special if tag)[:5])} …",
             "choose another language or backbone",
         )
-    tokenizer.src_lang = tokenizer.tgt_lang = tag
+    return found
 
 
 def source_ids(tokenizer: Any, text: str, max_length: int) -> tuple[list[int], bool]:
