@@ -30,7 +30,7 @@ from lingualift.provenance import (
 )
 from lingualift.source import Source
 from lingualift.tasks import RowError, Task, TextTask, text_of
-from lingualift.translation.cache import Cache, Desk, Translator
+from lingualift.translation.cache import Cache, Desk
 from lingualift.translation.model import Model
 from lingualift.translation.sentences import Piece, joined, pieces
 from lingualift.translation.spans import Projection, Span

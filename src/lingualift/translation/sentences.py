@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
     """
     cuts = [0, *(place.end() for place in _END.finditer(text) if _ends(text, place)), len(text)]
     found = []
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in itertools.pairwise(cuts):
         inner = text[begin:end].strip()
         if inner:
             first = text.index(inner, begin)

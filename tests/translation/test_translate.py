@@ -1,0 +1,277 @@
+"""`lingualift translate` with a small NLLB of random weights: tags, batches, the cache, kills, refusals."""
+
+import json
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import transformers
+from commands import Commands
+from stand_in import write_rows
+
+import lingualift as ll
+from lingualift.backbone import find_backbone, load_backbone
+from lingualift.config import Backbone, Data, Translation
+from lingualift.errors import UserError
+from lingualift.provenance import sha256_bytes
+from lingualift.tasks import shipped_rows
+from lingualift.training.encoding import language_tag
+from lingualift.translation.model import Model
+
+FAST = Translation(beams=1, max_length=24)
+
+
+def texts(count):
+    words = " ".join(row["text"] for row in shipped_rows("nusax", "en")).replace(".", "").split()
+    return [f"{' '.join(words[start % 20 : start % 20 + 2 + start % 7])} {start}." for start in range(count)]
+
+
+@pytest.fixture
+def world(inside):
+    rows = [{"id": f"r{number}", "text": text, "label": number % 3} for number, text in enumerate(texts(12))]
+    write_rows(inside / "data/en/train.jsonl", rows)
+    write_rows(inside / "data/en/test.jsonl", rows[:4])
+    return rows
+
+
+def translate(nllb, output, **more):
+    about = {"model": str(nllb), "source": "en", "target": "sw", "task": "nusax", "settings": FAST}
+    return ll.translate(**about | {"data": "data/{language}/{split}.jsonl", "output": output} | more)
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_each_translation_is_what_transformers_makes_of_the_sentence_alone(world, nllb, beams):
+    """Tagged by the source language, told to begin with the target's tag, whatever shares its batch."""
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(nllb)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(nllb, src_lang="eng_Latn", tgt_lang="swh_Latn")
+    settings = Translation(beams=beams, max_length=24, batch_size=5)
+    translate(nllb, "mt", settings=settings)
+    written = [
+        json.loads(line) for line in Path("mt/sw/train.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    for row, found in zip(world, written, strict=True):
+        inputs = tokenizer(row["text"], return_tensors="pt")
+        assert inputs["input_ids"][0, 0] == tokenizer.convert_tokens_to_ids("eng_Latn")
+        tag = tokenizer.convert_tokens_to_ids("swh_Latn")
+        with torch.inference_mode():
+            (ids,) = model.generate(
+                **inputs, forced_bos_token_id=tag, max_new_tokens=48, num_beams=beams, do_sample=False
+            )
+        assert found == {**row, "text": tokenizer.decode(ids, skip_special_tokens=True).strip()}
+    assert len({row["text"] for row in written}) > 3
+
+
+def test_the_target_language_decides_the_words(world, nllb):
+    translate(nllb, "mt")
+    translate(nllb, "mt", target="id")
+    assert files("mt/sw")["test.jsonl"] != files("mt/id")["test.jsonl"]
+
+
+def test_provenance_tells_model_tags_settings_and_counts(world, nllb):
+    done = translate(nllb, "mt", splits=["train"])
+    about = json.loads(Path("mt/sw/provenance.json").read_text(encoding="utf-8"))
+    assert about["model"]["fingerprint"] == find_backbone(Backbone(name=str(nllb))).fingerprint
+    assert about["tags"] == {"source": "eng_Latn", "target": "swh_Latn"}
+    assert (about["settings"]["beams"], about["settings"]["new_tokens"]) == (1, 48)
+    assert list(about["splits"]) == ["train"]
+    told = about["splits"]["train"]
+    assert told["rows_sha256"] == sha256_bytes(Path("mt/sw/train.jsonl").read_bytes())
+    assert told["data"]["sha256"] == sha256_bytes(Path("data/en/train.jsonl").read_bytes())
+    assert (told["rows"], told["written"], done.new) == (12, 12, done.sentences)
+
+
+def test_a_translation_that_runs_into_its_limit_is_counted(world, nllb):
+    """The oracle: a translation is finished if its tokens, counted anew by transformers, end before the limit."""
+    translate(nllb, "mt", splits=["train"])
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(nllb)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(nllb, src_lang="eng_Latn")
+    tag = tokenizer.convert_tokens_to_ids("swh_Latn")
+    long = []
+    for row in world:
+        inputs = tokenizer(row["text"], return_tensors="pt")
+        (ids,) = model.generate(**inputs, forced_bos_token_id=tag, max_new_tokens=48, do_sample=False)
+        long += [row["id"]] if ids[-1] != tokenizer.eos_token_id else []
+    assert json.loads(Path("mt/sw/provenance.json").read_text())["splits"]["train"]["unfinished"] == long
+    assert long
+
+
+def test_a_sentence_over_the_limit_is_cut_and_counted_not_truncated(world, nllb):
+    """A change at the very end of a long sentence changes the translation."""
+    long = " ".join(texts(12)).replace(".", "")
+    for name, end in (("a", "good"), ("b", "bad")):
+        write_rows(Path(f"{name}.jsonl"), [{"id": "1", "text": f"{long} {end}", "label": 0}])
+        translate(nllb, name, data=f"{name}.jsonl", splits=["train"])
+    assert json.loads(Path("a/sw/provenance.json").read_text())["splits"]["train"]["cut"] == ["1"]
+    assert files("a")["train.jsonl"] != files("b")["train.jsonl"]
+
+
+def test_the_size_of_batches_changes_nothing(world, nllb):
+    for size in (1, 3, 16):
+        settings = FAST.model_copy(update={"batch_size": size})
+        translate(nllb, f"mt{size}", settings=settings, cache=f"{size}.sqlite")
+    one, three, all_at_once = (
+        {name: content for name, content in files(f"mt{size}").items() if name != "provenance.json"}
+        for size in (1, 3, 16)
+    )
+    assert one == three == all_at_once
+
+
+def test_what_is_in_the_cache_is_not_translated_again(world, nllb, monkeypatch):
+    first = translate(nllb, "one")
+    load_backbone.cache_clear()
+    monkeypatch.setattr("lingualift.translation.model.load_backbone", lambda ref: pytest.fail("was loaded"))
+    again = translate(nllb, "two")
+    assert (first.new, again.new) == (first.sentences, 0)
+    assert files("one") == files("two")
+
+
+@pytest.mark.parametrize("change", ["target", "beams", "model", "max_length"])
+def test_the_cache_tells_languages_settings_and_models_apart(world, nllb, change, tmp_path_factory):
+    translate(nllb, "one", splits=["test"])
+    other = {"splits": ["test"], "output": "two"}
+    if change == "target":
+        other["target"] = "id"
+    elif change == "model":
+        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(nllb)
+        folder = tmp_path_factory.mktemp("other")
+        torch.nn.init.zeros_(model.model.encoder.layers[0].fc1.weight)
+        model.save_pretrained(folder)
+        transformers.AutoTokenizer.from_pretrained(nllb).save_pretrained(folder)
+        other["model"] = str(folder)
+    else:
+        other["settings"] = FAST.model_copy(update={change: 20 if change == "max_length" else 2})
+    done = translate(nllb, **other)
+    assert done.new == done.sentences == 4
+
+
+def arguments(nllb, output):
+    given = {"--model": nllb, "--source": "en", "--target": "sw", "--task": "nusax", "--output": output}
+    given |= {"--data": "data/{language}/{split}.jsonl", "--beams": 1, "--max-length": 24, "--batch-size": 2}
+    return ["translate", *(part for pair in given.items() for part in pair)]
+
+
+def stored(cache="lingualift-translations.sqlite"):
+    if not Path(cache).exists():
+        return 0
+    with sqlite3.connect(f"file:{cache}?mode=ro", uri=True, timeout=5) as file:
+        try:
+            return file.execute("SELECT count(*) FROM sentences").fetchone()[0]
+        except sqlite3.OperationalError:  # the table is not there yet
+            return 0
+
+
+def test_a_killed_command_goes_on_where_it_was_and_writes_the_same_files(inside, nllb, cli):
+    rows = [{"id": str(number), "text": text, "label": 0} for number, text in enumerate(texts(60))]
+    write_rows(inside / "data/en/train.jsonl", rows)
+    whole = cli(*arguments(nllb, "whole"), "--cache", "other.sqlite")
+    assert whole.code == 0, whole.err
+    assert "60 sentences, 60 of them translated now" in whole.out
+    for more in (5, 20):  # sentences in the cache when it is killed
+        killed = cli(*arguments(nllb, "mt"), kill_when=lambda more=more: stored() > more)
+        assert killed.code == -9
+        assert more < stored() < 60
+        assert not Path("mt/sw").exists()
+    before = stored()
+    done = cli(*arguments(nllb, "mt"))
+    assert f"60 sentences, {60 - before} of them translated now" in done.out
+    assert files("mt") == files("whole")
+    assert "next: " in done.err
+
+
+def test_two_commands_at_once_share_the_cache_and_write_the_same_files(world, nllb):
+    def run(output):
+        with Commands() as commands:
+            return commands(*arguments(nllb, output))
+
+    with ThreadPoolExecutor(2) as both:
+        done = list(both.map(run, ("one", "two")))
+    assert [one.code for one in done] == [0, 0], done
+    assert files("one") == files("two")
+    assert stored() == 12
+
+
+def test_an_output_that_exists_is_left_as_it_is(world, nllb, cli):
+    write_rows(Path("mt/sw/mine.jsonl"), [{"a": 1}])
+    assert "mt/sw: exists already" in cli(*arguments(nllb, "mt")).message
+    assert list(files("mt")) == ["mine.jsonl"]
+    assert not Path("lingualift-translations.sqlite").exists()
+
+
+def test_compressed_rows_stay_compressed_and_splits_are_those_that_there_are(inside, nllb):
+    import gzip
+
+    Path("en").mkdir()
+    line = json.dumps({"id": "1", "text": "The room was dirty.", "label": "negative"}) + "\n"
+    Path("en/valid.jsonl.gz").write_bytes(gzip.compress(line.encode()))
+    data = Data(files="{language}/{split}.jsonl.gz", splits={"validation": "valid"}, columns={})
+    done = translate(nllb, "mt", data=data)
+    assert list(done.splits) == ["validation"]
+    (row,) = gzip.decompress(Path("mt/sw/validation.jsonl.gz").read_bytes()).decode().splitlines()
+    assert json.loads(row).keys() == {"id", "text", "label"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": "xx"}, "language 'xx': is not known"),
+        ({"target": "ace"}, "language 'ace': has no tag"),
+        ({"source": "ace", "splits": ["train"], "data": "data/en/train.jsonl"}, "language 'ace': has no tag"),
+        ({"target": "eng"}, "is the language of the rows"),
+        ({"model": "miniworld"}, "is one of the decoders, so it translates nothing"),
+        ({"model": "./nothing"}, "is no folder"),
+        ({"data": "other/{language}/{split}.jsonl"}, "is not there"),
+        ({"data": "data/en/train.jsonl"}, "does not tell which splits there are"),
+        ({"data": "data/en/test.jsonl", "splits": ["test"]}, "names one file for all splits"),
+        ({"splits": ["dev"]}, "split 'dev': is not known"),
+        ({"task": "xnli"}, "has no column 'premise'"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_and_nothing_is_written(world, nllb, change, message):
+    with pytest.raises(UserError, match=message):
+        translate(nllb, "mt", **change)
+    assert not Path("mt").exists()
+    assert not Path("lingualift-translations.sqlite").exists()
+
+
+def test_a_model_that_tags_no_languages_is_refused(world, tmp_path):
+    with pytest.raises(UserError, match="has a tokenizer without language tags"):
+        translate(tiny.build("t5", tmp_path / "t5"), "mt")
+
+
+def test_a_file_that_is_no_cache_is_refused(world, nllb, cli):
+    Path("notes.txt").write_text("my notes, no cache of translations at all\n" * 50, encoding="utf-8")
+    before = Path("notes.txt").read_bytes()
+    message = cli(*arguments(nllb, "mt"), "--cache", "notes.txt").message
+    assert "notes.txt: cannot be used as a cache" in message
+    assert Path("notes.txt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        (["en_XX", "sw_KE", "de_DE"], ("sw_KE", "sw_KE")),
+        (["__en__", "__sw__"], ("__sw__", "sw")),
+        (["eng_Latn", "swh_Latn"], ("swh_Latn", "swh_Latn")),
+    ],
+)
+def test_tags_of_nllb_m2m100_and_mbart_are_found(tags, expected):
+    class Tokenizer:
+        all_special_tokens = tags
+
+        def get_added_vocab(self):
+            return {}
+
+    assert language_tag(Tokenizer(), "swh") == expected
+
+
+def test_a_mark_that_the_tokenizer_does_not_know_is_told(nllb):
+    model = Model(find_backbone(Backbone(name=str(nllb))), "en", "sw", FAST)
+    assert model.knows("The room")
+    assert not model.knows("☃")
