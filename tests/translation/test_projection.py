@@ -78,7 +78,7 @@ def test_each_answer_of_training_data_is_the_translation_of_the_answer(tmp_path,
 
 
 def test_a_row_whose_answer_is_lost_is_dropped_from_training_data_and_counted(tmp_path):
-    lossy = Prefixing(lambda text: re.sub(r'[][]|</?xb>|"', "", text).replace("x1820", "x1821 x1821"))
+    lossy = Prefixing(lambda text: re.sub(r'[][]|</?xb>|"', "", text).replace("xin x1820", "xthen"))
     rows = [*ROWS[:2], {**row("e", "mill"), "answers": {"text": ["windmill"], "answer_start": [0]}}]
     results = run(tmp_path, lossy, "xquad", train=rows, validation=rows[:2], test=rows)
     written, counts = results["train"]
@@ -91,7 +91,7 @@ def test_a_row_whose_answer_is_lost_is_dropped_from_training_data_and_counted(tm
 
 def test_data_of_which_nothing_is_left_is_refused(tmp_path):
     with pytest.raises(UserError, match="none of the answers"):
-        run(tmp_path, Prefixing(lambda text: "x"), "xquad", train=ROWS)
+        run(tmp_path, Prefixing(lambda text: "xyz" if "." in text else "x"), "xquad", train=ROWS)
 
 
 def test_marks_that_stand_in_the_text_or_are_unknown_are_not_tried(tmp_path):

@@ -33,7 +33,7 @@ def test_sentences_end_where_readers_of_the_script_end_them(text, expected):
     assert cut(text) == expected
 
 
-TEXTS = st.text("ab A.!?。”\n 1é", min_size=1).map(str.strip).filter(None)
+TEXTS = st.text("ab A.!?。”\n 1é", min_size=1).map(str.strip).filter(bool)
 
 
 @given(TEXTS, st.integers(1, 12))

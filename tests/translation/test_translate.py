@@ -21,7 +21,7 @@ from lingualift.tasks import shipped_rows
 from lingualift.training.encoding import language_tag
 from lingualift.translation.model import Model
 
-FAST = Translation(beams=1, max_length=24)
+FAST = Translation(beams=1, max_length=32)
 
 
 def texts(count):
@@ -51,7 +51,7 @@ def test_each_translation_is_what_transformers_makes_of_the_sentence_alone(world
     """Tagged by the source language, told to begin with the target's tag, whatever shares its batch."""
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(nllb)
     tokenizer = transformers.AutoTokenizer.from_pretrained(nllb, src_lang="eng_Latn", tgt_lang="swh_Latn")
-    settings = Translation(beams=beams, max_length=24, batch_size=5)
+    settings = Translation(beams=beams, max_length=32, batch_size=5)
     translate(nllb, "mt", settings=settings)
     written = [
         json.loads(line) for line in Path("mt/sw/train.jsonl").read_text(encoding="utf-8").splitlines()
@@ -62,10 +62,12 @@ def test_each_translation_is_what_transformers_makes_of_the_sentence_alone(world
         tag = tokenizer.convert_tokens_to_ids("swh_Latn")
         with torch.inference_mode():
             (ids,) = model.generate(
-                **inputs, forced_bos_token_id=tag, max_new_tokens=48, num_beams=beams, do_sample=False
+                **inputs, forced_bos_token_id=tag, max_new_tokens=64, num_beams=beams, do_sample=False
             )
-        assert found == {**row, "text": tokenizer.decode(ids, skip_special_tokens=True).strip()}
-    assert len({row["text"] for row in written}) > 3
+        text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        assert found == {**row, "text": text or row["text"]}
+    changed = {row["text"] for row in written} - {row["text"] for row in world}
+    assert len(changed) > 6
 
 
 def test_the_target_language_decides_the_words(world, nllb):
@@ -79,7 +81,7 @@ def test_provenance_tells_model_tags_settings_and_counts(world, nllb):
     about = json.loads(Path("mt/sw/provenance.json").read_text(encoding="utf-8"))
     assert about["model"]["fingerprint"] == find_backbone(Backbone(name=str(nllb))).fingerprint
     assert about["tags"] == {"source": "eng_Latn", "target": "swh_Latn"}
-    assert (about["settings"]["beams"], about["settings"]["new_tokens"]) == (1, 48)
+    assert (about["settings"]["beams"], about["settings"]["new_tokens"]) == (1, 64)
     assert list(about["splits"]) == ["train"]
     told = about["splits"]["train"]
     assert told["rows_sha256"] == sha256_bytes(Path("mt/sw/train.jsonl").read_bytes())
@@ -96,10 +98,10 @@ def test_a_translation_that_runs_into_its_limit_is_counted(world, nllb):
     long = []
     for row in world:
         inputs = tokenizer(row["text"], return_tensors="pt")
-        (ids,) = model.generate(**inputs, forced_bos_token_id=tag, max_new_tokens=48, do_sample=False)
+        (ids,) = model.generate(**inputs, forced_bos_token_id=tag, max_new_tokens=64, do_sample=False)
         long += [row["id"]] if ids[-1] != tokenizer.eos_token_id else []
     assert json.loads(Path("mt/sw/provenance.json").read_text())["splits"]["train"]["unfinished"] == long
-    assert long
+    assert 0 < len(long) < len(world)
 
 
 def test_a_sentence_over_the_limit_is_cut_and_counted_not_truncated(world, nllb):
@@ -116,11 +118,9 @@ def test_the_size_of_batches_changes_nothing(world, nllb):
     for size in (1, 3, 16):
         settings = FAST.model_copy(update={"batch_size": size})
         translate(nllb, f"mt{size}", settings=settings, cache=f"{size}.sqlite")
-    one, three, all_at_once = (
-        {name: content for name, content in files(f"mt{size}").items() if name != "provenance.json"}
-        for size in (1, 3, 16)
-    )
-    assert one == three == all_at_once
+    one, three, all_at_once = (files(f"mt{size}") for size in (1, 3, 16))
+    for name in ("train.jsonl", "test.jsonl"):
+        assert one[name] == three[name] == all_at_once[name]
 
 
 def test_what_is_in_the_cache_is_not_translated_again(world, nllb, monkeypatch):
@@ -153,7 +153,7 @@ def test_the_cache_tells_languages_settings_and_models_apart(world, nllb, change
 
 def arguments(nllb, output):
     given = {"--model": nllb, "--source": "en", "--target": "sw", "--task": "nusax", "--output": output}
-    given |= {"--data": "data/{language}/{split}.jsonl", "--beams": 1, "--max-length": 24, "--batch-size": 2}
+    given |= {"--data": "data/{language}/{split}.jsonl", "--beams": 1, "--max-length": 32, "--batch-size": 2}
     return ["translate", *(part for pair in given.items() for part in pair)]
 
 
@@ -172,7 +172,7 @@ def test_a_killed_command_goes_on_where_it_was_and_writes_the_same_files(inside,
     write_rows(inside / "data/en/train.jsonl", rows)
     whole = cli(*arguments(nllb, "whole"), "--cache", "other.sqlite")
     assert whole.code == 0, whole.err
-    assert "60 sentences, 60 of them translated now" in whole.out
+    assert whole.out.startswith("60 sentences, 60 of them translated now")
     for more in (5, 20):  # sentences in the cache when it is killed
         killed = cli(*arguments(nllb, "mt"), kill_when=lambda more=more: stored() > more)
         assert killed.code == -9
