@@ -91,14 +91,42 @@ def test_a_row_whose_answer_is_lost_is_dropped_from_training_data_and_counted(tm
 
 def test_data_of_which_nothing_is_left_is_refused(tmp_path):
     with pytest.raises(UserError, match="none of the answers"):
-        run(tmp_path, Prefixing(lambda text: "xyz" if "." in text else "x"), "xquad", train=ROWS)
+        run(tmp_path, Prefixing(lambda text: "xyz" if "." in text else "x"), "xquad", train=ROWS[:2])
 
 
-def test_marks_that_stand_in_the_text_or_are_unknown_are_not_tried(tmp_path):
-    marked = row("m", "Peter", "The [old] mill of Peter.")
-    written, counts = run(tmp_path / "1", Prefixing(unknown="<"), "xquad", train=[marked])["train"]
-    assert written[0]["context"] == "xThe [xold] xmill xof xPeter."
-    assert counts.projected == {'" "': 1}
+def test_marks_that_stand_in_the_sentence_or_are_unknown_are_not_tried(tmp_path):
+    rows = [
+        row("m", "Peter", "The [old] mill of Peter. It fell."),
+        row("n", "Peter", "A [5]. The mill of Peter."),
+    ]
+    written, counts = run(tmp_path / "1", Prefixing(unknown="<"), "xquad", train=rows)["train"]
+    assert [one["context"] for one in written] == [foreign(one["context"]) for one in rows]
+    assert list(read_back(written)) == [("m", "xPeter"), ("n", "xPeter")]
+    assert counts.projected == {'" "': 1, "[ ]": 1}
+
+
+def test_an_answer_that_stands_in_two_sentences_is_found_in_its_own(tmp_path):
+    begin = "Ann is here. Now Ann is there.".rindex("Ann")
+    twice = {
+        **row("t", "Ann", "Ann is here. Now Ann is there."),
+        "answers": {"text": ["Ann"], "answer_start": [begin]},
+    }
+    for treat in (lambda text: text, lambda text: re.sub(r'[][]|</?xb>|"', "", text)):
+        (written,), _ = run(tmp_path / str(id(treat)), Prefixing(treat), "xquad", train=[twice])["train"]
+        assert written["answers"] == {
+            "text": ["xAnn"],
+            "answer_start": ["xAnn xis xhere. xNow xAnn".rindex("xAnn")],
+        }
+
+
+def test_an_answer_in_a_sentence_that_is_cut_is_found_if_its_marks_are(tmp_path):
+    long = row(
+        "l", "eight nine", "One. " + "two three four five six seven eight nine ten eleven twelve. Thirteen."
+    )
+    (written,), counts = run(tmp_path, Prefixing(limit=4), "xquad", train=[long])["train"]
+    assert list(read_back([written])) == [("l", "xeight xnine")]
+    assert written["context"] == foreign(long["context"])
+    assert counts.cut == ["l"]
 
 
 def test_only_the_sentence_with_the_answer_is_translated_again(tmp_path):

@@ -19,6 +19,7 @@ def cut(text):
         ("Dr. Smith met J. R. Brown in the U.S. Army.", ["Dr. Smith met J. R. Brown in the U.S. Army."]),
         ("It costs 3.50 in e.g. Kenya.", ["It costs 3.50 in e.g. Kenya."]),
         ("It rose to 3. Then it fell.", ["It rose to 3.", "Then it fell."]),
+        ("It was so.[5][12] Then “no.”", ["It was so.[5][12]", "Then “no.”"]),
         ("“Why?” he asked.", ["“Why?” he asked."]),
         ("A title\n\nA text. Its end", ["A title", "A text.", "Its end"]),
         ("你好。他说：“走。”然后走了", ["你好。", "他说：“走。”", "然后走了"]),
@@ -49,8 +50,9 @@ def test_pieces_lose_no_letter_and_each_fits(text, limit):
 def test_what_is_not_translated_comes_back_as_it_was_but_for_spaces(text):
     found = pieces(text, lambda part: True)
     back = joined(found, [piece.text for piece in found], "Latn")
-    assert "".join(back.split()) == "".join(text.split())
-    assert [line.strip() for line in back.splitlines()] == [line.strip() for line in text.splitlines()]
+    assert [line.split() for line in back.replace(" ", "").splitlines()] == [
+        line.split() for line in text.replace(" ", "").splitlines()
+    ]
 
 
 @given(TEXTS, st.data())

@@ -277,7 +277,7 @@ def _assembled(
             words = [desk.found[part.text].text for part in parts]
             empty |= not all(words)
             kept = [word or part.text for word, part in zip(words, parts, strict=True)]
-            row[work.names.get(column, column)] = joined(parts, kept, desk.translator.script)
+            row[work.names.get(column, column)] = joined(parts, kept, desk.translator.script).strip()
             read += parts
         if work.marked:
             found = projection.found.get((work.split, index))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import regex
 
-_END = regex.compile(r"(?P<mark>[\p{SB=STerm}\p{SB=ATerm}…]+)[\p{SB=Close}]*|\s*\n\s*")
+_END = regex.compile(r"(?P<mark>[\p{SB=STerm}\p{SB=ATerm}…]+)[\p{SB=Close}]*(?:\[\d{1,3}\])*|\s*\n\s*")
 _WIDE = "。！？｡"  # after which no space follows
 _LETTER = regex.compile(r"(?<![\p{L}\p{M}])\p{L}$")
 _TITLES = regex.compile(r"(?<!\w)(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Sra|No|vs|Gen|Col|Capt|Lt|Sgt|Rev)$")
@@ -25,18 +25,20 @@ class Piece:
         text: Without white space at its ends.
         gap: White space that stands between it and the next piece.
         cut: Whether it is a part of a sentence that was too long.
+        marked: Whether it belongs to the sentence, or sentences, with the marked part.
     """
 
     text: str
     gap: str
     cut: bool = False
+    marked: bool = False
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
     """Begin and end of each sentence of a text, without the white space between them.
 
     By the terminators of all scripts (Unicode's property Sentence_Break, https://unicode.org/reports/tr29): after
-    them, their closing quotation marks and a space, or at once after `。！？`; at every line break. No cut where what
+    them, their closing quotation marks or footnotes (`.[5]`) and a space, or at once after `。！？`; at every line break. No cut where what
     follows begins in lower case, nor after a full stop that ends a single letter (`J. Smith`, `U.S.`) or a title
     (`Dr.`). In doubt sentences stay together: Thai, which has no terminators, is cut at line breaks alone.
     """
@@ -84,13 +86,15 @@ def pieces(
     found = []
     for number, (begin, end) in enumerate(spans):
         part = text[begin:end]
-        if whole is not None and begin <= whole[0] < end:
+        marked = whole is not None and begin <= whole[0] < end
+        if whole is not None and marked:
             first, last = whole[0] - begin, whole[1] - begin
             part = f"{part[:first]}{marks[0]}{part[first:last]}{marks[1]}{part[last:]}"
         gap = text[end : spans[number + 1][0]] if number + 1 < len(spans) else ""
         parts = [part] if fits(part) else _cut(part, fits)
-        found += [Piece(words, " ", cut=True) for words in parts[:-1]]
-        found.append(Piece(parts[-1], gap, cut=len(parts) > 1))
+        cut = len(parts) > 1
+        found += [Piece(words, " ", cut, marked) for words in parts[:-1]]
+        found.append(Piece(parts[-1], gap, cut, marked))
     return found
 
 
@@ -122,9 +126,12 @@ def _most(units: list[str], glue: str, fits: Callable[[str], bool]) -> int:
 
 
 def joined(parts: list[Piece], translations: list[str], script: str) -> str:
-    """Translations of a text's pieces as one text: line breaks stay, else a space, or none in scripts without."""
+    """Translations of some pieces as one text: line breaks stay, else a space, or none in scripts without.
+
+    What stands between the last piece and the next stands at the end.
+    """
     text = ""
     between = "" if script in UNSPACED else " "
     for part, words in zip(parts, translations, strict=True):
         text += words + (part.gap if "\n" in part.gap else between if words else "")
-    return text.strip()
+    return text

@@ -1,8 +1,8 @@
 """Answers that are spans of a passage, carried into its translation.
 
-The answer is marked before the passage is translated and found again by its marks (EasyProject, arXiv 2211.15613). If
+The answer is marked before its sentence is translated and found again by its marks (EasyProject, arXiv 2211.15613). If
 the marks get lost, the next pair is tried, and in the end the answer is translated by itself and looked up in the
-translation of the unmarked passage.
+translation of its unmarked sentence.
 """
 
 from __future__ import annotations
@@ -89,29 +89,49 @@ class Projection:
             alone = {} if pair else {name: self._alone(span) for name, span in waiting.items()}
             self._desk.translate([piece.text for read in (*cut.values(), *alone.values()) for piece in read])
             for name, read in cut.items():
-                words = [self._desk.found[piece.text].text for piece in read]
-                if read and all(words):
-                    text = joined(read, words, self._desk.translator.script)
-                    place = locate(text, pair) if pair else look_up(text, self._answer(alone[name]))
-                    if place:
-                        how = " ".join(pair) if pair else UNMARKED
-                        self.found[name] = Projected(*place, how, read)
+                place = self._place(read, pair, alone.get(name, []))
+                if place:
+                    self.found[name] = Projected(*place, " ".join(pair) if pair else UNMARKED, read)
+
+    def _place(
+        self, read: list[Piece], pair: tuple[str, str] | None, alone: list[Piece]
+    ) -> tuple[str, str, int] | None:
+        """The translated passage, the answer in it, and where it begins, if it is found."""
+        if not read or not all(self._desk.found[piece.text].text for piece in read):
+            return None
+        before, marked, after = (self._joined(part) for part in _around(read))
+        inner = marked.rstrip()
+        place = locate(inner, pair) if pair else look_up(inner, self._joined(alone).strip())
+        if place is None:
+            return None
+        sentence, answer, start = place
+        passage = before + sentence + marked[len(inner) :] + after
+        return passage.rstrip(), answer, len(before) + start
 
     def _pieces(self, span: Span, pair: tuple[str, str] | None) -> list[Piece]:
-        """The passage with the answer between marks; nothing where they stand in it already."""
+        """The passage with the answer between marks; nothing where its sentence has such marks already."""
         fits = self._desk.translator.fits
+        whole = span.begin, span.end
         if pair is None:
-            return pieces(span.passage, fits)
-        if any(regex.search(_ALIKE[mark], span.passage) for mark in pair):
+            return pieces(span.passage, fits, whole)
+        plain = " ".join(piece.text for piece in pieces(span.passage, fits, whole) if piece.marked)
+        if any(regex.search(_ALIKE[mark], plain) for mark in pair):
             return []
-        return pieces(span.passage, fits, (span.begin, span.end), pair)
+        return pieces(span.passage, fits, whole, pair)
 
     def _alone(self, span: Span) -> list[Piece]:
         return pieces(span.passage[span.begin : span.end].strip(), self._desk.translator.fits)
 
-    def _answer(self, read: list[Piece]) -> str:
+    def _joined(self, read: list[Piece]) -> str:
         words = [self._desk.found[piece.text].text for piece in read]
         return joined(read, words, self._desk.translator.script)
+
+
+def _around(read: list[Piece]) -> tuple[list[Piece], list[Piece], list[Piece]]:
+    """The pieces before, in and after the sentence with the answer."""
+    first = next(number for number, piece in enumerate(read) if piece.marked)
+    last = max(number for number, piece in enumerate(read) if piece.marked)
+    return read[:first], read[first : last + 1], read[last + 1 :]
 
 
 def locate(text: str, pair: tuple[str, str]) -> tuple[str, str, int] | None:
