@@ -57,7 +57,7 @@ class Model:
 
     def fits(self, text: str) -> bool:
         """Whether a text and the tokens around it are within the limit."""
-        return len(list(self._tokenizer(text, verbose=False)["input_ids"])) <= self.limit
+        return bool(len(self._tokenizer(text, verbose=False)["input_ids"]) <= self.limit)
 
     def knows(self, text: str) -> bool:
         """Whether the tokenizer has no unknown token in a text."""

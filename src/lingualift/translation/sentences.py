@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import regex
 
-_END = regex.compile(r"(?P<mark>[\p{SB=STerm}\p{SB=ATerm}…]+)[\p{SB=Close}]*(?:\[\d{1,3}\])*|\s*\n\s*")
+_END = regex.compile(r"(?P<mark>[\p{SB=STerm}\p{SB=ATerm}…]+)(?:\[\d{1,3}\]|\p{SB=Close})*|\s*\n\s*")
 _WIDE = "。！？｡"  # after which no space follows
 _LETTER = regex.compile(r"(?<![\p{L}\p{M}])\p{L}$")
 _TITLES = regex.compile(r"(?<!\w)(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|Sra|No|vs|Gen|Col|Capt|Lt|Sgt|Rev)$")
@@ -38,9 +38,10 @@ def sentences(text: str) -> list[tuple[int, int]]:
     """Begin and end of each sentence of a text, without the white space between them.
 
     By the terminators of all scripts (Unicode's property Sentence_Break, https://unicode.org/reports/tr29): after
-    them, their closing quotation marks or footnotes (`.[5]`) and a space, or at once after `。！？`; at every line break. No cut where what
-    follows begins in lower case, nor after a full stop that ends a single letter (`J. Smith`, `U.S.`) or a title
-    (`Dr.`). In doubt sentences stay together: Thai, which has no terminators, is cut at line breaks alone.
+    them, their closing quotation marks or footnotes (`.[5]`) and a space, or at once after `。！？`; at every line
+    break. No cut where what follows begins in lower case, nor after a full stop that ends a single letter
+    (`J. Smith`, `U.S.`) or a title (`Dr.`). In doubt sentences stay together: Thai, which has no terminators, is cut
+    at line breaks alone.
     """
     cuts = [0, *(place.end() for place in _END.finditer(text) if _ends(text, place)), len(text)]
     found = []

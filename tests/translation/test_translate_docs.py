@@ -1,0 +1,54 @@
+"""The commands of docs/translate.md, run."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+from stand_in import write_rows
+
+from lingualift.tasks import TASKS, PromptedTask, Task, shipped_rows
+from lingualift.translation import Counts
+from lingualift.translation.spans import MARKS
+
+TEXT = (Path(__file__).parents[2] / "docs/translate.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_command_and_python_write_the_same_rows(inside, nllb, cli):
+    """As shown, on shipped rows; a model of random weights finds no answer again, so the test split alone is there."""
+    Path("nllb").symlink_to(nllb)
+    rows = shipped_rows("tydiqa-goldp", "en")
+    write_rows(Path("data/en/test.jsonl"), rows)
+    (command,) = re.findall(r"^    lingualift (.*)$", TEXT, re.MULTILINE)
+    done = cli(*shlex.split(command))
+    assert done.code == 0, done.err
+    assert f"test: {len(rows)} of {len(rows)} rows written" in done.out
+    names = {}
+    exec(compile(re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)[1], "translate.md", "exec"), names)
+    assert names["done"].splits["test"].rows == len(rows)
+    assert names["done"].new == 0
+    one, two = (
+        Path(name, "sw/test.jsonl").read_text(encoding="utf-8") for name in ("translated", "translated-again")
+    )
+    assert one == two
+    written = [json.loads(line) for line in one.splitlines()]
+    assert [row["answers"] for row in written] == [row["answers"] for row in rows]
+
+
+def test_what_is_counted_is_told():
+    table = TEXT.split("Counted by row")[1].split("## Settings")[0]
+    told = re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
+    assert set(told) == set(Counts.__dataclass_fields__) - {"rows", "written"}
+    assert ", ".join(f"`{' '.join(pair)}`" for pair in MARKS) in TEXT
+
+
+def test_every_task_says_what_of_it_is_text():
+    """Columns to translate are columns that a question is made of; spans name their passage."""
+    for task in (task for _, task in TASKS.items() if isinstance(task, Task)):
+        assert set(task.text_columns or ()) <= set(task.columns)
+        assert task.gold_column not in (task.text_columns or ())
+        assert (task.passage_column in task.columns) == (task.encoder_head == "span")
+    prompted = {
+        name for name, task in TASKS.items() if isinstance(task, PromptedTask) and task.written_columns
+    }
+    assert prompted == {"xlsum", "mgsm"}
