@@ -1,5 +1,6 @@
 """A small NLLB with random weights, a stand-in that translates word for word, and the command line."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,17 +15,36 @@ import tiny  # noqa: E402
 from commands import Commands  # noqa: E402
 
 
-@pytest.fixture(scope="session")
-def nllb(tmp_path_factory):
+def widened(folder, config):
     """Weights so wide that texts differ in their translations, and that some of them end before the limit."""
-    folder = tiny.build("nllb", tmp_path_factory.mktemp("nllb") / "model")
-    config = transformers.AutoConfig.from_pretrained(folder)
     config.init_std = 1.0
     torch.manual_seed(0)
     model = transformers.AutoModelForSeq2SeqLM.from_config(config)
     model.get_input_embeddings().weight.data[config.eos_token_id] *= 2
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def nllb(tmp_path_factory):
+    folder = tiny.build("nllb", tmp_path_factory.mktemp("nllb") / "model")
+    return widened(folder, transformers.AutoConfig.from_pretrained(folder))
+
+
+@pytest.fixture(scope="session")
+def mbart(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mbart") / "model"
+    pieces = json.loads(tiny.tokenizer_of("xlmr")._tokenizer.to_str())["model"]["vocab"]
+    tokenizer = transformers.MBart50Tokenizer(vocab=[tuple(pair) for pair in pieces], src_lang="en_XX")
+    tokenizer.save_pretrained(folder)
+    config = transformers.MBartConfig(
+        vocab_size=len(tokenizer), d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=64,
+        decoder_ffn_dim=64, encoder_attention_heads=4, decoder_attention_heads=4, max_position_embeddings=128,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.eos_token_id,
+        forced_eos_token_id=None,
+    )  # fmt: skip
+    return widened(folder, config)
 
 
 @pytest.fixture(scope="session")

@@ -199,6 +199,18 @@ def test_rows_without_an_id_are_called_by_their_line_and_texts_are_rows_too(tmp_
     assert counts.cut == ["1"]
 
 
+def test_a_sentence_of_which_nothing_is_made_stays_beside_that_of_the_answer(tmp_path):
+    mute = Prefixing(lambda text: "" if "xmill" in text or text == "xKim" else text)
+    rows = [ROWS[1], row("k", "mill"), row("l", "Kim", '[Kim] "<b> here.')]
+    written, counts = run(tmp_path, mute, "xquad", train=rows)["train"]
+    assert list(read_back(written)) == [("b", "x1820")]
+    assert (
+        written[0]["context"]
+        == "The old mill stands beside the river. xIt xwas xbuilt xby xPeter xStone xin x1820."
+    )
+    assert (counts.empty, counts.dropped) == (["b"], ["k", "l"])
+
+
 def test_a_sentence_of_which_nothing_is_made_stays_and_is_counted(tmp_path):
     mute = Prefixing(lambda text: "" if "xfour" in text else text)
     written, counts = run(tmp_path, mute, "causal-lm", train=[{"text": "One two. Three four."}])["train"]

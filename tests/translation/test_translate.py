@@ -46,24 +46,34 @@ def files(folder):
     return {path.name: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("beams", [1, 3])
-def test_each_translation_is_what_transformers_makes_of_the_sentence_alone(world, nllb, beams):
+@pytest.mark.parametrize(
+    ("kind", "tags", "beams"),
+    [
+        ("nllb", ("eng_Latn", "swh_Latn"), 1),
+        ("nllb", ("eng_Latn", "swh_Latn"), 3),
+        ("mbart", ("en_XX", "sw_KE"), 1),
+    ],
+)
+def test_each_translation_is_what_transformers_makes_of_the_sentence_alone(world, request, kind, tags, beams):
     """Tagged by the source language, told to begin with the target's tag, whatever shares its batch."""
-    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(nllb)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(nllb, src_lang="eng_Latn", tgt_lang="swh_Latn")
-    settings = Translation(beams=beams, max_length=32, batch_size=5)
-    translate(nllb, "mt", settings=settings)
-    written = [
-        json.loads(line) for line in Path("mt/sw/train.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    folder = request.getfixturevalue(kind)
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, src_lang=tags[0], tgt_lang=tags[1])
+    source, target = tokenizer.convert_tokens_to_ids(list(tags))
+    translate(folder, "mt", settings=Translation(beams=beams, max_length=32, batch_size=5))
+    lines = Path("mt/sw/train.jsonl").read_text(encoding="utf-8").splitlines()
+    written = [json.loads(line) for line in lines]
     for row, found in zip(world, written, strict=True):
         inputs = tokenizer(row["text"], return_tensors="pt")
-        assert inputs["input_ids"][0, 0] == tokenizer.convert_tokens_to_ids("eng_Latn")
-        tag = tokenizer.convert_tokens_to_ids("swh_Latn")
+        assert inputs["input_ids"][0, 0] == source != tokenizer.unk_token_id
         with torch.inference_mode():
-            (ids,) = model.generate(
-                **inputs, forced_bos_token_id=tag, max_new_tokens=64, num_beams=beams, do_sample=False
-            )
+            how = {
+                "forced_bos_token_id": target,
+                "max_new_tokens": 64,
+                "num_beams": beams,
+                "do_sample": False,
+            }
+            (ids,) = model.generate(**inputs, **how)
         text = tokenizer.decode(ids, skip_special_tokens=True).strip()
         assert found == {**row, "text": text or row["text"]}
     changed = {row["text"] for row in written} - {row["text"] for row in world}
@@ -188,13 +198,17 @@ def test_a_killed_command_goes_on_where_it_was_and_writes_the_same_files(inside,
 def test_two_commands_at_once_share_the_cache_and_write_the_same_files(world, nllb):
     def run(output):
         with Commands() as commands:
-            return commands(*arguments(nllb, output))
+            return [commands(*arguments(nllb, name)) for name in (output, "both")]
 
     with ThreadPoolExecutor(2) as both:
-        done = list(both.map(run, ("one", "two")))
-    assert [one.code for one in done] == [0, 0], done
-    assert files("one") == files("two")
+        (one, third), (two, fourth) = both.map(run, ("one", "two"))
+    assert (one.code, two.code) == (0, 0), (one, two)
+    assert files("one") == files("two") == files("both")
     assert stored() == 12
+    loser, winner = sorted((third, fourth), key=lambda done: -done.code)
+    assert winner.code == 0
+    assert "both/sw: exists already" in loser.message
+    assert not list(Path().rglob("*.partial"))
 
 
 def test_an_output_that_exists_is_left_as_it_is(world, nllb, cli):

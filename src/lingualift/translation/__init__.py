@@ -149,7 +149,7 @@ def translate(
         desk = Desk(translator, opened, chosen.batch_size, progress)
         results = translate_works(works, desk)
     about = _provenance(ref, translator, where, source, target, chosen)
-    counts = _write(folder, where, source, results, about)
+    counts = _write(folder, works, results, about)
     return Translated(folder, counts, len(desk.found), desk.new)
 
 
@@ -191,6 +191,8 @@ class Work:
 
     def __init__(self, where: Source, language: str, split: str) -> None:
         self.split = split
+        self.zipped = (where.data.files or "").endswith(".gz")
+        self.data = data_fingerprint(where.data, language, split, where.base)
         self.task = where.get_task()
         self.rows: list[dict[str, Any]] = []
         self.ids: list[str] = []
@@ -271,13 +273,11 @@ def _assembled(
     for index, column in work.texts:
         columns.setdefault(index, []).append(column)
     for index, raw in enumerate(work.rows):
-        row, read, empty = dict(raw), [], False
+        row, read = dict(raw), list[Piece]()
         for column in columns.get(index, ()):
             parts = cut[work.split, index, column]
-            words = [desk.found[part.text].text for part in parts]
-            empty |= not all(words)
-            kept = [word or part.text for word, part in zip(words, parts, strict=True)]
-            row[work.names.get(column, column)] = joined(parts, kept, desk.translator.script).strip()
+            words = [desk.found[part.text].text or part.text for part in parts]
+            row[work.names.get(column, column)] = joined(parts, words, desk.translator.script).strip()
             read += parts
         if work.marked:
             found = projection.found.get((work.split, index))
@@ -294,7 +294,7 @@ def _assembled(
         happened = {
             "cut": any(part.cut for part in read),
             "unfinished": not all(desk.found[part.text].complete for part in read),
-            "empty": empty,
+            "empty": not all(desk.found[part.text].text for part in read),
         }
         for what, true in happened.items():
             if true:
@@ -312,21 +312,21 @@ def _assembled(
 
 def _write(
     folder: Path,
-    where: Source,
-    source: str,
+    works: Sequence[Work],
     results: dict[str, tuple[list[dict[str, Any]], Counts]],
     about: dict[str, Any],
 ) -> dict[str, Counts]:
     with atomic_folder(folder) as scratch:
-        for split, (rows, counts) in results.items():
+        for work in works:
+            split, (rows, counts) = work.split, results[work.split]
             lines = (json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
             content = "".join(lines).encode()
-            zipped = (where.data.files or "").endswith(".gz")
+            zipped = work.zipped
             name = f"{split}.jsonl.gz" if zipped else f"{split}.jsonl"
             (scratch / name).write_bytes(gzip.compress(content, mtime=0) if zipped else content)
             about["splits"][split] = {
                 "file": name,
-                "data": data_fingerprint(where.data, source, split, where.base),
+                "data": work.data,
                 "rows_sha256": sha256_bytes(content),
                 **asdict(counts),
             }

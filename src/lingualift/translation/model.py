@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,7 +86,6 @@ class Model:
             for ids in written.tolist()  # of which NLLB begins with the token that ends
         ]
 
-    @functools.cache  # noqa: B019 - there is one model in a command
     def _search(self, start: int | None) -> Any:
         import transformers
 

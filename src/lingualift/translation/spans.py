@@ -97,7 +97,8 @@ class Projection:
         self, read: list[Piece], pair: tuple[str, str] | None, alone: list[Piece]
     ) -> tuple[str, str, int] | None:
         """The translated passage, the answer in it, and where it begins, if it is found."""
-        if not read or not all(self._desk.found[piece.text].text for piece in read):
+        needed = [*(piece for piece in read if piece.marked), *alone]
+        if not needed or not all(self._desk.found[piece.text].text for piece in needed):
             return None
         before, marked, after = (self._joined(part) for part in _around(read))
         inner = marked.rstrip()
@@ -123,7 +124,7 @@ class Projection:
         return pieces(span.passage[span.begin : span.end].strip(), self._desk.translator.fits)
 
     def _joined(self, read: list[Piece]) -> str:
-        words = [self._desk.found[piece.text].text for piece in read]
+        words = [self._desk.found[piece.text].text or piece.text for piece in read]
         return joined(read, words, self._desk.translator.script)
 
 
