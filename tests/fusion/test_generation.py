@@ -21,22 +21,27 @@ def prompts(name, side="left"):
 @pytest.mark.parametrize(("name", "fusion"), CAUSAL)
 def test_a_later_target_token_changes_no_earlier_logit(name, fusion):
     model, given = small.fused(name, fusion=fusion), small.batch(name)
+    real = given["attention_mask"].bool()  # Gemma's padding attends to everything
     with torch.no_grad():
         before = model(**given).logits
         for position in range(7, given["input_ids"].shape[1]):
             other = {**given, "input_ids": given["input_ids"].clone()}
             other["input_ids"][:, position] = (given["input_ids"][:, position] + 1) % small.WORDS
             after = model(**other).logits
-            assert torch.allclose(before[:, :position], after[:, :position], atol=1e-5)
+            earlier = real[:, :position]
+            assert torch.allclose(before[:, :position][earlier], after[:, :position][earlier], atol=1e-5)
             assert not torch.allclose(before[:, position], after[:, position], atol=1e-4)
 
 
-@pytest.mark.parametrize("answer", ["last", "none", "generate"])
-@pytest.mark.parametrize(("name", "fusion"), CAUSAL)
+@pytest.mark.parametrize(
+    ("name", "fusion", "answer"),
+    [
+        *((*case, "last") for case in CAUSAL),
+        *((name, fusion, answer) for name, fusion in CAUSAL[2:4] for answer in ("none", "generate")),
+    ],
+)
 def test_generation_with_a_cache_equals_full_forward_passes(name, fusion, answer):
     """Greedy, rows of unequal length, padded on the left: the scores of every step."""
-    if answer != "last" and fusion not in ("add_relu", "cross_attention"):
-        pytest.skip("what answers meet and how they fuse are apart")
     model, given = small.fused(name, fusion=fusion, answer_source=answer), prompts(name)
     model.get_base_model().generation_config.eos_token_id = None
     width, new = given["input_ids"].shape[1], 5

@@ -11,7 +11,7 @@ from lingualift.fusion.functions import FUSIONS
 @pytest.mark.parametrize(
     ("settings", "found"),
     [
-        ({"fusion": "addrelu"}, "fusion 'addrelu' is not known\n  mend: did you mean add_relu"),
+        ({"fusion": "addrelu"}, "fusion 'addrelu': is not known\n  mend: did you mean add_relu"),
         ({"fusion": "cross-attention"}, "did you mean cross_attention"),
         ({"source_state": "block-inptu"}, "did you mean block-input"),
         ({"answer_source": "lst"}, "did you mean last"),

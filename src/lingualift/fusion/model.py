@@ -50,8 +50,9 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
     """
 
     def __init__(self, backbone: Any, config: FlareConfig) -> None:
+        _check_free(backbone)
         places = find_places(backbone, config)
-        _check_free(backbone, config, [block_of(path) for path in places.fused])
+        _check_settings(backbone, config, [block_of(path) for path in places.fused])
         lora = peft.LoraConfig(
             r=config.r,
             lora_alpha=config.lora_alpha,
@@ -343,12 +344,16 @@ def load_flare(backbone: Any, folder: str | Path, *, is_trainable: bool = False)
     return model
 
 
-def _check_free(backbone: Any, config: FlareConfig, blocks: list[str]) -> None:
-    """Check that nothing on a backbone is in the way."""
+def _check_free(backbone: Any) -> None:
+    """Check that no adapter is on the backbone."""
     if any(isinstance(module, BaseTunerLayer) for module in backbone.modules()):
         raise UserError(
             "backbone", "holds an adapter already", "a backbone alone", "merge it into the backbone first"
         )
+
+
+def _check_settings(backbone: Any, config: FlareConfig, blocks: list[str]) -> None:
+    """Check what a configuration asks of a backbone, beside its places."""
     for path in blocks:
         if "forward" in vars(backbone.get_submodule(path)):
             raise UserError(
