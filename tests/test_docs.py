@@ -18,6 +18,7 @@ from lingualift.evaluation.metrics import METRICS
 from lingualift.look import ROWS, findings, overlap, spelling
 from lingualift.miniworld import write_data
 from lingualift.tasks import TASKS, PromptedTask, Task, get_task
+from lingualift.tasks.language_modelling import REFERENCE_TASKS
 from lingualift.tasks.prompts import prompts_of
 
 ROOT = Path(__file__).parents[1]
@@ -227,7 +228,10 @@ def test_the_table_of_tasks_is_what_is_registered():
     assert {row[0].strip("`") for row in cells if len(row) == 5} == {
         name for name, task in TASKS.items() if isinstance(task, PromptedTask)
     }
-    block = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
-    (entry,) = block["tasks"]
+    assert set(REFERENCE_TASKS.values()) <= {row[0].strip("`") for row in cells if len(row) == 4}
+    sampled, asked = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    (entry,) = sampled["tasks"]
+    assert TaskData(**entry).data.max_rows == {"test": 1000}
+    (entry,) = asked["tasks"]
     assert TaskData(**entry).prompt in prompts_of(entry["task"])
-    assert Scoring(**block["scoring"]).max_length > TASKS[entry["task"]].max_new_tokens
+    assert Scoring(**asked["scoring"]).max_length > TASKS[entry["task"]].max_new_tokens

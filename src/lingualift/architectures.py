@@ -229,7 +229,10 @@ def prefix_shape(model: Any, family: Family) -> dict[str, int]:
     """Layers, heads and width of the keys and values that a prefix stands before, as peft's configuration has them.
 
     peft takes the width of the model for that of its keys and values, which it is not in some T5 and mT5 models, and
-    the layers of the encoder for those of the decoder.
+    the layers of the encoder for those of the decoder. Of an encoder-decoder's prefix it drops every second pair of key
+    and value (it is meant for cross-attention), and begins anew when the pairs run out, so that with as many layers
+    as the decoder has, layers share a prefix and half of it is never used (peft 0.21, `PeftModel.get_prompt`). Twice
+    as many layers give every layer a prefix of its own, in plain peft too.
 
     Raises:
         UserError: a decoder, or an encoder that takes no keys and values from outside.
@@ -255,7 +258,7 @@ def prefix_shape(model: Any, family: Family) -> dict[str, int]:
     if family == "encoder":
         layers, heads = config.num_hidden_layers, config.num_attention_heads
     else:
-        layers = getattr(config, "num_decoder_layers", None) or config.decoder_layers
+        layers = 2 * (getattr(config, "num_decoder_layers", None) or config.decoder_layers)
         heads = getattr(config, "decoder_attention_heads", None) or config.num_attention_heads
     width = heads * config.d_kv if hasattr(config, "d_kv") else config.hidden_size
     return {"num_layers": layers, "num_attention_heads": heads, "token_dim": width}

@@ -211,10 +211,9 @@ def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    options: dict[str, Any] = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
     config = _config(ref.source, ref.revision, ref.trust_remote_code, ref.name)
+    tokenizer = load_tokenizer(ref)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(ref.source, **options)
         model, loaded = model_class(ref.family, ref.head).from_pretrained(
             ref.source,
             config=_headed(config, ref.head),
@@ -223,12 +222,12 @@ def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
             output_loading_info=True,
             **_attention(config),
             **_placement(ref),
-            **options,
+            revision=ref.revision,
+            trust_remote_code=ref.trust_remote_code,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _unloadable(ref.name, error) from error
     _check_loaded(ref, model, loaded["missing_keys"])
-    _set_up(ref, tokenizer)
     if hasattr(
         model, "generation_config"
     ):  # what a backbone ships (penalties, sampling) is not greedy decoding
@@ -279,8 +278,19 @@ def _check_loaded(ref: BackboneRef, model: Any, missing: Iterable[str]) -> None:
         )
 
 
-def _set_up(ref: BackboneRef, tokenizer: Any) -> None:
-    """Give the tokenizer a padding token, and leave it a chat template only if prompts are asked by it."""
+def load_tokenizer(ref: BackboneRef) -> Any:
+    """The tokenizer, with a padding token, and with a chat template only if prompts are asked by it.
+
+    Raises:
+        UserError: it cannot be loaded, or lacks the template that is asked for.
+    """
+    import transformers
+
+    options: dict[str, Any] = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(ref.source, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _unloadable(ref.name, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if not ref.chat:
@@ -292,6 +302,7 @@ def _set_up(ref: BackboneRef, tokenizer: Any) -> None:
             "a backbone that was tuned to chat",
             "leave `chat_template` out",
         )
+    return tokenizer
 
 
 def check_adapter(ref: BackboneRef, adapter: Path) -> None:
@@ -316,7 +327,8 @@ def check_adapter(ref: BackboneRef, adapter: Path) -> None:
 def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
     """Put an adapter on the resident backbone, every tensor of its folder in its place; `detach` takes it off again.
 
-    An adapter without a head, put on a backbone that answers by one, is given a fresh one if it is to be trained.
+    An adapter without a head, put on a backbone that answers by one, is given a fresh one if it is to be trained. The
+    head of an encoder's adapter is left off where the backbone fills in masked words by its own.
 
     Args:
         ref: The backbone; it is loaded if it is not.
@@ -335,6 +347,9 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
     try:
         config = peft.PeftConfig.from_pretrained(str(adapter))
         config.inference_mode = not trainable
+        body = ref.family == "encoder" and ref.head.kind == "words"
+        left_off = set(config.modules_to_save or ()) if body else set()
+        config.modules_to_save = None if left_off else config.modules_to_save
         headless = ref.head.kind != "words" and not config.modules_to_save
         if headless and not trainable:
             raise UserError(
@@ -353,6 +368,7 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
                 missing, unexpected = loaded.missing_keys, loaded.unexpected_keys
         if config.is_prompt_learning:  # peft takes it by another way, and checks its shape
             unexpected = [key for key in unexpected if key != "prompt_embeddings"]
+        unexpected = [key for key in unexpected if not left_off & set(key.split("."))]
         problems = [*missing, *unexpected]
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         problems = [line.strip() for line in str(error).splitlines() if "Error(s)" not in line]

@@ -40,6 +40,12 @@ PromptLanguage = Annotated[
     str | None,
     typer.Option("--prompt-language", help="Code, or `target`: that of the rows; English if left out."),
 ]
+Answers = Annotated[
+    Literal["ranked", "generated"],
+    typer.Option(
+        "--answers", help="Classes by the likelihood of their words, or generated as in the papers."
+    ),
+]
 LanguageCode = Annotated[str, typer.Option("--language", help="BCP-47 or ISO 639-3 code.")]
 DataTemplate = Annotated[
     str,
@@ -295,12 +301,13 @@ def train(
     language: LanguageCode,
     data: DataTemplate,
     output: OutputFolder,
-    adapter: Annotated[Literal["lora", "ia3"], typer.Option(help="Kind of adapter.")] = "lora",
+    adapter: Annotated[Literal["lora", "ia3", "prefix"], typer.Option(help="Kind of adapter.")] = "lora",
     rank: Annotated[int, typer.Option(help="Rank of LoRA's factors.")] = 8,
     alpha: Annotated[int, typer.Option(help="LoRA's update is scaled by alpha / rank.")] = 16,
     modules: Annotated[
         str | None, typer.Option(help="Linear layers, separated by commas; all if left out.")
     ] = None,
+    tokens: Annotated[int, typer.Option(help="Virtual tokens of a prefix.")] = 20,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the data; 3 if steps are not given.")
@@ -316,6 +323,7 @@ def train(
     ] = None,
     prompt: PromptName = None,
     prompt_language: PromptLanguage = None,
+    answers: Answers = "ranked",
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
@@ -337,9 +345,9 @@ def train(
     with counting(_console(stderr=True), f"train {task} in {language}") as progress:
         train_once(
             checked(Backbone, name=backbone, revision=revision, dtype=dtype),
-            _source(task, data, prompt, prompt_language),
+            _source(task, data, prompt, prompt_language, answers),
             language,
-            checked(Adapter, type=adapter, rank=rank, alpha=alpha, modules=names),
+            checked(Adapter, type=adapter, rank=rank, alpha=alpha, modules=names, tokens=tokens),
             checked(Training, **settings, **more),
             seed=seed,
             start=start,
@@ -369,6 +377,7 @@ def evaluate(
     max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 512,
     prompt: PromptName = None,
     prompt_language: PromptLanguage = None,
+    answers: Answers = "ranked",
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
 ) -> None:
@@ -384,7 +393,7 @@ def evaluate(
     scoring = checked(
         Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
     )
-    chosen, examples = _source(task, data, prompt, prompt_language).labelled(language, split)
+    chosen, examples = _source(task, data, prompt, prompt_language, answers).labelled(language, split)
     ref = find_backbone(checked(Backbone, name=backbone, revision=revision, dtype=dtype))
     if adapter is not None:
         check_adapter(ref, adapter)
@@ -424,6 +433,7 @@ def predict(
     max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 512,
     prompt: PromptName = None,
     prompt_language: PromptLanguage = None,
+    answers: Answers = "ranked",
     revision: Revision = None,
     dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
 ) -> None:
@@ -441,7 +451,7 @@ def predict(
     chosen = checked(Backbone, name=backbone, revision=revision, dtype=dtype)
     with counting(_console(stderr=True), f"predict {task} in {language}") as progress:
         found = predict_rows(
-            chosen, adapter, task, language, rows, scoring, prompt, prompt_language, progress
+            chosen, adapter, task, language, rows, scoring, prompt, prompt_language, answers, progress
         )
     write_jsonl(output, found.records)
     _console().print(
@@ -689,11 +699,11 @@ def _push(folder: Path, repository: str | None, private: bool) -> None:
         typer.echo(f"published at {publish(folder, repository, private=private)}")
 
 
-def _source(task: str, data: str, prompt: str | None, prompt_language: str | None) -> Source:
+def _source(task: str, data: str, prompt: str | None, prompt_language: str | None, answers: str) -> Source:
     from lingualift.config import Data, checked
     from lingualift.source import Source
 
-    return Source(task, checked(Data, files=data), Path(), prompt, prompt_language)
+    return Source(task, checked(Data, files=data), Path(), prompt, prompt_language, answers == "generated")
 
 
 def _show(finished: Run) -> None:

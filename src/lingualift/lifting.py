@@ -43,6 +43,12 @@ LEARNING_RATES = {"lora": 2e-4, "ia3": 5e-4}
 HELD_OUT = 20, 0.05, 500
 """Texts of each language that are never trained on: at least, share, at most; never more than a fifth."""
 _SOURCE = "https://arxiv.org/abs/2402.18913"
+_TASK_TYPES = {
+    "decoder": ("CAUSAL_LM",),
+    "encoder-decoder": ("SEQ_2_SEQ_LM",),
+    "encoder": ("SEQ_CLS", "QUESTION_ANS"),
+}
+"""What peft calls the tasks of adapters that can be lifted, by family."""
 _SHARED = ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
 """What references take over from the adapter's configuration as it stands, beside its modules."""
 
@@ -265,11 +271,6 @@ def given_adapter(adapter: Adapter) -> GivenAdapter:
         mend = "train references of your own and merge them: lingualift merge --method adamergex"
         raise UserError(adapter.path, f"is a {adapter.kind} adapter", "LoRA or (IA)³", mend)
     config = adapter.config
-    if config.get("task_type") not in (None, "CAUSAL_LM"):
-        found = f"is for {config['task_type']}, which has no references from raw text here"
-        raise UserError(
-            adapter.path, found, "an adapter of a causal language model", "train one with CAUSAL_LM"
-        )
     if config.get("layer_replication"):
         raise UserError(
             adapter.path, "sets layer_replication, which changes the backbone", mend="train with plain LoRA"
@@ -361,6 +362,11 @@ def _check_fit(ref: BackboneRef, adapter: Adapter) -> None:
     from lingualift.evaluation.runner import adapted
 
     check_adapter(ref, adapter.path)
+    made_for = adapter.config.get("task_type")
+    if made_for not in (None, *_TASK_TYPES[ref.family]):
+        fitting = " or ".join(_TASK_TYPES[ref.family])
+        found = f"is for {made_for}, which {ref.name!r} has no references from raw text for"
+        raise UserError(adapter.path, found, f"an adapter for {fitting}", "lift one of those")
     with adapted(ref, adapter.path):
         pass
 
@@ -397,7 +403,7 @@ def _measure(
     found: list[float] = []
     for folder in folders:
         with adapted(ref, folder) as (model, tokenizer):
-            nats = mean_nats(model, tokenizer, texts.held_out, settings.max_length)
+            nats = mean_nats(ref, model, tokenizer, texts.held_out, settings.max_length, texts.language)
             found.append(math.exp(min(nats, 700.0)) if math.isfinite(nats) else math.nan)
     plain, old_text, new_text = found
     measures = [Measure("perplexity", texts.language, len(texts.held_out), plain, old_text, new_text)]

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lingualift.backbone import check_adapter, find_backbone
 from lingualift.config import Backbone, Scoring
@@ -48,6 +48,7 @@ def predict(
     scoring: Scoring | None = None,
     prompt: str | None = None,
     prompt_language: str | None = None,
+    answers: Literal["ranked", "generated"] = "ranked",
 ) -> list[dict[str, Any]]:
     """Predictions for rows that need no label.
 
@@ -60,6 +61,7 @@ def predict(
         scoring: How answers are read off the model; `Scoring()` if left out.
         prompt: Name of a prompt of the task; its first one if left out.
         prompt_language: Code of the prompt's language, or `target` for `language`; English if left out.
+        answers: Whether classes are ranked by the likelihood of their words, or generated.
 
     Returns:
         One record per row, as `Predictions.records`. A warning tells of prompts that had to be cut.
@@ -70,7 +72,9 @@ def predict(
     chosen = Backbone(name=backbone) if isinstance(backbone, str) else backbone
     where = Path(rows) if isinstance(rows, str) else rows
     folder = None if adapter is None else Path(adapter)
-    found = predict_rows(chosen, folder, task, language, where, scoring or Scoring(), prompt, prompt_language)
+    found = predict_rows(
+        chosen, folder, task, language, where, scoring or Scoring(), prompt, prompt_language, answers
+    )
     if found.truncated:
         warnings.warn(f"{found.truncated} prompts were longer than scoring.max_length and cut", stacklevel=2)
     return found.records
@@ -85,10 +89,11 @@ def predict_rows(
     scoring: Scoring,
     prompt: str | None = None,
     prompt_language: str | None = None,
+    answers: Literal["ranked", "generated"] = "ranked",
     progress: Progress = lambda done, total: None,
 ) -> Predictions:
     """Answer rows that need no label; arguments and errors as for `predict`, `progress` as for `score_choices`."""
-    chosen = labelled_task(task, Path(), prompt, prompt_language)
+    chosen = labelled_task(task, Path(), prompt, prompt_language, answers == "generated")
     find_language(language)
     asked = load_unlabelled(chosen, rows, language)
     _check_names(rows, [row for row, _ in asked])
@@ -97,12 +102,12 @@ def predict_rows(
     if adapter is not None:
         check_adapter(ref, adapter)
     with adapted(ref, adapter) as (model, tokenizer):
-        answers, truncated = answer(ref, model, tokenizer, chosen, examples, scoring, progress)
+        answered, truncated = answer(ref, model, tokenizer, chosen, examples, scoring, progress)
     records = [
         {"id": found.id, **_json(row), **_answered(found)}
-        for (row, _), found in zip(asked, answers, strict=True)
+        for (row, _), found in zip(asked, answered, strict=True)
     ]
-    return Predictions(records, sum(found.prediction is None for found in answers), truncated)
+    return Predictions(records, sum(found.prediction is None for found in answered), truncated)
 
 
 _ADDED = ("prediction", "scores", "probabilities", "generated")

@@ -9,7 +9,18 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from lingualift.tasks import TASKS, shipped_languages, shipped_rows
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-NLLB_TAGS = ["eng_Latn", "deu_Latn", "ind_Latn", "jav_Latn", "swh_Latn", "tha_Thai", "fra_Latn", "zho_Hans"]
+NLLB_TAGS = [
+    "eng_Latn",
+    "deu_Latn",
+    "ind_Latn",
+    "jav_Latn",
+    "swh_Latn",
+    "tha_Thai",
+    "fra_Latn",
+    "zho_Hans",
+    "ita_Latn",
+    "spa_Latn",
+]
 DECODERS = ("llama", "llama3", "gemma2", "qwen2", "qwen3")
 ENCODER_DECODERS = ("t5", "mt5", "nllb")
 ENCODERS = ("xlmr", "bert")
@@ -65,10 +76,9 @@ def _bytes(special):
 def tokenizer_of(name):
     """The tokenizer of a kind of backbone."""
     if name in DECODERS:
-        fast = hf.PreTrainedTokenizerFast(
+        return hf.PreTrainedTokenizerFast(
             tokenizer_object=_bytes(["<unk>", "<s>", "</s>", "<pad>"]), **SPECIAL
         )
-        return fast
     if name in ("t5", "mt5"):
         extra = [f"<extra_id_{index}>" for index in range(100)]
         tokenizer = _framed(_unigram(["<pad>", "</s>", "<unk>", *extra]), "$A </s>", "$A </s> $B </s>")

@@ -191,7 +191,9 @@ def test_likelihood_is_that_of_one_window_at_a_time(request, name, window):
             chosen = torch.log_softmax(logits, -1)[torch.arange(len(part) - 1), torch.tensor(part[1:])]
             total, count = total - chosen.sum().item(), count + len(part) - 1
     told = []
-    found = mean_nats(model, tokenizer, TEXTS, window, lambda *at: told.append(at))
+    found = mean_nats(
+        request.getfixturevalue(name), model, tokenizer, TEXTS, window, "en", lambda *at: told.append(at)
+    )
     assert found == pytest.approx(total / count, rel=1e-4)
     assert count == sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in TEXTS)
     assert told[-1][0] == told[-1][1]
@@ -250,12 +252,12 @@ def test_lengths_are_those_from_which_on_a_prompt_is_cut(bpe, world, name):
     model, tokenizer = load_backbone(bpe)
     task, data = get_task(name), Data(files=f"{FOLDERS[name]}/en/{{split}}.jsonl")
     for row in load_examples(task, data, "en", "test", world)[:4]:
-        (needed,) = lengths(tokenizer, task, [row], "train")
+        (needed,) = lengths("decoder", tokenizer, task, [row], "train")
         for room, cut in ((needed, False), (needed - 1, True)):
             assert (encode_pair(tokenizer, row.prompt, row.answer, room - 1).truncated > 0) == cut
-        (needed,) = lengths(tokenizer, task, [row], "test")
+        (needed,) = lengths("decoder", tokenizer, task, [row], "test")
         for room, cut in ((needed, 0), (needed - 1, 1)):
-            assert answer(model, tokenizer, task, [row], Scoring(max_length=room))[1] == cut
+            assert answer(bpe, model, tokenizer, task, [row], Scoring(max_length=room))[1] == cut
 
 
 @pytest.mark.parametrize("aligned", [True, False])

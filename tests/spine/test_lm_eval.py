@@ -149,8 +149,9 @@ def world(request, worlds):
 def ours(world):
     """The model with its adapter, and the tokenizer; float32 again afterwards."""
     folder, adapter, _ = world
-    model, tokenizer = load_backbone(find_backbone(Backbone(name=str(folder))))
-    wrapped = model if adapter is None else attach(model, adapter)
+    ref = find_backbone(Backbone(name=str(folder)))
+    model, tokenizer = load_backbone(ref)
+    wrapped = model if adapter is None else attach(ref, adapter)
     yield wrapped, tokenizer
     detach(wrapped)
     model.float()
@@ -190,9 +191,10 @@ def test_in_float64_the_same_numbers_come_out_whatever_the_batches(world, ours):
 def test_in_float32_it_is_the_last_logits_alone_that_round_otherwise(worlds):
     """Choices of one token, one prompt at a time: with the logits of the whole prompt, bits are equal."""
     folder, adapter, examples = worlds["one word"]
-    model, tokenizer = load_backbone(find_backbone(Backbone(name=str(folder))))
+    ref = find_backbone(Backbone(name=str(folder)))
+    _, tokenizer = load_backbone(ref)
     expected = theirs(harness(folder, adapter), examples)
-    wrapped = attach(model, adapter)
+    wrapped = attach(ref, adapter)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(likelihood, "keeps_logits", lambda model: False)

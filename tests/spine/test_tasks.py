@@ -14,7 +14,7 @@ from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate, score
 from lingualift.languages import language as find_language
 from lingualift.pipeline import plan_of
-from lingualift.source import Source
+from lingualift.source import Source, labelled_task
 from lingualift.tasks import TASKS, Example, PromptedTask, shipped_languages, shipped_rows
 from lingualift.tasks.prompts import prompts_of
 from lingualift.training.encoding import encode_pair
@@ -495,3 +495,36 @@ def test_a_run_with_xlt_tells_what_is_malformed(tmp_path, bpe_folder, monkeypatc
     assert rows["xlt", "source-ft", "es"]["seed"] == 0
     assert rows["xlt", "vanilla", "es"]["seed"] is None
     assert len({row["chance"] for row in rows.values()}) == 1
+
+
+@pytest.mark.parametrize("name", ["xnli", "xcopa", "nusax"])
+def test_classes_are_generated_where_the_experiment_says_so(bpe, tmp_path, name):
+    """As in the papers: the first line is a label word, or the answer is malformed."""
+    code = LANGUAGES[name][0]
+    asked = Source(name, source(tmp_path, name, code).data, tmp_path, generated=True)
+    task, rows = asked.labelled(code, "test")
+    words = task.prompt_for(code).labels
+    ranked = source(tmp_path, name, code).rows(code, "test")
+    for row, other in zip(rows, ranked, strict=True):
+        assert row.choices == {}
+        assert (row.prompt, row.gold) == (other.prompt, other.gold)
+        assert row.answer == other.answer == words[row.gold[0]]
+        for label, word in words.items():
+            for text in (word, f" {word}\nmore", f'"{word.upper()}".'):
+                assert task.parse(text, row) == label
+        for text in ("", "I think it is " + words[row.gold[0]], "none of these", row.prompt):
+            assert task.parse(text, row) is None
+    task.max_new_tokens = 4
+    found = evaluate(bpe, None, task, rows, Scoring())
+    assert found.malformed == sum(one.prediction is None for one in found.predictions)
+    assert all(one.text is not None for one in found.predictions)
+    assert found.scores[task.metrics[0]]["chance"] == pytest.approx(
+        evaluate(bpe, None, TASKS[name], ranked, Scoring()).scores[task.metrics[0]]["chance"]
+    )
+
+
+def test_answers_of_a_task_without_classes_are_generated_anyway():
+    with pytest.raises(UserError, match=r"task 'xquad': has no classes"):
+        labelled_task("xquad", generated=True)
+    with pytest.raises(UserError, match="has no prompts to choose from"):
+        labelled_task("mini-sentiment", generated=True)

@@ -6,30 +6,68 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from lingualift.backbone import BackboneRef
+from lingualift.config import Training
 from lingualift.evaluation.likelihood import Progress, left_pad
+from lingualift.tasks import TASKS
+from lingualift.tasks.language_modelling import REFERENCE_TASKS
+from lingualift.training.encoding import IGNORED
+from lingualift.training.feed import feed_of
 
+_ROWS = 8  # windows at once
 _LOGITS = 2**28  # numbers in the logits of one batch: 1 GiB in float32
 
 
 def mean_nats(
+    ref: BackboneRef,
     model: Any,
     tokenizer: Any,
     texts: Sequence[str],
     window: int,
+    language: str,
     progress: Progress = lambda done, total: None,
 ) -> float:
     """Mean negative log-likelihood of a token, in nats; NaN where the model gives no number.
 
-    Every token of every text is predicted once, from what stands before it in its window; a window begins with the
-    beginning-of-text id, or the end-of-text id where there is none, as in lm-evaluation-harness. Without either, the
-    first token of a window is not predicted.
+    Of a decoder, every token is predicted. Of other families those are that its own objective asks for, by one draw of
+    masks or spans that is always the same: it tells languages and adapters apart, not families.
 
     Args:
-        model: A causal language model.
+        ref: The backbone.
+        model: It, with or without an adapter.
         tokenizer: Its tokenizer.
         texts: At least one of at least one token.
         window: Tokens per window.
+        language: Code of the texts' language.
         progress: Called with windows done and windows in all.
+    """
+    if ref.family == "decoder":
+        return _causal(model, tokenizer, texts, window, progress)
+    import torch
+
+    task = TASKS[REFERENCE_TASKS[ref.objective]]
+    settings = Training(steps=1, max_length=window)
+    feed = feed_of(
+        ref, model, tokenizer, task, texts, settings, language=language, segment_tokens=window, seed=0
+    )
+    assert feed.loss is not None
+    total, count = 0.0, 0
+    for start in range(0, len(feed.rows), _ROWS):
+        rows = [feed.rows[index] for index in range(start, min(start + _ROWS, len(feed.rows)))]
+        batch = {name: value.to(model.device) for name, value in feed.collate(rows).items()}
+        count += int((batch["labels"] != IGNORED).sum())
+        with torch.inference_mode():
+            total += float(feed.loss(model, batch, 1))
+        progress(start + len(rows), len(feed.rows))
+    return total / count
+
+
+def _causal(model: Any, tokenizer: Any, texts: Sequence[str], window: int, progress: Progress) -> float:
+    """Of a decoder.
+
+    Every token of every text is predicted once, from what stands before it in its window; a window begins with the
+    beginning-of-text id, or the end-of-text id where there is none, as in lm-evaluation-harness. Without either, the
+    first token of a window is not predicted.
     """
     import torch
 

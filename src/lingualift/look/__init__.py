@@ -161,7 +161,7 @@ def _languages(
             relative=None,
             parallel=language in translated,
             longest=max(len(ids) for ids in tokenizer(some, add_special_tokens=False)["input_ids"]),
-            nats=mean_nats(model, tokenizer, some, window, progress),
+            nats=mean_nats(plan.backbone, model, tokenizer, some, window, language, progress),
         )
         if language == languages[0]:
             base = look
@@ -208,7 +208,7 @@ def _task(
     counts, labels, cut, longest = {}, {}, {}, 0
     for part in mine:
         examples = part.examples()
-        needed = lengths(tokenizer, task, sample(examples, rows), part.split)
+        needed = lengths(plan.backbone.family, tokenizer, task, sample(examples, rows), part.split)
         training = part.split == "train"
         limit = (experiment.training.task if training else experiment.scoring).max_length
         counts[part.split] = len(examples)
@@ -221,7 +221,11 @@ def _task(
         if part.is_there()
     )
     some = sample(best.examples(), rows)
-    vanilla = vanilla_score(plan.backbone, task, best.split, some, experiment.scoring, progress)
+    vanilla = (
+        None
+        if plan.backbone.family == "encoder"
+        else vanilla_score(plan.backbone, task, best.split, some, experiment.scoring, progress)
+    )
     return TaskLook(Path(name).stem, language, counts, labels, cut, longest, vanilla)
 
 

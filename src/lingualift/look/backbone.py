@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lingualift.architectures import Family
 from lingualift.backbone import BackboneRef
 from lingualift.config import Scoring
 from lingualift.evaluation.likelihood import Progress
@@ -38,8 +39,16 @@ def vanilla_score(
     )
 
 
-def lengths(tokenizer: Any, task: Task, examples: Sequence[Example], split: str) -> list[int]:
-    """Tokens of each prompt with what follows it: in training the answer and the end, else the longest answer asked."""
+def lengths(family: Family, tokenizer: Any, task: Task, examples: Sequence[Example], split: str) -> list[int]:
+    """Tokens of what a model reads at once, of each example.
+
+    Of a decoder that is the prompt with what follows it: in training the answer and the end, else the longest answer
+    asked. An encoder-decoder reads the prompt, an encoder the longest of its texts (a passage is read in windows).
+    """
+    if family == "encoder":
+        return [_longest(tokenizer, task, row) for row in examples]
+    if family == "encoder-decoder":
+        return [len(tokenizer(row.prompt)["input_ids"]) for row in examples]
     if split == "train":
         return [len(encode_prompt(tokenizer, f"{row.prompt} {row.answer}")) + 1 for row in examples]
     if not examples[0].choices:
@@ -48,6 +57,15 @@ def lengths(tokenizer: Any, task: Task, examples: Sequence[Example], split: str)
         max(len(encode_prompt(tokenizer, f"{row.prompt} {words}")) for words in row.choices.values())
         for row in examples
     ]
+
+
+def _longest(tokenizer: Any, task: Task, row: Example) -> int:
+    parts = row.parts or (row.prompt,)
+    if task.encoder_head == "span":
+        return len(tokenizer(parts[0])["input_ids"])
+    pairs: list[tuple[str, ...]] = [(" ".join(parts), text) for text in row.options.values()]
+    pairs = pairs or [parts]
+    return max(len(tokenizer(*pair)["input_ids"]) for pair in pairs)
 
 
 def label_counts(examples: Sequence[Example]) -> Mapping[str, int]:

@@ -145,13 +145,14 @@ def in_scores(looks: Sequence[TaskLook], source: str) -> Iterator[Finding]:
         looks: The task in its languages.
         source: The source language, in which there need be no room.
     """
-    full = [one for one in looks if one.vanilla.headroom < HEADROOM_NOTED and one.language != source]
-    mute = [one for one in looks if one.vanilla.malformed > MUTE_NOTED * one.vanilla.n]
+    scored = [(one, one.vanilla) for one in looks if one.vanilla]
+    full = [one for one, found in scored if found.headroom < HEADROOM_NOTED and one.language != source]
+    mute = [one for one, found in scored if found.malformed > MUTE_NOTED * found.n]
     told = {*map(id, full), *map(id, mute)}
     guessed = [
         one
-        for one in looks
-        if one.vanilla.score - 2 * (one.vanilla.stderr or 0) <= one.vanilla.chance and id(one) not in told
+        for one, found in scored
+        if found.score - 2 * (found.stderr or 0) <= found.chance and id(one) not in told
     ]
     if full:
         yield Finding(
@@ -173,8 +174,7 @@ def in_scores(looks: Sequence[TaskLook], source: str) -> Iterator[Finding]:
         yield Finding(
             "note",
             _where(guessed),
-            f"the plain backbone scores {_range(guessed)}, no better than chance "
-            f"({guessed[0].vanilla.chance:.1f})",
+            f"the plain backbone scores {_range(guessed)}, no better than chance ({_chance(guessed)})",
             "",
             "nothing yet: if `source-ft` stays there too, the backbone does not know the language",
         )
@@ -184,8 +184,12 @@ def _where(looks: Sequence[TaskLook]) -> str:
     return f"{looks[0].task} {', '.join(one.language for one in looks)}"
 
 
+def _chance(looks: Sequence[TaskLook]) -> str:
+    return next(f"{one.vanilla.chance:.1f}" for one in looks if one.vanilla)
+
+
 def _range(looks: Sequence[TaskLook]) -> str:
-    scores = sorted({f"{one.vanilla.score:.1f}" for one in looks}, key=float)
+    scores = sorted({f"{one.vanilla.score:.1f}" for one in looks if one.vanilla}, key=float)
     return scores[0] if len(scores) == 1 else f"{scores[0]} to {scores[-1]}"
 
 

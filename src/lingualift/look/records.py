@@ -126,7 +126,7 @@ class TaskLook:
         labels: Split -> label -> rows, in the order of the choices; empty where answers are generated.
         cut: Split -> share of its rows, in a sample, that `max_length` cuts.
         longest: Tokens of the longest prompt with its answer, uncut, in those samples.
-        vanilla: The plain backbone's score.
+        vanilla: The plain backbone's score; None for an encoder, which has no head to answer with.
     """
 
     task: str
@@ -135,11 +135,11 @@ class TaskLook:
     labels: Mapping[str, Mapping[str, int]]
     cut: Mapping[str, float]
     longest: int
-    vanilla: Vanilla
+    vanilla: Vanilla | None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON."""
-        return {**asdict(self), "headroom": self.vanilla.headroom}
+        return {**asdict(self), "headroom": self.vanilla.headroom if self.vanilla else None}
 
 
 @dataclass(frozen=True)

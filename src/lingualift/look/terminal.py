@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lingualift.look import Look
-from lingualift.look.records import TaskLook
+from lingualift.look.records import TaskLook, Vanilla
 
 _SPLITS = {"train": "train", "valid.": "validation", "test": "test"}
 _LABELS = 4  # more than so many are told by their range
@@ -28,9 +28,9 @@ def show(look: Look, console: Console) -> None:
         _say(console, "* per word: these texts are no translations of each other", before=False)
     for task in dict.fromkeys(one.task for one in look.tasks):
         mine = [one for one in look.tasks if one.task == task]
-        _say(
-            console, f"{task}: rows, {mine[0].vanilla.metric} of the plain backbone in percent (on a sample)"
-        )
+        plain = mine[0].vanilla
+        score = f", {plain.metric} of the plain backbone in percent (on a sample)" if plain else ""
+        _say(console, f"{task}: rows{score}")
         labels = next((counts for one in mine for counts in one.labels.values()), {})
         if 0 < len(labels) <= _LABELS:
             _say(
@@ -89,19 +89,25 @@ def _tasks(looks: list[TaskLook]) -> Table:
     ranked = any(counts for one in looks for counts in one.labels.values())
     table = _drawn("", *_SPLITS, *(["labels"] if ranked else []), "cut", "score", "of", "chance", "room")
     for one in looks:
-        found = one.vanilla
-        error = "" if found.stderr is None else f" ± {found.stderr:.1f}"
         table.add_row(
             one.language,
             *(str(one.rows.get(split, "–")) for split in _SPLITS.values()),
             *([_balance(one)] if ranked else []),
             f"{100 * max(one.cut.values()):.0f}%",
-            f"{found.score:.1f}{error}",
-            f"{found.n} {found.split.removesuffix('ation')}",
-            f"{found.chance:.1f}",
-            f"{found.headroom:.1f}",
+            *(_plain(one.vanilla) if one.vanilla else "––––"),
         )
     return table
+
+
+def _plain(found: Vanilla) -> tuple[str, str, str, str]:
+    """The plain backbone's score, on what, chance and headroom."""
+    error = "" if found.stderr is None else f" ± {found.stderr:.1f}"
+    return (
+        f"{found.score:.1f}{error}",
+        f"{found.n} {found.split.removesuffix('ation')}",
+        f"{found.chance:.1f}",
+        f"{found.headroom:.1f}",
+    )
 
 
 def _balance(look: TaskLook) -> str:

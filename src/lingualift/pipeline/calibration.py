@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lingualift.backbone import BackboneRef, load_backbone, scored_bytes, use_threads
 from lingualift.config import Adapter
-from lingualift.evaluation.runner import evaluate
+from lingualift.evaluation.runner import answering, evaluate
 from lingualift.pipeline.steps import Evaluate, Initialise, Merge, Step, Sweep, Train
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_prompt
@@ -48,7 +48,7 @@ def measure(step: Step, ref: BackboneRef, adapter: Adapter, threads: int) -> Pac
         drawn = Path(scratch) / "drawn"
         drawn.mkdir()
         began = time.perf_counter()
-        initialise(ref, adapter, 0, drawn)
+        initialise(_answering(ref, step), adapter, 0, drawn)
         if isinstance(step, Initialise):
             return Pace(time.perf_counter() - began, 0, 0)
         if isinstance(step, Merge):
@@ -59,6 +59,13 @@ def measure(step: Step, ref: BackboneRef, adapter: Adapter, threads: int) -> Pac
             return Pace(*_training(step, ref, drawn))
         assert isinstance(step, Evaluate | Sweep)
         return _scoring(step, ref, drawn)
+
+
+def _answering(ref: BackboneRef, step: Step) -> BackboneRef:
+    """The backbone with the head that a step scores, so that what is drawn has one."""
+    if not isinstance(step, Evaluate | Sweep):
+        return ref
+    return answering(ref, *step.source.labelled(step.language, step.split))
 
 
 def _training(step: Train, ref: BackboneRef, drawn: Path) -> tuple[float, int, int]:
@@ -81,7 +88,7 @@ def _scoring(step: Evaluate | Sweep, ref: BackboneRef, drawn: Path) -> Pace:
     began = time.perf_counter()
     evaluate(ref, drawn, task, sample, step.scoring)
     seconds = time.perf_counter() - began
-    model, tokenizer = load_backbone(ref)
+    model, tokenizer = load_backbone(answering(ref, task, examples))
     longest = len(encode_prompt(tokenizer, sample[-1].prompt)) + task.max_new_tokens
     memory = scored_bytes(model, min(longest, step.scoring.max_length))
     return Pace(seconds / len(sample), memory, len(examples))

@@ -100,6 +100,7 @@ class TransferMethod:
         seeded: Whether it differs between seeds (`is_seeded` asks the method's settings too).
         on_source: Whether a score in the source language makes sense.
         prompt: The prompt that it asks by; None for the one that the experiment chooses.
+        needs_words: Whether it asks a model that was not trained on the task, which an encoder has no head for.
     """
 
     adapter: Callable[[Cell], Train | Merge | None]
@@ -111,6 +112,7 @@ class TransferMethod:
     seeded: bool = True
     on_source: bool = False
     prompt: str | None = None
+    needs_words: bool = False
 
 
 METHODS: Registry[TransferMethod] = Registry("method")
@@ -125,7 +127,7 @@ def _method(name: str, **facts: object) -> Callable[[Callable[[Cell], Train | Me
     return enter
 
 
-@_method("vanilla", paper_name="Vanilla", source=_ADAMERGEX, seeded=False, on_source=True)
+@_method("vanilla", paper_name="Vanilla", source=_ADAMERGEX, seeded=False, on_source=True, needs_words=True)
 def vanilla(_: Cell) -> None:
     """The backbone as it is."""
 
@@ -136,13 +138,20 @@ def source_ft(cell: Cell) -> Train:
     return cell.task_adapter(cell.experiment.languages.source)
 
 
-@_method("xlt", paper_name="XLT", source="https://arxiv.org/abs/2305.07004", on_source=True, prompt="xlt")
+@_method(
+    "xlt",
+    paper_name="XLT",
+    source="https://arxiv.org/abs/2305.07004",
+    on_source=True,
+    prompt="xlt",
+    needs_words=True,
+)
 def xlt(cell: Cell) -> Train | None:
     """The backbone, or the source language's task adapter, asked by the cross-lingual-thought prompt."""
     return source_ft.adapter(cell) if cell.method.ask == "source-ft" else None  # type: ignore[return-value]
 
 
-@_method("reference-only", paper_name="(control)", source=_ADAMERGEX, needs_reference=True)
+@_method("reference-only", paper_name="(control)", source=_ADAMERGEX, needs_reference=True, needs_words=True)
 def reference_only(cell: Cell) -> Train:
     """The target language's reference adapter alone: what the text gives without the task."""
     return cell.reference_adapter(cell.language)
@@ -215,11 +224,47 @@ def check_methods(experiment: Experiment) -> None:
         _check_settings(where, method, entry, experiment.adapter.type)
 
 
+def check_family(experiment: Experiment, backbone: BackboneRef) -> None:
+    """Check that methods and adapter suit the backbone's family.
+
+    Raises:
+        UserError: names the entry of the experiment file.
+    """
+    if backbone.family == "encoder":
+        for index, method in enumerate(experiment.methods):
+            if METHODS[method.method].needs_words:
+                raise UserError(
+                    f"methods.{index}",
+                    f"{method.method} asks a model that was not trained on the task, and {backbone.name!r} is an "
+                    "encoder, which answers by a head that the task adapter brings",
+                    "methods that begin from the task adapter, such as source-ft",
+                    "remove it",
+                )
+        for index, entry in enumerate(experiment.tasks):
+            idle = {"prompt", "prompt_language", "answers"} & entry.model_fields_set
+            if idle:
+                found = f"is set, and {backbone.name!r} is an encoder, which reads no prompt"
+                raise UserError(f"tasks.{index}.{min(idle)}", found, mend="remove it")
+    if experiment.adapter.type != "prefix":
+        return
+    if backbone.family == "decoder":
+        found = f"is prefix, and {backbone.name!r} is a decoder"
+        raise UserError("adapter.type", found, "lora or ia3", "choose one of them")
+    for role in ("task", "reference"):
+        if getattr(experiment.training, role).gradient_checkpointing:
+            raise UserError(
+                f"training.{role}.gradient_checkpointing",
+                "drops the prefix: transformers keeps no keys and values under it",
+                "false with prefix adapters",
+                "remove it",
+            )
+
+
 def _check_settings(where: str, method: Method, entry: TransferMethod, adapter_type: str) -> None:
     used = {"method"}
     used |= {"ask"} if method.method == "xlt" else set()
     if entry.merges:
-        used |= {"modules", "weight"}
+        used |= {"weight"} if adapter_type == "prefix" else {"modules", "weight"}
         used |= {"space"} if adapter_type == "lora" else set()
         used |= {"combine"} if method.method == "arithmetic" else set()
     idle = sorted(method.model_fields_set - used)

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone import BackboneRef, find_backbone
+from lingualift.backbone import BackboneRef, find_backbone, load_tokenizer
 from lingualift.config import Experiment, Method
 from lingualift.data import check_aligned
 from lingualift.errors import UserError
-from lingualift.pipeline.methods import METHODS, Cell, asked, check_methods, is_seeded
+from lingualift.pipeline.methods import METHODS, Cell, asked, check_family, check_methods, is_seeded
 from lingualift.pipeline.steps import Evaluate, Merge, Step, Sweep, Train
 from lingualift.pipeline.store import Store
 from lingualift.source import Source
-from lingualift.tasks import Task
+from lingualift.tasks import Task, TextTask
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
+from lingualift.training.encoding import set_language
+from lingualift.training.feed import check_objective
+from lingualift.training.heads import head_of
 from lingualift.training.tracking import check_trackers
 
 LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
@@ -68,9 +71,11 @@ def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> P
         raise UserError("methods", "is empty", "at least one method", "see `lingualift methods`")
     check_templates(experiment)
     backbone = find_backbone(experiment.backbone, base)
+    check_family(experiment, backbone)
     cells = tuple(Planned(cell, _evaluation(cell)) for cell in _cells(experiment, backbone, base, logs))
     steps = tuple(_in_order(end for planned in cells for end in _ends(planned.evaluation)))
-    check_data(experiment, steps)
+    check_data(experiment, backbone, steps)
+    check_tags(backbone, steps)
     return Plan(experiment, backbone, cells, steps)
 
 
@@ -124,12 +129,12 @@ def _in_order(ends: Iterable[Step]) -> Iterator[Step]:
         yield from visit(end)
 
 
-def check_data(experiment: Experiment, steps: Iterable[Step]) -> None:
+def check_data(experiment: Experiment, backbone: BackboneRef, steps: Iterable[Step]) -> None:
     """Check what the rows of the steps, all of them read by now, must have in common.
 
     Raises:
         UserError: parallel data that is not; a task without labels where labels are needed; answers that are generated
-            and leave no room for a prompt.
+            and leave no room for a prompt; a task or an objective that is not for the backbone's family.
     """
     labelled = {entry.task for entry in experiment.tasks}
     languages: dict[tuple[str, str, str], list[str]] = {}
@@ -141,10 +146,26 @@ def check_data(experiment: Experiment, steps: Iterable[Step]) -> None:
         sources[use] = step.source
         if step.language not in languages.setdefault(use, []):
             languages[use].append(step.language)
-        if step.source.task in labelled:
-            _check_room(step.source.check_labelled(), step.source.rows(step.language, step.split), experiment)
+        rows, task = step.source.rows(step.language, step.split), step.source.get_task()
+        if isinstance(task, TextTask) and step.source.task not in labelled:
+            check_objective(backbone, task)
+            continue
+        task = step.source.check_labelled()
+        head_of(backbone.family, task, rows[0], step.source.task)  # type: ignore[arg-type]
+        if backbone.family == "decoder":
+            _check_room(task, rows, experiment)
     for use, source in sources.items():
         check_aligned(source.data, languages[use], use[2], source.base)
+
+
+def check_tags(backbone: BackboneRef, steps: Iterable[Step]) -> None:
+    """Check that a tokenizer that tags its texts knows the languages of the steps; raises as `set_language`."""
+    if backbone.family != "encoder-decoder":
+        return
+    tokenizer = load_tokenizer(backbone)
+    for step in steps:
+        if isinstance(step, Train | Sweep | Evaluate):
+            set_language(tokenizer, step.language)
 
 
 def _check_room(task: Task, rows: Sequence[Any], experiment: Experiment) -> None:

@@ -89,7 +89,8 @@ def _asked(run: RunFolder) -> list[tuple[str, str]]:
     """What the experiment asked for, in the words of its file."""
     wanted, adapter = run.experiment, run.experiment.adapter
     commit = f" at {wanted.backbone.revision}" if wanted.backbone.revision else ""
-    text = f" and unlabelled text ({wanted.reference.task})" if wanted.reference else ""
+    named = wanted.reference.task if wanted.reference else None
+    text = f" and unlabelled text{f' ({named})' if named else ''}" if wanted.reference else ""
     rank = f", rank {adapter.rank}, alpha {adapter.alpha}" if adapter.type == "lora" else ""
     seeds = f"seed{'s' * (len(wanted.seeds) > 1)} {', '.join(map(str, wanted.seeds))}"
     return [
