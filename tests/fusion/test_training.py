@@ -11,9 +11,9 @@ KINDS = {"reentrant": True, "not-reentrant": False}
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "dropout_rate": 0.0}
 
 
-def learner(name, **settings):
+def learner(name, attention=None, **settings):
     """A model in training whose backbone has no dropout."""
-    return small.fused(name, small.plain(name, **STILL), **settings).train()
+    return small.fused(name, small.plain(name, attention, **STILL), **settings).train()
 
 
 def checkpointed(model, reentrant):
@@ -101,10 +101,11 @@ def test_fusion_off_is_peft_lora_bit_for_bit(name):
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("fusion", ["add_relu", "cross_attention"])
-@pytest.mark.parametrize("name", ["llama", "gemma2", "xlmr", "t5"])
+@pytest.mark.parametrize("fusion", small.FUSIONS)
+@pytest.mark.parametrize("name", small.NAMES)
 def test_bf16_autocast(name, fusion):
-    model, given = learner(name, fusion=fusion), small.batch(name)
+    """In eager attention: with checkpointing, T5's position bias takes a gradient, and SDPA another kernel for it."""
+    model, given = learner(name, "eager", fusion=fusion), small.batch(name)
     exact = model(**given)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = model(**given)
@@ -114,12 +115,9 @@ def test_bf16_autocast(name, fusion):
     ours, theirs = (small.real(output.logits.float(), given, name) for output in (rounded, exact))
     assert (ours - theirs).norm() < 0.03 * theirs.norm()
     with model.fusion_off():
-        off = small.real(model(**given).logits, given, name)
+        off = small.real(model(**small.target_only(given)).logits, given, name)
     assert (off - theirs).norm() > 4 * (ours - theirs).norm()
-    if name != "t5":
-        equal(again, expected)
-    for key in expected:  # T5's shared position bias rounds by the order of the sum, as much in plain LoRA (0.03)
-        assert (again[key] - expected[key]).norm() < 0.05 * expected[key].norm(), key
+    equal(again, expected)
 
 
 def test_weights_of_the_backbone_can_be_trained_too_under_autocast():
