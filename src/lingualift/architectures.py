@@ -153,6 +153,19 @@ def blocks(model: Any) -> Iterator[tuple[str, str, Any]]:
             yield name, inside["place"], module
 
 
+def outside_blocks(model: Any) -> list[str]:
+    """Paths of the linear layers that 4-bit rounding leaves alone: heads, and what transformers keeps in float32 (T5).
+
+    transformers itself would round a classifier's layers, which are trained.
+    """
+    import torch
+
+    kept = tuple(model._keep_in_fp32_modules or ())
+    inside = {name for name, _, _ in blocks(model) if not any(part in kept for part in name.split("."))}
+    linear = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return [name for name in linear if name not in inside]
+
+
 def linear_names(model: Any) -> list[str]:
     """Names of the linear layers within the blocks, each once: what LoRA goes on where nothing is chosen."""
     return sorted({name.rsplit(".", 1)[-1] for name, _, _ in blocks(model)})

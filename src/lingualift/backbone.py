@@ -6,6 +6,8 @@ import copy
 import functools
 import importlib.util
 import inspect
+import logging
+import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -23,13 +25,18 @@ from lingualift.architectures import (
     head_modules,
     model_class,
     objective_of,
+    outside_blocks,
     peft_task,
 )
 from lingualift.config import Backbone
 from lingualift.errors import UserError
 from lingualift.provenance import PROVENANCE_FILE, read_json, sha256_folder
+from lingualift.training.chat import frame
 
 BUNDLED = "miniworld"
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
+"""Bytes per weight: 4 bits, a scale of a byte per 64, and a float32 per 256 scales (QLoRA, arXiv 2305.14314)."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,11 @@ class BackboneRef:
         chosen = [key for key in ("quantization", "chat") if fields[key]]
         return {key: fields[key] for key in (*always, *chosen)}
 
+    def record(self) -> dict[str, Any]:
+        """What the provenance of an adapter says of the backbone that it was trained on."""
+        fields = asdict(self)
+        return {key: fields[key] for key in ("name", "revision", "fingerprint", "dtype", "quantization")}
+
     @property
     def family(self) -> Family:
         """Decoder, encoder-decoder or encoder."""
@@ -90,8 +102,28 @@ def find_backbone(backbone: Backbone, base: Path = Path()) -> BackboneRef:
         base: Folder that a relative path starts from.
 
     Raises:
-        UserError: there is no such folder, it holds no model, or the hub does not answer.
+        UserError: there is no such folder, it holds no model, or the hub does not answer; it has no chat template
+            that prompts could be asked by; bitsandbytes is wanted and missing; several processes would spread it.
     """
+    if backbone.quantization and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            "backbone.quantization",
+            f"{backbone.quantization} needs bitsandbytes, which is not installed",
+            mend='pip install "lingualift[quantization]", or leave `quantization` out',
+        )
+    if backbone.device_map and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "backbone.device_map",
+            f"{backbone.device_map} is set in one of several processes, each of which would spread the backbone",
+            mend="leave `device_map` out, or train without `accelerate launch`",
+        )
+    ref = _found(backbone, base)
+    if ref.chat:
+        _check_chat(ref)
+    return ref
+
+
+def _found(backbone: Backbone, base: Path) -> BackboneRef:
     folder = _folder(backbone.name, base)
     how: dict[str, Any] = {
         "dtype": backbone.dtype,
@@ -126,6 +158,45 @@ def _folder(name: str, base: Path) -> Path | None:
             f"backbone {name!r}", "is no folder", "a folder, a hub id or `miniworld`", "check the path"
         )
     return None
+
+
+def _check_chat(ref: BackboneRef) -> None:
+    """Refuse a backbone that cannot be asked by a chat template."""
+    if ref.family != "decoder":
+        raise UserError(
+            "backbone.chat_template",
+            f"is for decoders, and {ref.name!r} is one of the {ref.family}s",
+            mend="leave `chat_template` out",
+        )
+    tokenizer = load_tokenizer(ref)
+    if not tokenizer.chat_template:
+        raise UserError(
+            "backbone.chat_template",
+            f"the tokenizer of {ref.name!r} has no chat template",
+            "a backbone that was tuned to chat",
+            "leave `chat_template` out",
+        )
+    frame(tokenizer)
+
+
+def load_tokenizer(ref: BackboneRef) -> Any:
+    """The tokenizer with a padding token, and with a chat template only if prompts are asked by it.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    import transformers
+
+    options = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(ref.source, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _unloadable(ref.name, error) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if not ref.chat:
+        tokenizer.chat_template = None
+    return tokenizer
 
 
 @functools.cache
@@ -183,6 +254,31 @@ def skeleton(ref: BackboneRef) -> Any:
         raise _unloadable(ref.name, error) from error
 
 
+def weight_bytes(ref: BackboneRef) -> int:
+    """Bytes that the weights take once they are loaded, told from the config alone.
+
+    Raises:
+        UserError: the config is none of a language model.
+    """
+    import torch
+
+    model = skeleton(ref)
+    wide = set(model._keep_in_fp32_modules or ()) if ref.dtype == "float16" else set()
+    alone = set(outside_blocks(model))
+    rounded = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if ref.quantization and isinstance(module, torch.nn.Linear) and name not in alone
+    }
+    total = 0.0
+    for name, weight in model.named_parameters():
+        if name in rounded:
+            total += weight.numel() * NF4_BYTES
+        else:
+            total += weight.numel() * (4 if wide & set(name.split(".")) else BYTES[ref.dtype])
+    return round(total)
+
+
 def _headed(config: Any, head: Head) -> Any:
     """A configuration with as many outputs as a head has."""
     if not head.outputs:
@@ -228,6 +324,10 @@ def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _unloadable(ref.name, error) from error
     _check_loaded(ref, model, loaded["missing_keys"])
+    _check_placed(ref, model)
+    _keep_packing(model)
+    if ref.head.kind != "words":
+        _widen_head(model)
     if hasattr(
         model, "generation_config"
     ):  # what a backbone ships (penalties, sampling) is not greedy decoding
@@ -249,19 +349,50 @@ def _placement(ref: BackboneRef) -> dict[str, Any]:
     placed: dict[str, Any] = {"device_map": ref.device_map} if ref.device_map else {}
     if ref.quantization is None:
         return placed
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(
-            "backbone.quantization",
-            "needs bitsandbytes, which is not installed",
-            mend='pip install "lingualift[quantization]", or leave `quantization` out',
-        )
+    # importing bitsandbytes looks for a kernel on the hub, which it goes without
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     nf4 = transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, ref.dtype),
+        llm_int8_skip_modules=outside_blocks(skeleton(ref)),
     )
     return {"device_map": device(), **placed, "quantization_config": nf4}
+
+
+def _keep_packing(model: Any) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew while a model is scored on a processor with AVX-512.
+
+    It would round their scales to bfloat16 for good, and gradients would no longer go through them
+    (bitsandbytes 0.50, `Linear4bit.forward`).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _widen_head(model: Any) -> None:
+    """Hold a head, which is trained, in float32 whatever the backbone is held in."""
+    for name in head_modules(model):
+        part = model.get_submodule(name if hasattr(model, name) else f"{model.base_model_prefix}.{name}")
+        part.float().register_forward_pre_hook(_to_float32)
+
+
+def _to_float32(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.float() for value in given)
+
+
+def _check_placed(ref: BackboneRef, model: Any) -> None:
+    """Refuse a model that does not fit its devices: adapters cannot be trained on weights that come and go."""
+    places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
+    if "disk" in places or ("cpu" in places and len(places) > 1):
+        raise UserError(
+            f"backbone {ref.name!r}",
+            f"does not fit: `device_map: auto` put parts of it on {', '.join(sorted(places & {'cpu', 'disk'}))}",
+            "GPUs, or a processor's memory, that hold all of it",
+            "take `quantization: nf4`, `dtype: bfloat16`, more devices or a smaller backbone",
+        )
 
 
 def _check_loaded(ref: BackboneRef, model: Any, missing: Iterable[str]) -> None:
@@ -278,42 +409,16 @@ def _check_loaded(ref: BackboneRef, model: Any, missing: Iterable[str]) -> None:
         )
 
 
-def load_tokenizer(ref: BackboneRef) -> Any:
-    """The tokenizer, with a padding token, and with a chat template only if prompts are asked by it.
-
-    Raises:
-        UserError: it cannot be loaded, or lacks the template that is asked for.
-    """
-    import transformers
-
-    options: dict[str, Any] = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(ref.source, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _unloadable(ref.name, error) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if not ref.chat:
-        tokenizer.chat_template = None
-    elif not tokenizer.chat_template:
-        raise UserError(
-            "backbone.chat_template",
-            f"the tokenizer of {ref.name!r} has no chat template",
-            "a backbone that was tuned to chat",
-            "leave `chat_template` out",
-        )
-    return tokenizer
-
-
 def check_adapter(ref: BackboneRef, adapter: Path) -> None:
     """Check that a folder is an adapter, whole, and made for this backbone as far as it says.
 
     Raises:
-        UserError: no adapter, damaged, or trained on another backbone.
+        UserError: no adapter, damaged, or trained on another backbone, or on prompts asked in another way.
     """
     opened = open_adapter(adapter)
     provenance = adapter / PROVENANCE_FILE
-    made_for = read_json(provenance).get("backbone", {}) if provenance.is_file() else {}
+    recorded = read_json(provenance) if provenance.is_file() else {}
+    made_for = recorded.get("backbone", {})
     theirs = made_for.get("fingerprint")
     if theirs and theirs != ref.fingerprint:
         raise UserError(
@@ -321,6 +426,14 @@ def check_adapter(ref: BackboneRef, adapter: Path) -> None:
             f"was made for the backbone {made_for.get('name')!r} (fingerprint {theirs[:12]})",
             f"one made for {ref.name!r} (fingerprint {ref.fingerprint[:12]})",
             "name that backbone, or another adapter",
+        )
+    asked = recorded.get("chat_template")
+    if asked is not None and asked != ref.chat:
+        raise UserError(
+            opened.path,
+            f"was trained on prompts {'in' if asked else 'without'} the chat template",
+            "prompts as it was trained on",
+            f"{'set' if asked else 'leave out'} `chat_template` (--chat-template)",
         )
 
 
@@ -409,13 +522,19 @@ def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
         ValueError: peft finds no place for it.
     """
     import peft
+    from peft.tuners.ia3 import IA3Layer
 
     config.task_type = peft_task(ref.family, ref.head)
     if ref.head.kind != "words" and not config.modules_to_save:
         config.modules_to_save = head_modules(model)
     if config.is_prompt_learning and config.task_type is None:
         return _prefixed(model, config)
-    return peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)(model, config)
+    wrapped = peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)(model, config)
+    if ref.quantization and config.peft_type == "IA3":
+        for module in wrapped.modules():
+            if isinstance(module, IA3Layer):  # of which peft leaves the 4-bit ones' output in float32
+                module.register_forward_hook(lambda _, given, output: output.to(given[0].dtype))
+    return wrapped
 
 
 def _prefixed(model: Any, config: Any) -> Any:
@@ -439,16 +558,19 @@ def _prefixed(model: Any, config: Any) -> Any:
 
 
 def detach(wrapped: Any) -> None:
-    """Take an adapter off the model that `attach` put it on, and put back the modules that it brought copies of."""
+    """Take an adapter off the model that `attach` put it on, and put back the modules that it wrapped or copied.
+
+    peft's own unloading leaves copies in place, and refuses (IA)³ on 4-bit weights.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import ModulesToSaveWrapper
 
     base = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
     for name, module in list(base.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper):  # of which peft's own unloading leaves the copy in place
+        if isinstance(module, ModulesToSaveWrapper):
             base.set_submodule(name, module.original_module)
-    tuner: Any = getattr(wrapped, "base_model", None)
-    if hasattr(tuner, "unload"):  # kinds that live in layers; the others only wrap the model
-        tuner.unload()
+        elif isinstance(module, BaseTunerLayer):
+            base.set_submodule(name, module.get_base_layer())
     if hasattr(base, "peft_config"):
         del base.peft_config
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from lingualift.config import Backbone
     from lingualift.pipeline import Run
     from lingualift.source import Source
 
@@ -45,6 +46,13 @@ Answers = Annotated[
     typer.Option(
         "--answers", help="Classes by the likelihood of their words, or generated as in the papers."
     ),
+]
+Dtype = Annotated[str, typer.Option(help="Number format of the backbone.")]
+Quantization = Annotated[
+    str | None, typer.Option(help="nf4: round the backbone to 4 bits (needs bitsandbytes).")
+]
+ChatTemplate = Annotated[
+    bool, typer.Option("--chat-template", help="Ask by the chat template of the backbone's tokenizer.")
 ]
 LanguageCode = Annotated[str, typer.Option("--language", help="BCP-47 or ISO 639-3 code.")]
 DataTemplate = Annotated[
@@ -244,7 +252,9 @@ def lift(
         typer.Option(help="Folder of references; lingualift-store beside the output if left out."),
     ] = None,
     revision: Revision = None,
-    dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
+    dtype: Dtype = "float32",
+    quantization: Quantization = None,
+    chat_template: ChatTemplate = False,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
     workers: Annotated[
         int | None, typer.Option(min=1, help="References trained at once; two without a GPU, if left out.")
@@ -281,6 +291,8 @@ def lift(
             store=store,
             revision=revision,
             dtype=dtype,
+            quantization=quantization,
+            chat_template=chat_template,
             precision=precision,
             workers=workers,
             watch=watch,
@@ -325,7 +337,9 @@ def train(
     prompt_language: PromptLanguage = None,
     answers: Answers = "ranked",
     revision: Revision = None,
-    dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
+    dtype: Dtype = "float32",
+    quantization: Quantization = None,
+    chat_template: ChatTemplate = False,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
     report_to: Annotated[
         list[str] | None, typer.Option(help="Experiment tracker: tensorboard, trackio, wandb.")
@@ -334,7 +348,7 @@ def train(
     private: Private = False,
 ) -> None:
     """Train one adapter on a task, or on raw text (`--task causal-lm`)."""
-    from lingualift.config import Adapter, Backbone, Training, checked
+    from lingualift.config import Adapter, Training, checked
     from lingualift.pipeline.progress import counting
     from lingualift.training.once import train_once
 
@@ -344,7 +358,7 @@ def train(
     more = {"learning_rate": learning_rate, "max_length": max_length, "precision": precision}
     with counting(_console(stderr=True), f"train {task} in {language}") as progress:
         train_once(
-            checked(Backbone, name=backbone, revision=revision, dtype=dtype),
+            _backbone(backbone, revision, dtype, quantization, chat_template),
             _source(task, data, prompt, prompt_language, answers),
             language,
             checked(Adapter, type=adapter, rank=rank, alpha=alpha, modules=names, tokens=tokens),
@@ -379,11 +393,13 @@ def evaluate(
     prompt_language: PromptLanguage = None,
     answers: Answers = "ranked",
     revision: Revision = None,
-    dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
+    dtype: Dtype = "float32",
+    quantization: Quantization = None,
+    chat_template: ChatTemplate = False,
 ) -> None:
     """Score a backbone, or an adapter on it; predictions go beside the JSON file, as .predictions.jsonl."""
     from lingualift.backbone import check_adapter, find_backbone
-    from lingualift.config import Backbone, Scoring, checked
+    from lingualift.config import Scoring, checked
     from lingualift.evaluation.runner import evaluate as score
     from lingualift.provenance import write_json, write_jsonl
 
@@ -394,7 +410,7 @@ def evaluate(
         Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
     )
     chosen, examples = _source(task, data, prompt, prompt_language, answers).labelled(language, split)
-    ref = find_backbone(checked(Backbone, name=backbone, revision=revision, dtype=dtype))
+    ref = find_backbone(_backbone(backbone, revision, dtype, quantization, chat_template))
     if adapter is not None:
         check_adapter(ref, adapter)
     with _console(stderr=True).status(f"scoring {len(examples)} rows"):
@@ -405,6 +421,8 @@ def evaluate(
         "language": language,
         "split": split,
         "backbone": backbone,
+        "quantization": quantization,
+        "chat_template": chat_template,
         "adapter": str(adapter or ""),
     }
     write_json(output, {**about, **found.summary()})
@@ -435,10 +453,12 @@ def predict(
     prompt_language: PromptLanguage = None,
     answers: Answers = "ranked",
     revision: Revision = None,
-    dtype: Annotated[str, typer.Option(help="Number format of the backbone.")] = "float32",
+    dtype: Dtype = "float32",
+    quantization: Quantization = None,
+    chat_template: ChatTemplate = False,
 ) -> None:
     """Answer rows that have no labels; their columns are kept beside the predictions."""
-    from lingualift.config import Backbone, Scoring, checked
+    from lingualift.config import Scoring, checked
     from lingualift.pipeline.progress import counting
     from lingualift.prediction import predict_rows
     from lingualift.provenance import write_jsonl
@@ -448,7 +468,7 @@ def predict(
     scoring = checked(
         Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
     )
-    chosen = checked(Backbone, name=backbone, revision=revision, dtype=dtype)
+    chosen = _backbone(backbone, revision, dtype, quantization, chat_template)
     with counting(_console(stderr=True), f"predict {task} in {language}") as progress:
         found = predict_rows(
             chosen, adapter, task, language, rows, scoring, prompt, prompt_language, answers, progress
@@ -697,6 +717,21 @@ def _push(folder: Path, repository: str | None, private: bool) -> None:
         from lingualift.hub import push as publish
 
         typer.echo(f"published at {publish(folder, repository, private=private)}")
+
+
+def _backbone(
+    name: str, revision: str | None, dtype: str, quantization: str | None, chat_template: bool
+) -> Backbone:
+    from lingualift.config import Backbone, checked
+
+    return checked(
+        Backbone,
+        name=name,
+        revision=revision,
+        dtype=dtype,
+        quantization=quantization,
+        chat_template=chat_template,
+    )
 
 
 def _source(task: str, data: str, prompt: str | None, prompt_language: str | None, answers: str) -> Source:

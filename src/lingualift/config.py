@@ -66,7 +66,7 @@ class Backbone(_Record):
     quantization: Literal["nf4"] | None = None
     "Round the weights to 4-bit NF4 when they are loaded (needs bitsandbytes); `dtype` is then that of the arithmetic."
     device_map: Literal["auto"] | None = None
-    "`auto` spreads the weights over all GPUs, and over memory and disk where they do not fit."
+    "`auto` spreads the weights over all GPUs; a backbone that does not fit into them is refused."
     chat_template: bool = False
     "Ask by the tokenizer's chat template: the prompt is the user's turn, the answer the assistant's."
     trust_remote_code: bool = False

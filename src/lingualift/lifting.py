@@ -157,6 +157,8 @@ def lift(
     store: Path | str | None = None,
     revision: str | None = None,
     dtype: str = "float32",
+    quantization: str | None = None,
+    chat_template: bool = False,
     precision: str = "float32",
     workers: int | None = None,
     watch: Watch = lambda event: None,
@@ -189,6 +191,8 @@ def lift(
         store: Folder of finished references, `lingualift-store` beside the output when left out.
         revision: Commit of the backbone on the hub.
         dtype: Number format of the backbone.
+        quantization: `nf4` to round the backbone to 4 bits.
+        chat_template: Whether the task's prompts are asked by the tokenizer's chat template.
         precision: float32, or bfloat16 autocast.
         workers: References trained at once; two, or one where there is a GPU or one processor, when left out.
         watch: Told how the trainings go on.
@@ -218,7 +222,16 @@ def lift(
     )
     texts = _read_texts(languages, (text, source_text))
     rows = _read_rows(task, data, score_on or languages[:1], split)
-    ref = find_backbone(checked(Backbone, name=backbone, revision=revision, dtype=dtype))
+    ref = find_backbone(
+        checked(
+            Backbone,
+            name=backbone,
+            revision=revision,
+            dtype=dtype,
+            quantization=quantization,
+            chat_template=chat_template,
+        )
+    )
     _check_fit(ref, opened)
     finished = Store(Path(store) if store else output.parent / STORE)
     with tempfile.TemporaryDirectory() as scratch:
@@ -462,13 +475,12 @@ def _describe(
     """Write model card, provenance and numbers into the lifted adapter's folder."""
     config, merged = read_json(folder / CONFIG_FILE), read_json(folder / PROVENANCE_FILE)
     trained = {role: read_json(path / PROVENANCE_FILE) for role, path in references.items()}
-    backbone = {
-        "name": ref.name,
-        "revision": ref.revision,
-        "fingerprint": ref.fingerprint,
-        "dtype": ref.dtype,
+    facts = {
+        "kind": "lifted",
+        "languages": list(languages),
+        "backbone": ref.record(),
+        "references": trained,
     }
-    facts = {"kind": "lifted", "languages": list(languages), "backbone": backbone, "references": trained}
     measures = [{**asdict(measure), "change": measure.change} for measure in lifted.measures]
     numbers = {"weight": weight, "rank": lifted.rank, "energy_kept": lifted.energy_kept, "measures": measures}
     write_json(folder / REPORT_FILE, {"schema": 1, **numbers, "notes": list(lifted.notes)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from lingualift.config import Scoring
@@ -42,7 +43,7 @@ def generate_answers(
         for example in examples
     ]
     order = sorted(range(len(pairs)), key=lambda index: len(pairs[index].prompt))
-    ends = [end for end in dict.fromkeys((*ending(tokenizer)[:1], tokenizer.eos_token_id)) if end is not None]
+    ends = {end for end in (*ending(tokenizer)[:1], tokenizer.eos_token_id) if end is not None}
     config = transformers.GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -50,7 +51,7 @@ def generate_answers(
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=ends or None,
+        eos_token_id=sorted(ends) or None,
     )
     texts = [""] * len(pairs)
     done = 0
@@ -61,7 +62,8 @@ def generate_answers(
         with torch.inference_mode():
             output = model.generate(**inputs, generation_config=config)
         new = output[:, inputs["input_ids"].shape[1] :]
-        return [tokenizer.decode(ids, skip_special_tokens=True) for ids in new]
+        answers = (takewhile(lambda token: token not in ends, ids) for ids in new.tolist())
+        return [tokenizer.decode(list(ids), skip_special_tokens=True) for ids in answers]
 
     for batch, found in in_batches(order, scoring.batch_size, answer):
         for index, text in zip(batch, found, strict=True):

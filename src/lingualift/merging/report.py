@@ -142,6 +142,7 @@ def provenance_of(request: Request, report: MergeReport, shared: bool | None) ->
         ],
         "initialisation": initialisation(request.base) if shared else None,
         "backbone": backbone(request.base),
+        "chat_template": (request.base.provenance or {}).get("chat_template"),
         "languages": _languages(request),
         "modules": list(report.merged),
         "kept": dict(report.kept),

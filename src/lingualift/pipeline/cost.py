@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone import BackboneRef, device, free_memory
+from lingualift.backbone import BackboneRef, device, free_memory, weight_bytes
 from lingualift.errors import UserError
 from lingualift.pipeline.calibration import Pace, measure
 from lingualift.pipeline.executors import default_workers, processors
@@ -22,7 +22,6 @@ from lingualift.pipeline.words import readable
 from lingualift.provenance import fingerprint
 from lingualift.training.trainer import count_parameters
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _PROCESS = (
     600 * 2**20
 )  # what a process holds once torch, transformers and peft are imported (measured: 461 MiB)
@@ -150,8 +149,8 @@ class _Sizes:
 
     @classmethod
     def of(cls, plan: Plan) -> _Sizes:
-        parameters, trained = count_parameters(plan.backbone, plan.experiment.adapter)
-        return cls(parameters * BYTES[plan.backbone.dtype], trained)
+        _, trained = count_parameters(plan.backbone, plan.experiment.adapter)
+        return cls(weight_bytes(plan.backbone), trained)
 
 
 def _check_backbone(backbone: BackboneRef, sizes: _Sizes, missing: Sequence[Step]) -> None:
@@ -159,9 +158,11 @@ def _check_backbone(backbone: BackboneRef, sizes: _Sizes, missing: Sequence[Step
     if sizes.backbone > free and not all(isinstance(step, Merge) for step in missing):
         raise UserError(
             f"backbone {backbone.name!r}",
-            f"needs {readable(sizes.backbone)} of memory for its weights alone ({backbone.dtype})",
+            f"needs {readable(sizes.backbone)} of memory for its weights alone "
+            f"({backbone.quantization or backbone.dtype})",
             f"at most the {readable(free)} that are free ({device()})",
-            "take a smaller backbone, `backbone.dtype: bfloat16`, or a machine with more memory",
+            "take a smaller backbone, `backbone.dtype: bfloat16`, `backbone.quantization: nf4`, or a machine with "
+            "more memory",
         )
 
 

@@ -105,6 +105,8 @@ def _rows(plan: Plan, planned: Planned, store: Store) -> list[dict[str, Any]]:
         "language": cell.language,
         "split": evaluation.split,
         "backbone": plan.backbone.name,
+        "quantization": plan.backbone.quantization,
+        "chat_template": plan.backbone.chat,
         "source_language": cell.experiment.languages.source,
         "reference_task": Path(cell.reference.task).stem
         if _uses_reference(planned) and cell.reference

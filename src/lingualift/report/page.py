@@ -88,13 +88,16 @@ def _tongue(code: str) -> str:
 def _asked(run: RunFolder) -> list[tuple[str, str]]:
     """What the experiment asked for, in the words of its file."""
     wanted, adapter = run.experiment, run.experiment.adapter
-    commit = f" at {wanted.backbone.revision}" if wanted.backbone.revision else ""
+    backbone = wanted.backbone
+    loaded = f" at {backbone.revision}" if backbone.revision else ""
+    loaded += f", rounded to {backbone.quantization}" if backbone.quantization else ""
+    loaded += ", asked by its chat template" if backbone.chat_template else ""
     named = wanted.reference.task if wanted.reference else None
     text = f" and unlabelled text{f' ({named})' if named else ''}" if wanted.reference else ""
     rank = f", rank {adapter.rank}, alpha {adapter.alpha}" if adapter.type == "lora" else ""
     seeds = f"seed{'s' * (len(wanted.seeds) > 1)} {', '.join(map(str, wanted.seeds))}"
     return [
-        ("backbone", wanted.backbone.name + commit),
+        ("backbone", backbone.name + loaded),
         ("from", f"labels in {_named(wanted.languages.source)}{text}"),
         ("into", ", ".join(map(_named, wanted.languages.targets))),
         ("tasks", ", ".join(dict.fromkeys(row["task"] for row in run.rows))),

@@ -8,6 +8,7 @@ from typing import Any
 
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language
+from lingualift.training.chat import frame, user_turn
 
 IGNORED = -100  # the label that carries no loss
 
@@ -37,24 +38,14 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     """Ids of a prompt, as the user's turn where the tokenizer has kept its chat template."""
     if not tokenizer.chat_template:
         return encode_text(tokenizer, prompt)
-    return list(tokenizer(_turn(tokenizer, prompt), add_special_tokens=False)["input_ids"])
-
-
-def _turn(tokenizer: Any, prompt: str) -> str:
-    """The user's turn and the beginning of the assistant's, which the template begins with its own special tokens."""
-    asked = [{"role": "user", "content": prompt}]
-    return str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+    return list(tokenizer(user_turn(tokenizer, prompt), add_special_tokens=False)["input_ids"])
 
 
 def ending(tokenizer: Any) -> list[int]:
     """Ids that end an answer: of the assistant's turn, if it is asked by the chat template, else of the text."""
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    if not tokenizer.chat_template:
-        return end
-    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
-    whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    closing = whole[len(_turn(tokenizer, "Q")) + 1 :] if whole.startswith(_turn(tokenizer, "Q")) else ""
-    return list(tokenizer(closing.rstrip(), add_special_tokens=False)["input_ids"]) or end
+    if tokenizer.chat_template:
+        return frame(tokenizer).end
+    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
 def set_language(tokenizer: Any, language: str) -> None:
@@ -97,21 +88,25 @@ def encode_pair(tokenizer: Any, prompt: str, answer: str, max_length: int) -> Pa
     """Encode `prompt`, a space and `answer` together, and split where the prompt's own ids end.
 
     Encoding the two apart would tokenize the answer as if it began a text; encoding them together is what
-    lm-evaluation-harness does (https://github.com/EleutherAI/lm-evaluation-harness, `_encode_pair`).
+    lm-evaluation-harness does (https://github.com/EleutherAI/lm-evaluation-harness, `_encode_pair`). In a chat
+    template's turns the answer stands where the template puts it, without white space around it.
 
     Raises:
         UserError: the answer alone does not fit.
     """
     head = encode_prompt(tokenizer, prompt)
-    if tokenizer.chat_template:  # which ends with a line of its own or a special token
-        whole = tokenizer(_turn(tokenizer, prompt) + answer, add_special_tokens=False)["input_ids"]
+    if tokenizer.chat_template:
+        text = user_turn(tokenizer, prompt) + frame(tokenizer).before + answer.strip()
+        whole = tokenizer(text, add_special_tokens=False)["input_ids"]
     else:
         whole = encode_prompt(tokenizer, f"{prompt} {answer}")
     return fit(tokenizer, head, list(whole)[len(head) :], max_length)
 
 
 def fit(tokenizer: Any, prompt: list[int], answer: list[int], max_length: int) -> Pair:
-    """Cut the prompt's beginning (never the beginning-of-text id) until both fit into `max_length` tokens.
+    """Cut the beginning of the prompt's own words until both fit into `max_length` tokens.
+
+    The beginning-of-text id stays, and of a chat template all that it writes around the prompt.
 
     Raises:
         UserError: the answer leaves no room for the prompt.
@@ -119,14 +114,27 @@ def fit(tokenizer: Any, prompt: list[int], answer: list[int], max_length: int) -
     excess = len(prompt) + len(answer) - max_length
     if excess <= 0:
         return Pair(prompt, answer)
-    keep = 0 if tokenizer.bos_token_id is None else 1
-    if len(prompt) - keep <= excess:
+    first, last = _around(tokenizer)
+    if len(prompt) - first - last <= excess:
         raise UserError(
             "max_length",
             f"{max_length} tokens hold no prompt beside an answer of {len(answer)} tokens",
             mend="raise `max_length` or shorten the answers",
         )
-    return Pair(prompt[:keep] + prompt[keep + excess :], answer, excess)
+    return Pair(prompt[:first] + prompt[first + excess :], answer, excess)
+
+
+def _around(tokenizer: Any) -> tuple[int, int]:
+    """How many ids stand before and after the words of every prompt."""
+    if not tokenizer.chat_template:
+        return (0 if tokenizer.bos_token_id is None else 1), 0
+    one, other = (encode_prompt(tokenizer, words) for words in ("A", "0"))
+    return _alike(one, other), _alike(one[::-1], other[::-1])
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids are the same from the beginning on."""
+    return next(i for i, (mine, theirs) in enumerate(zip(one, other, strict=False)) if mine != theirs)
 
 
 def training_row(tokenizer: Any, pair: Pair) -> dict[str, list[int]]:

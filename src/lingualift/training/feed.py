@@ -16,6 +16,7 @@ from lingualift.training.encoding import (
     IGNORED,
     encode_pair,
     encode_texts,
+    ending,
     set_language,
     source_ids,
     target_ids,
@@ -85,7 +86,7 @@ def feed_of(
         if isinstance(task, TextTask):
             check_objective(ref, task)
             return Feed(encode_texts(tokenizer, rows, segment_tokens), collate, 0, None)
-        room = settings.max_length - 1  # for the end-of-text id
+        room = settings.max_length - len(ending(tokenizer))
         pairs = [encode_pair(tokenizer, row.prompt, row.answer, room) for row in rows]
         encoded = [training_row(tokenizer, pair) for pair in pairs]
         return Feed(encoded, collate, sum(pair.truncated > 0 for pair in pairs), None)

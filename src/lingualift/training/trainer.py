@@ -87,7 +87,7 @@ def initialise(ref: BackboneRef, adapter: Adapter | GivenAdapter, seed: int, out
         wrapped.save_pretrained(output, save_embedding_layers=False)
     finally:
         detach(wrapped)
-    _record(output, {"kind": "initialisation", "seed": seed, "backbone": _identity(ref)})
+    _record(output, {"kind": "initialisation", "seed": seed, "backbone": ref.record()})
 
 
 def _headed(ref: BackboneRef, task: Task | TextTask, rows: Sequence[Any]) -> BackboneRef:
@@ -321,7 +321,8 @@ def train(
                 facts = {
                     "kind": "trained",
                     "initialisation": _initialisation(start),
-                    "backbone": _identity(ref),
+                    "backbone": ref.record(),
+                    **({} if isinstance(task, TextTask) else {"chat_template": ref.chat}),
                     "settings": settings.model_dump(mode="json"),
                     "rows_at_once": trainer.args.per_device_train_batch_size,
                     "seed": seed,
@@ -534,10 +535,6 @@ def _diverged(found: str) -> UserError:
 def _finite_log(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     timings = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
     return [{key: value for key, value in entry.items() if key not in timings} for entry in history]
-
-
-def _identity(ref: BackboneRef) -> dict[str, Any]:
-    return {"name": ref.name, "revision": ref.revision, "fingerprint": ref.fingerprint, "dtype": ref.dtype}
 
 
 def _initialisation(start: Path) -> str:
