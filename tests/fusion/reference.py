@@ -64,7 +64,9 @@ def states_of(backbone, run, blocks, paths, where):
     outputs, inputs = {}, {}
     hooks = [
         block.register_forward_hook(
-            lambda module, given, out, name=name: outputs.__setitem__(name, out[0] if isinstance(out, tuple) else out)
+            lambda module, given, out, name=name: outputs.__setitem__(
+                name, out[0] if isinstance(out, tuple) else out
+            )
         )
         for name, block in blocks.items()
     ]

@@ -33,7 +33,9 @@ def plain(name, attention=None, **settings):
     torch.manual_seed(0)
     kind = hf.AutoModelForMaskedLM if name == "xlmr" else hf.AutoModelForSeq2SeqLM
     model = (hf.AutoModelForCausalLM if name in DECODERS else kind).from_config(config)
-    if name in ENCODER_DECODERS:  # at this width T5's own draw makes what float32 rounds as large as what is tested
+    if (
+        name in ENCODER_DECODERS
+    ):  # at this width T5's own draw makes what float32 rounds as large as what is tested
         for parameter in model.parameters():
             if parameter.dim() == 2:
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -109,7 +111,12 @@ def batch(name, answers=(2, 3, 1), source_side=None):
         return {"input_ids": ids, "attention_mask": mask, "labels": labels, **given}
     if name in ENCODER_DECODERS:
         labels = padded([3, 2, 4], "right", 4)[0]
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels.masked_fill(labels == 3, -100), **given}
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": labels.masked_fill(labels == 3, -100),
+            **given,
+        }
     return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100), **given}
 
 

@@ -105,7 +105,10 @@ def test_what_is_no_flare_adapter_is_refused(tmp_path):
     with pytest.raises(ll.UserError, match="cannot be read"):
         ll.load_flare(small.plain("llama"), tmp_path / "nowhere")
     small.fused("llama").save_pretrained(tmp_path / "flare")
-    for key, value, found in (("fusoin", 1, "did you mean fusion"), ("fusion", "ad_relu", "did you mean add_relu")):
+    for key, value, found in (
+        ("fusoin", 1, "did you mean fusion"),
+        ("fusion", "ad_relu", "did you mean add_relu"),
+    ):
         shutil.copytree(tmp_path / "flare", tmp_path / key)
         config = json.loads((tmp_path / key / CONFIG).read_text())
         (tmp_path / key / CONFIG).write_text(json.dumps({**config, key: value}))

@@ -82,7 +82,9 @@ def test_outputs_and_gradients_equal_the_formula(name, fusion, where):
     model = small.fused(name, backbone, fusion=fusion, source_state=where)
     per_layer = 5 if fusion == "cross_attention" else 2
     fused = 6 if name in small.ENCODER_DECODERS else 4
-    plain = 8 if name in small.ENCODER_DECODERS else 0  # in the decoder: q, v of self-attention and cross-attention
+    plain = (
+        8 if name in small.ENCODER_DECODERS else 0
+    )  # in the decoder: q, v of self-attention and cross-attention
     assert agree(name, small.batch(name), model, backbone, fusion, where) == per_layer * fused + 2 * plain
 
 

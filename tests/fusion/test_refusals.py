@@ -28,7 +28,11 @@ def test_settings_that_mean_nothing(settings, found):
 @pytest.mark.parametrize(
     ("name", "settings", "found"),
     [
-        ("llama", {"target_modules": ["q_proj", "v_prj"]}, "'v_prj' is no linear layer.*\n.*did you mean .*v_proj"),
+        (
+            "llama",
+            {"target_modules": ["q_proj", "v_prj"]},
+            "'v_prj' is no linear layer.*\n.*did you mean .*v_proj",
+        ),
         ("llama", {"target_modules": "nothing"}, "'nothing' matches no linear layer"),
         ("llama", {"target_modules": "q_proj("}, "no regular expression"),
         ("llama", {"fusion_modules": ["k_prj"]}, "'k_prj' is no linear layer.*\n.*did you mean .*k_proj"),
@@ -42,7 +46,7 @@ def test_settings_that_mean_nothing(settings, found):
         (
             "llama",
             {"target_modules": ["down_proj"], "source_state": "block-input"},
-            "reads 64 numbers, and a block's states have 32",
+            "reads 64 numbers, and the source's states have 32",
         ),
     ],
 )

@@ -37,7 +37,9 @@ def test_target_padding_is_not_read(name):
     assert torch.allclose(one, two, atol=1e-5)
 
 
-@pytest.mark.parametrize(("where", "last"), [("block-input", 0), ("projection-input", 1), ("block-output", 1)])
+@pytest.mark.parametrize(
+    ("where", "last"), [("block-input", 0), ("projection-input", 1), ("block-output", 1)]
+)
 @pytest.mark.parametrize("name", ["llama", "gemma2", "qwen2", "xlmr", "t5"])
 def test_the_source_pass_stops_after_the_last_fused_block(name, where, last):
     """Fused in the first block alone: of the source, no later block and no head is computed."""
@@ -45,7 +47,9 @@ def test_the_source_pass_stops_after_the_last_fused_block(name, where, last):
     model = small.fused(name, target_modules=first, fusion_modules=first, source_state=where)
     backbone = model.get_base_model()
     ran = {"head": 0, "second": 0, "feed-forward": 0}
-    stack = next(module for key, module in backbone.named_modules() if key.endswith((".layers", ".layer", ".block")))
+    stack = next(
+        module for key, module in backbone.named_modules() if key.endswith((".layers", ".layer", ".block"))
+    )
     _count(ran, "head", backbone.lm_head)
     _count(ran, "second", stack[1])
     _count(ran, "feed-forward", [m for m in stack[0].modules() if isinstance(m, torch.nn.Linear)][-1])
@@ -119,7 +123,9 @@ def test_answers_meet_the_sources_own_answer():
     answered = backbone.generate(input_ids=ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False)
     whole = {**given, "source_input_ids": answered}
     whole["source_attention_mask"] = torch.cat([mask, torch.ones(3, tokens, dtype=torch.long)], 1)
-    whole["attention_mask"] = torch.cat([given["attention_mask"][:, :7], torch.ones(3, tokens, dtype=torch.long)], 1)
+    whole["attention_mask"] = torch.cat(
+        [given["attention_mask"][:, :7], torch.ones(3, tokens, dtype=torch.long)], 1
+    )
     with torch.no_grad():
         ours = model(**{**given, "attention_mask": whole["attention_mask"]}).logits
         # with nothing called an answer, `left` lets prompts with their answers behind them meet
@@ -137,7 +143,7 @@ def test_the_sources_answer_ends_where_it_ends():
     backbone.generation_config.eos_token_id = None
     free, _, _ = model._answered(ids, mask, 3)
     backbone.generation_config.eos_token_id = int(free[0, -2])
-    ended, ended_mask, prompt_end = model._answered(ids, mask, 3)
+    _, ended_mask, prompt_end = model._answered(ids, mask, 3)
     first = (free[0, -3:] == free[0, -2]).int().argmax() + 1
     assert torch.equal(ended_mask[0], torch.tensor([1] * (8 + int(first)) + [0] * (3 - int(first))))
     assert prompt_end.tolist() == [8, 8, 8]

@@ -33,11 +33,15 @@ class FlareConfig:
         fusion_modules: Those of them that fuse; None for all. Of an encoder-decoder, names mean the encoder's layers.
         fusion: Name of the fusion function; `FUSIONS` lists them.
         source_state: Where the source's states are taken in its pass: what goes into the same block, what comes out
-            of it, or what goes into the same projection. (Which is best has not been measured yet.)
+            of it, or what goes into the same projection. (Which is best has not been measured yet.) With
+            `source_encoder`, whose last states they are, it is not used.
         answer_source: What positions of the answer meet on decoders: `last`, the source's last prompt state; `none`;
             or `generate`, the states of the source side's own greedy answer, which is never the gold one.
         padding: The side on which prompts of unequal length are filled up before they meet position by position:
             `left` lets their last tokens meet, `right` their first. How a batch is padded does not matter.
+        source_encoder: Name of a translation model whose encoder reads the source side (FLARE-MT: the target text
+            itself, tagged with its language), with one trained projection to the backbone's width; None for the
+            backbone.
         modules_to_save: Modules that are trained whole and saved with the adapter (an encoder's head).
 
     Raises:
@@ -53,6 +57,7 @@ class FlareConfig:
     source_state: SourceState = "projection-input"
     answer_source: AnswerSource = "last"
     padding: Padding = "left"
+    source_encoder: str | None = None
     modules_to_save: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -61,11 +66,21 @@ class FlareConfig:
         for key, known in choices:
             value = getattr(self, key)
             if value not in get_args(known):
-                raise UserError(key, f"{value!r} is not known", mend=did_you_mean(str(value), get_args(known)))
+                raise UserError(
+                    key, f"{value!r} is not known", mend=did_you_mean(str(value), get_args(known))
+                )
         if type(self.r) is not int or self.r < 1:
             raise UserError("r", f"is {self.r!r}", "a whole number above 0", "choose the rank, such as 8")
         if not 0 <= self.lora_dropout < 1:
             raise UserError("lora_dropout", f"is {self.lora_dropout!r}", "at least 0 and below 1", "mend it")
+
+        if self.source_encoder is not None and self.answer_source == "generate":
+            raise UserError(
+                "answer_source",
+                "'generate' means nothing with source_encoder, which reads a text and answers nothing",
+                "'last' or 'none'",
+                "choose one of them",
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `adapter_config.json`."""

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.architectures import family_of
-from lingualift.errors import UserError, did_you_mean
+from lingualift.errors import UserError
+from lingualift.fusion.cache import SourceCache, model_fingerprint, open_or_make
+from lingualift.fusion.checks import check_backbone, check_encoder, check_free, check_length, check_source
 from lingualift.fusion.config import FlareConfig
+from lingualift.fusion.folder import fill
 from lingualift.fusion.functions import FUSIONS
 from lingualift.fusion.layer import (
     ADAPTER,
@@ -34,6 +36,9 @@ from lingualift.fusion.passes import UNFUSED, Fused, SourcePass, SourcePassDone,
 from lingualift.fusion.places import block_of, find_places
 from lingualift.provenance import write_json, writing
 
+ENCODER = "source_encoder"
+"""Key of the states of a source encoder, which all fused layers meet."""
+
 SOURCE = "source_"
 """What names of the source side's inputs begin with."""
 
@@ -45,14 +50,23 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
     backbone takes `input_ids` and `attention_mask`, it takes `source_input_ids` and `source_attention_mask` beside
     them (b, m): the same b texts in the source language, padded on either side; m and n differ as they like.
 
+    With a source encoder (FLARE-MT), `source_input_ids` are that encoder's: the target texts, as `source_ids` makes
+    them. With a cache (`cache_sources`), `source_rows` (b,) stand for `source_input_ids`.
+
     Attributes:
         flare_config: Its configuration.
+        source_encoder: The translation model's encoder, frozen; None where the backbone reads the source.
+        flare_projection: From that encoder's width to the backbone's, trained; None without it.
+        source_cache: Source states on disk, or None.
     """
 
-    def __init__(self, backbone: Any, config: FlareConfig) -> None:
-        _check_free(backbone)
+    source_cache: SourceCache | None
+
+    def __init__(self, backbone: Any, config: FlareConfig, source_encoder: Any = None) -> None:
+        check_encoder(source_encoder, config)
+        check_free(backbone)
         places = find_places(backbone, config)
-        _check_settings(backbone, config, [block_of(path) for path in places.fused])
+        check_backbone(backbone, config, places.fused)
         lora = peft.LoraConfig(
             r=config.r,
             lora_alpha=config.lora_alpha,
@@ -66,16 +80,22 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
         self._causal = family_of(backbone.config) == "decoder"
         self._off = False
         fusion = FUSIONS[config.fusion]
-        by_projection = config.source_state == "projection-input"
-        for path in places.fused:
-            key = path if by_projection else block_of(path)
+        key_of = {path: _key(config, path) for path in places.fused}
+        for path, key in key_of.items():
             backbone.get_submodule(path).fuse_by(fusion, path, key)
         for path in {block_of(path) for path in places.fused}:
             block = backbone.get_submodule(path)
             if not isinstance(block, FusedBlock):
                 swap(block, FusedBlock)
             block.flare_path, block.flare_index = path, int(path.rsplit(".", 1)[-1])
-        self._wanted = frozenset(path if by_projection else block_of(path) for path in places.fused)
+        self._wanted = frozenset(key_of.values())
+        self.source_cache = None
+        self.source_encoder = self.flare_projection = None
+        if source_encoder is not None:
+            self.source_encoder = source_encoder.get_encoder().requires_grad_(False)
+            A = backbone.get_submodule(places.fused[0]).lora_A[ADAPTER]
+            width = self.source_encoder.config.get_text_config().hidden_size
+            self.flare_projection = torch.nn.Linear(width, A.in_features).to(A.weight.device, A.weight.dtype)
 
     @contextmanager
     def fusion_off(self) -> Iterator[None]:
@@ -92,6 +112,7 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
         attention_mask: Tensor | None = None,
         source_input_ids: Tensor | None = None,
         source_attention_mask: Tensor | None = None,
+        source_rows: Tensor | None = None,
         labels: Tensor | None = None,
         answer_start: Tensor | None = None,
         **more: Any,
@@ -104,21 +125,22 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
             source_input_ids: Source tokens (b, m). They must not contain the answer. None while fusion is off, and
                 for further tokens with a cache that a fused pass has filled.
             source_attention_mask: 1 for real source tokens (b, m); None where all are real.
+            source_rows: Numbers (b,) of the sources in `source_cache`, in place of the two.
             labels: As the backbone takes them.
             answer_start: Position (b,) of every row of a decoder at which the answer starts; None for where `labels`
                 start, or for no answer without them.
             more: What else the backbone takes; names that begin with `source_` go to the source pass.
 
         Raises:
-            UserError: unequal numbers of rows, or a source without a token.
+            UserError: unequal numbers of rows, a source without a token or longer than the limit, a row of the cache
+                that is not there, or labels that leave no prompt.
             FusionError: there is no source.
         """
-        theirs = {key: more.pop(key) for key in list(more) if key.startswith(SOURCE)}
-        if source_input_ids is not None:
-            theirs.update(source_input_ids=source_input_ids, source_attention_mask=source_attention_mask)
+        theirs = _source_of(more, source_input_ids, source_attention_mask, source_rows)
         size = more["inputs_embeds"].shape[:2] if input_ids is None and "inputs_embeds" in more else None
-        if self._causal and answer_start is None and labels is not None and labels.dim() == 2:
-            answer_start = _first_label(labels)
+        shape = size if input_ids is None else input_ids.shape
+        if self._causal and answer_start is None and labels is not None and labels.dim() == 2 and theirs:
+            answer_start = _first_label(labels, attention_mask, shape)
         this = self._pass(input_ids, size, attention_mask, theirs, answer_start, more)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **more}
         with running(this):
@@ -130,16 +152,17 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
         attention_mask: Tensor,
         source_input_ids: Tensor | None = None,
         source_attention_mask: Tensor | None = None,
+        source_rows: Tensor | None = None,
         **more: Any,
     ) -> Any:
         """Answers to target prompts, fused with the source; arguments as for `forward` and transformers' `generate`.
 
         Decoders want their prompts padded on the left, as always.
         """
-        theirs = {key: more.pop(key) for key in list(more) if key.startswith(SOURCE)}
-        if source_input_ids is not None:
-            theirs.update(source_input_ids=source_input_ids, source_attention_mask=source_attention_mask)
+        theirs = _source_of(more, source_input_ids, source_attention_mask, source_rows)
         with torch.no_grad():
+            if self.flare_config.answer_source == "generate" and theirs and not self._off:
+                more.setdefault("max_new_tokens", self._new_tokens(input_ids.shape[1], more))
             this = self._pass(input_ids, None, attention_mask, theirs, None, more)
             with running(this):
                 return self.get_base_model().generate(
@@ -171,29 +194,26 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
             shape = size if input_ids is None else input_ids.shape
             if shape is None:
                 return None  # an encoder-decoder whose encoder has run
-            mask = torch.ones(shape, dtype=torch.long, device=theirs["source_input_ids"].device)
+            mask = torch.ones(shape, dtype=torch.long, device=next(iter(theirs.values())).device)
         return self._fused(mask, theirs, answer_start, more)
 
     def _fused(
         self, mask: Tensor, theirs: dict[str, Any], answer_start: Tensor | None, more: Mapping[str, Any]
     ) -> Fused:
-        ids = theirs.pop("source_input_ids")
-        source_mask = theirs.pop("source_attention_mask", None)
-        source_mask = torch.ones_like(ids) if source_mask is None else source_mask
-        if len(ids) != len(mask):
-            raise UserError(
-                "source_input_ids", f"{len(ids)} rows", f"{len(mask)}, one for each target row", "pair the rows"
-            )
-        if not bool(source_mask.any(1).all()):
-            raise UserError(
-                "source_attention_mask", "a row without a token", "a source for each row", "translate it"
-            )
         target = span_of(mask, answer_start)
         prompt_end = None
-        if self._causal and self.flare_config.answer_source == "generate":
-            tokens = _answer_tokens(target, more)
-            ids, source_mask, prompt_end = self._answered(ids, source_mask, tokens)
-        states = self.source_states(ids, source_mask, **theirs)
+        if "source_rows" in theirs:
+            states, source_mask = self._cached(theirs.pop("source_rows"), mask)
+        else:
+            ids, source_mask = theirs.pop("source_input_ids"), theirs.pop("source_attention_mask", None)
+            source_mask = torch.ones_like(ids) if source_mask is None else source_mask
+            generates = self._causal and self.flare_config.answer_source == "generate"
+            tokens = _answer_tokens(target, more) if generates else 0
+            reader = self.get_base_model() if self.source_encoder is None else self.source_encoder
+            check_source(ids, source_mask, len(mask), tokens, reader.config)
+            if generates:
+                ids, source_mask, prompt_end = self._answered(ids, source_mask, tokens)
+            states = self.source_states(ids, source_mask, **theirs)
         return Fused(
             states=states,
             source=span_of(source_mask, prompt_end),
@@ -202,9 +222,98 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
             causal=self._causal,
             padding=self.flare_config.padding,
             answer_source=self.flare_config.answer_source,
+            projection=self.flare_projection,
         )
 
-    @torch.no_grad()
+    def _cached(self, rows: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Source states of rows of the cache, and their mask."""
+        if self.source_cache is None:
+            raise UserError("source_rows", "there is no cache", mend="call cache_sources before")
+        if len(rows) != len(mask):
+            raise UserError(
+                "source_rows", f"{len(rows)} rows", f"{len(mask)}, one for each target row", "pair the rows"
+            )
+        return self.source_cache.read(rows, mask.device, self.get_base_model().dtype)
+
+    def _new_tokens(self, prompt: int, more: Mapping[str, Any]) -> int:
+        """How many tokens `generate` may answer with.
+
+        Raises:
+            UserError: no limit is set, so that the source's answer would have none.
+        """
+        settings = [more, vars(more.get("generation_config") or self.get_base_model().generation_config)]
+        for given in settings:
+            if given.get("max_new_tokens") is not None:
+                return int(given["max_new_tokens"])
+            if given.get("max_length") is not None:
+                return int(given["max_length"]) - prompt
+        raise UserError(
+            "max_new_tokens",
+            "is not set, and answer_source='generate' lets the source answer too",
+            "a number of tokens",
+            "pass max_new_tokens=",
+        )
+
+    def cache_sources(
+        self,
+        rows: Sequence[Sequence[int]],
+        folder: Path | str,
+        *,
+        batch_size: int = 16,
+        tell: Callable[[str], None] = print,
+    ) -> SourceCache:
+        """Keep the source states of rows on disk, in bfloat16, and read them from there for `source_rows`.
+
+        The cache has a folder of its own within `folder`, named by rows, the weights that read them, and the places
+        that fuse; what is there already is opened. The states of all rows are in it: that of a block is as large as
+        its width times 2 bytes for each token.
+
+        Args:
+            rows: Token ids of every source; `source_rows` counts from 0.
+            folder: Folder of caches.
+            batch_size: Rows that are read at once.
+            tell: Takes a line that says how large the cache will be, before it is made.
+
+        Raises:
+            UserError: a cache that will not fit or is damaged, a row that is empty or too long, weights that are to
+                be trained, or sources that answer (`answer_source='generate'`).
+        """
+        if self.flare_config.answer_source == "generate":
+            raise UserError(
+                "answer_source",
+                "'generate' lets each source answer anew, which no cache holds",
+                "'last' or 'none'",
+                "choose one of them, or do without a cache",
+            )
+        backbone = self.get_base_model()
+        reader = backbone if self.source_encoder is None else self.source_encoder
+        for row in rows:
+            check_length("source rows", len(row), reader.config)
+        config = self.flare_config
+        places = [] if self.source_encoder is not None else [config.source_state, *sorted(self._wanted)]
+        about = {"weights": model_fingerprint(self._reads()), "places": places}
+        pad = reader.config.get_text_config().pad_token_id or 0
+
+        def states_of(batch: Sequence[Sequence[int]]) -> tuple[dict[str, Tensor], Tensor]:
+            longest = max(map(len, batch))
+            ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in batch])
+            mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch])
+            ids, mask = ids.to(backbone.device), mask.to(backbone.device)
+            return self.source_states(ids, mask), mask
+
+        self.source_cache = open_or_make(Path(folder), rows, about, states_of, batch_size, tell)
+        return self.source_cache
+
+    def _reads(self) -> Any:
+        """The stack of blocks that reads the source."""
+        if self.source_encoder is not None:
+            return self.source_encoder
+        backbone = self.get_base_model()
+        return (
+            backbone.get_encoder() if family_of(backbone.config) == "encoder-decoder" else backbone.base_model
+        )
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def source_states(
         self, source_input_ids: Tensor, source_attention_mask: Tensor, **more: Any
     ) -> dict[str, Tensor]:
@@ -212,17 +321,19 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
 
         Dropout is off, nothing after the last fused block is computed, and no gradient is kept.
         """
-        backbone = self.get_base_model()
+        model = self._reads()
         given = {key.removeprefix(SOURCE): value for key, value in more.items()}
-        encoder_decoder = family_of(backbone.config) == "encoder-decoder"
-        model = backbone.get_encoder() if encoder_decoder else backbone.base_model
+        given.update(input_ids=source_input_ids, attention_mask=source_attention_mask)
+        if self.source_encoder is not None:
+            with _at_rest(model):
+                return {ENCODER: model(**given).last_hidden_state}
         if self._causal:
             given["use_cache"] = False
             given.setdefault("position_ids", (source_attention_mask.cumsum(1) - 1).clamp(min=0))
         this = SourcePass(self._wanted, self.flare_config.source_state)
-        with running(this), _at_rest(backbone):
+        with running(this), _at_rest(model):
             try:
-                model(input_ids=source_input_ids, attention_mask=source_attention_mask, **given)
+                model(**given)
             except SourcePassDone:
                 return this.states
             finally:
@@ -230,7 +341,7 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
         missing = ", ".join(sorted(self._wanted - this.states.keys()))
         raise FusionError(f"the source pass did not reach {missing}")
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def _answered(self, ids: Tensor, mask: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
         """Source prompts with the backbone's own greedy answers behind them; their mask; where the prompts end."""
         backbone = self.get_base_model()
@@ -249,7 +360,7 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
         real = ended.int().cumsum(1) - ended.int() == 0  # up to the first end, and the end too
         return ids, torch.cat([mask, real.to(mask.dtype)], dim=1), prompt_end
 
-    def save_pretrained(  # noqa: D417 - what peft's method takes beside is told there
+    def save_pretrained(
         self, save_directory: str | Path, state_dict: Any = None, is_main_process: bool = True, **_: Any
     ) -> None:
         """Write the adapter: `adapter_config.json`, of a type that plain peft refuses, and its tensors.
@@ -286,10 +397,14 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
         config = FlareConfig.from_folder(folder)
         if config.to_dict() != self.flare_config.to_dict():
             raise UserError(folder, "has another configuration", "this model's", "use load_flare")
-        _fill(self._tensors(), folder)
+        fill(self._tensors(), folder)
         if not is_trainable:
             for key, parameter in self.named_parameters():
-                if "lora_" in key or f".modules_to_save.{ADAPTER}." in key:
+                if (
+                    "lora_" in key
+                    or key.startswith("flare_projection.")
+                    or f".modules_to_save.{ADAPTER}." in key
+                ):
                     parameter.requires_grad_(False)
             self.eval()
 
@@ -308,99 +423,48 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
         found: dict[str, Tensor] = peft.get_peft_model_state_dict(
             self, state_dict=state_dict, adapter_name=ADAPTER, save_embedding_layers=False
         )
+        if self.flare_projection is not None:
+            whole = self.state_dict() if state_dict is None else state_dict
+            found |= {key: value for key, value in whole.items() if key.startswith("flare_projection.")}
         return found
 
 
-def flare(backbone: Any, config: FlareConfig) -> FlareModel:
+def flare(backbone: Any, config: FlareConfig, *, source_encoder: Any = None) -> FlareModel:
     """Put a new FLARE adapter on a backbone, which is changed in place; draw its start by torch's seed.
 
     Args:
         backbone: A model of transformers: decoder, encoder or encoder-decoder.
         config: What adapter.
+        source_encoder: The translation model (NLLB, M2M100) whose encoder reads the source, which is frozen; for a
+            configuration that names one, and only for that.
 
     Raises:
-        UserError: a module name that matches nothing, or a backbone that cannot take it.
+        UserError: a module name that matches nothing, or a backbone or encoder that cannot take it.
     """
-    return FlareModel(backbone, config)
+    return FlareModel(backbone, config, source_encoder)
 
 
-def load_flare(backbone: Any, folder: str | Path, *, is_trainable: bool = False) -> FlareModel:
+def load_flare(
+    backbone: Any, folder: str | Path, *, source_encoder: Any = None, is_trainable: bool = False
+) -> FlareModel:
     """Put a saved FLARE adapter on a backbone, which is changed in place.
 
     Args:
         backbone: The model that it was trained on.
         folder: What `save_pretrained` wrote.
+        source_encoder: The translation model that it was trained with, if it was.
         is_trainable: Whether it is to be trained further.
 
     Raises:
         UserError: no FLARE adapter, damaged, or made for another backbone.
     """
-    model = flare(backbone, FlareConfig.from_folder(Path(folder)))
+    model = flare(backbone, FlareConfig.from_folder(Path(folder)), source_encoder=source_encoder)
     try:
         model.load_adapter(folder, is_trainable=is_trainable)
     except UserError:
         model.unload()
         raise
     return model
-
-
-def _check_free(backbone: Any) -> None:
-    """Check that no adapter is on the backbone."""
-    if any(isinstance(module, BaseTunerLayer) for module in backbone.modules()):
-        raise UserError(
-            "backbone", "holds an adapter already", "a backbone alone", "merge it into the backbone first"
-        )
-
-
-def _check_settings(backbone: Any, config: FlareConfig, blocks: list[str]) -> None:
-    """Check what a configuration asks of a backbone, beside its places."""
-    for path in blocks:
-        if "forward" in vars(backbone.get_submodule(path)):
-            raise UserError(
-                "backbone",
-                f"{path} runs through hooks of accelerate's (several devices, or offloading)",
-                "a backbone on one device",
-                "load it without device_map, or with all of it on one device",
-            )
-    if family_of(backbone.config) != "decoder" and config.answer_source != "last":
-        raise UserError(
-            "answer_source",
-            f"{config.answer_source!r} means nothing here: no answer stands behind an encoder's text",
-            "'last', the default",
-            "leave it out",
-        )
-    for name in config.modules_to_save or ():
-        names = {path.rsplit(".", 1)[-1] for path, _ in backbone.named_modules()}
-        if name.rsplit(".", 1)[-1] not in names:
-            raise UserError("modules_to_save", f"{name!r} matches no module", mend=did_you_mean(name, names))
-
-
-def _fill(own: dict[str, Tensor], folder: Path) -> None:
-    """Copy a folder's tensors into a model's.
-
-    Raises:
-        UserError: one is missing, too many, of another shape, or not finite; the model is as it was then.
-    """
-    path = folder / WEIGHTS_FILE
-    try:
-        theirs = load_file(path)
-    except Exception as error:
-        raise UserError(path, f"cannot be read ({error})", "tensors", "save the adapter again") from None
-    problems = [f"{key} is missing" for key in sorted(own.keys() - theirs.keys())]
-    problems += [f"{key} is none of the adapter's" for key in sorted(theirs.keys() - own.keys())]
-    for key in own.keys() & theirs.keys():
-        if own[key].shape != theirs[key].shape:
-            problems.append(f"{key} is {tuple(theirs[key].shape)}, not {tuple(own[key].shape)}")
-        elif not bool(torch.isfinite(theirs[key]).all()):
-            problems.append(f"{key} is not finite")
-    if problems:
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise UserError(
-            path, problems[0] + more, "an adapter of this backbone", "name another backbone or adapter"
-        )
-    with torch.no_grad():
-        for key, tensor in own.items():
-            tensor.copy_(theirs[key])
 
 
 @contextmanager
@@ -416,17 +480,52 @@ def _at_rest(model: Any) -> Iterator[None]:
             module.training = True
 
 
-def _first_label(labels: Tensor) -> Tensor:
-    """Where the labels of every row (b, n) start, (b,); behind the row where it has none."""
+def _source_of(
+    more: dict[str, Any], ids: Tensor | None, mask: Tensor | None, rows: Tensor | None
+) -> dict[str, Any]:
+    """What is given of the source; taken out of `more`.
+
+    Raises:
+        UserError: both tokens and rows of the cache.
+    """
+    theirs = {key: more.pop(key) for key in list(more) if key.startswith(SOURCE)}
+    if ids is not None and rows is not None:
+        raise UserError("source_rows", "source_input_ids are given too", "one of them", "leave one out")
+    if rows is not None:
+        return {"source_rows": rows}
+    return theirs if ids is None else {"source_input_ids": ids, "source_attention_mask": mask, **theirs}
+
+
+def _key(config: FlareConfig, path: str) -> str:
+    """Name of the source states that a fused layer meets."""
+    if config.source_encoder is not None:
+        return ENCODER
+    return path if config.source_state == "projection-input" else block_of(path)
+
+
+def _first_label(labels: Tensor, mask: Tensor | None, shape: Any) -> Tensor:
+    """Where the answers of rows of so many tokens start, (b,); behind a row that has no label.
+
+    Labels (b, k) may be those of the last k tokens alone, as with `logits_to_keep`.
+
+    Raises:
+        UserError: a row whose first token has a label, so that it has no prompt.
+    """
     given = labels != -100
-    return torch.where(given.any(1), given.int().argmax(1), labels.shape[1])
+    first = torch.where(given.any(1), given.int().argmax(1), labels.shape[1]) + shape[1] - labels.shape[1]
+    start = torch.zeros_like(first) if mask is None else mask.bool().int().argmax(1).to(first.device)
+    if bool((first <= start).any()):
+        raise UserError(
+            "labels",
+            "a row is an answer from its first token on, which leaves no prompt to meet the source",
+            "-100 where the prompt is",
+            "mask the prompt's labels, or pass answer_start",
+        )
+    return first
 
 
 def _answer_tokens(target: Span, more: Mapping[str, Any]) -> int:
     """How many tokens the source side is to generate: as many as the target's answers have, or may have."""
     if "max_new_tokens" in more:
         return int(more["max_new_tokens"])
-    settings = more.get("generation_config")
-    if settings is not None and settings.max_new_tokens is not None:
-        return int(settings.max_new_tokens)
     return int((target.end - target.prompt_end).max())

@@ -19,7 +19,7 @@ AnswerSource = Literal["last", "none", "generate"]
 Padding = Literal["left", "right"]
 
 
-class SourcePassDone(Exception):  # noqa: N818 - no error: it ends a pass early
+class SourcePassDone(Exception):
     """All source states are there: what comes after them is not computed."""
 
 
@@ -86,6 +86,7 @@ class Fused:
         causal: Whether a position must not see later ones, and answers follow prompts: decoders.
         padding: The side on which prompts of different lengths are filled up before they meet.
         answer_source: What positions of the answer meet.
+        projection: From the width of the states to the backbone's; None where it is the backbone's.
     """
 
     states: dict[str, Tensor]
@@ -95,6 +96,7 @@ class Fused:
     causal: bool
     padding: Padding
     answer_source: AnswerSource
+    projection: torch.nn.Linear | None = None
     bottlenecks: dict[str, Tensor] = field(default_factory=dict)
     _last: dict[str, tuple[tuple[int, int, int], Any]] = field(default_factory=dict)
 
@@ -104,7 +106,8 @@ class Fused:
         Returns:
             Positions, and whether there is one, (rows, length) each.
         """
-        return self._once("meets", self._meets, offset, length, rows)
+        found: tuple[Tensor, Tensor] = self._once("meets", self._meets, offset, length, rows)
+        return found
 
     def visible(self, offset: int, length: int, rows: int) -> Tensor:
         """Which target positions each of `length` positions from `offset` on may see (rows, length, offset + length).
@@ -123,6 +126,9 @@ class Fused:
     def _meets(self, offset: int, length: int, rows: int) -> tuple[Tensor, Tensor]:
         source, target = self.source, self.target
         position = torch.arange(offset, offset + length, device=self.mask.device)[None]
+
+        if rows % len(source.start) or rows % len(target.start):
+            raise ValueError(f"{rows} rows do not repeat the {len(source.start)} that sources were given for")
 
         def column(bound: Tensor) -> Tensor:
             return bound.repeat_interleave(rows // len(bound))[:, None]

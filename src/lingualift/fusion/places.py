@@ -114,13 +114,17 @@ def _check_fused(
         )
     if not adapted:
         raise UserError(
-            "fusion_modules", f"{path} has no LoRA to fuse in", "layers of target_modules", "name it there too"
+            "fusion_modules",
+            f"{path} has no LoRA to fuse in",
+            "layers of target_modules",
+            "name it there too",
         )
     hidden = backbone.config.get_text_config().hidden_size
-    if config.source_state != "projection-input" and getattr(layer, "in_features", hidden) != hidden:
+    wide = config.source_state != "projection-input" or config.source_encoder is not None
+    if wide and getattr(layer, "in_features", hidden) != hidden:
         raise UserError(
             "fusion_modules",
-            f"{path} reads {layer.in_features} numbers, and a block's states have {hidden}",
+            f"{path} reads {layer.in_features} numbers, and the source's states have {hidden}",
             "layers that read a block's states, such as queries and values",
-            "name those, or take source_state='projection-input'",
+            "name those, or take source_state='projection-input' without source_encoder",
         )
