@@ -90,7 +90,7 @@ def test_its_size_is_told_first_and_is_true(tmp_path):
     told = []
 
     def tell(line):
-        assert not [path for path in tmp_path.rglob("*.bin")]
+        assert not list(tmp_path.rglob("*.bin"))
         told.append(line)
 
     cache = model.cache_sources(sources(given), tmp_path, tell=tell)
@@ -104,7 +104,7 @@ def test_what_will_not_fit_is_refused(tmp_path, monkeypatch):
     model, given = small.fused("llama"), small.batch("llama")
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
-    with pytest.raises(ll.UserError, match="need 0.0 MB.*free there"):
+    with pytest.raises(ll.UserError, match=r"need 0.0 MB.*free there"):
         model.cache_sources(sources(given), tmp_path, tell=lambda line: None)
     assert not [path for path in tmp_path.rglob("*") if not path.name.endswith(".lock")]
     assert model.source_cache is None
@@ -158,7 +158,7 @@ def test_what_no_cache_can_hold_is_refused(tmp_path):
     with pytest.raises(ll.UserError, match="source_input_ids are given too"):
         model(**given, source_rows=torch.tensor([0, 1, 2]))
     model.get_base_model().model.layers[0].mlp.up_proj.weight.requires_grad_()
-    with pytest.raises(ll.UserError, match="up_proj.weight is to be trained"):
+    with pytest.raises(ll.UserError, match=r"up_proj.weight is to be trained"):
         model.cache_sources(rows, tmp_path, tell=quiet)
     (cache.folder / "1.bin").write_bytes(b"")
     with pytest.raises(ll.UserError, match="is damaged"):

@@ -4,6 +4,8 @@ import pytest
 import small
 import torch
 
+import lingualift as ll
+
 CAUSAL = [(name, fusion) for name in small.DECODERS for fusion in small.FUSIONS]
 
 
@@ -146,3 +148,44 @@ def test_the_sources_bottleneck_states_are_computed_once():
     down.register_forward_hook(lambda module, inputs, out: lengths.append(out.shape[1]))
     model.generate(**given, max_new_tokens=4, do_sample=False)
     assert lengths == [7, 8, 1, 1, 1]
+
+
+@pytest.mark.parametrize("fusion", ["add_relu", "cross_attention"])
+def test_behind_a_sliding_window_too(fusion):
+    """Gemma 2's cache forgets keys and values behind its window; what the target's answer meets stays."""
+    backbone = small.plain("gemma2", sliding_window=4)
+    model, given = small.fused("gemma2", backbone, fusion=fusion), prompts("gemma2")
+    model.get_base_model().generation_config.eos_token_id = None
+    how = {"max_new_tokens": 6, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    found = model.generate(**given, **how)
+    mask = torch.cat([given["attention_mask"], torch.ones(3, 6, dtype=torch.long)], 1)
+    whole = {**given, "input_ids": found.sequences, "attention_mask": mask}
+    with torch.no_grad():
+        logits = model(**whole, answer_start=torch.full((3,), 7)).logits
+    assert torch.allclose(torch.stack(found.logits, 1), logits[:, 6:-1], atol=1e-5)
+
+
+def test_the_sources_answer_is_as_long_as_the_targets_may_be():
+    model, given = small.fused("llama", answer_source="generate"), prompts("llama")
+    settings = model.get_base_model().generation_config
+    settings.eos_token_id = None
+    expected = model.generate(**given, max_new_tokens=5, do_sample=False)
+    assert torch.equal(model.generate(**given, max_length=12, do_sample=False), expected)
+    settings.max_new_tokens = 5
+    assert torch.equal(model.generate(**given, do_sample=False), expected)
+    widths = []
+    states = model.source_states
+    model.source_states = lambda ids, mask: widths.append(ids.shape[1]) or states(ids, mask)
+    model.generate(**given, do_sample=False)
+    assert widths == [8 + 5]
+    settings.max_new_tokens = settings.max_length = None
+    with pytest.raises(ll.UserError, match="max_new_tokens: is not set"):
+        model.generate(**given, do_sample=False)
+
+
+def test_rows_cannot_be_taken_out_of_a_fused_cache():
+    model, given = small.fused("llama"), prompts("llama")
+    with torch.no_grad():
+        cache = model(**given, use_cache=True).past_key_values
+    with pytest.raises(RuntimeError, match="cannot be taken out"):
+        cache.batch_select_indices(torch.tensor([0, 2]))

@@ -43,6 +43,9 @@ def test_settings_that_mean_nothing(settings, found):
         ("t5", {"target_modules": r"decoder.*\.q"}, "nothing would fuse"),
         ("xlmr", {"answer_source": "none"}, "means nothing here"),
         ("llama", {"modules_to_save": ["scoer"]}, "'scoer' matches no module"),
+        ("llama", {"modules_to_save": ["embed_tokens"]}, "embed_tokens is a part of what reads the source"),
+        ("xlmr", {"modules_to_save": ["intermediate"]}, "intermediate is a part of what reads the source"),
+        ("xlmr", {"modules_to_save": ["encoder"]}, "encoder is a part of what reads the source"),
         (
             "llama",
             {"target_modules": ["down_proj"], "source_state": "block-input"},
@@ -85,6 +88,48 @@ def test_rows_that_do_not_pair(name):
     empty["source_attention_mask"][1] = 0
     with pytest.raises(ll.UserError, match="a row without a token"):
         model(**empty)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("llama", 1024), ("gemma2", 1024), ("xlmr", 512)])
+def test_a_source_over_the_limit(name, limit):
+    model, given = small.fused(name), small.batch(name)
+    ids = torch.full((3, limit + 1), 7)
+    with pytest.raises(ll.UserError, match=f"a source of {limit + 1} tokens; expected at most {limit}"):
+        model(**{**given, "source_input_ids": ids, "source_attention_mask": torch.ones_like(ids)})
+    fits = ids[:, :limit]
+    with torch.no_grad():
+        model(**{**given, "source_input_ids": fits, "source_attention_mask": torch.ones_like(fits)})
+    with pytest.raises(ll.UserError, match="source_attention_mask: is"):
+        model(**{**given, "source_input_ids": fits})
+
+
+def test_a_source_whose_answer_goes_over_the_limit():
+    model, given = small.fused("llama", answer_source="generate"), small.batch("llama")
+    prompt = {key: given[key][:, :7] for key in ("input_ids", "attention_mask")}
+    ids = torch.full((3, 1020), 7)
+    source = {"source_input_ids": ids, "source_attention_mask": torch.ones_like(ids)}
+    with pytest.raises(ll.UserError, match="a source of 1025 tokens"):
+        model.generate(**prompt, **source, max_new_tokens=5)
+
+
+def test_t5_has_no_limit():
+    model, given = small.fused("t5"), small.batch("t5")
+    ids = torch.full((3, 1500), 7)
+    with torch.no_grad():
+        model(**{**given, "source_input_ids": ids, "source_attention_mask": torch.ones_like(ids)})
+
+
+def test_labels_that_leave_no_prompt():
+    """Else every position would meet the source's last state, and none its own."""
+    model, given = small.fused("llama"), small.batch("llama")
+    ids, mask = given["input_ids"], given["attention_mask"]
+    everywhere = {**given, "labels": ids.masked_fill(mask == 0, -100)}
+    with pytest.raises(ll.UserError, match="an answer from its first token on"):
+        model(**everywhere)
+    with torch.no_grad():
+        model(**everywhere, answer_start=torch.full((3,), 7))
+        with model.fusion_off():
+            model(**small.target_only(everywhere))
 
 
 def test_a_fused_layer_cannot_be_merged():

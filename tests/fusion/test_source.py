@@ -147,3 +147,23 @@ def test_the_sources_answer_ends_where_it_ends():
     first = (free[0, -3:] == free[0, -2]).int().argmax() + 1
     assert torch.equal(ended_mask[0], torch.tensor([1] * (8 + int(first)) + [0] * (3 - int(first))))
     assert prompt_end.tolist() == [8, 8, 8]
+
+
+@pytest.mark.parametrize("name", small.NAMES)
+def test_hidden_states_that_are_asked_for_are_the_targets(name):
+    """The source pass ends early, and leaves nothing behind in what collects the target's states."""
+    model, given = small.fused(name), small.batch(name)
+    with torch.no_grad():
+        plain = model(**given).logits
+        for _ in range(2):
+            output = model(**given, output_hidden_states=True)
+            assert torch.equal(output.logits, plain)
+        with model.fusion_off():
+            unfused = model(**small.target_only(given), output_hidden_states=True)
+        model.get_base_model().config.output_hidden_states = True
+        again = model(**given)
+    names = [key for key in unfused if key.endswith("hidden_states")]
+    assert names
+    for key in names:
+        assert [each.shape for each in output[key]] == [each.shape for each in unfused[key]]
+        assert all(torch.equal(one, two) for one, two in zip(output[key], again[key], strict=True))
