@@ -34,6 +34,7 @@ from lingualift.fusion.layer import (
 )
 from lingualift.fusion.passes import UNFUSED, Fused, SourcePass, SourcePassDone, Span, running, span_of
 from lingualift.fusion.places import block_of, find_places
+from lingualift.fusion.stage import FOLDER, FirstStage, detach
 from lingualift.provenance import write_json, writing
 
 ENCODER = "source_encoder"
@@ -62,9 +63,16 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
 
     source_cache: SourceCache | None
 
-    def __init__(self, backbone: Any, config: FlareConfig, source_encoder: Any = None) -> None:
+    def __init__(
+        self,
+        backbone: Any,
+        config: FlareConfig,
+        source_encoder: Any = None,
+        first_stage: Path | str | None = None,
+    ) -> None:
         check_encoder(source_encoder, config)
         check_free(backbone)
+        before = None if first_stage is None else FirstStage.read(first_stage, backbone)
         places = find_places(backbone, config)
         check_backbone(backbone, config, places.fused)
         lora = peft.LoraConfig(
@@ -76,6 +84,8 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
         )
         lora._register_custom_module({torch.nn.Linear: FlareLinear})
         super().__init__(backbone, lora, ADAPTER)
+        self._first_stage = before
+        self._first_stage_hooks = [] if before is None else before.attach(backbone)
         self.flare_config = config
         self._causal = family_of(backbone.config) == "decoder"
         self._off = False
@@ -382,6 +392,8 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
             with tempfile.TemporaryDirectory(prefix=".flare.", dir=folder) as scratch:
                 save_file(tensors, Path(scratch) / WEIGHTS_FILE, metadata={"format": "pt"})
                 (Path(scratch) / WEIGHTS_FILE).replace(folder / WEIGHTS_FILE)
+            if self._first_stage is not None:
+                self._first_stage.save(folder / FOLDER)
         name = getattr(self.get_base_model(), "name_or_path", "") or None
         write_json(folder / CONFIG_FILE, {**self.flare_config.to_dict(), "base_model_name_or_path": name})
 
@@ -416,6 +428,7 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
         """
         for module in self.modules():
             swap_back(module, FusedBlock)
+        detach(self._first_stage_hooks)
         return self.base_model.unload()
 
     def _tensors(self, state_dict: Any = None) -> dict[str, Tensor]:
@@ -429,7 +442,9 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
         return found
 
 
-def flare(backbone: Any, config: FlareConfig, *, source_encoder: Any = None) -> FlareModel:
+def flare(
+    backbone: Any, config: FlareConfig, *, source_encoder: Any = None, first_stage: Path | str | None = None
+) -> FlareModel:
     """Put a new FLARE adapter on a backbone, which is changed in place; draw its start by torch's seed.
 
     Args:
@@ -437,11 +452,13 @@ def flare(backbone: Any, config: FlareConfig, *, source_encoder: Any = None) -> 
         config: What adapter.
         source_encoder: The translation model (NLLB, M2M100) whose encoder reads the source, which is frozen; for a
             configuration that names one, and only for that.
+        first_stage: Folder of the LoRA adapter that was trained on the source language, to be kept frozen beside and
+            saved with this one: for 4-bit backbones, into which it cannot be merged without loss. Elsewhere merge it.
 
     Raises:
-        UserError: a module name that matches nothing, or a backbone or encoder that cannot take it.
+        UserError: a module name that matches nothing, or a backbone, encoder or first stage that does not fit.
     """
-    return FlareModel(backbone, config, source_encoder)
+    return FlareModel(backbone, config, source_encoder, first_stage)
 
 
 def load_flare(
@@ -458,7 +475,13 @@ def load_flare(
     Raises:
         UserError: no FLARE adapter, damaged, or made for another backbone.
     """
-    model = flare(backbone, FlareConfig.from_folder(Path(folder)), source_encoder=source_encoder)
+    before = Path(folder) / FOLDER
+    model = flare(
+        backbone,
+        FlareConfig.from_folder(Path(folder)),
+        source_encoder=source_encoder,
+        first_stage=before if before.is_dir() else None,
+    )
     try:
         model.load_adapter(folder, is_trainable=is_trainable)
     except UserError:
