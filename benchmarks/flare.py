@@ -14,12 +14,13 @@ ratio of two steps of one round. Peak memory is that of a process of its own for
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import peft
@@ -122,17 +123,20 @@ def times(options: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     return found
 
 
-def peak(case: str) -> float:
-    """Peak resident MB of a process that takes three steps of one case, and makes its cache before where it has one."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--peak", case]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-
-
-def resident(options: argparse.Namespace, folder: Path, case: str) -> float:
+def peak(options: argparse.Namespace, folder: Path, case: str) -> float:
+    """Peak resident MB of this process after three steps of a case; the making of its cache counts too."""
+    torch.set_num_threads(options.threads)
     step = step_of(case, options, folder)
     for _ in range(3):
         step()
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+
+def peaks(options: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """The peak of each case in a process of its own, forked before anything was computed here."""
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        found = pool.map(partial(peak, options, folder), CASES, chunksize=1)
+    return dict(zip(CASES, found, strict=True))
 
 
 def table(found: dict[str, list[float]], peaks: dict[str, float], options: argparse.Namespace) -> str:
@@ -165,15 +169,11 @@ def main() -> None:
     parser.add_argument("--fusion", default="add_relu")
     parser.add_argument("--source-state", default="projection-input")
     parser.add_argument("--output", type=Path, help="file for the table")
-    parser.add_argument("--peak", choices=CASES, help="print the peak memory of one case, in MB")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
-        if options.peak:
-            print(resident(options, Path(name), options.peak))
-            return
-        peaks = {case: peak(case) for case in CASES}
-        text = table(times(options, Path(name)), peaks, options)
+        found = peaks(options, Path(name))
+        torch.set_num_threads(options.threads)
+        text = table(times(options, Path(name)), found, options)
     print(text)
     if options.output:
         options.output.write_text(text, encoding="utf-8")
