@@ -127,3 +127,19 @@ def test_unload_gives_the_backbone_back(name):
         assert torch.equal(back(**given).logits, before)
     assert {key: type(module) for key, module in back.named_modules()} == kinds
     small.fused(name, back)
+
+
+def test_nothing_of_lingualift_takes_it_for_a_lora_adapter(tmp_path):
+    model = small.fused("llama")
+    for name in ("one", "two", "three"):
+        model.save_pretrained(tmp_path / name)
+    with pytest.raises(ll.UserError, match="FLARE adapters cannot be merged"):
+        ll.merge(
+            method="adamergex",
+            task=tmp_path / "one",
+            target_reference=tmp_path / "two",
+            source_reference=tmp_path / "three",
+            weight=0.5,
+            output=tmp_path / "merged",
+        )
+    assert [found.kind for found in ll.inspect([tmp_path / "one"]).adapters] == ["flare"]

@@ -256,17 +256,22 @@ def test_a_cache_of_4_bit_weights(tmp_path):
 
 
 def test_sources_are_encoded_and_paired(tmp_path):
-    tokenizer = tiny.tokenizer_of("llama")
-    ids = source_ids(tokenizer, ["a good day", "rain"], max_length=32)
+    tokenizer, model = tiny.tokenizer_of("llama"), small.fused("llama")
+    ids = source_ids(model, tokenizer, ["a good day", "rain"], max_length=32)
     assert ids[1] == [tokenizer.bos_token_id, *tokenizer("rain", add_special_tokens=False)["input_ids"]]
-    encoder = tiny.tokenizer_of("xlmr")
-    assert source_ids(encoder, ["rain"], max_length=32) == [encoder("rain")["input_ids"]]
+    for name in ("xlmr", "t5"):
+        encoder = tiny.tokenizer_of(name)
+        found = source_ids(small.fused(name), encoder, ["rain"])
+        assert found == [encoder("rain")["input_ids"]]
+        assert found[0][-1] == encoder.eos_token_id
     for texts, found in (
         (["rain", " \n"], "text 1: is empty"),
         (["rain " * 40], "text 0: has .* at most 32"),
     ):
         with pytest.raises(ll.UserError, match=found):
-            source_ids(tokenizer, texts, max_length=32)
+            source_ids(model, tokenizer, texts, max_length=32)
+    with pytest.raises(ll.UserError, match="at most 1024"):
+        source_ids(model, tokenizer, ["rain " * 1024])
     with pytest.raises(ll.UserError, match="sources: 1 rows; expected 2"):
         pair(rows(2), ids[:1])
     given = collator()(rows(3))

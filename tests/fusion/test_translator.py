@@ -150,16 +150,16 @@ def test_nothing_is_encoded_twice_with_a_cache(tmp_path):
 
 def test_texts_are_tagged_with_their_own_language():
     """The authors' code tags the target's texts as English."""
-    tokenizer = tiny.tokenizer_of("nllb")
-    rows = source_ids(tokenizer, ["habari ya asubuhi", "asante"], max_length=64, language="sw")
+    tokenizer, model = tiny.tokenizer_of("nllb"), fused("llama")
+    rows = source_ids(model, tokenizer, ["habari ya asubuhi", "asante"], max_length=64, language="sw")
     tag, english = (tokenizer.convert_tokens_to_ids(each) for each in ("swh_Latn", "eng_Latn"))
     assert all(tag in row and english not in row for row in rows)
     tokenizer.src_lang = "swh_Latn"
     assert rows[1] == tokenizer("asante")["input_ids"]
     with pytest.raises(ll.UserError, match="language: is not given"):
-        source_ids(tokenizer, ["asante"], max_length=64)
+        source_ids(model, tokenizer, ["asante"], max_length=64)
     with pytest.raises(ll.UserError, match="has no tag"):
-        source_ids(tokenizer, ["asante"], max_length=64, language="zu")
+        source_ids(model, tokenizer, ["asante"], max_length=64, language="zu")
 
 
 def test_what_cannot_be():

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lingualift.architectures import family_of, positions_of
 from lingualift.errors import UserError
+from lingualift.fusion.model import FlareModel
 from lingualift.training.encoding import encode_prompt, set_language
 
 
 def source_ids(
-    tokenizer: Any, texts: Sequence[str], *, max_length: int, language: str | None = None
+    model: FlareModel,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    max_length: int | None = None,
+    language: str | None = None,
 ) -> list[list[int]]:
     """Token ids of the source side's texts, which must not contain the answers.
 
-    A tokenizer that tags its texts with their language (NLLB, M2M100) is told it, for FLARE-MT the target's; one
-    that adds no special tokens to a text of its own (most decoders') adds the beginning-of-text token.
+    On decoders they are prompts, which nothing ends. Encoders get the special tokens that their tokenizer adds; one
+    that tags its texts with their language (NLLB, M2M100) is told it, for FLARE-MT the target's.
 
     Args:
-        tokenizer: That of the model that reads the source.
+        model: The model that is to read them.
+        tokenizer: That of the model that reads the source: of the backbone, or of the source encoder.
         texts: Prompts in the source language; for FLARE-MT, texts in the target language.
-        max_length: Tokens that a source may have.
+        max_length: Tokens that a source may have; None for as many as the model has positions for.
         language: Language of the texts; needed by tokenizers that tag, not used by others.
 
     Raises:
@@ -30,28 +39,23 @@ def source_ids(
         if language is None:
             raise UserError("language", "is not given", "the language of the texts, to tag them", "pass it")
         set_language(tokenizer, language)
+    reader = model.get_base_model() if model.source_encoder is None else model.source_encoder
+    prompts = model.source_encoder is None and family_of(reader.config) == "decoder"
+    limit = min(size for size in (max_length, positions_of(reader.config), sys.maxsize) if size is not None)
     rows = []
     for number, text in enumerate(texts):
         if not text.strip():
             raise UserError(f"source text {number}", "is empty", "a translation", "translate it")
-        row = (
-            list(tokenizer(text)["input_ids"]) if _reads_whole(tokenizer) else encode_prompt(tokenizer, text)
-        )
-        if len(row) > max_length:
+        row = encode_prompt(tokenizer, text) if prompts else list(tokenizer(text)["input_ids"])
+        if len(row) > limit:
             raise UserError(
                 f"source text {number}",
                 f"has {len(row)} tokens",
-                f"at most {max_length}",
-                "raise max_length or shorten it; it is not cut, as its end meets the target's",
+                f"at most {limit}",
+                "raise max_length (up to the positions that the model has) or shorten it: it is not cut",
             )
         rows.append(row)
     return rows
-
-
-def _reads_whole(tokenizer: Any) -> bool:
-    """Whether the tokenizer ends a text by a special token, as those of encoders do."""
-    ids = tokenizer("a")["input_ids"]
-    return bool(ids) and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id)
 
 
 def pair(targets: Sequence[dict[str, Any]], sources: Sequence[list[int]]) -> list[dict[str, Any]]:
