@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.architectures import family_of
 from lingualift.errors import UserError
-from lingualift.fusion.cache import SourceCache, model_fingerprint, open_or_make
-from lingualift.fusion.checks import check_backbone, check_encoder, check_free, check_length, check_source
+from lingualift.fusion.checks import check_backbone, check_encoder, check_free, check_source
 from lingualift.fusion.config import FlareConfig
 from lingualift.fusion.folder import fill
 from lingualift.fusion.functions import FUSIONS
+from lingualift.fusion.inputs import answer_tokens, first_label, new_tokens, source_of
 from lingualift.fusion.layer import (
     ADAPTER,
     FlareLinear,
@@ -32,19 +32,14 @@ from lingualift.fusion.layer import (
     swap,
     swap_back,
 )
-from lingualift.fusion.passes import UNFUSED, Fused, SourcePass, SourcePassDone, Span, running, span_of
+from lingualift.fusion.passes import UNFUSED, Fused, running, span_of
 from lingualift.fusion.places import block_of, find_places
+from lingualift.fusion.reading import ENCODER, SourceReader
 from lingualift.fusion.stage import FOLDER, FirstStage, detach
 from lingualift.provenance import write_json, writing
 
-ENCODER = "source_encoder"
-"""Key of the states of a source encoder, which all fused layers meet."""
 
-SOURCE = "source_"
-"""What names of the source side's inputs begin with."""
-
-
-class FlareModel(peft.PeftModel):  # type: ignore[misc]
+class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
     """A backbone with a FLARE adapter; `flare` and `load_flare` make it.
 
     It is a model of peft's, so that what trains, saves and wraps those (Trainer, accelerate, DDP) takes it. Where the
@@ -60,8 +55,6 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
         flare_projection: From that encoder's width to the backbone's, trained; None without it.
         source_cache: Source states on disk, or None.
     """
-
-    source_cache: SourceCache | None
 
     def __init__(
         self,
@@ -146,11 +139,11 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
                 that is not there, or labels that leave no prompt.
             FusionError: there is no source.
         """
-        theirs = _source_of(more, source_input_ids, source_attention_mask, source_rows)
+        theirs = source_of(more, source_input_ids, source_attention_mask, source_rows)
         size = more["inputs_embeds"].shape[:2] if input_ids is None and "inputs_embeds" in more else None
         shape = size if input_ids is None else input_ids.shape
         if self._causal and answer_start is None and labels is not None and labels.dim() == 2 and theirs:
-            answer_start = _first_label(labels, attention_mask, shape)
+            answer_start = first_label(labels, attention_mask, shape)
         this = self._pass(input_ids, size, attention_mask, theirs, answer_start, more)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **more}
         with running(this):
@@ -169,10 +162,13 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
 
         Decoders want their prompts padded on the left, as always.
         """
-        theirs = _source_of(more, source_input_ids, source_attention_mask, source_rows)
+        theirs = source_of(more, source_input_ids, source_attention_mask, source_rows)
         with torch.no_grad():
             if self.flare_config.answer_source == "generate" and theirs and not self._off:
-                more.setdefault("max_new_tokens", self._new_tokens(input_ids.shape[1], more))
+                more.setdefault(
+                    "max_new_tokens",
+                    new_tokens(input_ids.shape[1], more, self.get_base_model().generation_config),
+                )
             this = self._pass(input_ids, None, attention_mask, theirs, None, more)
             with running(this):
                 return self.get_base_model().generate(
@@ -218,7 +214,7 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
             ids, source_mask = theirs.pop("source_input_ids"), theirs.pop("source_attention_mask", None)
             source_mask = torch.ones_like(ids) if source_mask is None else source_mask
             generates = self._causal and self.flare_config.answer_source == "generate"
-            tokens = _answer_tokens(target, more) if generates else 0
+            tokens = answer_tokens(target, more) if generates else 0
             reader = self.get_base_model() if self.source_encoder is None else self.source_encoder
             check_source(ids, source_mask, len(mask), tokens, reader.config)
             if generates:
@@ -234,141 +230,6 @@ class FlareModel(peft.PeftModel):  # type: ignore[misc]
             answer_source=self.flare_config.answer_source,
             projection=self.flare_projection,
         )
-
-    def _cached(self, rows: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Source states of rows of the cache, and their mask."""
-        if self.source_cache is None:
-            raise UserError("source_rows", "there is no cache", mend="call cache_sources before")
-        if len(rows) != len(mask):
-            raise UserError(
-                "source_rows", f"{len(rows)} rows", f"{len(mask)}, one for each target row", "pair the rows"
-            )
-        return self.source_cache.read(rows, mask.device, self.get_base_model().dtype)
-
-    def _new_tokens(self, prompt: int, more: Mapping[str, Any]) -> int:
-        """How many tokens `generate` may answer with.
-
-        Raises:
-            UserError: no limit is set, so that the source's answer would have none.
-        """
-        settings = [more, vars(more.get("generation_config") or self.get_base_model().generation_config)]
-        for given in settings:
-            if given.get("max_new_tokens") is not None:
-                return int(given["max_new_tokens"])
-            if given.get("max_length") is not None:
-                return int(given["max_length"]) - prompt
-        raise UserError(
-            "max_new_tokens",
-            "is not set, and answer_source='generate' lets the source answer too",
-            "a number of tokens",
-            "pass max_new_tokens=",
-        )
-
-    def cache_sources(
-        self,
-        rows: Sequence[Sequence[int]],
-        folder: Path | str,
-        *,
-        batch_size: int = 16,
-        tell: Callable[[str], None] = print,
-    ) -> SourceCache:
-        """Keep the source states of rows on disk, in bfloat16, and read them from there for `source_rows`.
-
-        The cache has a folder of its own within `folder`, named by rows, the weights that read them, and the places
-        that fuse; what is there already is opened. The states of all rows are in it: that of a block is as large as
-        its width times 2 bytes for each token.
-
-        Args:
-            rows: Token ids of every source; `source_rows` counts from 0.
-            folder: Folder of caches.
-            batch_size: Rows that are read at once.
-            tell: Takes a line that says how large the cache will be, before it is made.
-
-        Raises:
-            UserError: a cache that will not fit or is damaged, a row that is empty or too long, weights that are to
-                be trained, or sources that answer (`answer_source='generate'`).
-        """
-        if self.flare_config.answer_source == "generate":
-            raise UserError(
-                "answer_source",
-                "'generate' lets each source answer anew, which no cache holds",
-                "'last' or 'none'",
-                "choose one of them, or do without a cache",
-            )
-        backbone = self.get_base_model()
-        reader = backbone if self.source_encoder is None else self.source_encoder
-        for row in rows:
-            check_length("source rows", len(row), reader.config)
-        config = self.flare_config
-        places = [] if self.source_encoder is not None else [config.source_state, *sorted(self._wanted)]
-        about = {"weights": model_fingerprint(self._reads()), "places": places}
-        pad = reader.config.get_text_config().pad_token_id or 0
-
-        def states_of(batch: Sequence[Sequence[int]]) -> tuple[dict[str, Tensor], Tensor]:
-            longest = max(map(len, batch))
-            ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in batch])
-            mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch])
-            ids, mask = ids.to(backbone.device), mask.to(backbone.device)
-            return self.source_states(ids, mask), mask
-
-        self.source_cache = open_or_make(Path(folder), rows, about, states_of, batch_size, tell)
-        return self.source_cache
-
-    def _reads(self) -> Any:
-        """The stack of blocks that reads the source."""
-        if self.source_encoder is not None:
-            return self.source_encoder
-        backbone = self.get_base_model()
-        return (
-            backbone.get_encoder() if family_of(backbone.config) == "encoder-decoder" else backbone.base_model
-        )
-
-    @torch.no_grad()  # type: ignore[untyped-decorator]
-    def source_states(
-        self, source_input_ids: Tensor, source_attention_mask: Tensor, **more: Any
-    ) -> dict[str, Tensor]:
-        """States (b, m, width) of source tokens (b, m) by block or projection, from the backbone without the adapter.
-
-        Dropout is off, nothing after the last fused block is computed, and no gradient is kept.
-        """
-        model = self._reads()
-        given = {key.removeprefix(SOURCE): value for key, value in more.items()}
-        given.update(input_ids=source_input_ids, attention_mask=source_attention_mask)
-        if self.source_encoder is not None:
-            with _at_rest(model):
-                return {ENCODER: model(**given).last_hidden_state}
-        if self._causal:
-            given["use_cache"] = False
-            given.setdefault("position_ids", (source_attention_mask.cumsum(1) - 1).clamp(min=0))
-        this = SourcePass(self._wanted, self.flare_config.source_state)
-        with running(this), _at_rest(model):
-            try:
-                model(**given)
-            except SourcePassDone:
-                return this.states
-            finally:
-                torch.clear_autocast_cache()  # weights that were cast here were cast without a gradient
-        missing = ", ".join(sorted(self._wanted - this.states.keys()))
-        raise FusionError(f"the source pass did not reach {missing}")
-
-    @torch.no_grad()  # type: ignore[untyped-decorator]
-    def _answered(self, ids: Tensor, mask: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Source prompts with the backbone's own greedy answers behind them; their mask; where the prompts end."""
-        backbone = self.get_base_model()
-        order = mask.bool().int().argsort(dim=1, stable=True)  # padding to the left
-        ids, mask = ids.gather(1, order), mask.gather(1, order)
-        prompt = ids.shape[1]
-        prompt_end = torch.full((len(ids),), prompt, device=ids.device)
-        if tokens < 1:
-            return ids, mask, prompt_end
-        with running(SourcePass()), _at_rest(backbone):
-            ids = backbone.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False, num_beams=1
-            )
-        ends = backbone.generation_config.eos_token_id
-        ended = torch.isin(ids[:, prompt:], torch.tensor([] if ends is None else ends, device=ids.device))
-        real = ended.int().cumsum(1) - ended.int() == 0  # up to the first end, and the end too
-        return ids, torch.cat([mask, real.to(mask.dtype)], dim=1), prompt_end
 
     def save_pretrained(
         self, save_directory: str | Path, state_dict: Any = None, is_main_process: bool = True, **_: Any
@@ -490,65 +351,8 @@ def load_flare(
     return model
 
 
-@contextmanager
-def _at_rest(model: Any) -> Iterator[None]:
-    """Dropout and gradient checkpointing off; what was in training is again afterwards."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _source_of(
-    more: dict[str, Any], ids: Tensor | None, mask: Tensor | None, rows: Tensor | None
-) -> dict[str, Any]:
-    """What is given of the source; taken out of `more`.
-
-    Raises:
-        UserError: both tokens and rows of the cache.
-    """
-    theirs = {key: more.pop(key) for key in list(more) if key.startswith(SOURCE)}
-    if ids is not None and rows is not None:
-        raise UserError("source_rows", "source_input_ids are given too", "one of them", "leave one out")
-    if rows is not None:
-        return {"source_rows": rows}
-    return theirs if ids is None else {"source_input_ids": ids, "source_attention_mask": mask, **theirs}
-
-
 def _key(config: FlareConfig, path: str) -> str:
     """Name of the source states that a fused layer meets."""
     if config.source_encoder is not None:
         return ENCODER
     return path if config.source_state == "projection-input" else block_of(path)
-
-
-def _first_label(labels: Tensor, mask: Tensor | None, shape: Any) -> Tensor:
-    """Where the answers of rows of so many tokens start, (b,); behind a row that has no label.
-
-    Labels (b, k) may be those of the last k tokens alone, as with `logits_to_keep`.
-
-    Raises:
-        UserError: a row whose first token has a label, so that it has no prompt.
-    """
-    given = labels != -100
-    first = torch.where(given.any(1), given.int().argmax(1), labels.shape[1]) + shape[1] - labels.shape[1]
-    start = torch.zeros_like(first) if mask is None else mask.bool().int().argmax(1).to(first.device)
-    if bool((first <= start).any()):
-        raise UserError(
-            "labels",
-            "a row is an answer from its first token on, which leaves no prompt to meet the source",
-            "-100 where the prompt is",
-            "mask the prompt's labels, or pass answer_start",
-        )
-    return first
-
-
-def _answer_tokens(target: Span, more: Mapping[str, Any]) -> int:
-    """How many tokens the source side is to generate: as many as the target's answers have, or may have."""
-    if "max_new_tokens" in more:
-        return int(more["max_new_tokens"])
-    return int((target.end - target.prompt_end).max())
