@@ -38,6 +38,7 @@ class Spec:
         rows: Rows of train and test, at most.
         epochs: Passes over the training rows.
         max_length: Tokens.
+        steps: Steps of each reference's training.
     """
 
     folder: str
@@ -48,6 +49,7 @@ class Spec:
     rows: tuple[int, int]
     epochs: float
     max_length: int = 128
+    steps: int = 125
 
 
 BIBLE = "bible/{language}.jsonl.gz"
@@ -112,7 +114,7 @@ def experiment(data: Path, output: Path, task: str, backbone: Path, *, encoder: 
         "adapter": {"type": "lora", "rank": 8, "alpha": 16},
         "training": {
             "task": {**training, "epochs": spec.epochs, "max_length": spec.max_length},
-            "reference": {**training, "steps": 125},
+            "reference": {**training, "steps": spec.steps},
         },
         "methods": [
             *([] if encoder else ["vanilla"]),

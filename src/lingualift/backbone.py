@@ -236,6 +236,11 @@ def _config(source: str, revision: str | None, trust_remote_code: bool, name: st
         raise _unloadable(name, error) from error
 
 
+def read_config(ref: BackboneRef) -> Any:
+    """The configuration of a backbone, which is not to be changed; raises a `UserError` if it cannot be read."""
+    return _config(ref.source, ref.revision, ref.trust_remote_code, ref.name)
+
+
 def skeleton(ref: BackboneRef) -> Any:
     """The model without its weights, made from its config alone, on torch's `meta` device.
 
@@ -307,6 +312,8 @@ def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    # importing bitsandbytes looks for a kernel on the hub, which it goes without
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     config = _config(ref.source, ref.revision, ref.trust_remote_code, ref.name)
     tokenizer = load_tokenizer(ref)
     try:
@@ -349,8 +356,6 @@ def _placement(ref: BackboneRef) -> dict[str, Any]:
     placed: dict[str, Any] = {"device_map": ref.device_map} if ref.device_map else {}
     if ref.quantization is None:
         return placed
-    # importing bitsandbytes looks for a kernel on the hub, which it goes without
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     nf4 = transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

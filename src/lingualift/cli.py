@@ -132,6 +132,14 @@ def run(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the results of another experiment in the run folder.")
     ] = False,
+    tiny: Annotated[
+        bool,
+        typer.Option(
+            "--tiny",
+            help="Prove the file on a random small backbone of the same class and a few rows; store and results in "
+            "runs/<file name>-tiny.",
+        ),
+    ] = False,
 ) -> None:
     """Run an experiment; steps that are finished already are not done again."""
     from lingualift.pipeline import run as run_experiment
@@ -139,9 +147,20 @@ def run(
 
     with watching(_console(stderr=True)) as watch:
         finished = run_experiment(
-            experiment, output=output, overrides=overrides, store=store, replace=replace, watch=watch
+            experiment,
+            output=output,
+            overrides=overrides,
+            store=store,
+            replace=replace,
+            tiny=tiny,
+            watch=watch,
         )
     _show(finished)
+    if tiny:
+        for note in finished.notes:
+            typer.echo(f"tiny: {note}")
+        _next(f"lingualift check {experiment}")
+        return
     _next(f"open {finished.page}; the lifted adapters are in {finished.folder / 'adapters'}")
 
 

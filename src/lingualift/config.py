@@ -53,6 +53,11 @@ class _Record(BaseModel):
         frozen=True, extra="forbid", strict=False, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    def given(self) -> set[str]:
+        """Names of the keys that say something else than their defaults; a written default counts as left out."""
+        fields = type(self).model_fields
+        return {name for name in self.model_fields_set if getattr(self, name) != fields[name].get_default()}
+
 
 class Backbone(_Record):
     """The frozen model that adapters are trained on."""
@@ -303,6 +308,12 @@ class Scoring(_Record):
     "Sequences per forward pass."
     max_length: PositiveInt = 512
     "Tokens of prompt and answer; longer prompts lose their beginning, and the result says how many."
+    max_new_tokens: PositiveInt | None = None
+    "Tokens of a generated answer, at most; as many as its task says when left out, never more."
+
+    def new_tokens(self, of_task: int) -> int:
+        """Longest generated answer, in tokens, of a task whose own bound is `of_task`."""
+        return min(of_task, self.max_new_tokens or of_task)
 
 
 class Experiment(_Record):

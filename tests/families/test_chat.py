@@ -302,7 +302,7 @@ def test_the_command_line_asks_by_the_template_and_tells_so(folder, tmp_path, mo
 
     call(*made, "one", "--chat-template")
     call(
-        "merge", "--method", "arithmetic", "--adapter", "one=1", "--adapter", "one=1", "--mean", "--output", "merged"
+        "merge", "--method", "arithmetic", "--adapter", "one=1", "--adapter", "one=1", "--output", "merged"
     )  # fmt: skip
     call(*scored, "in.json", "--chat-template")
     with pytest.raises(UserError, match="in the chat template"):

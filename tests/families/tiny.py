@@ -1,5 +1,6 @@
 """Small backbones with random weights, of the real architecture classes, with real tokenizers of their kind."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -73,6 +74,15 @@ def _bytes(special):
     return tokenizer
 
 
+def _pieces(special):
+    """A byte-pair tokenizer over characters, as NLLB has."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(_texts(), trainer)
+    return tokenizer
+
+
 def tokenizer_of(name):
     """The tokenizer of a kind of backbone."""
     if name in DECODERS:
@@ -85,10 +95,10 @@ def tokenizer_of(name):
         names = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
         return hf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens=extra, **names)
     if name == "nllb":
-        base = _unigram(["<s>", "<pad>", "</s>", "<unk>"])
-        return hf.NllbTokenizer(
-            tokenizer_object=base, src_lang="eng_Latn", tgt_lang="eng_Latn", extra_special_tokens=NLLB_TAGS
-        )
+        learnt = json.loads(_pieces(["<s>", "<pad>", "</s>", "<unk>"]).to_str())["model"]
+        merges = [tuple(pair) for pair in learnt["merges"]]
+        languages = {"src_lang": "eng_Latn", "tgt_lang": "eng_Latn", "extra_special_tokens": NLLB_TAGS}
+        return hf.NllbTokenizer(vocab=learnt["vocab"], merges=merges, **languages)
     names = {**SPECIAL, "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
     tokenizer = _unigram(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     if name == "bert":
@@ -128,7 +138,7 @@ def config_of(name, size):
             vocab_size=size, d_model=32, encoder_layers=3, decoder_layers=2, encoder_ffn_dim=64,
             decoder_ffn_dim=64, encoder_attention_heads=4, decoder_attention_heads=4,
             max_position_embeddings=512, pad_token_id=1, bos_token_id=0, eos_token_id=2,
-            decoder_start_token_id=2, init_std=0.1,
+            decoder_start_token_id=2, init_std=0.1, encoder_layerdrop=0.0, decoder_layerdrop=0.0,
         ),
         "xlmr": lambda: hf.XLMRobertaConfig(**encoder),
         "bert": lambda: hf.BertConfig(**encoder),

@@ -142,8 +142,9 @@ def predict(
     encoder answers by its head.
     """
     set_language(tokenizer, examples[0].language)
+    longest = scoring.new_tokens(task.max_new_tokens)
     if ref.head.kind == "span":
-        spans = find_spans(model, tokenizer, examples, scoring, task.max_new_tokens, progress)
+        spans = find_spans(model, tokenizer, examples, scoring, longest, progress)
         return [_found(task, example, text) for example, text in zip(examples, spans, strict=True)], 0
     if ref.head.kind != "words":
         scores, truncated = classify(model, tokenizer, task, examples, scoring, progress)
@@ -152,7 +153,7 @@ def predict(
         scores, truncated = rank(model, tokenizer, examples, scoring, progress)
     else:
         generate = write_answers if ref.family == "encoder-decoder" else generate_answers
-        texts, truncated = generate(model, tokenizer, examples, scoring, task.max_new_tokens, progress)
+        texts, truncated = generate(model, tokenizer, examples, scoring, longest, progress)
         return [
             _parsed(task, example, text) for example, text in zip(examples, texts, strict=True)
         ], truncated

@@ -208,7 +208,8 @@ def _task(
     counts, labels, cut, longest = {}, {}, {}, 0
     for part in mine:
         examples = part.examples()
-        needed = lengths(plan.backbone.family, tokenizer, task, sample(examples, rows), part.split)
+        texts = sample(examples, rows)
+        needed = lengths(plan.backbone.family, tokenizer, task, texts, part.split, experiment.scoring)
         training = part.split == "train"
         limit = (experiment.training.task if training else experiment.scoring).max_length
         counts[part.split] = len(examples)

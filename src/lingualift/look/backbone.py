@@ -39,7 +39,14 @@ def vanilla_score(
     )
 
 
-def lengths(family: Family, tokenizer: Any, task: Task, examples: Sequence[Example], split: str) -> list[int]:
+def lengths(
+    family: Family,
+    tokenizer: Any,
+    task: Task,
+    examples: Sequence[Example],
+    split: str,
+    scoring: Scoring = Scoring(),
+) -> list[int]:
     """Tokens of what a model reads at once, of each example.
 
     Of a decoder that is the prompt with what follows it: in training the answer and the end, else the longest answer
@@ -52,7 +59,8 @@ def lengths(family: Family, tokenizer: Any, task: Task, examples: Sequence[Examp
     if split == "train":
         return [len(encode_prompt(tokenizer, f"{row.prompt} {row.answer}")) + 1 for row in examples]
     if not examples[0].choices:
-        return [len(encode_prompt(tokenizer, row.prompt)) + task.max_new_tokens for row in examples]
+        longest = scoring.new_tokens(task.max_new_tokens)
+        return [len(encode_prompt(tokenizer, row.prompt)) + longest for row in examples]
     return [
         max(len(encode_prompt(tokenizer, f"{row.prompt} {words}")) for words in row.choices.values())
         for row in examples

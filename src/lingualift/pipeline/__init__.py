@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lingualift.errors import UserError
 from lingualift.evaluation.comparisons import Comparison
 from lingualift.pipeline.cost import check_fits, estimate
 from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
-from lingualift.pipeline.plan import Plan, make_plan
+from lingualift.pipeline.plan import Plan, check_data, make_plan
 from lingualift.pipeline.results import collect
 from lingualift.pipeline.store import Store
 from lingualift.provenance import write_text, writing
@@ -37,6 +38,7 @@ class Run:
         comparisons: Every method against `source-ft`.
         layout: How its tables are laid out.
         trained: Steps that ran; the others were finished before.
+        notes: What a tiny run changed in its experiment, a sentence each; none for a real one.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class Run:
     comparisons: list[Comparison]
     layout: Layout
     trained: int
+    notes: tuple[str, ...] = ()
 
     @property
     def page(self) -> Path:
@@ -58,6 +61,7 @@ def run(
     overrides: list[str] | None = None,
     store: Path | str | None = None,
     replace: bool = False,
+    tiny: bool = False,
     watch: Watch = lambda event: None,
 ) -> Run:
     """Run an experiment file; steps that are finished already are not done again.
@@ -68,6 +72,8 @@ def run(
         overrides: `a.b=value` each, over the file's keys.
         store: Folder of finished steps, shared by the runs that name it; `store` beside the run folder when left out.
         replace: Let the results of another experiment in `output` be replaced; its finished steps stay.
+        tiny: Prove the file, end to end, on a random small backbone of the same class and the rows that ship; into
+            `runs/<name of the file>-tiny` when `output` is left out, with a store of its own in there.
         watch: Told when a step starts, goes on and ends.
 
     Returns:
@@ -76,6 +82,8 @@ def run(
     Raises:
         UserError: anything the user can mend; nothing has run if it is found in the experiment or its data.
     """
+    if tiny:
+        return _run_tiny(Path(experiment), output, overrides, replace, watch)
     plan, steps = plan_of(experiment, output=output, overrides=overrides, store=store)
     folder = _folder(experiment, output)
     if plan.missing(steps):
@@ -103,6 +111,38 @@ def plan_of(
 
 def _folder(experiment: Path | str, output: Path | str | None) -> Path:
     return Path(output) if output else Path("runs") / Path(experiment).stem
+
+
+def _run_tiny(
+    path: Path, output: Path | str | None, overrides: list[str] | None, replace: bool, watch: Watch
+) -> Run:
+    """Run a file on a small random backbone; results of an earlier tiny run in the folder give way."""
+    from lingualift.pipeline.tiny import shrink
+
+    folder = Path(output) if output else Path("runs") / f"{path.stem}-tiny"
+    given = load_experiment(path, overrides)
+    small = shrink(given, path.parent)
+    _claim(folder, small.experiment, replace or _is_tiny(folder))
+    with writing(folder):
+        small.write(folder)
+    plan = make_plan(small.experiment, folder)
+    real_room = small.experiment.model_copy(update={"scoring": given.scoring})
+    check_data(real_room, plan.backbone, plan.steps)  # as the real run will
+    with writing(folder), (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+        for note in small.notes:
+            entry = {"time": time.time(), "event": "warning", "step": "--tiny", "key": "tiny", "text": note}
+            log.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    return changed(run_plan(plan, folder, Store(folder / "store"), watch), notes=small.notes)
+
+
+def _is_tiny(folder: Path) -> bool:
+    """Whether a run folder is that of a tiny run."""
+    from lingualift.pipeline.tiny import PREFIX
+
+    try:
+        return load_experiment(folder / EXPERIMENT_FILE).backbone.name.startswith(PREFIX)
+    except UserError:
+        return False
 
 
 def run_plan(plan: Plan, folder: Path, store: Store, watch: Watch = lambda event: None) -> Run:

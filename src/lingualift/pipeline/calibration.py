@@ -89,7 +89,7 @@ def _scoring(step: Evaluate | Sweep, ref: BackboneRef, drawn: Path) -> Pace:
     evaluate(ref, drawn, task, sample, step.scoring)
     seconds = time.perf_counter() - began
     model, tokenizer = load_backbone(answering(ref, task, examples))
-    longest = len(encode_prompt(tokenizer, sample[-1].prompt)) + task.max_new_tokens
+    longest = len(encode_prompt(tokenizer, sample[-1].prompt)) + step.scoring.new_tokens(task.max_new_tokens)
     memory = scored_bytes(model, min(longest, step.scoring.max_length))
     return Pace(seconds / len(sample), memory, len(examples))
 

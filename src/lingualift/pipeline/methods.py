@@ -241,7 +241,7 @@ def check_family(experiment: Experiment, backbone: BackboneRef) -> None:
                     "remove it",
                 )
         for index, entry in enumerate(experiment.tasks):
-            idle = {"prompt", "prompt_language", "answers"} & entry.model_fields_set
+            idle = {"prompt", "prompt_language", "answers"} & entry.given()
             if idle:
                 found = f"is set, and {backbone.name!r} is an encoder, which reads no prompt"
                 raise UserError(f"tasks.{index}.{min(idle)}", found, mend="remove it")
@@ -267,7 +267,7 @@ def _check_settings(where: str, method: Method, entry: TransferMethod, adapter_t
         used |= {"weight"} if adapter_type == "prefix" else {"modules", "weight"}
         used |= {"space"} if adapter_type == "lora" else set()
         used |= {"combine"} if method.method == "arithmetic" else set()
-    idle = sorted(method.model_fields_set - used)
+    idle = sorted(method.given() - used)
     if idle:
         raise UserError(
             f"{where}.{idle[0]}",

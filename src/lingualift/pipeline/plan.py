@@ -129,6 +129,20 @@ def _in_order(ends: Iterable[Step]) -> Iterator[Step]:
         yield from visit(end)
 
 
+def rows_read(experiment: Experiment, backbone: BackboneRef, base: Path) -> Iterator[tuple[Source, str, str]]:
+    """Source, language and split of all rows that an experiment reads, some more than once; none is looked at."""
+
+    def visit(step: Step) -> Iterator[tuple[Source, str, str]]:
+        if isinstance(step, Train | Sweep | Evaluate):
+            yield step.source, step.language, step.split
+        for source in step.inputs.values():
+            yield from visit(source)
+
+    for cell in _cells(experiment, backbone, base, None):
+        for end in _ends(_evaluation(cell)):
+            yield from visit(end)
+
+
 def check_data(experiment: Experiment, backbone: BackboneRef, steps: Iterable[Step]) -> None:
     """Check what the rows of the steps, all of them read by now, must have in common.
 
@@ -170,13 +184,13 @@ def check_tags(backbone: BackboneRef, steps: Iterable[Step]) -> None:
 
 def _check_room(task: Task, rows: Sequence[Any], experiment: Experiment) -> None:
     """Refuse a longest answer as long as prompt and answer may be: told now, not after training."""
-    room = experiment.scoring.max_length
-    if task.max_new_tokens >= room and not rows[0].choices:
+    room, longest = experiment.scoring.max_length, experiment.scoring.new_tokens(task.max_new_tokens)
+    if longest >= room and not rows[0].choices:
         raise UserError(
             "scoring.max_length",
-            f"is {room}, and answers are generated up to {task.max_new_tokens} tokens",
+            f"is {room}, and answers are generated up to {longest} tokens",
             "room for a prompt beside the answer",
-            f"write for example {2 * task.max_new_tokens}",
+            f"write for example {2 * longest}",
         )
 
 

@@ -1,0 +1,350 @@
+"""Any experiment made tiny: a random small backbone of the same class and few rows prove its file end to end."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lingualift.architectures import WORDS, model_class
+from lingualift.backbone import BackboneRef, find_backbone, read_config
+from lingualift.config import Adapter, Backbone, Data, Experiment, Reference, Scoring, TaskData, Training
+from lingualift.data import data_file, load_rows
+from lingualift.errors import UserError
+from lingualift.languages import language as find_language
+from lingualift.pipeline.methods import check_family, check_methods
+from lingualift.pipeline.plan import check_templates, rows_read
+from lingualift.provenance import write_jsonl
+from lingualift.tasks import TASKS, Task, TextTask, get_task, shipped_languages, shipped_rows
+from lingualift.tasks.language_modelling import REFERENCE_TASKS
+
+PREFIX = "tiny-random-"
+"""What the names of tiny backbones begin with."""
+
+_ROWS, _LAYERS, _HEADS, _WIDTH = 8, 2, 4, 64
+_SIZES = dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "emb_dim", "word_embed_proj_dim"), _WIDTH)
+_SIZES |= dict.fromkeys(("intermediate_size", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim"), 2 * _WIDTH)
+_SIZES |= dict.fromkeys(("ffn_dim", "ffn_hidden_size", "n_inner", "hidden_dim"), 2 * _WIDTH)
+_SIZES |= dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 2 * _WIDTH)
+_SIZES |= dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads"), _HEADS)
+_SIZES |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), _HEADS)
+_SIZES |= dict.fromkeys(("num_hidden_layers", "num_layers", "num_decoder_layers"), _LAYERS)
+_SIZES |= dict.fromkeys(("encoder_layers", "decoder_layers", "n_layer", "n_layers"), _LAYERS)
+"""Settings of a configuration, by all the names that transformers has for them, and their values here."""
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """An experiment that was made tiny, and what its run folder needs.
+
+    Attributes:
+        experiment: The changed experiment; its paths start from the run folder.
+        model: The random backbone.
+        tokenizer: The tokenizer of the backbone that it stands for.
+        files: Path in the run folder -> rows.
+        notes: What was changed, a sentence each, for people.
+    """
+
+    experiment: Experiment
+    model: Any
+    tokenizer: Any
+    files: Mapping[str, Sequence[Mapping[str, Any]]]
+    notes: tuple[str, ...]
+
+    def write(self, folder: Path) -> None:
+        """Write backbone and rows into the run folder, in the place of those of an earlier tiny run."""
+        for old in (folder / "data", *folder.glob(f"{PREFIX}*")):
+            shutil.rmtree(old, ignore_errors=True)
+        self.model.save_pretrained(folder / self.experiment.backbone.name)
+        self.tokenizer.save_pretrained(folder / self.experiment.backbone.name)
+        for name, rows in self.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_jsonl(folder / name, rows)
+
+
+def shrink(experiment: Experiment, base: Path) -> Tiny:
+    """Make an experiment tiny: the same tasks, languages, methods and adapters on a random backbone and few rows.
+
+    Args:
+        experiment: The settings.
+        base: Folder that relative paths start from.
+
+    Raises:
+        UserError: no such backbone, or one that cannot be made small; a task or method that is not there; no rows for
+            a task of the user's own.
+    """
+    check_methods(experiment)
+    check_templates(experiment)
+    ref = find_backbone(experiment.backbone, base)
+    check_family(experiment, ref)
+    model, tokenizer = tiny_model(ref)
+    rows = _Rows(experiment, ref, base)
+    name = f"{PREFIX}{type(model).__name__}-{ref.fingerprint[:8]}"
+    small = experiment.model_copy(
+        update={
+            "backbone": Backbone(name=name, chat_template=ref.chat, trust_remote_code=ref.trust_remote_code),
+            "tasks": tuple(rows.of_task(entry) for entry in experiment.tasks),
+            "reference": rows.of_reference(experiment.reference) if experiment.reference else None,
+            "adapter": _few_tokens(experiment.adapter),
+            "training": experiment.training.model_copy(
+                update={role: _short(getattr(experiment.training, role)) for role in ("task", "reference")}
+            ),
+            "weights": experiment.weights.model_copy(update={"grid": _ends(experiment.weights.grid)}),
+            "seeds": experiment.seeds[:1],
+            "scoring": _brief(experiment.scoring),
+            "report_to": (),
+            "workers": 1,
+        }
+    )
+    notes = (
+        f"{name} is random and stands for {ref.name}: these scores mean nothing",
+        *rows.notes,
+        *_changes(experiment, small),
+    )
+    return Tiny(small, model, tokenizer, rows.files, notes)
+
+
+def tiny_model(ref: BackboneRef) -> tuple[Any, Any]:
+    """A small model of the same class with random weights, always the same ones, and the backbone's own tokenizer.
+
+    Raises:
+        UserError: configuration or tokenizer cannot be read; no small model can be made of it.
+    """
+    import torch
+    import transformers
+
+    config = read_config(ref)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            ref.source, revision=ref.revision, trust_remote_code=ref.trust_remote_code
+        )
+        small = type(config).from_dict(_smaller(config.to_dict()))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = model_class(ref.family, WORDS).from_config(
+                small, dtype=torch.float32, trust_remote_code=ref.trust_remote_code
+            )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"backbone {ref.name!r}",
+            f"no small model can be made like it ({reason})",
+            "a language model of transformers",
+            "name a backbone of another class, or run without --tiny",
+        ) from error
+    return model, tokenizer
+
+
+def _smaller(values: dict[str, Any]) -> dict[str, Any]:
+    """A configuration's values, its widths, heads and layers made small; all else stays, the vocabulary too."""
+    heads, layers, width = (
+        next((values[name] for name, size in _SIZES.items() if size == small and values.get(name)), small)
+        for small in (_HEADS, _LAYERS, _WIDTH)
+    )
+    changed = {name: _SIZES[name] if name in _SIZES and value else value for name, value in values.items()}
+    for name in ("head_dim", "d_kv"):
+        if values.get(name):  # heads that are together as wide as the model, or not, stay so
+            changed[name] = _WIDTH // _HEADS if heads * values[name] == width else _WIDTH // _HEADS // 2
+    groups = values.get("num_key_value_heads")
+    if groups:
+        changed["num_key_value_heads"] = max(n for n in (1, 2, 4) if n <= max(1, _HEADS * groups // heads))
+    for name, value in values.items():
+        if isinstance(value, list) and len(value) == layers > _LAYERS:  # one entry per layer
+            kinds = list(dict.fromkeys(value)) if name == "layer_types" else value
+            changed[name] = [*kinds, *value][:_LAYERS]
+    for name in ("quantization_config", "torch_dtype", "_name_or_path", "transformers_version"):
+        changed.pop(name, None)
+    return {**changed, "dtype": "float32"}
+
+
+def _short(training: Training) -> Training:
+    """Two small steps; all else as it is."""
+    few = {"steps": 2, "epochs": None, "batch_size": min(4, training.batch_size)}
+    return training.model_copy(update={**few, "accumulation": min(2, training.accumulation)})
+
+
+def _brief(scoring: Scoring) -> Scoring:
+    """Short answers: a random model does not stop by itself."""
+    return scoring.model_copy(
+        update={"batch_size": min(_ROWS, scoring.batch_size), "max_new_tokens": scoring.new_tokens(8)}
+    )
+
+
+def _few_tokens(adapter: Adapter) -> Adapter:
+    """A prefix that a narrow model has room for: its matrix must be wider than it is long."""
+    return adapter.model_copy(update={"tokens": min(8, adapter.tokens)})
+
+
+def _ends(grid: tuple[float, ...]) -> tuple[float, ...]:
+    """The smallest and the largest weight."""
+    return tuple(dict.fromkeys((min(grid), max(grid))))
+
+
+def _changes(experiment: Experiment, small: Experiment) -> Iterator[str]:
+    """What else was changed, in words."""
+    weights = " and ".join(f"{weight:g}" for weight in small.weights.grid)
+    yield (
+        f"trainings have 2 steps; seed {small.seeds[0]} alone; weights {weights}; generated answers have up to "
+        f"{small.scoring.max_new_tokens} tokens"
+    )
+    dropped = {
+        "backbone.quantization": experiment.backbone.quantization,
+        "backbone.device_map": experiment.backbone.device_map,
+        "report_to": experiment.report_to,
+    }
+    if any(dropped.values()):
+        yield f"left out, so not proven: {', '.join(name for name, value in dropped.items() if value)}"
+    if small.adapter.tokens < experiment.adapter.tokens and experiment.adapter.type == "prefix":
+        yield f"prefixes have {small.adapter.tokens} tokens"
+
+
+class _Rows:
+    """The rows of a tiny experiment.
+
+    Attributes:
+        files: Path in the run folder -> rows.
+        notes: Which rows they are.
+    """
+
+    def __init__(self, experiment: Experiment, ref: BackboneRef, base: Path) -> None:
+        self.files: dict[str, list[dict[str, Any]]] = {}
+        self.notes: list[str] = []
+        self._base, self._objective = base, ref.objective
+        self._languages = (experiment.languages.source, *experiment.languages.targets)
+        self._read = [
+            (source.data, language, split) for source, language, split in rows_read(experiment, ref, base)
+        ]
+
+    def of_task(self, entry: TaskData) -> TaskData:
+        """The entry of a labelled task with rows of the run folder."""
+        task = _resolved(entry.task, self._base)
+        return entry.model_copy(
+            update={"task": task, "data": self._labelled(task, Path(task).stem, entry.data)}
+        )
+
+    def of_reference(self, entry: Reference) -> Reference:
+        """The entry of the reference task with text, or labelled rows, of the run folder."""
+        task = _resolved(entry.task or REFERENCE_TASKS[self._objective], self._base)
+        found = get_task(task)
+        if isinstance(found, TextTask):
+            data = self._texts(found.columns[0], entry.data)
+        else:
+            data = self._labelled(task, f"reference-{Path(task).stem}", entry.data, apart=True)
+        return entry.model_copy(
+            update={"task": task, "data": data, "segment_tokens": min(32, entry.segment_tokens)}
+        )
+
+    def _labelled(self, task: str, name: str, data: Data, *, apart: bool = False) -> Data:
+        if not shipped_languages(task):
+            return self._own(task, name, data)
+        own = _shipped(task)
+        first = next(iter(own))
+        missing = []
+        for language, split in self._splits(data):
+            rows = own.get(find_language(language).code)
+            if rows is None:
+                missing.append(language)
+            self._put(
+                name, language, split, rows or (self._apart(own[first], language) if apart else own[first])
+            )
+        self.notes.append(
+            f"{name}: the {_ROWS} rows that ship serve as every split" + _stand_in(first, missing)
+        )
+        return Data(files=_template(name))
+
+    def _own(self, task: str, name: str, data: Data) -> Data:
+        """The first rows of the user's own files, their columns under the names that the task has for them."""
+        asked = get_task(task)
+        columns = asked.columns if isinstance(asked, TextTask) else (*asked.columns, asked.gold_column)
+        renamed = {**{column: column for column in columns}, **data.columns}
+        for language, split in self._splits(data):
+            found = load_rows(data, language, split, self._base, columns)
+            rows = [found.dataset[index] for index in list(found.chosen)[:_ROWS]]
+            self._put(
+                name,
+                language,
+                split,
+                [{**row, **{column: row.get(their) for column, their in renamed.items()}} for row in rows],
+            )
+        self.notes.append(f"{name}: the first {_ROWS} rows of each of your splits")
+        return Data(files=_template(name), aligned_on=data.aligned_on)
+
+    def _texts(self, column: str, data: Data) -> Data:
+        """Texts of shipped rows, else the first of the user's own, else those of another language."""
+        shipped = _shipped_texts()
+        first = find_language(self._languages[0]).code
+        first = first if first in shipped else next(iter(shipped))
+        own, missing = [], []
+        for language, split in self._splits(data):
+            texts = shipped.get(find_language(language).code)
+            if texts is None and self._is_here(data, language, split):
+                found = load_rows(data, language, split, self._base, (column,))
+                their = data.columns.get(column, column)
+                texts = [found.dataset[index][their] for index in list(found.chosen)[: 4 * _ROWS]]
+                own.append(language)
+            elif texts is None:
+                texts = self._apart(shipped[first], language)
+                missing.append(language)
+            self._put("text", language, split, [{column: text} for text in texts])
+        yours = f"; the first {4 * _ROWS} texts of yours in {_listed(own)}" if own else ""
+        self.notes.append(f"text: that of the rows that ship{yours}" + _stand_in(first, missing))
+        return Data(files=_template("text"))
+
+    def _is_here(self, data: Data, language: str, split: str) -> bool:
+        """Whether the user's own text is a file of this machine."""
+        if data.files is None:
+            return False
+        try:
+            return data_file(data, language, split, self._base).is_file()
+        except UserError:
+            return False
+
+    def _splits(self, data: Data) -> Iterator[tuple[str, str]]:
+        """Language and split of the rows that the experiment reads of some data."""
+        yield from dict.fromkeys((language, split) for other, language, split in self._read if other is data)
+
+    def _apart(self, rows: list[Any], language: str) -> list[Any]:
+        """The rows but for two, other ones for each language: references that learn the same would cancel out."""
+        place = self._languages.index(language)
+        pairs = list(itertools.combinations(range(len(rows)), 2))
+        left_out = pairs[place % len(pairs)]
+        return [row for index, row in enumerate(rows) if index not in left_out]
+
+    def _put(self, name: str, language: str, split: str, rows: list[dict[str, Any]]) -> None:
+        self.files[_template(name).format(language=language, split=split)] = rows
+
+
+def _template(name: str) -> str:
+    return f"data/{name}/{{language}}/{{split}}.jsonl"
+
+
+def _resolved(task: str, base: Path) -> str:
+    """A task's name; the whole path of one that is a file."""
+    return str((base / task).resolve()) if task.endswith(".py") else task
+
+
+def _shipped(task: str) -> dict[str, list[dict[str, Any]]]:
+    """BCP-47 code -> the rows of a task that ship."""
+    return {find_language(code).code: shipped_rows(task, code) for code in shipped_languages(task)}
+
+
+def _shipped_texts() -> dict[str, list[str]]:
+    """BCP-47 code -> the texts of all rows that ship."""
+    texts: dict[str, list[str]] = {}
+    for name, task in TASKS.items():
+        for code, rows in _shipped(name).items():
+            assert isinstance(task, Task)
+            found = (row[column] for row in rows for column in task.columns if column != "id")
+            texts.setdefault(code, []).extend(text for text in found if isinstance(text, str) and " " in text)
+    return texts
+
+
+def _stand_in(first: str, languages: Sequence[str]) -> str:
+    return f"; {first} stands in for {_listed(languages)}" if languages else ""
+
+
+def _listed(languages: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(languages))
