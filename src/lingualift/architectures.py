@@ -275,3 +275,15 @@ def prefix_shape(model: Any, family: Family) -> dict[str, int]:
         heads = getattr(config, "decoder_attention_heads", None) or config.num_attention_heads
     width = heads * config.d_kv if hasattr(config, "d_kv") else config.hidden_size
     return {"num_layers": layers, "num_attention_heads": heads, "token_dim": width}
+
+
+def positions_of(config: Any) -> int | None:
+    """How many tokens a model has positions for; None where any number goes (T5).
+
+    RoBERTa's kind counts positions from behind the id of the padding token.
+    """
+    text = config.get_text_config()
+    places: int | None = getattr(text, "max_position_embeddings", None)
+    if places is not None and "roberta" in text.model_type:
+        return places - int(text.pad_token_id) - 1
+    return places
