@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -120,19 +120,22 @@ def head_modules(model: Any) -> list[str]:
     return [*names, "pooler"] if pooler is not None else names
 
 
-def draw_head(model: Any, seed: int) -> None:
+def draw_head(model: Any, fresh: Collection[str], seed: int) -> None:
     """Draw the weights of a fresh head anew, so that they follow from the seed alone.
 
     Args:
         model: A model with an adapter on it whose head is trained.
+        fresh: Names of the weights that no checkpoint holds; the others stay.
         seed: Seed of the draw.
     """
     import torch
 
     base = model.get_base_model()
     torch.manual_seed(seed)
-    for name, module in model.named_modules():
-        if re.search(r"\.modules_to_save\.default(\.|$)", name):
+    for name, module in base.named_modules():
+        path = name.replace(".modules_to_save.default", "")
+        drawn = any(f"{path}.{weight}" in fresh for weight, _ in module.named_parameters(recurse=False))
+        if path != name and drawn:
             base._init_weights(module)
 
 

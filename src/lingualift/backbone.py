@@ -9,7 +9,7 @@ import inspect
 import logging
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from lingualift.architectures import (
     objective_of,
     outside_blocks,
     peft_task,
+    positions_of,
 )
 from lingualift.config import Backbone
 from lingualift.errors import UserError
@@ -302,7 +303,8 @@ def _unloadable(name: str, error: Exception) -> UserError:
 def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
     """The model (frozen, in eval mode, on this process's device) and its tokenizer; the last one stays resident.
 
-    A head that the checkpoint does not hold has weights of no meaning until an adapter brings its own.
+    A head that the checkpoint does not hold has weights of no meaning until an adapter brings its own; their names
+    are the model's `fresh_weights`.
 
     Raises:
         UserError: the model or tokenizer cannot be loaded; weights of the model are missing.
@@ -323,6 +325,8 @@ def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
             dtype=getattr(torch, ref.dtype),
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=ref.head.kind
+            != "words",  # a head of another size is no head of this task
             **_attention(config),
             **_placement(ref),
             revision=ref.revision,
@@ -330,7 +334,9 @@ def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _unloadable(ref.name, error) from error
-    _check_loaded(ref, model, loaded["missing_keys"])
+    fresh = {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
+    _check_loaded(ref, model, fresh)
+    model.fresh_weights = fresh
     _check_placed(ref, model)
     _keep_packing(model)
     if ref.head.kind != "words":
@@ -442,6 +448,36 @@ def check_adapter(ref: BackboneRef, adapter: Path) -> None:
         )
 
 
+def check_positions(config: Any, where: str, tokens: int, prefix: int) -> None:
+    """Check that an encoder has positions for so many tokens behind a prefix; other families have no such bound.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    limit = positions_of(config)
+    if family_of(config) == "encoder" and limit is not None and tokens + prefix > limit:
+        behind = f" behind a prefix of {prefix}" if prefix else ""
+        found = f"{tokens} tokens{behind} are more than the encoder's {limit} positions"
+        raise UserError(where, found, f"at most {limit - prefix} tokens", f"write {limit - prefix}")
+
+
+def check_labels(ref: BackboneRef, adapter: Path, labels: Sequence[str]) -> None:
+    """Check that an encoder's adapter was trained on these classes, as far as it says.
+
+    Raises:
+        UserError: it has a head for others, or for these in another order.
+    """
+    provenance = adapter / PROVENANCE_FILE
+    theirs = read_json(provenance).get("labels") if provenance.is_file() else None
+    if ref.head.kind == "classes" and theirs is not None and list(theirs) != list(labels):
+        raise UserError(
+            adapter,
+            f"has a head for {', '.join(theirs)}",
+            f"one for {', '.join(labels)}",
+            "name an adapter that was trained on this task",
+        )
+
+
 def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
     """Put an adapter on the resident backbone, every tensor of its folder in its place; `detach` takes it off again.
 
@@ -534,12 +570,22 @@ def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
         config.modules_to_save = head_modules(model)
     if config.is_prompt_learning and config.task_type is None:
         return _prefixed(model, config)
-    wrapped = peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)(model, config)
+    kind = peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)
+    if config.is_prompt_learning and ref.head.kind != "words":
+        kind = _typed(kind, ref.dtype)
+    wrapped = kind(model, config)
     if ref.quantization and config.peft_type == "IA3":
         for module in wrapped.modules():
             if isinstance(module, IA3Layer):  # of which peft leaves the 4-bit ones' output in float32
                 module.register_forward_hook(lambda _, given, output: output.to(given[0].dtype))
     return wrapped
+
+
+def _typed(kind: type[Any], dtype: str) -> type[Any]:
+    """Peft's class with prefixes in the format of the blocks; it would take that of the head where that comes first."""
+    import torch
+
+    return type(kind.__name__, (kind,), {"base_model_torch_dtype": getattr(torch, dtype)})
 
 
 def _prefixed(model: Any, config: Any) -> Any:

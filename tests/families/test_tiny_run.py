@@ -139,7 +139,12 @@ def test_an_experiment_with_every_task_that_suits_runs_to_its_report(backbone, t
     ]
     methods = ["source-ft", "target-ft", "adamergex"] if encoder else ["vanilla", "source-ft", "adamergex"]
     ref = backbone(name)
-    path = write(tmp_path, ref.source, tasks=tasks, methods=methods, adapter={"type": kind})
+    changes = {"tasks": tasks, "methods": methods, "adapter": {"type": kind}}
+    if encoder:  # whose positions a prefix takes some of
+        lengths = {"epochs": 3, "max_length": 256}
+        changes |= {"training": {"task": lengths, "reference": lengths}, "scoring": {"max_length": 256}}
+        changes["reference"] = {"data": {"files": "absent/{language}.jsonl"}, "segment_tokens": 256}
+    path = write(tmp_path, ref.source, **changes)
     finished = ll.run(path, output=tmp_path / "run", tiny=True)
     assert {(row["task"], row["language"]) for row in finished.rows} == {
         (task, language) for task in tasks for language in ("en", "de", "th")
