@@ -185,7 +185,7 @@ backbone: {{name: {ref.source}}}
 languages: {{source: en, targets: [id]}}
 tasks: [{{task: xcopa, data: {{files: "absent/{{language}}.jsonl"}}}}]
 adapter: {{type: prefix}}
-training: {{task: {{epochs: 1}}}}
+training: {{task: {{epochs: 1}}, reference: {{epochs: 1}}}}
 methods: [source-ft]
 """
     (tmp_path / "e.yaml").write_text(text, encoding="utf-8")
