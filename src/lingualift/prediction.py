@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lingualift.backbone import check_adapter, check_labels, find_backbone
+from lingualift.attachment import check_adapter, check_labels
+from lingualift.backbone import find_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.data import load_unlabelled
 from lingualift.errors import UserError

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from lingualift.architectures import Head, blocks, ia3_modules, linear_names, pattern_of
-from lingualift.backbone import attach, detach, load_backbone
+from lingualift.attachment import attach, detach
+from lingualift.backbone import load_backbone
 from lingualift.config import Adapter, Scoring, Training
 from lingualift.errors import UserError
 from lingualift.evaluation.heads import find_spans

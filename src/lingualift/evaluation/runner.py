@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone import BackboneRef, attach, check_labels, detach, load_backbone
+from lingualift.attachment import attach, check_labels, detach
+from lingualift.backbone import BackboneRef, load_backbone
 from lingualift.config import Scoring
 from lingualift.errors import UserError
 from lingualift.evaluation.generation import generate_answers

@@ -23,20 +23,10 @@ from lingualift.architectures import (
     pattern_of,
     prefix_shape,
 )
-from lingualift.backbone import (
-    BackboneRef,
-    attach,
-    check_positions,
-    clear_memory,
-    detach,
-    device,
-    load_backbone,
-    out_of_memory,
-    recompute_activations,
-    skeleton,
-    wrap,
-)
+from lingualift.attachment import attach, detach, wrap
+from lingualift.backbone import BackboneRef, check_positions, load_backbone, recompute_activations, skeleton
 from lingualift.config import Adapter, GivenAdapter, Training
+from lingualift.devices import clear_memory, device, out_of_memory
 from lingualift.errors import UserError
 from lingualift.provenance import (
     PROVENANCE_FILE,
