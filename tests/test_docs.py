@@ -229,7 +229,9 @@ def test_the_table_of_tasks_is_what_is_registered():
         name for name, task in TASKS.items() if isinstance(task, PromptedTask)
     }
     assert set(REFERENCE_TASKS.values()) <= {row[0].strip("`") for row in cells if len(row) == 4}
-    wikipedia, sampled, asked = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    wikipedia, sampled, asked = (
+        yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    )
     assert Reference(**wikipedia["reference"]).data.hub == "wikimedia/wikipedia"
     (entry,) = sampled["tasks"]
     assert TaskData(**entry).data.max_rows == {"test": 1000}

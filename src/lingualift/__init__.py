@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from lingualift.adapters import inspect as inspect
     from lingualift.config import load_experiment as load_experiment
     from lingualift.errors import UserError as UserError
+    from lingualift.fusion import FlareConfig as FlareConfig
+    from lingualift.fusion import flare as flare
+    from lingualift.fusion import load_flare as load_flare
     from lingualift.hub import push as push
     from lingualift.lifting import lift as lift
     from lingualift.look import check as check
@@ -22,10 +25,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "check": "lingualift.look",
+    "FlareConfig": "lingualift.fusion",
     "UserError": "lingualift.errors",
+    "flare": "lingualift.fusion",
     "inspect": "lingualift.adapters",
     "lift": "lingualift.lifting",
     "load_experiment": "lingualift.config",
+    "load_flare": "lingualift.fusion",
     "merge": "lingualift.merging",
     "predict": "lingualift.prediction",
     "push": "lingualift.hub",
@@ -33,11 +39,14 @@ _HOMES = {
     "translate": "lingualift.translation",
 }
 __all__ = [
+    "FlareConfig",
     "UserError",
     "check",
+    "flare",
     "inspect",
     "lift",
     "load_experiment",
+    "load_flare",
     "merge",
     "predict",
     "push",

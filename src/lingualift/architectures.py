@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -120,19 +120,22 @@ def head_modules(model: Any) -> list[str]:
     return [*names, "pooler"] if pooler is not None else names
 
 
-def draw_head(model: Any, seed: int) -> None:
+def draw_head(model: Any, fresh: Collection[str], seed: int) -> None:
     """Draw the weights of a fresh head anew, so that they follow from the seed alone.
 
     Args:
         model: A model with an adapter on it whose head is trained.
+        fresh: Names of the weights that no checkpoint holds; the others stay.
         seed: Seed of the draw.
     """
     import torch
 
     base = model.get_base_model()
     torch.manual_seed(seed)
-    for name, module in model.named_modules():
-        if re.search(r"\.modules_to_save\.default(\.|$)", name):
+    for name, module in base.named_modules():
+        path = name.replace(".modules_to_save.default", "")
+        drawn = any(f"{path}.{weight}" in fresh for weight, _ in module.named_parameters(recurse=False))
+        if path != name and drawn:
             base._init_weights(module)
 
 
@@ -275,3 +278,15 @@ def prefix_shape(model: Any, family: Family) -> dict[str, int]:
         heads = getattr(config, "decoder_attention_heads", None) or config.num_attention_heads
     width = heads * config.d_kv if hasattr(config, "d_kv") else config.hidden_size
     return {"num_layers": layers, "num_attention_heads": heads, "token_dim": width}
+
+
+def positions_of(config: Any) -> int | None:
+    """How many tokens a model has positions for; None where any number goes (T5).
+
+    RoBERTa's kind counts positions from behind the id of the padding token.
+    """
+    text = config.get_text_config()
+    places: int | None = getattr(text, "max_position_embeddings", None)
+    if places is not None and "roberta" in text.model_type:
+        return places - int(text.pad_token_id) - 1
+    return places

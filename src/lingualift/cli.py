@@ -417,7 +417,8 @@ def evaluate(
     chat_template: ChatTemplate = False,
 ) -> None:
     """Score a backbone, or an adapter on it; predictions go beside the JSON file, as .predictions.jsonl."""
-    from lingualift.backbone import check_adapter, find_backbone
+    from lingualift.attachment import check_adapter
+    from lingualift.backbone import find_backbone
     from lingualift.config import Scoring, checked
     from lingualift.evaluation.runner import evaluate as score
     from lingualift.provenance import write_json, write_jsonl

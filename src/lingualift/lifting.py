@@ -13,7 +13,8 @@ from typing import Any, Literal
 from lingualift.adapters.card import CARD_FILE, Card, shown, table
 from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import Adapter, open_adapter
-from lingualift.backbone import BackboneRef, check_adapter, find_backbone
+from lingualift.attachment import check_adapter
+from lingualift.backbone import BackboneRef, find_backbone
 from lingualift.config import Backbone, Data, GivenAdapter, Scoring, Training, checked
 from lingualift.data import load_texts
 from lingualift.errors import UserError

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lingualift.backbone import check_adapter, find_backbone
+from lingualift.attachment import check_adapter, check_labels
+from lingualift.backbone import find_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.data import load_unlabelled
 from lingualift.errors import UserError
@@ -19,6 +20,7 @@ from lingualift.evaluation.runner import predict as answer
 from lingualift.languages import language as find_language
 from lingualift.provenance import finite, jsonable
 from lingualift.source import labelled_task
+from lingualift.training.heads import labels_of
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def predict_rows(
     ref = answering(find_backbone(backbone), chosen, examples)
     if adapter is not None:
         check_adapter(ref, adapter)
+        check_labels(ref, adapter, labels_of(chosen, examples[0]))
     with adapted(ref, adapter) as (model, tokenizer):
         answered, truncated = answer(ref, model, tokenizer, chosen, examples, scoring, progress)
     records = [

@@ -10,13 +10,8 @@ from safetensors.torch import load_file
 
 import lingualift as ll
 from lingualift.architectures import Head, outside_blocks
-from lingualift.backbone import (
-    attach,
-    detach,
-    find_backbone,
-    load_backbone,
-    weight_bytes,
-)
+from lingualift.attachment import attach, detach
+from lingualift.backbone import find_backbone, load_backbone, weight_bytes
 from lingualift.config import Adapter, Backbone, Data, Scoring, Training
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import answering, evaluate
@@ -163,7 +158,10 @@ def test_adapters_train_merge_and_score_on_rounded_weights(rounded, tmp_path, na
     other = learn(ref, reference, ["buku merah ada di atas meja"] * 6, start, tmp_path / "other", "id")
     english = learn(ref, reference, ["the red book is on the table"] * 6, start, tmp_path / "en", "en")
     assert same(held(load_backbone(ref)[0]), before)
-    evaluate(ref, None, asked, examples, Scoring())  # scoring before training must not change the gradients
+    if ref.family != "encoder":
+        evaluate(
+            ref, None, asked, examples, Scoring()
+        )  # scoring before training must not change the gradients
     headed = held(load_backbone(answering(ref, asked, examples))[0])
     adapter = learn(ref, asked, examples, start, tmp_path / "task", code)
     ll.merge(

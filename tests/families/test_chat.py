@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from lingualift.backbone import check_adapter, find_backbone, load_backbone
+from lingualift.attachment import check_adapter
+from lingualift.backbone import find_backbone, load_backbone
 from lingualift.cli import app
 from lingualift.config import Adapter, Backbone, Scoring, Training
 from lingualift.errors import UserError

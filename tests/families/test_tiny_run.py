@@ -139,7 +139,12 @@ def test_an_experiment_with_every_task_that_suits_runs_to_its_report(backbone, t
     ]
     methods = ["source-ft", "target-ft", "adamergex"] if encoder else ["vanilla", "source-ft", "adamergex"]
     ref = backbone(name)
-    path = write(tmp_path, ref.source, tasks=tasks, methods=methods, adapter={"type": kind})
+    changes = {"tasks": tasks, "methods": methods, "adapter": {"type": kind}}
+    if encoder:  # whose positions a prefix takes some of
+        lengths = {"epochs": 3, "max_length": 256}
+        changes |= {"training": {"task": lengths, "reference": lengths}, "scoring": {"max_length": 256}}
+        changes["reference"] = {"data": {"files": "absent/{language}.jsonl"}, "segment_tokens": 256}
+    path = write(tmp_path, ref.source, **changes)
     finished = ll.run(path, output=tmp_path / "run", tiny=True)
     assert {(row["task"], row["language"]) for row in finished.rows} == {
         (task, language) for task in tasks for language in ("en", "de", "th")
@@ -256,7 +261,11 @@ def test_tasks_without_shipped_rows_use_the_first_rows_of_their_files(tmp_path):
         (folder / "validation.jsonl").rename(folder / "valid.jsonl")
         for file in folder.iterdir():
             rename(file, {"text": "sentence", "id": "number"})
-    (tmp_path / "topics.py").write_text((ROOT / "examples" / "topics.py").read_text())
+    own = (ROOT / "examples" / "topics.py").read_text()
+    own = own.replace(
+        'register("topics")', 'register("tiny-topics")'
+    )  # another test registers the example itself
+    (tmp_path / "topics.py").write_text(own)
     for split in ("train", "test"):
         for language in ("en", "ht"):
             file = tmp_path / "topics" / language / f"{split}.csv"
@@ -323,6 +332,8 @@ def test_a_recipe_of_the_papers_runs(backbone, tmp_path, name):
     for number, (_, overrides) in enumerate(shown):
         given = load_experiment(path, overrides)
         assert given.weights.tune_on == ("fr" if "fr" in given.languages.targets else "vi")
+        if number and "ia3" in name:
+            continue  # as with LoRA
         few = f"languages.targets=[{given.weights.tune_on}, sw, th]" if number else ""
         if "sw" not in given.languages.targets:
             few = few.replace("sw, ", "")

@@ -18,7 +18,8 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from worlds import build_bpe_backbone, read_jsonl
 
-from lingualift.backbone import attach, detach, find_backbone, load_backbone
+from lingualift.attachment import attach, detach
+from lingualift.backbone import find_backbone, load_backbone
 from lingualift.config import Backbone, Data, Scoring
 from lingualift.data import load_examples
 from lingualift.evaluation import likelihood

@@ -46,7 +46,7 @@ def merging(data, *methods, **changes):
         ),
         ({"methods": [{"method": "vanilla", "space": "delta"}]}, "methods.0.space: vanilla does not use it"),
         (
-            {"methods": [{"method": "adamergex", "combine": "sum"}]},
+            {"methods": [{"method": "adamergex", "combine": "mean"}]},
             "methods.0.combine: adamergex does not use it",
         ),
         (

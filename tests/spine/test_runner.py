@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 from worlds import build_bpe_backbone
 
 from lingualift import merge
-from lingualift.backbone import check_adapter, find_backbone, load_backbone
+from lingualift.attachment import check_adapter
+from lingualift.backbone import find_backbone, load_backbone
 from lingualift.config import Adapter, Backbone, Scoring
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import adapted, evaluate

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from lingualift.backbone import clear_memory, out_of_memory
+from lingualift.devices import clear_memory, out_of_memory
 from lingualift.errors import UserError
 
 Item = TypeVar("Item")

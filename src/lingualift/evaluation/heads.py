@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from lingualift.backbone import check_positions
 from lingualift.config import Scoring
 from lingualift.errors import UserError
 from lingualift.evaluation.batches import in_batches
@@ -161,6 +162,12 @@ def _each(
 def _run(model: Any, batch: dict[str, Any]) -> Any:
     import torch
 
+    prefix = sum(
+        config.num_virtual_tokens
+        for config in getattr(model, "peft_config", {}).values()
+        if config.is_prompt_learning
+    )
+    check_positions(model.config, "max_length", batch["input_ids"].shape[1], prefix)
     with torch.inference_mode():
         return model(**{name: value.to(model.device) for name, value in batch.items()})
 

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone import BackboneRef, attach, detach, load_backbone
+from lingualift.attachment import attach, check_labels, detach
+from lingualift.backbone import BackboneRef, load_backbone
 from lingualift.config import Scoring
+from lingualift.errors import UserError
 from lingualift.evaluation.generation import generate_answers
 from lingualift.evaluation.heads import classify, find_spans
 from lingualift.evaluation.likelihood import Progress, score_choices
@@ -80,8 +82,15 @@ def adapted(ref: BackboneRef, adapter: Path | None) -> Iterator[tuple[Any, Any]]
         Model and tokenizer.
 
     Raises:
-        UserError: the adapter is damaged or does not fit.
+        UserError: the adapter is damaged or does not fit; a head is needed that only an adapter brings.
     """
+    if adapter is None and ref.head.kind != "words":
+        raise UserError(
+            f"backbone {ref.name!r}",
+            "is an encoder, whose head for the task comes with an adapter, and there is none",
+            "an adapter that was trained on the task",
+            "name it (`--adapter`)",
+        )
     model, tokenizer = load_backbone(ref)
     if adapter is None:
         yield model, tokenizer
@@ -112,6 +121,8 @@ def evaluate(
         progress: Called with prompts done and prompts in all.
     """
     ref = answering(ref, task, examples)
+    if adapter is not None:
+        check_labels(ref, adapter, labels_of(task, examples[0]))
     with adapted(ref, adapter) as (model, tokenizer):
         predictions, truncated = predict(ref, model, tokenizer, task, examples, scoring, progress)
     return Evaluation(
@@ -124,7 +135,7 @@ def evaluate(
 
 def answering(ref: BackboneRef, task: Task, examples: Sequence[Example]) -> BackboneRef:
     """The backbone with the head that answers a task; raises as `head_of`."""
-    return ref.answering(head_of(ref.family, task, examples[0], type(task).__name__))
+    return ref.answering(head_of(ref.family, task, examples, type(task).__name__))
 
 
 def predict(

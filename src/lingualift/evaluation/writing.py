@@ -78,8 +78,8 @@ def _length(tokenizer: Any, words: str, scoring: Scoring) -> int:
 
 
 def _scored(tokenizer: Any, ids: Sequence[int]) -> list[int]:
-    """Places of an answer's ids that are no special tokens."""
-    special = set(tokenizer.all_special_ids)
+    """Places of an answer's ids that are no special tokens; a word that the tokenizer cannot spell is scored."""
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     return [place for place, token in enumerate(ids) if token not in special]
 
 

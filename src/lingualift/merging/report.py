@@ -143,6 +143,7 @@ def provenance_of(request: Request, report: MergeReport, shared: bool | None) ->
         "initialisation": initialisation(request.base) if shared else None,
         "backbone": backbone(request.base),
         "chat_template": (request.base.provenance or {}).get("chat_template"),
+        "labels": (request.base.provenance or {}).get("labels"),
         "languages": _languages(request),
         "modules": list(report.merged),
         "kept": dict(report.kept),

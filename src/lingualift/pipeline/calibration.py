@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingualift.backbone import BackboneRef, load_backbone, scored_bytes, use_threads
+from lingualift.backbone import BackboneRef, load_backbone, scored_bytes
 from lingualift.config import Adapter
+from lingualift.devices import use_threads
 from lingualift.evaluation.runner import answering, evaluate
 from lingualift.pipeline.steps import Evaluate, Initialise, Merge, Step, Sweep, Train
 from lingualift.tasks import Example

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone import BackboneRef, device, free_memory, weight_bytes
+from lingualift.backbone import BackboneRef, weight_bytes
+from lingualift.devices import device, free_memory
 from lingualift.errors import UserError
 from lingualift.pipeline.calibration import Pace, measure
 from lingualift.pipeline.executors import default_workers, processors

@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
-from lingualift.backbone import device, use_threads
+from lingualift.devices import device, use_threads
 from lingualift.errors import UserError
 from lingualift.pipeline.steps import Step
 from lingualift.pipeline.store import Store, damage

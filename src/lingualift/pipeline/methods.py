@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lingualift.backbone import BackboneRef
+from lingualift.backbone import BackboneRef, check_positions, read_config
 from lingualift.config import Experiment, Method
 from lingualift.errors import UserError
 from lingualift.pipeline.steps import Initialise, Merge, MergeRecipe, Sweep, Train
@@ -245,6 +245,15 @@ def check_family(experiment: Experiment, backbone: BackboneRef) -> None:
             if idle:
                 found = f"is set, and {backbone.name!r} is an encoder, which reads no prompt"
                 raise UserError(f"tasks.{index}.{min(idle)}", found, mend="remove it")
+        prefix = experiment.adapter.tokens if experiment.adapter.type == "prefix" else 0
+        asked = {
+            "training.task.max_length": experiment.training.task.max_length,
+            "scoring.max_length": experiment.scoring.max_length,
+        }
+        if experiment.reference:
+            asked["reference.segment_tokens"] = experiment.reference.segment_tokens
+        for where, tokens in asked.items():
+            check_positions(read_config(backbone), where, tokens, prefix)
     if experiment.adapter.type != "prefix":
         return
     if backbone.family == "decoder":

@@ -165,7 +165,7 @@ def check_data(experiment: Experiment, backbone: BackboneRef, steps: Iterable[St
             check_objective(backbone, task)
             continue
         task = step.source.check_labelled()
-        head_of(backbone.family, task, rows[0], step.source.task)  # type: ignore[arg-type]
+        head_of(backbone.family, task, rows, step.source.task)  # type: ignore[arg-type]
         if backbone.family == "decoder":
             _check_room(task, rows, experiment)
     for use, source in sources.items():

@@ -38,6 +38,7 @@ _SCORES = (  # the code that decides a score
     "training/encoding.py",
     "training/heads.py",
     "backbone.py",
+    "attachment.py",
     "architectures.py",
     "tasks/base.py",
     "tasks/prompts.py",
@@ -133,7 +134,7 @@ class Initialise(Step):
     """Draw the initialisation that all adapters of a seed share."""
 
     kind = "initialisation"
-    code = ("training", "backbone.py", "architectures.py")
+    code = ("training", "backbone.py", "attachment.py", "architectures.py")
     backbone: BackboneRef
     adapter: Adapter | GivenAdapter
     seed: int
@@ -172,7 +173,14 @@ class Train(Step):
 
     kind = "adapter"
     split: ClassVar[str] = "train"
-    code = ("training", "backbone.py", "architectures.py", "tasks/base.py", "tasks/prompts.py")
+    code = (
+        "training",
+        "backbone.py",
+        "attachment.py",
+        "architectures.py",
+        "tasks/base.py",
+        "tasks/prompts.py",
+    )
     start: Initialise
     source: Source
     language: str

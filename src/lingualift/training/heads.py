@@ -13,22 +13,22 @@ from lingualift.tasks import Example, Task
 STRIDE = 128  # tokens that two windows of a passage share, at most a quarter of a window
 
 
-def head_of(family: Family, task: Task, example: Example, name: str) -> Head:
+def head_of(family: Family, task: Task, examples: Sequence[Example], name: str) -> Head:
     """What a backbone of a family answers a task with.
 
     Args:
         family: The backbone's.
         task: The task.
-        example: One of its examples, for the number of classes.
+        examples: Its examples, at least one.
         name: What the user calls the task, for messages.
 
     Raises:
-        UserError: the task cannot be answered by an encoder.
+        UserError: the task cannot be answered by an encoder; rows whose classes, or number of choices, differ.
     """
     if family != "encoder":
         return WORDS
     kind = task.encoder_head
-    labels = labels_of(task, example)
+    labels = labels_of(task, examples[0])
     if kind is None or (kind == "classes" and not labels):
         raise UserError(
             f"task {name!r}",
@@ -36,6 +36,15 @@ def head_of(family: Family, task: Task, example: Example, name: str) -> Head:
             "a task with classes, choices or spans",
             "take a decoder or an encoder-decoder, or another task",
         )
+    for example in examples:
+        found = labels_of(task, example)
+        if (kind == "classes" and found != labels) or (kind == "choices" and len(found) != len(labels)):
+            raise UserError(
+                f"task {name!r}, example {example.id!r}",
+                f"has {', '.join(found)} to choose from, and example {examples[0].id!r} has {', '.join(labels)}",
+                "the same classes in the same order" if kind == "classes" else "as many choices in every row",
+                "mend the row, or take a decoder",
+            )
     return Head(kind, len(labels) if kind == "classes" else 0)
 
 

@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lingualift.backbone import check_adapter, find_backbone
+from lingualift.attachment import check_adapter
+from lingualift.backbone import find_backbone
 from lingualift.config import Adapter, Backbone, Training
 from lingualift.provenance import atomic_folder, fingerprint, sha256_folder
 from lingualift.source import Source

@@ -23,19 +23,10 @@ from lingualift.architectures import (
     pattern_of,
     prefix_shape,
 )
-from lingualift.backbone import (
-    BackboneRef,
-    attach,
-    clear_memory,
-    detach,
-    device,
-    load_backbone,
-    out_of_memory,
-    recompute_activations,
-    skeleton,
-    wrap,
-)
+from lingualift.attachment import attach, detach, wrap
+from lingualift.backbone import BackboneRef, check_positions, load_backbone, recompute_activations, skeleton
 from lingualift.config import Adapter, GivenAdapter, Training
+from lingualift.devices import clear_memory, device, out_of_memory
 from lingualift.errors import UserError
 from lingualift.provenance import (
     PROVENANCE_FILE,
@@ -50,7 +41,7 @@ from lingualift.provenance import (
 from lingualift.tasks import Example, Task, TextTask
 from lingualift.training.card import trained_card
 from lingualift.training.feed import Feed, feed_of
-from lingualift.training.heads import head_of
+from lingualift.training.heads import head_of, labels_of
 from lingualift.training.objectives import Noised
 from lingualift.training.tracking import Tracking, reporting
 
@@ -94,7 +85,12 @@ def _headed(ref: BackboneRef, task: Task | TextTask, rows: Sequence[Any]) -> Bac
     """The backbone with the head that answers a task."""
     if isinstance(task, TextTask):
         return ref.answering(WORDS)
-    return ref.answering(head_of(ref.family, task, rows[0], type(task).__name__))
+    return ref.answering(head_of(ref.family, task, rows, type(task).__name__))
+
+
+def _labels(task: Task | TextTask, rows: Sequence[Any]) -> list[str]:
+    """The classes of a task, in the order of the head's outputs."""
+    return [] if isinstance(task, TextTask) else list(labels_of(task, rows[0]))
 
 
 def _new_adapter(ref: BackboneRef, model: Any, adapter: Adapter | GivenAdapter) -> Any:
@@ -309,6 +305,9 @@ def train(
         segment_tokens=segment_tokens,
         seed=seed,
     )
+    where = "segment_tokens" if isinstance(task, TextTask) else "max_length"
+    prefix = read_json(start / CONFIG_FILE).get("num_virtual_tokens") or 0
+    check_positions(model.config, where, max(feed.lengths), prefix)
     job = _Job(ref, model, feed, settings, start, seed, work, progress, tracking)
     try:
         with reporting(tracking, tracking.folder or work / LOGS):
@@ -323,6 +322,7 @@ def train(
                     "initialisation": _initialisation(start),
                     "backbone": ref.record(),
                     **({} if isinstance(task, TextTask) else {"chat_template": ref.chat}),
+                    **({"labels": _labels(task, rows)} if ref.head.labels else {}),
                     "settings": settings.model_dump(mode="json"),
                     "rows_at_once": trainer.args.per_device_train_batch_size,
                     "seed": seed,
@@ -369,7 +369,8 @@ def _fit(job: _Job) -> tuple[Any, Any]:
     at_once = job.settings.batch_size
     while True:
         wrapped = attach(job.ref, job.start, trainable=True)
-        draw_head(wrapped, job.seed)
+        if not read_json(job.start / CONFIG_FILE).get("modules_to_save"):
+            draw_head(wrapped, job.model.fresh_weights, job.seed)
         try:
             trainer = _trainer(job, wrapped, at_once)
             trainer.train(resume_from_checkpoint=_last_checkpoint(job.work))

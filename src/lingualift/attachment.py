@@ -1,0 +1,208 @@
+"""Putting adapters on a resident backbone, with the head that it answers by, and taking them off again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lingualift.adapters import open_adapter
+from lingualift.adapters.folder import WEIGHTS_FILE
+from lingualift.architectures import head_modules, peft_task
+from lingualift.backbone import BackboneRef, load_backbone
+from lingualift.errors import UserError
+from lingualift.provenance import PROVENANCE_FILE, read_json
+
+
+def check_adapter(ref: BackboneRef, adapter: Path) -> None:
+    """Check that a folder is an adapter, whole, and made for this backbone as far as it says.
+
+    Raises:
+        UserError: no adapter, damaged, or trained on another backbone, or on prompts asked in another way.
+    """
+    opened = open_adapter(adapter)
+    provenance = adapter / PROVENANCE_FILE
+    recorded = read_json(provenance) if provenance.is_file() else {}
+    made_for = recorded.get("backbone", {})
+    theirs = made_for.get("fingerprint")
+    if theirs and theirs != ref.fingerprint:
+        raise UserError(
+            opened.path,
+            f"was made for the backbone {made_for.get('name')!r} (fingerprint {theirs[:12]})",
+            f"one made for {ref.name!r} (fingerprint {ref.fingerprint[:12]})",
+            "name that backbone, or another adapter",
+        )
+    asked = recorded.get("chat_template")
+    if asked is not None and asked != ref.chat:
+        raise UserError(
+            opened.path,
+            f"was trained on prompts {'in' if asked else 'without'} the chat template",
+            "prompts as it was trained on",
+            f"{'set' if asked else 'leave out'} `chat_template` (--chat-template)",
+        )
+
+
+def check_labels(ref: BackboneRef, adapter: Path, labels: Sequence[str]) -> None:
+    """Check that an encoder's adapter was trained on these classes, as far as it says.
+
+    Raises:
+        UserError: it has a head for others, or for these in another order.
+    """
+    provenance = adapter / PROVENANCE_FILE
+    theirs = read_json(provenance).get("labels") if provenance.is_file() else None
+    if ref.head.kind == "classes" and theirs is not None and list(theirs) != list(labels):
+        raise UserError(
+            adapter,
+            f"has a head for {', '.join(theirs)}",
+            f"one for {', '.join(labels)}",
+            "name an adapter that was trained on this task",
+        )
+
+
+def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
+    """Put an adapter on the resident backbone, every tensor of its folder in its place; `detach` takes it off again.
+
+    An adapter without a head, put on a backbone that answers by one, is given a fresh one if it is to be trained. The
+    head of an encoder's adapter is left off where the backbone fills in masked words by its own.
+
+    Args:
+        ref: The backbone; it is loaded if it is not.
+        adapter: Adapter folder.
+        trainable: Whether its tensors, and its head's, are to be trained.
+
+    Raises:
+        UserError: no adapter, damaged, made for another model, or without the head that is needed; the model is as it
+            was then.
+    """
+    import peft
+
+    open_adapter(adapter)
+    model, _ = load_backbone(ref)
+    wrapped = None
+    try:
+        config = peft.PeftConfig.from_pretrained(str(adapter))
+        config.inference_mode = not trainable
+        body = ref.family == "encoder" and ref.head.kind == "words"
+        left_off = set(config.modules_to_save or ()) if body else set()
+        config.modules_to_save = None if left_off else config.modules_to_save
+        headless = ref.head.kind != "words" and not config.modules_to_save
+        if headless and not trainable:
+            raise UserError(
+                adapter,
+                "has no head to answer with",
+                "an adapter trained on the task",
+                "name the task adapter",
+            )
+        wrapped = wrap(ref, model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its audit comes below
+            if headless:
+                missing, unexpected = _load_beside_head(wrapped, adapter)
+            else:
+                loaded = wrapped.load_adapter(str(adapter), "default", is_trainable=trainable)
+                missing, unexpected = loaded.missing_keys, loaded.unexpected_keys
+        if config.is_prompt_learning:  # peft takes it by another way, and checks its shape
+            unexpected = [key for key in unexpected if key != "prompt_embeddings"]
+        unexpected = [key for key in unexpected if not left_off & set(key.split("."))]
+        problems = [*missing, *unexpected]
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problems = [line.strip() for line in str(error).splitlines() if "Error(s)" not in line]
+    if problems:
+        detach(wrapped or model)
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        found = f"does not fit the backbone: {problems[0][:300]}{more}"
+        raise UserError(adapter, found, "an adapter of this backbone", "name another backbone or adapter")
+    return wrapped
+
+
+def _load_beside_head(wrapped: Any, adapter: Path) -> tuple[list[str], list[str]]:
+    """Load the tensors of an adapter that has no head, beside the fresh head of the model.
+
+    Returns:
+        Tensors of the adapter that its folder lacks, and tensors of the folder that are none of the adapter's.
+    """
+    import peft
+    from safetensors.torch import load_file
+
+    head = set(head_modules(wrapped.get_base_model()))
+    whole = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    fresh = {key: value for key, value in whole.items() if head & set(key.split("."))}
+    loaded = peft.set_peft_model_state_dict(wrapped, {**fresh, **load_file(adapter / WEIGHTS_FILE)})
+    own = [key for key in loaded.missing_keys if "default" in key.split(".") and "prompt_encoder" not in key]
+    return own, loaded.unexpected_keys
+
+
+def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
+    """A model with a new adapter on it, of peft's class for its task; with a head to train if it answers by one.
+
+    Args:
+        ref: The backbone.
+        model: What `load_backbone` or `skeleton` made of it.
+        config: peft's configuration of the adapter; the task is filled in.
+
+    Raises:
+        ValueError: peft finds no place for it.
+    """
+    import peft
+    from peft.tuners.ia3 import IA3Layer
+
+    config.task_type = peft_task(ref.family, ref.head)
+    if ref.head.kind != "words" and not config.modules_to_save:
+        config.modules_to_save = head_modules(model)
+    if config.is_prompt_learning and config.task_type is None:
+        return _prefixed(model, config)
+    kind = peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)
+    if config.is_prompt_learning and ref.head.kind != "words":
+        kind = _typed(kind, ref.dtype)
+    wrapped = kind(model, config)
+    if ref.quantization and config.peft_type == "IA3":
+        for module in wrapped.modules():
+            if isinstance(module, IA3Layer):  # of which peft leaves the 4-bit ones' output in float32
+                module.register_forward_hook(lambda _, given, output: output.to(given[0].dtype))
+    return wrapped
+
+
+def _typed(kind: type[Any], dtype: str) -> type[Any]:
+    """Peft's class with prefixes in the format of the blocks; it would take that of the head where that comes first."""
+    import torch
+
+    return type(kind.__name__, (kind,), {"base_model_torch_dtype": getattr(torch, dtype)})
+
+
+def _prefixed(model: Any, config: Any) -> Any:
+    """A masked language model with a prefix, which peft has no class for."""
+    import peft
+    import torch
+
+    class Prefixed(peft.PeftModel):  # type: ignore[misc]
+        def forward(self, input_ids: Any, attention_mask: Any, **more: Any) -> Any:
+            """The model's own forward pass, with the prefix before the keys and values of every layer."""
+            tokens = self.active_peft_config.num_virtual_tokens
+            seen = attention_mask.new_ones(len(input_ids), tokens)
+            return self.get_base_model()(
+                input_ids=input_ids,
+                attention_mask=torch.cat([seen, attention_mask], dim=1),
+                past_key_values=self.get_prompt(len(input_ids)),
+                **more,
+            )
+
+    return Prefixed(model, config)
+
+
+def detach(wrapped: Any) -> None:
+    """Take an adapter off the model that `attach` put it on, and put back the modules that it wrapped or copied.
+
+    peft's own unloading leaves copies in place, and refuses (IA)³ on 4-bit weights.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    base = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+    for name, module in list(base.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            base.set_submodule(name, module.original_module)
+        elif isinstance(module, BaseTunerLayer):
+            base.set_submodule(name, module.get_base_layer())
+    if hasattr(base, "peft_config"):
+        del base.peft_config

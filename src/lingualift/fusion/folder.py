@@ -1,0 +1,40 @@
+"""The tensors of an adapter folder, each into its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lingualift.adapters.folder import WEIGHTS_FILE
+from lingualift.errors import UserError
+
+
+def fill(own: dict[str, Tensor], folder: Path) -> None:
+    """Copy a folder's tensors into a model's.
+
+    Raises:
+        UserError: one is missing, too many, of another shape, or not finite; the model is as it was then.
+    """
+    path = folder / WEIGHTS_FILE
+    try:
+        theirs = load_file(path)
+    except Exception as error:
+        raise UserError(path, f"cannot be read ({error})", "tensors", "save the adapter again") from None
+    problems = [f"{key} is missing" for key in sorted(own.keys() - theirs.keys())]
+    problems += [f"{key} is none of the adapter's" for key in sorted(theirs.keys() - own.keys())]
+    for key in own.keys() & theirs.keys():
+        if own[key].shape != theirs[key].shape:
+            problems.append(f"{key} is {tuple(theirs[key].shape)}, not {tuple(own[key].shape)}")
+        elif not bool(torch.isfinite(theirs[key]).all()):
+            problems.append(f"{key} is not finite")
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise UserError(
+            path, problems[0] + more, "an adapter of this backbone", "name another backbone or adapter"
+        )
+    with torch.no_grad():
+        for key, tensor in own.items():
+            tensor.copy_(theirs[key])

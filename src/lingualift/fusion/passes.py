@@ -1,0 +1,185 @@
+"""What a forward pass of the target meets: source states, and which of them each position meets.
+
+A pass is found through a context variable while the model runs, and handed to each block as an argument of its call,
+so that gradient checkpointing, which runs a block again after the pass is over, repeats the same call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+AnswerSource = Literal["last", "none", "generate"]
+Padding = Literal["left", "right"]
+
+
+class SourcePassDone(Exception):
+    """All source states are there: what comes after them is not computed."""
+
+
+@dataclass
+class SourcePass:
+    """A pass of the backbone without the adapter; collects states unless `wanted` is empty.
+
+    Attributes:
+        wanted: Keys of the states to collect: blocks, or projections.
+        at: Where they are taken: `block-input`, `block-output` or `projection-input`.
+        states: What was collected, (b, m, width) each.
+    """
+
+    wanted: frozenset[str] = frozenset()
+    at: str = ""
+    states: dict[str, Tensor] = field(default_factory=dict)
+
+    def see(self, at: str, key: str, states: Any) -> None:
+        """Keep states that are wanted.
+
+        Raises:
+            SourcePassDone: these were the last.
+        """
+        if at != self.at or key not in self.wanted:
+            return
+        self.states[key] = states[0] if isinstance(states, tuple) else states
+        if len(self.states) == len(self.wanted):
+            raise SourcePassDone
+
+
+class Unfused:
+    """A pass of the target in which fusion is off on purpose: plain LoRA."""
+
+
+UNFUSED = Unfused()
+
+
+@dataclass(frozen=True)
+class Span:
+    """The real tokens of every row, (b,) each: from `start` to before `end`; the prompt ends before `prompt_end`."""
+
+    start: Tensor
+    prompt_end: Tensor
+    end: Tensor
+
+
+def span_of(mask: Tensor, prompt_end: Tensor | None = None) -> Span:
+    """The span of a padding mask (b, n), padded on either side."""
+    real = mask.bool().int()
+    start = real.argmax(1)
+    end = real.shape[1] - real.flip(1).argmax(1)
+    return Span(start, end if prompt_end is None else prompt_end.to(end.device).clamp(max=end), end)
+
+
+@dataclass
+class Fused:
+    """A pass of the target that meets source states.
+
+    Attributes:
+        states: Source states by block or projection, (b, m, width) each, without gradient.
+        source: Span of the source rows.
+        target: Span of the target rows.
+        mask: Padding mask of the target rows (b, n); positions beyond it are real.
+        causal: Whether a position must not see later ones, and answers follow prompts: decoders.
+        padding: The side on which prompts of different lengths are filled up before they meet.
+        answer_source: What positions of the answer meet.
+        projection: From the width of the states to the backbone's; None where it is the backbone's.
+    """
+
+    states: dict[str, Tensor]
+    source: Span
+    target: Span
+    mask: Tensor
+    causal: bool
+    padding: Padding
+    answer_source: AnswerSource
+    projection: torch.nn.Linear | None = None
+    bottlenecks: dict[str, Tensor] = field(default_factory=dict)
+    _last: dict[str, tuple[tuple[int, int, int], Any]] = field(default_factory=dict)
+
+    def meets(self, offset: int, length: int, rows: int) -> tuple[Tensor, Tensor]:
+        """Which source position each of `length` target positions from `offset` on meets.
+
+        Returns:
+            Positions, and whether there is one, (rows, length) each.
+        """
+        found: tuple[Tensor, Tensor] = self._once("meets", self._meets, offset, length, rows)
+        return found
+
+    def visible(self, offset: int, length: int, rows: int) -> Tensor:
+        """Which target positions each of `length` positions from `offset` on may see (rows, length, offset + length).
+
+        Padding is seen by none but itself, so that no row of an attention is empty.
+        """
+        return self._once("visible", self._visible, offset, length, rows)
+
+    def _once(self, name: str, compute: Any, *key: int) -> Any:
+        """All layers of a pass ask the same."""
+        last = self._last.get(name)
+        if last is None or last[0] != key:
+            self._last[name] = last = (key, compute(*key))  # type: ignore[assignment]
+        return last[1]  # type: ignore[index]
+
+    def _meets(self, offset: int, length: int, rows: int) -> tuple[Tensor, Tensor]:
+        source, target = self.source, self.target
+        position = torch.arange(offset, offset + length, device=self.mask.device)[None]
+
+        if rows % len(source.start) or rows % len(target.start):
+            raise ValueError(f"{rows} rows do not repeat the {len(source.start)} that sources were given for")
+
+        def column(bound: Tensor) -> Tensor:
+            return bound.repeat_interleave(rows // len(bound))[:, None]
+
+        ends = column(source.prompt_end) - column(target.prompt_end)
+        starts = column(source.start) - column(target.start)
+        index = position + (ends if self.padding == "left" else starts)
+        in_prompt = (position >= column(target.start)) & (position < column(target.prompt_end))
+        valid = in_prompt & (index >= column(source.start)) & (index < column(source.prompt_end))
+        if self.causal and self.answer_source != "none":
+            last = column(source.end) - 1
+            answered = torch.minimum(position + ends, last) if self.answer_source == "generate" else last
+            in_answer = position >= column(target.prompt_end)
+            index, valid = torch.where(in_answer, answered, index), valid | in_answer
+        return index.masked_fill(~valid, 0), valid
+
+    def _visible(self, offset: int, length: int, rows: int) -> Tensor:
+        keys = offset + length
+        mask = self.mask[:, :keys].bool()
+        if mask.shape[1] < keys:
+            mask = torch.nn.functional.pad(mask, (0, keys - mask.shape[1]), value=True)
+        mask = mask.repeat_interleave(rows // len(mask), 0)
+        query = torch.arange(offset, keys, device=mask.device)[:, None]
+        key = torch.arange(keys, device=mask.device)[None]
+        seen = mask[:, None].expand(rows, length, keys)
+        if self.causal:
+            seen = seen & (key <= query)
+        return seen | (key == query)
+
+
+Pass = SourcePass | Unfused | Fused
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a block: the pass it belongs to, the positions it starts at, and the cache that it fills."""
+
+    of: Unfused | Fused | None
+    offset: int = 0
+    cache: Any = None
+
+
+CURRENT: ContextVar[Pass | None] = ContextVar("lingualift_fusion_pass", default=None)
+CALL: ContextVar[Call | None] = ContextVar("lingualift_fusion_call", default=None)
+
+
+@contextmanager
+def running(this: Pass | None) -> Iterator[None]:
+    """Make a pass the current one."""
+    token = CURRENT.set(this)
+    try:
+        yield
+    finally:
+        CURRENT.reset(token)

@@ -1,0 +1,121 @@
+"""The adapter of the first stage, kept frozen beside a FLARE adapter where it cannot be merged without loss (NF4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lingualift.adapters.config import CONFIG_FILE
+from lingualift.adapters.folder import WEIGHTS_FILE, open_adapter
+from lingualift.errors import UserError
+from lingualift.provenance import write_json
+
+FOLDER = "first-stage"
+"""Its folder within that of the FLARE adapter: a plain LoRA adapter of peft's."""
+
+_NAME = "first_stage"
+
+
+class Factors(torch.nn.Module):  # type: ignore[misc]
+    """LoRA's factors of one layer: A (rank, inputs), B (outputs, rank), and the scaling of B·A."""
+
+    down: Tensor
+    up: Tensor
+
+    def __init__(self, down: Tensor, up: Tensor, scaling: float) -> None:
+        super().__init__()
+        self.register_buffer("down", down)
+        self.register_buffer("up", up)
+        self.scaling = scaling
+
+    def forward(self, states: Tensor) -> Tensor:
+        """What they add to the layer's output for `states` (…, inputs)."""
+        linear = torch.nn.functional.linear
+        return linear(linear(states.to(self.down.dtype), self.down), self.up) * self.scaling
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """A LoRA adapter, read.
+
+    Attributes:
+        config: Its `adapter_config.json`.
+        factors: The factors by path of the backbone's layer.
+    """
+
+    config: Mapping[str, Any]
+    factors: Mapping[str, Factors]
+
+    @classmethod
+    def read(cls, folder: Path | str, backbone: Any) -> FirstStage:
+        """Read an adapter for a backbone.
+
+        Raises:
+            UserError: no plain LoRA adapter, damaged, or none of this backbone's.
+        """
+        adapter = open_adapter(folder)
+        if adapter.kind != "lora":
+            raise UserError(
+                adapter.path, f"is {adapter.kind}", "a LoRA adapter", "train the first stage by LoRA"
+            )
+        if adapter.structure.whole:
+            raise UserError(
+                adapter.path,
+                f"holds {adapter.structure.whole[0]} beside LoRA's factors",
+                "factors alone",
+                "put whole weights (a head, biases) into the backbone before",
+            )
+        factors = {}
+        for path, module in adapter.modules.items():
+            layer = dict(backbone.named_modules()).get(path)
+            found = (getattr(layer, "out_features", None), getattr(layer, "in_features", None))
+            if module.form != "linear" or found != module.fits:
+                raise UserError(
+                    adapter.path,
+                    f"{path} is {module.form}, {module.fits}",
+                    "a linear layer of the backbone's, of the same size",
+                    "name an adapter of this backbone",
+                )
+            down, up = (torch.from_numpy(adapter.read(name).astype(np.float32)) for name in module.tensors)
+            factors[path] = Factors(down, up, module.scaling)
+        return cls(adapter.config, factors)
+
+    def attach(self, backbone: Any) -> list[Any]:
+        """Let the backbone's layers add what the factors give; returns what `detach` takes."""
+        handles = []
+        for path, factors in self.factors.items():
+            layer = backbone.get_submodule(path)
+            layer = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
+            layer.add_module(_NAME, factors.to(layer.weight.device))
+            handles.append((layer, layer.register_forward_hook(_add)))
+        return handles
+
+    def save(self, folder: Path) -> None:
+        """Write it as an adapter folder of peft's."""
+        folder.mkdir(exist_ok=True)
+        tensors = {}
+        for path, factors in self.factors.items():
+            for name, tensor in (("A", factors.down), ("B", factors.up)):
+                tensors[f"base_model.model.{path}.lora_{name}.weight"] = tensor.cpu().contiguous()
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        write_json(folder / CONFIG_FILE, dict(self.config))
+
+
+def _add(layer: Any, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output + layer.get_submodule(_NAME)(given[0]).to(output.dtype)
+
+
+def detach(handles: list[Any]) -> None:
+    """Undo `FirstStage.attach`."""
+    for layer, hook in handles:
+        hook.remove()
+        delattr(layer, _NAME)
+    handles.clear()
