@@ -31,6 +31,9 @@ from lingualift.errors import UserError
 from lingualift.provenance import sha256_folder
 from lingualift.training.chat import frame
 
+# bitsandbytes, which peft imports where it is installed, looks for a kernel on the hub and goes without
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
 BUNDLED = "miniworld"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
@@ -311,8 +314,6 @@ def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    # importing bitsandbytes looks for a kernel on the hub, which it goes without
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     config = _config(ref.source, ref.revision, ref.trust_remote_code, ref.name)
     tokenizer = load_tokenizer(ref)
     try:

@@ -436,7 +436,12 @@ def parse_experiment(raw: dict[str, Any], where: str = "experiment") -> Experime
 
 def dump_experiment(experiment: Experiment) -> str:
     """The resolved experiment as YAML, every default written out."""
-    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return to_yaml(experiment.model_dump(mode="json"))
+
+
+def to_yaml(value: Any, **options: Any) -> str:
+    """A value as YAML that `load_experiment` reads back; options as for `yaml.dump`."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **options))
 
 
 def _explain(problem: dict[str, Any]) -> str:
@@ -482,12 +487,17 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper, quoting what the loader would read as a number."""
+
+
 # YAML 1.2: 2e-3 is a number although it has no dot.
-_UniqueKeyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+for _side in (_UniqueKeyLoader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 def _set(raw: dict[str, Any], override: str) -> None:

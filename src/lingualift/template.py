@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lingualift.config import Experiment, Method
+from lingualift.config import Experiment, Method, to_yaml
 from lingualift.pipeline.methods import METHODS
 from lingualift.source import labelled_task
 from lingualift.tasks import Task
@@ -152,7 +151,5 @@ def _about(field: FieldInfo) -> str:
 def _flow(value: Any) -> str:
     """A value as YAML on one line."""
     plain = list(value) if isinstance(value, tuple) else value
-    text = yaml.safe_dump(
-        plain, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
-    )
+    text = to_yaml(plain, default_flow_style=True, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")

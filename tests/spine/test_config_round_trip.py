@@ -1,5 +1,7 @@
 """A resolved experiment, written out, is read back as the same experiment."""
 
+import json
+
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,8 +119,27 @@ def test_dump_then_parse_gives_the_same_experiment(tmp_path, raw):
 @given(raw=experiments())
 def test_what_a_user_writes_as_yaml_is_what_is_parsed(tmp_path, raw):
     path = tmp_path / "written.yaml"
-    path.write_text(yaml.safe_dump(raw, allow_unicode=True), encoding="utf-8")
+    path.write_text(
+        json.dumps(raw, ensure_ascii=False), encoding="utf-8"
+    )  # JSON is YAML, with strings in quotes
     assert load_experiment(path) == Experiment.model_validate(raw)
+
+
+def test_words_that_look_like_numbers_stay_words(tmp_path):
+    """`1e5` is a number where it is not quoted."""
+    path = tmp_path / "e.yaml"
+    raw = {
+        "backbone": {"name": "1e5"},
+        "languages": {"source": "en", "targets": ["fr"]},
+        "tasks": [{"task": "0E0", "data": {"files": "{language}.csv"}}],
+        "training": {"task": {"steps": 1, "learning_rate": 5e-5}, "reference": {"steps": 1}},
+        "methods": [],
+        "seeds": [0],
+    }
+    path.write_text(dump_experiment(parse_experiment(raw)), encoding="utf-8")
+    found = load_experiment(path)
+    assert (found.backbone.name, found.tasks[0].task) == ("1e5", "0E0")
+    assert found.training.task.learning_rate == 5e-5
 
 
 @given(raw=experiments())

@@ -1,6 +1,7 @@
 """Names that users type: languages, registered entries, and the errors that correct them."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,12 @@ from lingualift.languages import all_languages, language
 from lingualift.registry import Registry
 
 ENTRIES = all_languages()
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """pytest imports them by it: of two, one would be taken for the other."""
+    names = [path.stem for path in Path(__file__).parents[1].rglob("*.py") if path.name != "conftest.py"]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from stand_in import Prefixing, foreign
+from translator import Prefixing, foreign
 
 from lingualift.translation.cache import Cache, Desk
 
