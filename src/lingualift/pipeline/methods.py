@@ -246,13 +246,13 @@ def check_family(experiment: Experiment, backbone: BackboneRef) -> None:
                 found = f"is set, and {backbone.name!r} is an encoder, which reads no prompt"
                 raise UserError(f"tasks.{index}.{min(idle)}", found, mend="remove it")
         prefix = experiment.adapter.tokens if experiment.adapter.type == "prefix" else 0
-        asked = {
+        lengths = {
             "training.task.max_length": experiment.training.task.max_length,
             "scoring.max_length": experiment.scoring.max_length,
         }
         if experiment.reference:
-            asked["reference.segment_tokens"] = experiment.reference.segment_tokens
-        for where, tokens in asked.items():
+            lengths["reference.segment_tokens"] = experiment.reference.segment_tokens
+        for where, tokens in lengths.items():
             check_positions(read_config(backbone), where, tokens, prefix)
     if experiment.adapter.type != "prefix":
         return
