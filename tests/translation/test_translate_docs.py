@@ -44,11 +44,12 @@ def test_what_is_counted_is_told():
 
 def test_every_task_says_what_of_it_is_text():
     """Columns to translate are columns that a question is made of; spans name their passage."""
-    for task in (task for _, task in TASKS.items() if isinstance(task, Task)):
+    shipped = {name: task for name, task in TASKS.items() if type(task).__module__.startswith("lingualift.")}
+    for task in (task for task in shipped.values() if isinstance(task, Task)):
         assert set(task.text_columns or ()) <= set(task.columns)
         assert task.gold_column not in (task.text_columns or ())
         assert (task.passage_column in task.columns) == (task.encoder_head == "span")
     prompted = {
-        name for name, task in TASKS.items() if isinstance(task, PromptedTask) and task.written_columns
+        name for name, task in shipped.items() if isinstance(task, PromptedTask) and task.written_columns
     }
     assert prompted == {"xlsum", "mgsm"}
