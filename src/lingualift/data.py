@@ -87,7 +87,9 @@ class Rows:
         return f"{self.where}{between}{self.number(index)}"
 
 
-def load_examples(task: Task, data: Data, language: str, split: str, base: Path) -> list[Example]:
+def load_examples(
+    task: Task, data: Data, language: str, split: str, base: Path, *, named: bool = False
+) -> list[Example]:
     """Read the examples of a labelled task.
 
     Args:
@@ -96,11 +98,12 @@ def load_examples(task: Task, data: Data, language: str, split: str, base: Path)
         language: Code as written in the experiment.
         split: "train", "validation" or "test".
         base: Folder that relative paths start from.
+        named: Whether each row must have an `id`, instead of being called by its line where it has none.
 
     Raises:
         UserError: no data, a missing column, bad rows (each with file and line), ids that stand twice.
     """
-    columns = (*task.columns, task.gold_column)
+    columns = _columns(task, task.gold_column, named=named)
     rows = load_rows(data, language, split, base, columns)
     examples: list[Example] = []
     first_at: dict[str, int] = {}
@@ -118,6 +121,55 @@ def load_examples(task: Task, data: Data, language: str, split: str, base: Path)
 
     _each(rows, columns, task, add)
     return examples
+
+
+def _columns(task: Task, *more: str, named: bool) -> tuple[str, ...]:
+    """The columns that rows must have, each once."""
+    return tuple(dict.fromkeys((*task.columns, *more, *(("id",) if named else ()))))
+
+
+def load_beside(
+    task: Task, data: Data, language: str, split: str, base: Path, source: str, examples: Sequence[Example]
+) -> list[Example]:
+    """Put the same rows in the source language beside examples, as their `source`; they pair by `id`.
+
+    No label is looked at, nor need there be one; rows that no example asks for are left out.
+
+    Args:
+        task: Turns rows into examples.
+        data: Where the rows of the source side are.
+        language: Code of the examples' language, which fills in the template.
+        split: "train", "validation" or "test".
+        base: Folder that relative paths start from.
+        source: Code of the source side's language.
+        examples: As `load_examples` gives them with `named`.
+
+    Raises:
+        UserError: no data, a missing column, bad rows (each with file and line), ids that stand twice, examples whose
+            id no row has.
+    """
+    columns = _columns(task, named=True)
+    rows = load_rows(data, language, split, base, columns)
+    found: dict[str, Example] = {}
+    first_at: dict[str, int] = {}
+
+    def add(index: int, row: Mapping[str, Any]) -> None:
+        example = task.example(row, source)
+        _once(example.id, index, first_at)
+        found[example.id] = replace(example, language=source)
+
+    _each(rows, columns, task, add)
+    missing = [example.id for example in examples if example.id not in found]
+    if missing:
+        some = ", ".join(map(repr, missing[:_SHOWN]))
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise UserError(
+            rows.where,
+            f"has no row {some}{more}",
+            f"one for each of {len(examples)} rows in {language!r}, since rows pair by `id`",
+            "add the rows that are missing, or leave their partners out",
+        )
+    return [replace(example, source=found[example.id]) for example in examples]
 
 
 def _named(row: Mapping[str, Any], number: int) -> Mapping[str, Any]:

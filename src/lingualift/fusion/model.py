@@ -17,7 +17,9 @@ from torch import Tensor
 from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.architectures import family_of
+from lingualift.attachment import take_off
 from lingualift.errors import UserError
+from lingualift.fusion import stage
 from lingualift.fusion.checks import check_backbone, check_encoder, check_free, check_source
 from lingualift.fusion.config import FlareConfig
 from lingualift.fusion.folder import fill
@@ -35,7 +37,7 @@ from lingualift.fusion.layer import (
 from lingualift.fusion.passes import UNFUSED, Fused, running, span_of
 from lingualift.fusion.places import block_of, find_places
 from lingualift.fusion.reading import ENCODER, SourceReader
-from lingualift.fusion.stage import FOLDER, FirstStage, detach
+from lingualift.fusion.stage import FOLDER, FirstStage
 from lingualift.provenance import write_json, writing
 
 
@@ -118,6 +120,7 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
         source_rows: Tensor | None = None,
         labels: Tensor | None = None,
         answer_start: Tensor | None = None,
+        answer_tokens: int | None = None,
         **more: Any,
     ) -> Any:
         """The backbone's output for the target, fused with the source.
@@ -132,6 +135,8 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
             labels: As the backbone takes them.
             answer_start: Position (b,) of every row of a decoder at which the answer starts; None for where `labels`
                 start, or for no answer without them.
+            answer_tokens: How many tokens the source is to answer with (`answer_source='generate'`), for a prompt whose
+                answer follows in further calls; None for as many as the longest answer has here.
             more: What else the backbone takes; names that begin with `source_` go to the source pass.
 
         Raises:
@@ -144,10 +149,30 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
         shape = size if input_ids is None else input_ids.shape
         if self._causal and answer_start is None and labels is not None and labels.dim() == 2 and theirs:
             answer_start = first_label(labels, attention_mask, shape)
-        this = self._pass(input_ids, size, attention_mask, theirs, answer_start, more)
+        room = more if answer_tokens is None else {**more, "max_new_tokens": answer_tokens}
+        this = self._pass(input_ids, size, attention_mask, theirs, answer_start, room)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **more}
         with running(this):
             return self.get_base_model()(**{key: value for key, value in given.items() if value is not None})
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        source_input_ids: Tensor | None = None,
+        source_attention_mask: Tensor | None = None,
+        source_rows: Tensor | None = None,
+        **more: Any,
+    ) -> Any:
+        """The output of an encoder-decoder's encoder for the target, fused with the source; arguments as for `forward`.
+
+        `forward` takes it as `encoder_outputs`, and then reads no source.
+        """
+        theirs = source_of(more, source_input_ids, source_attention_mask, source_rows)
+        with running(self._pass(input_ids, None, attention_mask, theirs, None, more)):
+            return self.get_base_model().get_encoder()(
+                input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **more
+            )
 
     def generate(
         self,
@@ -289,8 +314,10 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
         """
         for module in self.modules():
             swap_back(module, FusedBlock)
-        detach(self._first_stage_hooks)
-        return self.base_model.unload()
+        stage.detach(self._first_stage_hooks)
+        backbone = self.get_base_model()
+        take_off(backbone)
+        return backbone
 
     def _tensors(self, state_dict: Any = None) -> dict[str, Tensor]:
         """The adapter's tensors by peft's names; they share memory with the model."""

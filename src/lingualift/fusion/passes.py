@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -115,6 +115,16 @@ class Fused:
         Padding is seen by none but itself, so that no row of an attention is empty.
         """
         return self._once("visible", self._visible, offset, length, rows)
+
+    def take(self, rows: Tensor) -> Fused:
+        """The same pass for rows (k,) of it, in their order; rows may repeat."""
+        spans = {
+            name: Span(*(bound[rows] for bound in (span.start, span.prompt_end, span.end)))
+            for name, span in (("source", self.source), ("target", self.target))
+        }
+        states = {key: value[rows] for key, value in self.states.items()}
+        kept = {path: value[rows] for path, value in self.bottlenecks.items()}
+        return replace(self, states=states, **spans, mask=self.mask[rows], bottlenecks=kept, _last={})
 
     def _once(self, name: str, compute: Any, *key: int) -> Any:
         """All layers of a pass ask the same."""
