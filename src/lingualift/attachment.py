@@ -14,7 +14,6 @@ from lingualift.backbone import BackboneRef, load_backbone
 from lingualift.errors import UserError
 from lingualift.provenance import PROVENANCE_FILE, read_json
 
-
 FLARE = "flare"
 """Kind of adapters that read a source side (`Adapter.kind`)."""
 
@@ -130,7 +129,9 @@ def _attach_fused(ref: BackboneRef, model: Any, adapter: Path, trainable: bool) 
 
     heads = FlareConfig.from_folder(adapter).modules_to_save
     if ref.head.kind != "words" and not heads:
-        raise UserError(adapter, "has no head to answer with", "one that began from a first stage with a head")
+        raise UserError(
+            adapter, "has no head to answer with", "one that began from a first stage with a head"
+        )
     if ref.head.kind == "words" and heads:
         raise UserError(adapter, "answers by a head", "its task", "take the task that it was trained on")
     return load_flare(model, adapter, is_trainable=trainable)

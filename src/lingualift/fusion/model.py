@@ -67,7 +67,11 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
     ) -> None:
         check_encoder(source_encoder, config)
         check_free(backbone)
-        before = None if first_stage is None else FirstStage.read(first_stage, backbone)
+        before = (
+            None
+            if first_stage is None
+            else FirstStage.read(first_stage, backbone, config.modules_to_save or ())
+        )
         places = find_places(backbone, config)
         check_backbone(backbone, config, places.fused)
         lora = peft.LoraConfig(
@@ -80,7 +84,10 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
         lora._register_custom_module({torch.nn.Linear: FlareLinear})
         super().__init__(backbone, lora, ADAPTER)
         self._first_stage = before
-        self._first_stage_hooks = [] if before is None else before.attach(backbone)
+        self._first_stage_hooks = []
+        if before is not None:
+            self._first_stage_hooks = before.attach(backbone)
+            before.begin(backbone)
         self.flare_config = config
         self._causal = family_of(backbone.config) == "decoder"
         self._off = False
@@ -342,6 +349,7 @@ def flare(
             configuration that names one, and only for that.
         first_stage: Folder of the LoRA adapter that was trained on the source language, to be kept frozen beside and
             saved with this one: for 4-bit backbones, into which it cannot be merged without loss. Elsewhere merge it.
+            A head in it (`modules_to_save` here and there) is where this one's begins.
 
     Raises:
         UserError: a module name that matches nothing, or a backbone, encoder or first stage that does not fit.

@@ -8,8 +8,7 @@ from typing import Any
 from lingualift.errors import UserError
 from lingualift.fusion.model import FlareModel
 from lingualift.training.encoding import set_language
-from lingualift.training.sides import PREFIX, pad_sides
-from lingualift.training.sides import read_texts
+from lingualift.training.sides import PREFIX, pad_sides, read_texts
 
 
 def source_ids(

@@ -65,6 +65,10 @@ class Span:
     prompt_end: Tensor
     end: Tensor
 
+    def take(self, rows: Tensor) -> Span:
+        """Those of rows (k,)."""
+        return Span(self.start[rows], self.prompt_end[rows], self.end[rows])
+
 
 def span_of(mask: Tensor, prompt_end: Tensor | None = None) -> Span:
     """The span of a padding mask (b, n), padded on either side."""
@@ -118,13 +122,15 @@ class Fused:
 
     def take(self, rows: Tensor) -> Fused:
         """The same pass for rows (k,) of it, in their order; rows may repeat."""
-        spans = {
-            name: Span(*(bound[rows] for bound in (span.start, span.prompt_end, span.end)))
-            for name, span in (("source", self.source), ("target", self.target))
-        }
-        states = {key: value[rows] for key, value in self.states.items()}
-        kept = {path: value[rows] for path, value in self.bottlenecks.items()}
-        return replace(self, states=states, **spans, mask=self.mask[rows], bottlenecks=kept, _last={})
+        return replace(
+            self,
+            states={key: states[rows] for key, states in self.states.items()},
+            source=self.source.take(rows),
+            target=self.target.take(rows),
+            mask=self.mask[rows],
+            bottlenecks={path: states[rows] for path, states in self.bottlenecks.items()},
+            _last={},
+        )
 
     def _once(self, name: str, compute: Any, *key: int) -> Any:
         """All layers of a pass ask the same."""

@@ -103,7 +103,12 @@ def feed_of(
 
 
 def _fused(
-    ref: BackboneRef, model: Any, tokenizer: Any, task: Task | TextTask, rows: Sequence[Any], settings: Training
+    ref: BackboneRef,
+    model: Any,
+    tokenizer: Any,
+    task: Task | TextTask,
+    rows: Sequence[Any],
+    settings: Training,
 ) -> Feed:
     """Rows with their source side."""
     from lingualift.fusion.pairs import PairCollator

@@ -20,9 +20,7 @@ Side = dict[str, list[int]]
 PREFIX = "source_"
 
 
-def prompt_sides(
-    config: Any, tokenizer: Any, examples: Sequence[Example], max_length: int
-) -> list[Side]:
+def prompt_sides(config: Any, tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[Side]:
     """The source's prompts, for decoders and encoder-decoders.
 
     Args:
