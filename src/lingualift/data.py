@@ -87,9 +87,7 @@ class Rows:
         return f"{self.where}{between}{self.number(index)}"
 
 
-def load_examples(
-    task: Task, data: Data, language: str, split: str, base: Path, *, named: bool = False
-) -> list[Example]:
+def load_examples(task: Task, data: Data, language: str, split: str, base: Path) -> list[Example]:
     """Read the examples of a labelled task.
 
     Args:
@@ -98,12 +96,11 @@ def load_examples(
         language: Code as written in the experiment.
         split: "train", "validation" or "test".
         base: Folder that relative paths start from.
-        named: Whether each row must have an `id`, instead of being called by its line where it has none.
 
     Raises:
         UserError: no data, a missing column, bad rows (each with file and line), ids that stand twice.
     """
-    columns = _columns(task, task.gold_column, named=named)
+    columns = (*task.columns, task.gold_column)
     rows = load_rows(data, language, split, base, columns)
     examples: list[Example] = []
     first_at: dict[str, int] = {}
@@ -123,53 +120,62 @@ def load_examples(
     return examples
 
 
-def _columns(task: Task, *more: str, named: bool) -> tuple[str, ...]:
-    """The columns that rows must have, each once."""
-    return tuple(dict.fromkeys((*task.columns, *more, *(("id",) if named else ()))))
-
-
-def load_beside(
-    task: Task, data: Data, language: str, split: str, base: Path, source: str, examples: Sequence[Example]
+def load_paired(
+    task: Task, data: Data, beside: Data, language: str, split: str, base: Path, source: str
 ) -> list[Example]:
-    """Put the same rows in the source language beside examples, as their `source`; they pair by `id`.
+    """Read examples with the same rows in the source language beside them, as their `source`; they pair by `id`.
 
-    No label is looked at, nor need there be one; rows that no example asks for are left out.
+    A row without `id` is called by its line, which `lingualift translate` writes into the `id` of its translation. No
+    label of the source side is looked at, nor need there be one; its rows that no example asks for are left out.
 
     Args:
         task: Turns rows into examples.
-        data: Where the rows of the source side are.
-        language: Code of the examples' language, which fills in the template.
+        data: Where the rows are.
+        beside: Where the rows of the source side are.
+        language: Code of the examples' language, which fills in both templates.
         split: "train", "validation" or "test".
         base: Folder that relative paths start from.
         source: Code of the source side's language.
-        examples: As `load_examples` gives them with `named`.
 
     Raises:
-        UserError: no data, a missing column, bad rows (each with file and line), ids that stand twice, examples whose
-            id no row has.
+        UserError: as `load_examples`, for either side; examples whose id no row has; sides without ids that are not
+            equally long.
     """
-    columns = _columns(task, named=True)
-    rows = load_rows(data, language, split, base, columns)
+    examples = load_examples(task, data, language, split, base)
+    rows = load_rows(beside, language, split, base, task.columns)
     found: dict[str, Example] = {}
     first_at: dict[str, int] = {}
 
     def add(index: int, row: Mapping[str, Any]) -> None:
-        example = task.example(row, source)
+        example = task.example(row if "id" in task.columns else _named(row, rows.number(index)), source)
         _once(example.id, index, first_at)
         found[example.id] = replace(example, language=source)
 
-    _each(rows, columns, task, add)
+    _each(rows, task.columns, task, add)
     missing = [example.id for example in examples if example.id not in found]
     if missing:
         some = ", ".join(map(repr, missing[:_SHOWN]))
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise UserError(
             rows.where,
-            f"has no row {some}{more}",
+            f"has no row with id {some}{more}",
             f"one for each of {len(examples)} rows in {language!r}, since rows pair by `id`",
             "add the rows that are missing, or leave their partners out",
         )
+    if len(found) != len(examples) and not _has_ids(task, rows):
+        theirs = load_rows(data, language, split, base, task.columns)
+        if not _has_ids(task, theirs):
+            raise UserError(
+                rows.where,
+                f"has {len(found)} rows",
+                f"{len(examples)} as in {theirs.where}, since rows without `id` pair by their lines",
+                "give the rows of both an `id`",
+            )
     return [replace(example, source=found[example.id]) for example in examples]
+
+
+def _has_ids(task: Task, rows: Rows) -> bool:
+    return "id" in task.columns or "id" in rows.dataset.column_names
 
 
 def _named(row: Mapping[str, Any], number: int) -> Mapping[str, Any]:

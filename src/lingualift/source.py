@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.config import Data
-from lingualift.data import data_fingerprint, load_beside, load_examples, load_texts
+from lingualift.data import data_fingerprint, load_examples, load_paired, load_texts
 from lingualift.errors import UserError
 from lingualift.evaluation.metrics import METRICS
 from lingualift.provenance import fingerprint
@@ -100,12 +100,12 @@ class Source:
                 texts = load_texts(task, self.data, language, split, self.base)
                 _rows[key] = texts, fingerprint(texts)
             else:
-                examples = load_examples(
-                    task, self.data, language, split, self.base, named=self.beside is not None
+                where, beside = (task, self.data), self.beside
+                examples = (
+                    load_examples(*where, language, split, self.base)
+                    if beside is None
+                    else load_paired(*where, beside.data, language, split, self.base, beside.language)
                 )
-                if self.beside is not None:
-                    where, spoken = self.beside.data, self.beside.language
-                    examples = load_beside(task, where, language, split, self.base, spoken, examples)
                 _rows[key] = examples, fingerprint([asdict(row) for row in examples])
         return _rows[key]
 

@@ -16,7 +16,7 @@ from lingualift.tasks import Example, Task
 from lingualift.training.collator import Padding
 from lingualift.training.feed import Collate
 from lingualift.training.heads import Window, encode_choices, encode_classes, encode_windows, labels_of
-from lingualift.training.sides import Side, class_sides, window_sides
+from lingualift.training.sides import class_sides, window_sides
 
 _BEST = 20
 """Most likely first and last tokens of which the best span is sought, as in https://arxiv.org/abs/1810.04805's code."""
