@@ -292,12 +292,16 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
 
     def load_adapter(
         self, model_id: str | Path, adapter_name: str = ADAPTER, is_trainable: bool = False, **_: Any
-    ) -> Any:
+    ) -> None:
         """Load the tensors of a folder that `save_pretrained` wrote, each into its place.
+
+        A Trainer that goes on from a checkpoint asks for the first stage too, which is frozen and in its place already.
 
         Raises:
             UserError: an adapter of another configuration, damaged, or made for another backbone.
         """
+        if adapter_name == FOLDER:
+            return
         folder = Path(model_id)
         config = FlareConfig.from_folder(folder)
         if config.to_dict() != self.flare_config.to_dict():
