@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 import transformers as hf
+from safetensors.torch import load_file, save_file
 
 import lingualift as ll
 from lingualift.backbone import find_backbone, load_backbone
@@ -261,6 +262,11 @@ def test_the_resident_backbone_is_as_it_was(refs, tmp_path, name):
     case.evaluated()
     with pytest.raises(UserError, match="has no source side, which a FLARE adapter reads"):
         case.evaluated([replace(row, source=None) for row in case.examples])
+    weights = load_file(case.folder / paired.WEIGHTS)
+    weights.pop(next(iter(sorted(weights))))
+    save_file(weights, case.folder / paired.WEIGHTS)
+    with pytest.raises(UserError, match="is missing"):
+        case.evaluated()
     after = state()
     assert before[0] == after[0]
     assert before[2] == after[2]

@@ -98,6 +98,10 @@ def test_it_trains_and_answers(refs, tmp_path, name):
         tensors = load_file(tmp_path / stage / "first-stage" / paired.WEIGHTS)
         theirs = load_file(case.first / paired.WEIGHTS)
         assert all(torch.equal(tensor, theirs[key]) for key, tensor in tensors.items())
+    card = (tmp_path / "one" / "README.md").read_text()
+    assert "lingualift.load_flare(" in card
+    assert "PeftModel" not in card
+    assert "library_name: lingualift" in card
     found = facts(tmp_path / "one")
     assert found["initialisation"] == facts(case.start)["weights_sha256"]
     assert (found["rows"], found["steps"]) == (len(case.examples), 20)
