@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from lingualift.backbone import find_backbone, load_backbone
 from lingualift.config import Backbone, Scoring, Training
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
+from lingualift.hub import published
 from lingualift.tasks import get_task
 from lingualift.training.trainer import initialise_flare, measure_step, train
 
@@ -186,6 +188,29 @@ def test_first_stages_that_do_not_fit_are_refused(refs, tmp_path):
     assert not any("lora" in key or "first_stage" in key or "modules_to_save" in key for key in keys)
     with pytest.raises(UserError, match="answers by a head"):
         attach(case.plain, case.start)
+
+
+def test_the_first_stage_goes_wherever_the_adapter_goes(refs, tmp_path):
+    """Without it, or with another, the adapter would answer, and wrongly."""
+    case = Case(refs, tmp_path, "llama")
+    files = published(case.start, "mine/fused")
+    again = tmp_path / "again"
+    for name, content in files.items():
+        (again / name).parent.mkdir(parents=True, exist_ok=True)
+        (again / name).write_bytes(Path(content).read_bytes() if isinstance(content, str) else content)
+    found = [
+        evaluate(case.ref, folder, case.task, case.examples, Scoring()).predictions
+        for folder in (case.start, again)
+    ]
+    assert found[0] == found[1]
+    paired.drawn(again / "first-stage", 77)
+    with pytest.raises(UserError, match="is not the one that the adapter was saved with"):
+        attach(case.ref, again)
+    shutil.rmtree(again / "first-stage")
+    with pytest.raises(UserError, match="first-stage: is not there; expected the first stage of sha256"):
+        attach(case.ref, again)
+    shutil.copytree(case.start / "first-stage", again / "first-stage")
+    detach(attach(case.ref, again))
 
 
 KILLED = """

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lingualift.adapters.config import CONFIG_FILE
+from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.architectures import family_of
 from lingualift.attachment import take_off
@@ -22,7 +22,7 @@ from lingualift.errors import UserError
 from lingualift.fusion import stage
 from lingualift.fusion.checks import check_backbone, check_encoder, check_free, check_source
 from lingualift.fusion.config import FlareConfig
-from lingualift.fusion.folder import fill
+from lingualift.fusion.folder import fill, find_first_stage
 from lingualift.fusion.functions import FUSIONS
 from lingualift.fusion.inputs import answer_tokens, first_label, new_tokens, source_of
 from lingualift.fusion.layer import (
@@ -37,8 +37,8 @@ from lingualift.fusion.layer import (
 from lingualift.fusion.passes import UNFUSED, Fused, running, span_of
 from lingualift.fusion.places import block_of, find_places
 from lingualift.fusion.reading import ENCODER, SourceReader
-from lingualift.fusion.stage import FOLDER, FirstStage
-from lingualift.provenance import write_json, writing
+from lingualift.fusion.stage import FirstStage
+from lingualift.provenance import sha256_file, write_json, writing
 
 
 class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
@@ -280,15 +280,16 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
             return
         folder = Path(save_directory)
         tensors = {key: value.detach().cpu().contiguous() for key, value in self._tensors(state_dict).items()}
+        more = {"base_model_name_or_path": getattr(self.get_base_model(), "name_or_path", "") or None}
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".flare.", dir=folder) as scratch:
                 save_file(tensors, Path(scratch) / WEIGHTS_FILE, metadata={"format": "pt"})
                 (Path(scratch) / WEIGHTS_FILE).replace(folder / WEIGHTS_FILE)
             if self._first_stage is not None:
-                self._first_stage.save(folder / FOLDER)
-        name = getattr(self.get_base_model(), "name_or_path", "") or None
-        write_json(folder / CONFIG_FILE, {**self.flare_config.to_dict(), "base_model_name_or_path": name})
+                self._first_stage.save(folder / FIRST_STAGE)
+                more[FIRST_STAGE] = sha256_file(folder / FIRST_STAGE / WEIGHTS_FILE)
+        write_json(folder / CONFIG_FILE, {**self.flare_config.to_dict(), **more})
 
     def load_adapter(
         self, model_id: str | Path, adapter_name: str = ADAPTER, is_trainable: bool = False, **_: Any
@@ -300,7 +301,7 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
         Raises:
             UserError: an adapter of another configuration, damaged, or made for another backbone.
         """
-        if adapter_name == FOLDER:
+        if adapter_name == FIRST_STAGE:
             return
         folder = Path(model_id)
         config = FlareConfig.from_folder(folder)
@@ -375,13 +376,9 @@ def load_flare(
     Raises:
         UserError: no FLARE adapter, damaged, or made for another backbone.
     """
-    before = Path(folder) / FOLDER
-    model = flare(
-        backbone,
-        FlareConfig.from_folder(Path(folder)),
-        source_encoder=source_encoder,
-        first_stage=before if before.is_dir() else None,
-    )
+    config = FlareConfig.from_folder(Path(folder))
+    first_stage = find_first_stage(Path(folder))
+    model = flare(backbone, config, source_encoder=source_encoder, first_stage=first_stage)
     try:
         model.load_adapter(folder, is_trainable=is_trainable)
     except UserError:

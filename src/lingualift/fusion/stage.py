@@ -18,9 +18,6 @@ from lingualift.adapters.folder import WEIGHTS_FILE, Adapter, open_adapter
 from lingualift.errors import UserError
 from lingualift.provenance import write_json
 
-FOLDER = "first-stage"
-"""Its folder within that of the FLARE adapter: a plain LoRA adapter of peft's."""
-
 _NAME = "first_stage"
 
 
