@@ -14,6 +14,9 @@ from lingualift.backbone import BackboneRef, load_backbone
 from lingualift.errors import UserError
 from lingualift.provenance import PROVENANCE_FILE, read_json
 
+FLARE = "flare"
+"""Kind of adapters that read a source side (`Adapter.kind`)."""
+
 
 def check_adapter(ref: BackboneRef, adapter: Path) -> None:
     """Check that a folder is an adapter, whole, and made for this backbone as far as it says.
@@ -63,6 +66,8 @@ def check_labels(ref: BackboneRef, adapter: Path, labels: Sequence[str]) -> None
 def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
     """Put an adapter on the resident backbone, every tensor of its folder in its place; `detach` takes it off again.
 
+    A FLARE adapter comes with its first stage, and reads the source side of rows (docs/fusing.md).
+
     An adapter without a head, put on a backbone that answers by one, is given a fresh one if it is to be trained. The
     head of an encoder's adapter is left off where the backbone fills in masked words by its own.
 
@@ -77,8 +82,10 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
     """
     import peft
 
-    open_adapter(adapter)
+    opened = open_adapter(adapter)
     model, _ = load_backbone(ref)
+    if opened.kind == FLARE:
+        return _attach_fused(ref, model, adapter, trainable)
     wrapped = None
     try:
         config = peft.PeftConfig.from_pretrained(str(adapter))
@@ -114,6 +121,20 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
         found = f"does not fit the backbone: {problems[0][:300]}{more}"
         raise UserError(adapter, found, "an adapter of this backbone", "name another backbone or adapter")
     return wrapped
+
+
+def _attach_fused(ref: BackboneRef, model: Any, adapter: Path, trainable: bool) -> Any:
+    """Put a FLARE adapter on the model, with its first stage; raises as `attach`."""
+    from lingualift.fusion import FlareConfig, load_flare
+
+    heads = FlareConfig.from_folder(adapter).modules_to_save
+    if ref.head.kind != "words" and not heads:
+        raise UserError(
+            adapter, "has no head to answer with", "one that began from a first stage with a head"
+        )
+    if ref.head.kind == "words" and heads:
+        raise UserError(adapter, "answers by a head", "its task", "take the task that it was trained on")
+    return load_flare(model, adapter, is_trainable=trainable)
 
 
 def _load_beside_head(wrapped: Any, adapter: Path) -> tuple[list[str], list[str]]:
@@ -191,14 +212,26 @@ def _prefixed(model: Any, config: Any) -> Any:
 
 
 def detach(wrapped: Any) -> None:
-    """Take an adapter off the model that `attach` put it on, and put back the modules that it wrapped or copied.
+    """Take an adapter off the model that `attach` put it on, and put back all that it wrapped, copied or hooked."""
+    if is_fused(wrapped):
+        wrapped.unload()
+    else:
+        take_off(wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped)
+
+
+def is_fused(model: Any) -> bool:
+    """Whether a model has a FLARE adapter on it, which reads a source side."""
+    return hasattr(model, "flare_config")
+
+
+def take_off(base: Any) -> None:
+    """Put back the modules of a backbone that an adapter wrapped or copied.
 
     peft's own unloading leaves copies in place, and refuses (IA)³ on 4-bit weights.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import ModulesToSaveWrapper
 
-    base = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
     for name, module in list(base.named_modules()):
         if isinstance(module, ModulesToSaveWrapper):
             base.set_submodule(name, module.original_module)

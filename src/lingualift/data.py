@@ -120,6 +120,64 @@ def load_examples(task: Task, data: Data, language: str, split: str, base: Path)
     return examples
 
 
+def load_paired(
+    task: Task, data: Data, beside: Data, language: str, split: str, base: Path, source: str
+) -> list[Example]:
+    """Read examples with the same rows in the source language beside them, as their `source`; they pair by `id`.
+
+    A row without `id` is called by its line, which `lingualift translate` writes into the `id` of its translation. No
+    label of the source side is looked at, nor need there be one; its rows that no example asks for are left out.
+
+    Args:
+        task: Turns rows into examples.
+        data: Where the rows are.
+        beside: Where the rows of the source side are.
+        language: Code of the examples' language, which fills in both templates.
+        split: "train", "validation" or "test".
+        base: Folder that relative paths start from.
+        source: Code of the source side's language.
+
+    Raises:
+        UserError: as `load_examples`, for either side; examples whose id no row has; sides without ids that are not
+            equally long.
+    """
+    examples = load_examples(task, data, language, split, base)
+    rows = load_rows(beside, language, split, base, task.columns)
+    found: dict[str, Example] = {}
+    first_at: dict[str, int] = {}
+
+    def add(index: int, row: Mapping[str, Any]) -> None:
+        example = task.example(row if "id" in task.columns else _named(row, rows.number(index)), source)
+        _once(example.id, index, first_at)
+        found[example.id] = replace(example, language=source)
+
+    _each(rows, task.columns, task, add)
+    missing = [example.id for example in examples if example.id not in found]
+    if missing:
+        some = ", ".join(map(repr, missing[:_SHOWN]))
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise UserError(
+            rows.where,
+            f"has no row with id {some}{more}",
+            f"one for each of {len(examples)} rows in {language!r}, since rows pair by `id`",
+            "add the rows that are missing, or leave their partners out",
+        )
+    if len(found) != len(examples) and not _has_ids(task, rows):
+        theirs = load_rows(data, language, split, base, task.columns)
+        if not _has_ids(task, theirs):
+            raise UserError(
+                rows.where,
+                f"has {len(found)} rows",
+                f"{len(examples)} as in {theirs.where}, since rows without `id` pair by their lines",
+                "give the rows of both an `id`",
+            )
+    return [replace(example, source=found[example.id]) for example in examples]
+
+
+def _has_ids(task: Task, rows: Rows) -> bool:
+    return "id" in task.columns or "id" in rows.dataset.column_names
+
+
 def _named(row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     """The row, called by its number if it has no id."""
     return {**row, "id": number} if row.get("id") in (None, "") else row

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from lingualift.adapters.card import CARD_FILE, HERE, shown
-from lingualift.adapters.config import CONFIG_FILE
+from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
 from lingualift.adapters.folder import WEIGHTS_FILE, open_adapter
 from lingualift.errors import UserError
 from lingualift.provenance import PROVENANCE_FILE, read_json, sha256_bytes
@@ -100,10 +100,22 @@ def published(folder: Path, repository: str) -> dict[str, bytes | str]:
         provenance["config_sha256"] = sha256_bytes(config)
     card = (folder / CARD_FILE).read_text(encoding="utf-8").replace(HERE, f'adapter = "{repository}"')
     return {
+        **_first_stage(folder),
         CONFIG_FILE: config,
         WEIGHTS_FILE: str(adapter.weights_file),
         CARD_FILE: card.encode(),
         PROVENANCE_FILE: _json(provenance),
+    }
+
+
+def _first_stage(folder: Path) -> dict[str, bytes | str]:
+    """The files of the adapter that a FLARE adapter stands beside."""
+    if not (folder / FIRST_STAGE).is_dir():
+        return {}
+    first = open_adapter(folder / FIRST_STAGE)
+    return {
+        f"{FIRST_STAGE}/{CONFIG_FILE}": _json(_public(first.config)),
+        f"{FIRST_STAGE}/{WEIGHTS_FILE}": str(first.weights_file),
     }
 
 

@@ -7,11 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.config import Data
-from lingualift.data import data_fingerprint, load_examples, load_texts
+from lingualift.data import data_fingerprint, load_examples, load_paired, load_texts
 from lingualift.errors import UserError
 from lingualift.evaluation.metrics import METRICS
 from lingualift.provenance import fingerprint
 from lingualift.tasks import Example, PromptedTask, Task, TextTask, get_task, task_code, with_prompt
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Where the source side of rows is: the same rows in the source language, paired by `id`.
+
+    Attributes:
+        data: Files or hub data set; `{language}` is the code of the rows that it stands beside.
+        language: Code of the source language, by which the prompt is chosen.
+    """
+
+    data: Data
+    language: str
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,7 @@ class Source:
         prompt: Name of a prompt of the task; None for its first one.
         prompt_language: Code of the prompt's language, or `target`; None for English.
         generated: Whether classes are generated, and not ranked by the likelihood of their words.
+        beside: The source side of the rows; None for rows alone.
     """
 
     task: str
@@ -33,6 +47,7 @@ class Source:
     prompt: str | None = None
     prompt_language: str | None = None
     generated: bool = False
+    beside: Beside | None = None
 
     def get_task(self) -> Task | TextTask:
         """The task itself."""
@@ -44,7 +59,7 @@ class Source:
         return {**self._origin(language, split), "rows": self._read(language, split)[1]}
 
     def rows(self, language: str, split: str) -> list[Example] | list[str]:
-        """Examples of a labelled task, texts of a reference task."""
+        """Examples of a labelled task, with their `source` where there is a source side; texts of a reference task."""
         return self._read(language, split)[0]
 
     def _origin(self, language: str, split: str) -> dict[str, Any]:
@@ -60,7 +75,14 @@ class Source:
             "split": split,
             "data": data_fingerprint(self.data, language, split, self.base),
             **prompt,
+            **self._origin_beside(language, split),
         }
+
+    def _origin_beside(self, language: str, split: str) -> dict[str, Any]:
+        if self.beside is None:
+            return {}
+        where = data_fingerprint(self.beside.data, language, split, self.base)
+        return {"beside": {"language": self.beside.language, "data": where}}
 
     def _read(self, language: str, split: str) -> tuple[list[Example] | list[str], str]:
         """The rows and their hash, read once in this process."""
@@ -68,10 +90,22 @@ class Source:
         if key not in _rows:
             task = self.get_task()
             if isinstance(task, TextTask):
+                if self.beside is not None:
+                    raise UserError(
+                        f"task {self.task!r}",
+                        "has no source side: it is unlabelled text",
+                        "a labelled task",
+                        "leave `beside` out",
+                    )
                 texts = load_texts(task, self.data, language, split, self.base)
                 _rows[key] = texts, fingerprint(texts)
             else:
-                examples = load_examples(task, self.data, language, split, self.base)
+                where, beside = (task, self.data), self.beside
+                examples = (
+                    load_examples(*where, language, split, self.base)
+                    if beside is None
+                    else load_paired(*where, beside.data, language, split, self.base, beside.language)
+                )
                 _rows[key] = examples, fingerprint([asdict(row) for row in examples])
         return _rows[key]
 

@@ -21,7 +21,7 @@ BENCHMARK = ROOT / "benchmarks/flare.py"
 def test_the_python_of_the_document_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names = {}
     for block in blocks:
         exec(compile(block, "docs/fusing.md", "exec"), names)

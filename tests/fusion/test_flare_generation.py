@@ -183,9 +183,26 @@ def test_the_sources_answer_is_as_long_as_the_targets_may_be():
         model.generate(**given, do_sample=False)
 
 
-def test_rows_cannot_be_taken_out_of_a_fused_cache():
-    model, given = small.fused("llama"), prompts("llama")
+@pytest.mark.parametrize("answer_source", ["last", "none", "generate"])
+@pytest.mark.parametrize("fusion", small.FUSIONS)
+def test_rows_of_a_fused_cache_go_on_with_their_own_source(fusion, answer_source):
+    model, given = small.fused("llama", fusion=fusion, answer_source=answer_source), prompts("llama")
+    if answer_source == "generate":
+        model.get_base_model().generation_config.eos_token_id = None
+    rows, answers = torch.tensor([2, 0, 0, 2]), torch.tensor([[5, 6], [7, 8], [9, 5], [6, 6]])
     with torch.no_grad():
-        cache = model(**given, use_cache=True).past_key_values
-    with pytest.raises(RuntimeError, match="cannot be taken out"):
-        cache.batch_select_indices(torch.tensor([0, 2]))
+        first = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        cache = model(**given, position_ids=first, use_cache=True, answer_tokens=2).past_key_values
+        cache.batch_select_indices(rows)
+        mask = torch.cat([given["attention_mask"][rows], torch.ones_like(answers)], 1)
+        places = (mask.cumsum(1) - 1).clamp(min=0)
+        found = model(
+            input_ids=answers, attention_mask=mask, position_ids=places[:, -2:], past_key_values=cache
+        ).logits
+        for row, number in enumerate(rows.tolist()):
+            one = {key: value[number : number + 1] for key, value in given.items()}
+            whole = torch.cat([one["input_ids"], answers[row : row + 1]], 1)
+            one |= {"input_ids": whole, "attention_mask": mask[row : row + 1]}
+            start = torch.tensor([given["input_ids"].shape[1]])
+            expected = model(**one, position_ids=places[row : row + 1], answer_start=start).logits
+            assert torch.allclose(found[row], expected[0, -2:], atol=1e-5)

@@ -76,7 +76,7 @@ class Card:
         known: dict[str, Any] = {
             "base_model": name if is_hub_id(name) else None,
             "base_model_relation": "adapter" if is_hub_id(name) else None,
-            "library_name": "peft",
+            "library_name": "lingualift" if self._fused else "peft",
             "language": list(dict.fromkeys(_bcp47(code) for code in self.languages)),
             "pipeline_tag": _PIPELINES.get(str(self.config.get("task_type"))),
             "datasets": list(dict.fromkeys(self.datasets)),
@@ -84,17 +84,23 @@ class Card:
         }
         return {key: value for key, value in known.items() if value}
 
+    @property
+    def _fused(self) -> bool:
+        """Whether it is a FLARE adapter, which plain peft refuses."""
+        return str(self.config.get("peft_type")).upper() == "FLARE"
+
     def _code(self) -> str:
         name, revision = self.backbone.get("name"), self.backbone.get("revision")
         comment = "" if is_hub_id(name) else "  # the folder of the backbone"
         pinned = f', revision="{revision}"' if is_hub_id(name) and revision else ""
+        load = "lingualift.load_flare" if self._fused else "PeftModel.from_pretrained"
         return (
-            "from peft import PeftModel\n"
+            f"{'import lingualift' if self._fused else 'from peft import PeftModel'}\n"
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
             f'backbone = "{shown(name)}"{comment}\n'
             f"{HERE}\n"
             f"tokenizer = AutoTokenizer.from_pretrained(backbone{pinned})\n"
-            f"model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(backbone{pinned}), adapter)"
+            f"model = {load}(AutoModelForCausalLM.from_pretrained(backbone{pinned}), adapter)"
         )
 
 

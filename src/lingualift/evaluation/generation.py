@@ -11,6 +11,7 @@ from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.likelihood import Progress, left_pad
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_prompt, ending, fit
+from lingualift.training.sides import pad_sides, scored_sides
 
 
 def generate_answers(
@@ -42,6 +43,7 @@ def generate_answers(
         fit(tokenizer, encode_prompt(tokenizer, example.prompt), [0] * max_new_tokens, room)
         for example in examples
     ]
+    sides = scored_sides(model, tokenizer, examples, room)
     order = sorted(range(len(pairs)), key=lambda index: len(pairs[index].prompt))
     ends = {end for end in (*ending(tokenizer)[:1], tokenizer.eos_token_id) if end is not None}
     config = transformers.GenerationConfig(
@@ -59,6 +61,7 @@ def generate_answers(
     def answer(indices: Sequence[int]) -> list[str]:
         inputs = left_pad(tokenizer, [pairs[index].prompt for index in indices], model.device)
         del inputs["position_ids"]  # generate derives them from the mask
+        inputs |= pad_sides([sides[index] for index in indices], tokenizer.pad_token_id, model.device)
         with torch.inference_mode():
             output = model.generate(**inputs, generation_config=config)
         new = output[:, inputs["input_ids"].shape[1] :]

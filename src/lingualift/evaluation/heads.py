@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
+from lingualift.attachment import is_fused
 from lingualift.backbone import check_positions
 from lingualift.config import Scoring
 from lingualift.errors import UserError
@@ -12,7 +14,9 @@ from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.likelihood import Progress
 from lingualift.tasks import Example, Task
 from lingualift.training.collator import Padding
+from lingualift.training.feed import Collate
 from lingualift.training.heads import Window, encode_choices, encode_classes, encode_windows, labels_of
+from lingualift.training.sides import class_sides, window_sides
 
 _BEST = 20
 """Most likely first and last tokens of which the best span is sought, as in https://arxiv.org/abs/1810.04805's code."""
@@ -50,10 +54,17 @@ def classify(
         else [encode_classes(tokenizer, example, scoring.max_length)]
         for example in examples
     ]
-    collate = Padding(tokenizer.pad_token_id)
+    inputs = [[text.inputs for text in few] for few in texts]
+    if fused := is_fused(model):
+        sides = class_sides(tokenizer, examples, scoring.max_length)
+        inputs = [
+            [{**text, **side} for text, side in zip(*both, strict=True)]
+            for both in zip(inputs, sides, strict=True)
+        ]
+    collate = _collator(tokenizer, fused)
 
     def answer(few: Sequence[int]) -> Any:
-        batch = collate([{"inputs": [text.inputs for text in texts[index]]} for index in few])
+        batch = collate([{"inputs": inputs[index]} for index in few])
         logits = _run(model, batch).logits
         return logits.reshape(len(few), -1).float().log_softmax(dim=-1).tolist()
 
@@ -94,12 +105,18 @@ def find_spans(
     Raises:
         UserError: the model gives no number.
     """
-    windows = [
-        (place, window)
-        for place, example in enumerate(examples)
-        for window in encode_windows(tokenizer, example, scoring.max_length)
-    ]
-    collate = Padding(tokenizer.pad_token_id)
+    fused = is_fused(model)
+    windows: list[tuple[int, Window]] = []
+    for place, example in enumerate(examples):
+        found = encode_windows(tokenizer, example, scoring.max_length)
+        if fused:
+            sides = window_sides(tokenizer, example, scoring.max_length, len(found))
+            found = [
+                replace(window, inputs={**window.inputs, **side})
+                for window, side in zip(found, sides, strict=True)
+            ]
+        windows += [(place, window) for window in found]
+    collate = _collator(tokenizer, fused)
 
     def answer(few: Sequence[tuple[int, Window]]) -> Any:
         output = _run(model, collate([window.inputs for _, window in few]))
@@ -119,6 +136,16 @@ def find_spans(
         text = examples[place].parts[1][start:end].strip()
         best[place] = max(best.get(place, (score, text)), (score, text), key=lambda found: found[0])
     return [best[place][1] for place in range(len(examples))]
+
+
+def _collator(tokenizer: Any, fused: bool) -> Collate:
+    """Makes batches of texts, with their sources where the model reads them."""
+    collate, pad = Padding(tokenizer.pad_token_id), tokenizer.pad_token_id
+    if not fused:
+        return collate
+    from lingualift.fusion.pairs import PairCollator
+
+    return PairCollator(collate, pad=pad)
 
 
 def _best_span(window: Window, starts: Any, ends: Any, longest: int) -> tuple[float, tuple[int, int]]:

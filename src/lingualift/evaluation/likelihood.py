@@ -13,6 +13,7 @@ from lingualift.errors import UserError
 from lingualift.evaluation.batches import in_batches
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_pair
+from lingualift.training.sides import Side, pad_sides, scored_sides
 
 Progress = Callable[[int, int], None]
 """Told how many are done, of how many."""
@@ -23,6 +24,7 @@ class _Prompt:
     """A prompt and all continuations that are to be scored after it."""
 
     ids: tuple[int, ...]
+    side: Side  # of its source, for a model that reads one
     answers: list[tuple[int, str, list[int]]] = field(default_factory=list)  # example, label, answer ids
 
 
@@ -38,7 +40,7 @@ def score_choices(
     Args:
         model: A causal language model, with or without an adapter.
         tokenizer: Its tokenizer.
-        examples: Examples with choices.
+        examples: Examples with choices, and with their source for an adapter that reads it.
         scoring: Normalisation, prompts per forward pass, longest sequence.
         progress: Called with prompts done and prompts in all, equal ones counted once.
 
@@ -49,8 +51,9 @@ def score_choices(
         UserError: the model gives no number.
     """
     scores: list[dict[str, float]] = [{} for _ in examples]
-    prompts, truncated = _prompts(tokenizer, examples, scoring.max_length)
-    prompts.sort(key=lambda prompt: (len(prompt.ids), prompt.ids))
+    sides = scored_sides(model, tokenizer, examples, scoring.max_length)
+    prompts, truncated = _prompts(tokenizer, examples, sides, scoring.max_length)
+    prompts.sort(key=lambda prompt: (len(prompt.ids), prompt.ids, sorted(prompt.side.items())))
     done = 0
     for batch, totals in in_batches(prompts, scoring.batch_size, lambda few: _score(model, tokenizer, few)):
         answers = [answer for prompt in batch for answer in prompt.answers]
@@ -77,20 +80,24 @@ def _score(model: Any, tokenizer: Any, prompts: Sequence[_Prompt]) -> list[float
 
     answers = [(row, ids) for row, prompt in enumerate(prompts) for _, _, ids in prompt.answers]
     with torch.inference_mode():
-        return _log_likelihoods(model, tokenizer, [prompt.ids for prompt in prompts], answers)
+        ids, sides = [prompt.ids for prompt in prompts], [prompt.side for prompt in prompts]
+        return _log_likelihoods(model, tokenizer, ids, answers, sides)
 
 
-def _prompts(tokenizer: Any, examples: Sequence[Example], max_length: int) -> tuple[list[_Prompt], int]:
+def _prompts(
+    tokenizer: Any, examples: Sequence[Example], sides: Sequence[Side], max_length: int
+) -> tuple[list[_Prompt], int]:
     """The different prompts with what is to be scored after each, and how many examples were cut."""
-    prompts: dict[tuple[int, ...], _Prompt] = {}
+    prompts: dict[tuple[tuple[int, ...], ...], _Prompt] = {}
     truncated = 0
-    for index, example in enumerate(examples):
+    for index, (example, side) in enumerate(zip(examples, sides, strict=True)):
+        beside = tuple(map(tuple, side.values()))
         cut = 0
         for label, words in example.choices.items():
             pair = encode_pair(tokenizer, example.prompt, words, max_length)
             cut = max(cut, pair.truncated)
             ids = tuple(pair.prompt)
-            prompts.setdefault(ids, _Prompt(ids)).answers.append((index, label, pair.answer))
+            prompts.setdefault((ids, *beside), _Prompt(ids, side)).answers.append((index, label, pair.answer))
         truncated += cut > 0
     return list(prompts.values()), truncated
 
@@ -100,7 +107,11 @@ def _length(answer: list[int], words: str, scoring: Scoring) -> int:
 
 
 def _log_likelihoods(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], answers: Sequence[tuple[int, list[int]]]
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[tuple[int, list[int]]],
+    sides: Sequence[Side] = (),
 ) -> list[float]:
     """Summed log-probability of each answer's ids after its prompt.
 
@@ -111,13 +122,17 @@ def _log_likelihoods(
         tokenizer: Gives the padding id.
         prompts: Ids of different prompts.
         answers: (index of the prompt, ids), each of at least one id.
+        sides: Of each prompt's source, for a model that reads it.
     """
     import torch
 
     inputs = left_pad(tokenizer, prompts, model.device)
     longest = max(len(ids) for _, ids in answers)
     keep = {"logits_to_keep": 1} if keeps_logits(model) else {}
-    read = model(**inputs, use_cache=longest > 1, **keep)
+    beside = pad_sides(sides, tokenizer.pad_token_id, model.device)
+    if beside:
+        beside["answer_tokens"] = longest - 1  # those that are read; the last one is only predicted
+    read = model(**inputs, use_cache=longest > 1, **keep, **beside)
     rows = torch.tensor([row for row, _ in answers], device=model.device)
     targets = torch.tensor([ids + [0] * (longest - len(ids)) for _, ids in answers], device=model.device)
     real = torch.tensor([[i < len(ids) for i in range(longest)] for _, ids in answers], device=model.device)

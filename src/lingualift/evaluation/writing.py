@@ -13,6 +13,7 @@ from lingualift.evaluation.likelihood import Progress
 from lingualift.tasks import Example
 from lingualift.training.collator import Padding
 from lingualift.training.encoding import IGNORED, source_ids, target_ids
+from lingualift.training.sides import Side, pad_sides, scored_sides
 
 
 def rank_written(
@@ -40,6 +41,7 @@ def rank_written(
     Raises:
         UserError: the model gives no number.
     """
+    sides = scored_sides(model, tokenizer, examples, scoring.max_length)
     prompts = [source_ids(tokenizer, example.prompt, scoring.max_length) for example in examples]
     order = sorted(range(len(examples)), key=lambda index: len(prompts[index][0]))
     scores: list[dict[str, float]] = [{} for _ in examples]
@@ -52,7 +54,7 @@ def rank_written(
             for row, index in enumerate(few)
             for words in examples[index].choices.values()
         ]
-        return _log_likelihoods(model, tokenizer, ids, answers)
+        return _log_likelihoods(model, tokenizer, ids, answers, [sides[index] for index in few])
 
     for batch, totals in in_batches(order, scoring.batch_size, rank):
         found = iter(totals)
@@ -84,7 +86,11 @@ def _scored(tokenizer: Any, ids: Sequence[int]) -> list[int]:
 
 
 def _log_likelihoods(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], answers: Sequence[tuple[int, list[int]]]
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[tuple[int, list[int]]],
+    sides: Sequence[Side],
 ) -> list[float]:
     """Summed log-probability of each answer's ids, special ones left out.
 
@@ -93,6 +99,7 @@ def _log_likelihoods(
         tokenizer: Gives padding and special ids.
         prompts: Ids of the prompts.
         answers: (index of the prompt, ids with special tokens).
+        sides: Of each prompt's source, for a model that reads it.
     """
     import torch
 
@@ -102,9 +109,9 @@ def _log_likelihoods(
     inputs = {name: value.to(model.device) for name, value in read.items()}
     labels = written["labels"].to(model.device)
     rows = torch.tensor([row for row, _ in answers], device=model.device)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    beside = pad_sides(sides, tokenizer.pad_token_id, model.device)
     with torch.inference_mode():
-        encoded = base.get_encoder()(**inputs, return_dict=True)
+        encoded = _encode(model, inputs, beside)
         encoded.last_hidden_state = encoded.last_hidden_state[rows]
         logits = model(
             input_ids=inputs["input_ids"][rows],  # peft asks for them; the encoder's output is given
@@ -120,6 +127,14 @@ def _log_likelihoods(
         picked = logprobs.gather(2, labels.masked_fill(labels == IGNORED, 0)[:, :, None])[:, :, 0]
         totals: list[float] = torch.where(real, picked, 0.0).sum(dim=1).tolist()
     return totals
+
+
+def _encode(model: Any, inputs: dict[str, Any], beside: dict[str, Any]) -> Any:
+    """What the encoder makes of prompts, and of their sources where it reads them."""
+    if beside:
+        return model.encode(**inputs, **beside)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.get_encoder()(**inputs, return_dict=True)
 
 
 def write_answers(
@@ -146,6 +161,7 @@ def write_answers(
     import torch
     import transformers
 
+    sides = scored_sides(model, tokenizer, examples, scoring.max_length)
     prompts = [source_ids(tokenizer, example.prompt, scoring.max_length) for example in examples]
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index][0]))
     tag = target_ids(tokenizer, "a")[0]
@@ -165,6 +181,7 @@ def write_answers(
 
     def write(few: Sequence[int]) -> list[str]:
         inputs = collate([_input(prompts[index][0]) for index in few])
+        inputs |= pad_sides([sides[index] for index in few], tokenizer.pad_token_id)
         with torch.inference_mode():
             output = model.generate(
                 **{name: value.to(model.device) for name, value in inputs.items()}, generation_config=config

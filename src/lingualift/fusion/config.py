@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lingualift.adapters.config import CONFIG_FILE
+from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
 from lingualift.errors import UserError, did_you_mean
 from lingualift.fusion.functions import FUSIONS
 from lingualift.fusion.passes import AnswerSource, Padding
@@ -101,7 +101,7 @@ class FlareConfig:
         if kind != PEFT_TYPE:
             raise UserError(path, f"peft_type is {kind!r}", repr(PEFT_TYPE), "name a folder that FLARE wrote")
         names = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(content.keys() - names - {"peft_type", "base_model_name_or_path"})
+        unknown = sorted(content.keys() - names - {"peft_type", "base_model_name_or_path", FIRST_STAGE})
         if unknown:
             raise UserError(path, f"{unknown[0]!r} is not known", mend=did_you_mean(unknown[0], names))
         return cls(**{key: value for key, value in content.items() if key in names})

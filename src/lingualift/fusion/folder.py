@@ -1,4 +1,4 @@
-"""The tensors of an adapter folder, each into its place."""
+"""What an adapter folder holds: the tensors, each into its place, and the first stage."""
 
 from __future__ import annotations
 
@@ -8,8 +8,31 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.errors import UserError
+from lingualift.provenance import read_json, sha256_file
+
+
+def find_first_stage(folder: Path) -> Path | None:
+    """The first stage in an adapter's folder, which must be the one that it was saved with; None if it has none.
+
+    Raises:
+        UserError: it is missing, or another.
+    """
+    place = folder / FIRST_STAGE
+    recorded = read_json(folder / CONFIG_FILE).get(FIRST_STAGE)
+    found = sha256_file(place / WEIGHTS_FILE) if (place / WEIGHTS_FILE).is_file() else None
+    if found != recorded:
+        raise UserError(
+            place,
+            "is not there"
+            if found is None
+            else f"is not the one that the adapter was saved with (sha256 {found})",
+            "no first stage" if recorded is None else f"the first stage of sha256 {recorded}",
+            "restore the adapter from its source, the folder in it too",
+        )
+    return None if found is None else place
 
 
 def fill(own: dict[str, Tensor], folder: Path) -> None:

@@ -186,6 +186,7 @@ class FusedCache:
     flare_targets: dict[str, Tensor]
     flare_pass: Fused
     get_seq_length: Callable[[int], int]
+    layers: list[Any]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Follow the beams."""
@@ -196,12 +197,12 @@ class FusedCache:
         }
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Refuse: which source a row met would be lost.
-
-        Raises:
-            FusionError: always.
-        """
-        raise FusionError("rows of a fused cache cannot be taken out: generate for each source by itself")
+        """Keep some rows, in the order of their numbers (k,), which may repeat; each goes on with its own source."""
+        rows = len(self.layers[0].keys)
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self.flare_targets = {path: states[indices] for path, states in self.flare_targets.items()}
+        given = len(self.flare_pass.mask)
+        self.flare_pass = self.flare_pass.take(indices.to(self.flare_pass.mask.device) // (rows // given))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row."""

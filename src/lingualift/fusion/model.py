@@ -14,13 +14,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lingualift.adapters.config import CONFIG_FILE
+from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.architectures import family_of
+from lingualift.attachment import take_off
 from lingualift.errors import UserError
+from lingualift.fusion import stage
 from lingualift.fusion.checks import check_backbone, check_encoder, check_free, check_source
 from lingualift.fusion.config import FlareConfig
-from lingualift.fusion.folder import fill
+from lingualift.fusion.folder import fill, find_first_stage
 from lingualift.fusion.functions import FUSIONS
 from lingualift.fusion.inputs import answer_tokens, first_label, new_tokens, source_of
 from lingualift.fusion.layer import (
@@ -35,8 +37,8 @@ from lingualift.fusion.layer import (
 from lingualift.fusion.passes import UNFUSED, Fused, running, span_of
 from lingualift.fusion.places import block_of, find_places
 from lingualift.fusion.reading import ENCODER, SourceReader
-from lingualift.fusion.stage import FOLDER, FirstStage, detach
-from lingualift.provenance import write_json, writing
+from lingualift.fusion.stage import FirstStage
+from lingualift.provenance import sha256_file, write_json, writing
 
 
 class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
@@ -65,7 +67,11 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
     ) -> None:
         check_encoder(source_encoder, config)
         check_free(backbone)
-        before = None if first_stage is None else FirstStage.read(first_stage, backbone)
+        before = (
+            None
+            if first_stage is None
+            else FirstStage.read(first_stage, backbone, config.modules_to_save or ())
+        )
         places = find_places(backbone, config)
         check_backbone(backbone, config, places.fused)
         lora = peft.LoraConfig(
@@ -78,7 +84,10 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
         lora._register_custom_module({torch.nn.Linear: FlareLinear})
         super().__init__(backbone, lora, ADAPTER)
         self._first_stage = before
-        self._first_stage_hooks = [] if before is None else before.attach(backbone)
+        self._first_stage_hooks = []
+        if before is not None:
+            self._first_stage_hooks = before.attach(backbone)
+            before.begin(backbone)
         self.flare_config = config
         self._causal = family_of(backbone.config) == "decoder"
         self._off = False
@@ -118,6 +127,7 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
         source_rows: Tensor | None = None,
         labels: Tensor | None = None,
         answer_start: Tensor | None = None,
+        answer_tokens: int | None = None,
         **more: Any,
     ) -> Any:
         """The backbone's output for the target, fused with the source.
@@ -132,6 +142,8 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
             labels: As the backbone takes them.
             answer_start: Position (b,) of every row of a decoder at which the answer starts; None for where `labels`
                 start, or for no answer without them.
+            answer_tokens: How many tokens the source is to answer with (`answer_source='generate'`), for a prompt whose
+                answer follows in further calls; None for as many as the longest answer has here.
             more: What else the backbone takes; names that begin with `source_` go to the source pass.
 
         Raises:
@@ -144,10 +156,30 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
         shape = size if input_ids is None else input_ids.shape
         if self._causal and answer_start is None and labels is not None and labels.dim() == 2 and theirs:
             answer_start = first_label(labels, attention_mask, shape)
-        this = self._pass(input_ids, size, attention_mask, theirs, answer_start, more)
+        room = more if answer_tokens is None else {**more, "max_new_tokens": answer_tokens}
+        this = self._pass(input_ids, size, attention_mask, theirs, answer_start, room)
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **more}
         with running(this):
             return self.get_base_model()(**{key: value for key, value in given.items() if value is not None})
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        source_input_ids: Tensor | None = None,
+        source_attention_mask: Tensor | None = None,
+        source_rows: Tensor | None = None,
+        **more: Any,
+    ) -> Any:
+        """The output of an encoder-decoder's encoder for the target, fused with the source; arguments as for `forward`.
+
+        `forward` takes it as `encoder_outputs`, and then reads no source.
+        """
+        theirs = source_of(more, source_input_ids, source_attention_mask, source_rows)
+        with running(self._pass(input_ids, None, attention_mask, theirs, None, more)):
+            return self.get_base_model().get_encoder()(
+                input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **more
+            )
 
     def generate(
         self,
@@ -248,24 +280,29 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
             return
         folder = Path(save_directory)
         tensors = {key: value.detach().cpu().contiguous() for key, value in self._tensors(state_dict).items()}
+        more = {"base_model_name_or_path": getattr(self.get_base_model(), "name_or_path", "") or None}
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".flare.", dir=folder) as scratch:
                 save_file(tensors, Path(scratch) / WEIGHTS_FILE, metadata={"format": "pt"})
                 (Path(scratch) / WEIGHTS_FILE).replace(folder / WEIGHTS_FILE)
             if self._first_stage is not None:
-                self._first_stage.save(folder / FOLDER)
-        name = getattr(self.get_base_model(), "name_or_path", "") or None
-        write_json(folder / CONFIG_FILE, {**self.flare_config.to_dict(), "base_model_name_or_path": name})
+                self._first_stage.save(folder / FIRST_STAGE)
+                more[FIRST_STAGE] = sha256_file(folder / FIRST_STAGE / WEIGHTS_FILE)
+        write_json(folder / CONFIG_FILE, {**self.flare_config.to_dict(), **more})
 
     def load_adapter(
         self, model_id: str | Path, adapter_name: str = ADAPTER, is_trainable: bool = False, **_: Any
-    ) -> Any:
+    ) -> None:
         """Load the tensors of a folder that `save_pretrained` wrote, each into its place.
+
+        A Trainer that goes on from a checkpoint asks for the first stage too, which is frozen and in its place already.
 
         Raises:
             UserError: an adapter of another configuration, damaged, or made for another backbone.
         """
+        if adapter_name == FIRST_STAGE:
+            return
         folder = Path(model_id)
         config = FlareConfig.from_folder(folder)
         if config.to_dict() != self.flare_config.to_dict():
@@ -289,8 +326,10 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
         """
         for module in self.modules():
             swap_back(module, FusedBlock)
-        detach(self._first_stage_hooks)
-        return self.base_model.unload()
+        stage.detach(self._first_stage_hooks)
+        backbone = self.get_base_model()
+        take_off(backbone)
+        return backbone
 
     def _tensors(self, state_dict: Any = None) -> dict[str, Tensor]:
         """The adapter's tensors by peft's names; they share memory with the model."""
@@ -315,6 +354,7 @@ def flare(
             configuration that names one, and only for that.
         first_stage: Folder of the LoRA adapter that was trained on the source language, to be kept frozen beside and
             saved with this one: for 4-bit backbones, into which it cannot be merged without loss. Elsewhere merge it.
+            A head in it (`modules_to_save` here and there) is where this one's begins.
 
     Raises:
         UserError: a module name that matches nothing, or a backbone, encoder or first stage that does not fit.
@@ -336,13 +376,9 @@ def load_flare(
     Raises:
         UserError: no FLARE adapter, damaged, or made for another backbone.
     """
-    before = Path(folder) / FOLDER
-    model = flare(
-        backbone,
-        FlareConfig.from_folder(Path(folder)),
-        source_encoder=source_encoder,
-        first_stage=before if before.is_dir() else None,
-    )
+    config = FlareConfig.from_folder(Path(folder))
+    first_stage = find_first_stage(Path(folder))
+    model = flare(backbone, config, source_encoder=source_encoder, first_stage=first_stage)
     try:
         model.load_adapter(folder, is_trainable=is_trainable)
     except UserError:

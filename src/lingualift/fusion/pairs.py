@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lingualift.architectures import family_of, positions_of
 from lingualift.errors import UserError
 from lingualift.fusion.model import FlareModel
-from lingualift.training.encoding import encode_prompt, set_language
+from lingualift.training.encoding import set_language
+from lingualift.training.sides import PREFIX, pad_sides, read_texts
 
 
 def source_ids(
@@ -40,22 +39,8 @@ def source_ids(
             raise UserError("language", "is not given", "the language of the texts, to tag them", "pass it")
         set_language(tokenizer, language)
     reader = model.get_base_model() if model.source_encoder is None else model.source_encoder
-    prompts = model.source_encoder is None and family_of(reader.config) == "decoder"
-    limit = min(size for size in (max_length, positions_of(reader.config), sys.maxsize) if size is not None)
-    rows = []
-    for number, text in enumerate(texts):
-        if not text.strip():
-            raise UserError(f"source text {number}", "is empty", "a translation", "translate it")
-        row = encode_prompt(tokenizer, text) if prompts else list(tokenizer(text)["input_ids"])
-        if len(row) > limit:
-            raise UserError(
-                f"source text {number}",
-                f"has {len(row)} tokens",
-                f"at most {limit}",
-                "raise max_length (up to the positions that the model has) or shorten it: it is not cut",
-            )
-        rows.append(row)
-    return rows
+    named = [(f"source text {number}", text) for number, text in enumerate(texts)]
+    return read_texts(reader.config, tokenizer, named, max_length)
 
 
 def pair(targets: Sequence[dict[str, Any]], sources: Sequence[list[int]]) -> list[dict[str, Any]]:
@@ -91,16 +76,24 @@ class PairCollator:
         self.cached = cached
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The targets' batch, with `source_rows` (b,), or `source_input_ids` and `source_attention_mask` (b, m)."""
+        """The targets' batch, with `source_rows` (b,), or `source_input_ids` and `source_attention_mask` (b, m).
+
+        A row with several texts (`inputs`) has a source in each of them.
+        """
         import torch
 
-        own = ("source_input_ids", "source_rows")
-        batch = self.targets([{key: row[key] for key in row if key not in own} for row in rows])
+        batch = self.targets([_target(row) for row in rows])
         if self.cached:
             return {**batch, "source_rows": torch.tensor([row["source_rows"] for row in rows])}
-        ids = [row["source_input_ids"] for row in rows]
-        longest = max(map(len, ids))
-        batch["source_input_ids"] = torch.tensor([row + [self.pad] * (longest - len(row)) for row in ids])
-        real = [[1] * len(row) + [0] * (longest - len(row)) for row in ids]
-        batch["source_attention_mask"] = torch.tensor(real)
-        return batch
+        texts = [text for row in rows for text in row.get("inputs", [row])]
+        sides = [
+            {key: ids for key, ids in text.items() if key.startswith(PREFIX) and isinstance(ids, list)}
+            for text in texts
+        ]
+        return {**batch, **pad_sides(sides, self.pad)}
+
+
+def _target(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without its source."""
+    own = {key: value for key, value in row.items() if not key.startswith(PREFIX)}
+    return {**own, "inputs": [_target(text) for text in row["inputs"]]} if "inputs" in row else own

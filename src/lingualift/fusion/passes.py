@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -65,6 +65,10 @@ class Span:
     prompt_end: Tensor
     end: Tensor
 
+    def take(self, rows: Tensor) -> Span:
+        """Those of rows (k,)."""
+        return Span(self.start[rows], self.prompt_end[rows], self.end[rows])
+
 
 def span_of(mask: Tensor, prompt_end: Tensor | None = None) -> Span:
     """The span of a padding mask (b, n), padded on either side."""
@@ -115,6 +119,18 @@ class Fused:
         Padding is seen by none but itself, so that no row of an attention is empty.
         """
         return self._once("visible", self._visible, offset, length, rows)
+
+    def take(self, rows: Tensor) -> Fused:
+        """The same pass for rows (k,) of it, in their order; rows may repeat."""
+        return replace(
+            self,
+            states={key: states[rows] for key, states in self.states.items()},
+            source=self.source.take(rows),
+            target=self.target.take(rows),
+            mask=self.mask[rows],
+            bottlenecks={path: states[rows] for path, states in self.bottlenecks.items()},
+            _last={},
+        )
 
     def _once(self, name: str, compute: Any, *key: int) -> Any:
         """All layers of a pass ask the same."""

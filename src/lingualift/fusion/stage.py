@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lingualift.adapters.config import CONFIG_FILE
-from lingualift.adapters.folder import WEIGHTS_FILE, open_adapter
+from lingualift.adapters.folder import WEIGHTS_FILE, Adapter, open_adapter
 from lingualift.errors import UserError
 from lingualift.provenance import write_json
-
-FOLDER = "first-stage"
-"""Its folder within that of the FLARE adapter: a plain LoRA adapter of peft's."""
 
 _NAME = "first_stage"
 
@@ -49,14 +46,21 @@ class FirstStage:
     Attributes:
         config: Its `adapter_config.json`.
         factors: The factors by path of the backbone's layer.
+        head: Weights of an encoder's head by path, which the FLARE adapter's begins from.
     """
 
     config: Mapping[str, Any]
     factors: Mapping[str, Factors]
+    head: Mapping[str, Tensor]
 
     @classmethod
-    def read(cls, folder: Path | str, backbone: Any) -> FirstStage:
+    def read(cls, folder: Path | str, backbone: Any, heads: Sequence[str] = ()) -> FirstStage:
         """Read an adapter for a backbone.
+
+        Args:
+            folder: Its folder.
+            backbone: The model, without an adapter.
+            heads: Names of the modules that are trained whole, and may begin from it.
 
         Raises:
             UserError: no plain LoRA adapter, damaged, or none of this backbone's.
@@ -66,13 +70,7 @@ class FirstStage:
             raise UserError(
                 adapter.path, f"is {adapter.kind}", "a LoRA adapter", "train the first stage by LoRA"
             )
-        if adapter.structure.whole:
-            raise UserError(
-                adapter.path,
-                f"holds {adapter.structure.whole[0]} beside LoRA's factors",
-                "factors alone",
-                "put whole weights (a head, biases) into the backbone before",
-            )
+        head = _head(adapter, backbone, heads)
         factors = {}
         for path, module in adapter.modules.items():
             layer = dict(backbone.named_modules()).get(path)
@@ -86,7 +84,7 @@ class FirstStage:
                 )
             down, up = (torch.from_numpy(adapter.read(name).astype(np.float32)) for name in module.tensors)
             factors[path] = Factors(down, up, module.scaling)
-        return cls(adapter.config, factors)
+        return cls({**adapter.config, "modules_to_save": None}, factors, head)
 
     def attach(self, backbone: Any) -> list[Any]:
         """Let the backbone's layers add what the factors give; returns what `detach` takes."""
@@ -98,6 +96,15 @@ class FirstStage:
             handles.append((layer, layer.register_forward_hook(_add)))
         return handles
 
+    def begin(self, model: Any) -> None:
+        """Let the head that is trained with an adapter begin from this one's."""
+        own = {
+            key.replace(".modules_to_save.default.", "."): value for key, value in model.named_parameters()
+        }
+        with torch.no_grad():
+            for path, tensor in self.head.items():
+                own[path].copy_(tensor)
+
     def save(self, folder: Path) -> None:
         """Write it as an adapter folder of peft's."""
         folder.mkdir(exist_ok=True)
@@ -107,6 +114,35 @@ class FirstStage:
                 tensors[f"base_model.model.{path}.lora_{name}.weight"] = tensor.cpu().contiguous()
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         write_json(folder / CONFIG_FILE, dict(self.config))
+
+
+def _head(adapter: Adapter, backbone: Any, heads: Sequence[str]) -> dict[str, Tensor]:
+    """The whole weights of an adapter, by path in the backbone; all of the modules that begin from it, or none."""
+    found = {name.removeprefix("base_model.model."): name for name in adapter.structure.whole}
+    for path, name in found.items():
+        if not any(part in heads for part in path.split(".")):
+            raise UserError(
+                adapter.path,
+                f"holds {name} beside LoRA's factors",
+                "factors, and the head that is trained further (modules_to_save)",
+                "put other whole weights (biases, another head) into the backbone before",
+            )
+    wanted = {
+        path: weight.shape
+        for path, weight in backbone.named_parameters()
+        if found and any(part in heads for part in path.split("."))
+    }
+    shapes = {path: adapter.tensors[name].shape for path, name in found.items()}
+    for path in sorted(wanted.keys() | shapes.keys()):
+        theirs, ours = (tuple(each[path]) if path in each else "none" for each in (shapes, wanted))
+        if theirs != ours:
+            raise UserError(
+                adapter.path,
+                f"its {path} is {theirs}",
+                f"{ours}, as the backbone's head",
+                "name an adapter that was trained on this task",
+            )
+    return {path: torch.from_numpy(adapter.read(name).astype(np.float32)) for path, name in found.items()}
 
 
 def _add(layer: Any, given: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -37,6 +37,8 @@ _SCORES = (  # the code that decides a score
     "languages.tsv",
     "training/encoding.py",
     "training/heads.py",
+    "training/sides.py",
+    "fusion",
     "backbone.py",
     "attachment.py",
     "architectures.py",
@@ -175,6 +177,7 @@ class Train(Step):
     split: ClassVar[str] = "train"
     code = (
         "training",
+        "fusion",
         "backbone.py",
         "attachment.py",
         "architectures.py",

@@ -37,6 +37,8 @@ class Example:
             labels are the same for all rows.
         starts: Where the answers of `gold` begin in the passage, in characters; the loader fills it in by
             `Task.starts`.
+        source: The same question in the source language, without gold, for adapters that read both (FLARE); None for
+            a row that has no source side. The loader fills it in.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Example:
     parts: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     starts: tuple[int, ...] = ()
+    source: Example | None = None
 
     @property
     def answer(self) -> str:

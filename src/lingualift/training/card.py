@@ -10,6 +10,7 @@ from lingualift.adapters.card import Card, shown, table
 from lingualift.languages import language
 
 _SOURCE = "https://arxiv.org/abs/2402.18913"
+_FLARE = "https://arxiv.org/abs/2501.06892"
 
 
 def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
@@ -17,10 +18,12 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     backbone = {"name": config.get("base_model_name_or_path"), "revision": config.get("revision")}
     kind = str(config["peft_type"]).lower()
     if facts["kind"] == "initialisation":
-        title, summary = (
-            f"{kind} adapter before training",
-            "A recorded start for adapters that are to be merged.",
-        )
+        title = f"{kind} adapter before training"
+        summary = "A recorded start for adapters that are to be merged."
+        if kind == "flare":
+            summary = (
+                "A recorded start; the first stage, trained on the source language, is in `first-stage/`."
+            )
         return Card(title, summary, config, backbone).text()
     task, code = Path(str(facts.get("task", "a task"))).stem, facts.get("language")
     where = f" in {language(code).name}" if code else ""
@@ -35,15 +38,19 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         ("peak learning rate", f"{settings['learning_rate']:g}, {settings['scheduler']}"),
         ("seed", facts["seed"]),
     ]
+    source, use = _SOURCE, f"to be used as it is or merged into another language ([AdaMergeX]({_SOURCE}))"
+    if kind == "flare":
+        source = _FLARE
+        use = f"beside the same rows in the source language, which it needs in use too ([FLARE]({_FLARE}))"
     dataset = (facts.get("data") or {}).get("hub")
     return Card(
         title=f"{task}{where}: {kind} adapter",
-        summary="Trained with lingualift on the frozen backbone, to be used as it is or merged into another language "
-        f"([AdaMergeX]({_SOURCE})). What it was made from is in `provenance.json`.",
+        summary=f"Trained with lingualift on the frozen backbone, {use}. "
+        "What it was made from is in `provenance.json`.",
         config=config,
         backbone=backbone,
         languages=(code,) if code else (),
         datasets=(dataset,) if dataset else (),
         sections=(table(("made with", ""), recipe),),
-        sources=(_SOURCE,),
+        sources=(source,),
     ).text()

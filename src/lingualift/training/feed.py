@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lingualift.architectures import Head, head_modules
@@ -24,8 +24,10 @@ from lingualift.training.encoding import (
 )
 from lingualift.training.heads import encode_choices, encode_classes, encode_windows, labels_of, span_row
 from lingualift.training.objectives import continued, masked, span_corruption
+from lingualift.training.sides import Side, class_sides, prompt_sides, window_sides
 
 Loss = Callable[[Any, dict[str, Any], Any], Any]
+Collate = Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Feed:
     """
 
     rows: Sequence[dict[str, Any]]
-    collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+    collate: Collate
     truncated: int
     loss: Loss | None
 
@@ -62,6 +64,7 @@ def feed_of(
     language: str,
     segment_tokens: int,
     seed: int,
+    fused: bool = False,
 ) -> Feed:
     """Encode rows for a backbone.
 
@@ -75,21 +78,21 @@ def feed_of(
         language: Code of the rows' language, for tokenizers that tag it.
         segment_tokens: Tokens per segment, for texts.
         seed: Seed of the noise, for texts.
+        fused: Whether the adapter reads the rows' source side.
 
     Raises:
         UserError: the objective is none for this family; an answer leaves no room for its prompt, or is no part of
-            its passage.
+            its passage; a source side is needed and missing or too long.
     """
     set_language(tokenizer, language)
+    if fused:
+        return _fused(ref, model, tokenizer, task, rows, settings)
     if ref.family == "decoder":
         collate: Any = Collator(tokenizer.pad_token_id, trims_logits=keeps_logits(model))
         if isinstance(task, TextTask):
             check_objective(ref, task)
             return Feed(encode_texts(tokenizer, rows, segment_tokens), collate, 0, None)
-        room = settings.max_length - len(ending(tokenizer))
-        pairs = [encode_pair(tokenizer, row.prompt, row.answer, room) for row in rows]
-        encoded = [training_row(tokenizer, pair) for pair in pairs]
-        return Feed(encoded, collate, sum(pair.truncated > 0 for pair in pairs), None)
+        return _continued(tokenizer, rows, collate, settings.max_length)
     start = model.config.decoder_start_token_id if ref.family == "encoder-decoder" else None
     collate = Padding(tokenizer.pad_token_id, decoder_start=start)
     if isinstance(task, TextTask):
@@ -97,6 +100,35 @@ def feed_of(
     if ref.family == "encoder-decoder":
         return _written(tokenizer, rows, collate, settings.max_length)
     return _answered(tokenizer, ref.head, task, rows, collate, settings.max_length)
+
+
+def _fused(
+    ref: BackboneRef,
+    model: Any,
+    tokenizer: Any,
+    task: Task | TextTask,
+    rows: Sequence[Any],
+    settings: Training,
+) -> Feed:
+    """Rows with their source side."""
+    from lingualift.fusion.pairs import PairCollator
+
+    if isinstance(task, TextTask):
+        found = "learns from a text and the same one in the source language, and unlabelled text has no such"
+        raise UserError("a FLARE adapter", found, "a labelled task", "train it on the task")
+    pad = tokenizer.pad_token_id
+    if ref.family == "encoder":
+        collate = PairCollator(Padding(pad), pad=pad)
+        return _answered(tokenizer, ref.head, task, rows, collate, settings.max_length, fused=True)
+    if ref.family == "decoder":
+        collate = PairCollator(Collator(pad, trims_logits=keeps_logits(model)), pad=pad)
+        feed = _continued(tokenizer, rows, collate, settings.max_length)
+    else:
+        start = model.config.decoder_start_token_id
+        collate = PairCollator(Padding(pad, decoder_start=start), pad=pad)
+        feed = _written(tokenizer, rows, collate, settings.max_length)
+    sides = prompt_sides(model.config, tokenizer, rows, settings.max_length)
+    return replace(feed, rows=[{**row, **side} for row, side in zip(feed.rows, sides, strict=True)])
 
 
 OBJECTIVES = {
@@ -141,7 +173,15 @@ def _texts(
     return Feed(span_corruption(tokenizer, texts, tokens, seed), collate, 0, token_loss)
 
 
-def _written(tokenizer: Any, rows: Sequence[Example], collate: Padding, max_length: int) -> Feed:
+def _continued(tokenizer: Any, rows: Sequence[Example], collate: Collate, max_length: int) -> Feed:
+    """For decoders: the answer follows its prompt."""
+    room = max_length - len(ending(tokenizer))
+    pairs = [encode_pair(tokenizer, row.prompt, row.answer, room) for row in rows]
+    encoded = [training_row(tokenizer, pair) for pair in pairs]
+    return Feed(encoded, collate, sum(pair.truncated > 0 for pair in pairs), None)
+
+
+def _written(tokenizer: Any, rows: Sequence[Example], collate: Collate, max_length: int) -> Feed:
     """For encoder-decoders: the prompt is read, the answer written."""
     encoded, truncated = [], 0
     for row in rows:
@@ -153,27 +193,37 @@ def _written(tokenizer: Any, rows: Sequence[Example], collate: Padding, max_leng
 
 
 def _answered(
-    tokenizer: Any, head: Head, task: Task, rows: Sequence[Example], collate: Padding, max_length: int
+    tokenizer: Any,
+    head: Head,
+    task: Task,
+    rows: Sequence[Example],
+    collate: Collate,
+    max_length: int,
+    *,
+    fused: bool = False,
 ) -> Feed:
     """For encoders: the head answers."""
     encoded: list[dict[str, Any]] = []
     truncated = 0
     for row in rows:
         if head.kind == "span":
-            encoded += _windows(tokenizer, row, max_length)
+            encoded += _windows(tokenizer, row, max_length, fused)
             continue
         label = labels_of(task, row).index(row.gold[0])
-        if head.kind == "choices":
-            texts = encode_choices(tokenizer, row, max_length)
-            encoded.append({"inputs": [text.inputs for text in texts], "labels": label})
-        else:
-            texts = [encode_classes(tokenizer, row, max_length)]
-            encoded.append({**texts[0].inputs, "labels": label})
+        choices = head.kind == "choices"
+        texts = (
+            encode_choices(tokenizer, row, max_length)
+            if choices
+            else [encode_classes(tokenizer, row, max_length)]
+        )
+        sides = class_sides(tokenizer, [row], max_length)[0] if fused else [{} for _ in texts]
+        inputs = [{**text.inputs, **side} for text, side in zip(texts, sides, strict=True)]
+        encoded.append({"inputs": inputs, "labels": label} if choices else {**inputs[0], "labels": label})
         truncated += any(text.truncated for text in texts)
     return Feed(encoded, collate, truncated, None if head.kind == "span" else class_loss)
 
 
-def _windows(tokenizer: Any, row: Example, max_length: int) -> list[dict[str, Any]]:
+def _windows(tokenizer: Any, row: Example, max_length: int, fused: bool) -> list[dict[str, Any]]:
     start = row.starts[0] if row.starts else -1
     if start < 0:
         raise UserError(
@@ -183,7 +233,10 @@ def _windows(tokenizer: Any, row: Example, max_length: int) -> list[dict[str, An
             "mend the row, or leave it out",
         )
     end = start + len(row.gold[0])
-    return [span_row(window, start, end) for window in encode_windows(tokenizer, row, max_length)]
+    windows = encode_windows(tokenizer, row, max_length)
+    none: list[Side] = [{} for _ in windows]
+    sides = window_sides(tokenizer, row, max_length, len(windows)) if fused else none
+    return [{**span_row(window, start, end), **side} for window, side in zip(windows, sides, strict=True)]
 
 
 def token_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:

@@ -7,23 +7,25 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lingualift.adapters import open_adapter
 from lingualift.adapters.card import CARD_FILE
 from lingualift.architectures import (
     WORDS,
     draw_head,
+    head_modules,
     ia3_modules,
     is_feedforward,
     linear_names,
     pattern_of,
     prefix_shape,
 )
-from lingualift.attachment import attach, detach, wrap
+from lingualift.attachment import FLARE, attach, check_adapter, detach, wrap
 from lingualift.backbone import BackboneRef, check_positions, load_backbone, recompute_activations, skeleton
 from lingualift.config import Adapter, GivenAdapter, Training
 from lingualift.devices import clear_memory, device, out_of_memory
@@ -79,6 +81,48 @@ def initialise(ref: BackboneRef, adapter: Adapter | GivenAdapter, seed: int, out
     finally:
         detach(wrapped)
     _record(output, {"kind": "initialisation", "seed": seed, "backbone": ref.record()})
+
+
+def initialise_flare(ref: BackboneRef, config: Any, first_stage: Path, seed: int, output: Path) -> None:
+    """Draw a FLARE adapter beside its first stage, and save both as one adapter folder.
+
+    An encoder's head begins from the first stage's trained one, and is trained further with the adapter.
+
+    Args:
+        ref: The backbone, with the head that answers the task (`BackboneRef.answering`).
+        config: A `FlareConfig`; which modules make the head is filled in.
+        first_stage: Folder of the LoRA adapter trained on the task in the source language, which stays frozen.
+        seed: Seed of the draw.
+        output: An empty folder.
+
+    Raises:
+        UserError: no plain LoRA adapter of this backbone, one without the head that is needed, or with one that is
+            not; modules that are not in the backbone.
+    """
+    import torch
+
+    from lingualift.fusion import flare
+
+    check_adapter(ref, first_stage)
+    model, _ = load_backbone(ref)
+    heads = None if ref.head.kind == "words" else sorted(set(head_modules(model)))
+    if heads and not read_json(first_stage / CONFIG_FILE).get("modules_to_save"):
+        found = "has no head, which the adapter's would begin from"
+        raise UserError(first_stage, found, "an adapter trained on the task", "name the task adapter")
+    torch.manual_seed(seed)
+    wrapped = flare(model, replace(config, modules_to_save=heads), first_stage=first_stage)
+    try:
+        wrapped.save_pretrained(output)
+    finally:
+        detach(wrapped)
+    weights = sha256_file(first_stage / WEIGHTS_FILE)
+    facts = {"kind": "initialisation", "seed": seed, "first_stage": weights, "backbone": ref.record()}
+    _record(output, facts)
+
+
+def _reads_sources(start: Path) -> bool:
+    """Whether an adapter reads the source side of rows."""
+    return open_adapter(start).kind == FLARE
 
 
 def _headed(ref: BackboneRef, task: Task | TextTask, rows: Sequence[Any]) -> BackboneRef:
@@ -191,6 +235,7 @@ def measure_step(
         language=language,
         segment_tokens=segment_tokens,
         seed=0,
+        fused=_reads_sources(start),
     )
     encoded = [feed.rows[index] for index in np.argsort(feed.lengths, kind="stable")]
     wrapped = attach(ref, start, trainable=True)
@@ -304,6 +349,7 @@ def train(
         language=language,
         segment_tokens=segment_tokens,
         seed=seed,
+        fused=_reads_sources(start),
     )
     where = "segment_tokens" if isinstance(task, TextTask) else "max_length"
     prefix = read_json(start / CONFIG_FILE).get("num_virtual_tokens") or 0

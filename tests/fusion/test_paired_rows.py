@@ -1,0 +1,104 @@
+"""Rows with their source side: paired by id, read by the same task, without a look at the source's gold."""
+
+import json
+
+import paired
+import pytest
+
+from lingualift.config import Data
+from lingualift.errors import UserError
+from lingualift.source import Beside, Source
+
+ROWS = [{"id": f"r{number}", "text": f"kata {number}", "label": "positive"} for number in range(4)]
+ENGLISH = [{"id": f"r{number}", "text": f"word {number}"} for number in (2, 0, 9, 1, 3)]
+
+
+def source(folder, rows, english, task="nusax", **more):
+    paired.write(folder / "id" / "train.jsonl", rows)
+    paired.write(folder / "mt-id" / "train.jsonl", english)
+    beside = Beside(Data(files="mt-{language}/{split}.jsonl"), "en")
+    return Source(task, Data(files="{language}/{split}.jsonl"), folder, beside=beside, **more)
+
+
+def test_they_pair_by_id_in_the_order_of_the_rows(tmp_path):
+    found = source(tmp_path, ROWS, ENGLISH).rows("id", "train")
+    alone = Source("nusax", Data(files="{language}/{split}.jsonl"), tmp_path).rows("id", "train")
+    assert [row.id for row in found] == [row["id"] for row in ROWS] == [row.source.id for row in found]
+    assert [row.source.parts for row in found] == [(f"word {number}",) for number in range(4)]
+    assert all(row.source.language == "en" and row.language == "id" for row in found)
+    assert found[1].source.prompt == "word 1\nSentiment:"
+    assert [(row.prompt, row.gold) for row in found] == [(row.prompt, row.gold) for row in alone]
+
+
+def test_the_gold_of_the_source_side_is_not_read(tmp_path):
+    poison = [{**row, "label": {"no": "label"}} for row in ENGLISH]
+    found = source(tmp_path / "a", ROWS, poison).rows("id", "train")
+    assert found == source(tmp_path / "b", ROWS, ENGLISH).rows("id", "train")
+    for row in found:
+        assert (row.source.gold, row.source.completion, row.source.starts, row.source.source) == (
+            (),
+            "",
+            (),
+            None,
+        )
+
+
+def test_the_prompt_of_the_source_side_is_that_of_its_language(tmp_path):
+    rows = [{"id": "a", "question": "Wie viele?", "answer": "1 #### 1", "answer_number": 1}]
+    english = [{"id": "a", "question": "How many?"}]
+    task = source(tmp_path, rows, english, task="mgsm", prompt="native", prompt_language="target")
+    paired.write(tmp_path / "de" / "train.jsonl", rows)
+    paired.write(tmp_path / "mt-de" / "train.jsonl", english)
+    (found,) = task.rows("de", "train")
+    spoken = Source("mgsm", Data(files="mt-de/train.jsonl"), tmp_path, "native", "en").get_task()
+    expected = spoken.example({"id": "a", "question": "How many?"}, "en")
+    assert found.source.prompt == expected.prompt
+    assert found.prompt.split("\n")[0] != found.source.prompt.split("\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("english", "told"),
+    [
+        (
+            [row for row in ENGLISH if row["id"] not in ("r1", "r3")],
+            r"mt-id/train.jsonl: has no row with id 'r1', 'r3'",
+        ),
+        ([*ENGLISH, ENGLISH[0]], r"(?s)mt-id/train.jsonl.*:6: id 'r2' stands in row 1 already"),
+        ([{**row, "text": " "} for row in ENGLISH], r"(?s)mt-id/train.jsonl.*:1: column 'text' is empty"),
+        ([{"text": row["text"]} for row in ENGLISH], r"mt-id/train.jsonl: has no column 'id'"),
+    ],
+)
+def test_what_does_not_pair_is_refused(tmp_path, english, told):
+    with pytest.raises(UserError, match=told):
+        source(tmp_path, ROWS, english).rows("id", "train")
+
+
+def test_rows_without_ids_pair_by_their_lines(tmp_path):
+    rows = [{"premise": f"p{n}", "hypothesis": "h", "label": 0} for n in range(3)]
+    english = [{"premise": f"e{n}", "hypothesis": "h"} for n in range(3)]
+    found = source(tmp_path / "a", rows, english, task="xnli").rows("id", "train")
+    assert [row.source.parts[0] for row in found] == ["e0", "e1", "e2"]
+    translated = [
+        {**row, "id": number} for number, row in enumerate(rows, 1)
+    ]  # as `lingualift translate` writes it
+    found = source(tmp_path / "b", translated[1:], english, task="xnli").rows("id", "train")
+    assert [row.source.parts[0] for row in found] == ["e1", "e2"]
+    with pytest.raises(UserError, match=r"has 3 rows; expected 2 as in .*since rows without `id` pair by"):
+        source(tmp_path / "c", rows[1:], english, task="xnli").rows("id", "train")
+
+
+def test_what_stands_beside_is_part_of_what_determines_the_rows(tmp_path):
+    one = source(tmp_path / "a", ROWS, ENGLISH)
+    again = source(tmp_path / "b", ROWS, ENGLISH)
+    other = source(tmp_path / "c", ROWS, [{**row, "text": "other"} for row in ENGLISH])
+    alone = Source("nusax", Data(files="{language}/{split}.jsonl"), tmp_path / "a")
+    names = [json.dumps(each.identity("id", "train"), sort_keys=True) for each in (one, again, other, alone)]
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
+    assert "beside" not in alone.identity("id", "train")
+
+
+def test_text_without_labels_has_no_source_side(tmp_path):
+    task = source(tmp_path, ROWS, ENGLISH, task="causal-lm")
+    with pytest.raises(UserError, match="has no source side"):
+        task.rows("id", "train")
