@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
+from lingualift.architectures import fusion_names, linear_names
+from lingualift.config import Adapter
 from lingualift.errors import UserError, did_you_mean
 from lingualift.fusion.functions import FUSIONS
 from lingualift.fusion.passes import AnswerSource, Padding
@@ -105,3 +107,24 @@ class FlareConfig:
         if unknown:
             raise UserError(path, f"{unknown[0]!r} is not known", mend=did_you_mean(unknown[0], names))
         return cls(**{key: value for key, value in content.items() if key in names})
+
+
+def flare_config(model: Any, adapter: Adapter, settings: Mapping[str, Any]) -> FlareConfig:
+    """The configuration that an experiment asks for.
+
+    Args:
+        model: The backbone; it fuses queries and values where `settings` name no layers.
+        adapter: Rank, alpha, dropout and the layers of LoRA.
+        settings: Further fields of `FlareConfig`; `fusion_modules` None for queries and values.
+
+    Raises:
+        UserError: as `FlareConfig`, or a backbone whose queries and values are not recognised.
+    """
+    chosen = {**settings, "fusion_modules": settings.get("fusion_modules") or fusion_names(model)}
+    return FlareConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=adapter.modules or linear_names(model),
+        **chosen,
+    )

@@ -11,7 +11,17 @@ from typing import Any
 
 from lingualift.architectures import WORDS, model_class
 from lingualift.backbone import BackboneRef, find_backbone, read_config
-from lingualift.config import Adapter, Backbone, Data, Experiment, Reference, Scoring, TaskData, Training
+from lingualift.config import (
+    Adapter,
+    Backbone,
+    Data,
+    Experiment,
+    Reference,
+    Scoring,
+    TaskData,
+    Training,
+    Translated,
+)
 from lingualift.data import data_file, load_rows
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language
@@ -221,9 +231,38 @@ class _Rows:
     def of_task(self, entry: TaskData) -> TaskData:
         """The entry of a labelled task with rows of the run folder."""
         task = _resolved(entry.task, self._base)
+        name = Path(task).stem
+        data = self._labelled(task, name, entry.data)
         return entry.model_copy(
-            update={"task": task, "data": self._labelled(task, Path(task).stem, entry.data)}
+            update={"task": task, "data": data, "translated": self._translated(name, entry.translated)}
         )
+
+    def _translated(self, name: str, asked: Translated) -> Translated:
+        """Pairs of the run folder's own rows: those of one language stand for translations of those of the other."""
+        source, *targets = self._languages
+        chosen: dict[str, Data] = {}
+        for key, split in (("into_targets", "train"), ("into_source", "test")):
+            if getattr(asked, key) is None:
+                continue
+            chosen[key] = Data(files=_template(f"{name}-{key}"))
+            for target in targets:
+                here, there = (source, target) if key == "into_targets" else (target, source)
+                rows = self._shown(name, here, split)
+                told = itertools.cycle(self._shown(name, there, split) or rows)
+                paired = [
+                    {**other, "id": row.get("id", line)}
+                    for line, (row, other) in enumerate(zip(rows, told, strict=False), 1)
+                ]
+                self._put(f"{name}-{key}", target, split, paired)
+        return Translated(**chosen)
+
+    def _shown(self, name: str, language: str, split: str) -> list[dict[str, Any]]:
+        """Rows of the run folder in a language, of the split or another one; none if it has none."""
+        files = (
+            self.files.get(_template(name).format(language=language, split=one))
+            for one in (split, "train", "test")
+        )
+        return next((rows for rows in files if rows), [])
 
     def of_reference(self, entry: Reference) -> Reference:
         """The entry of the reference task with text, or labelled rows, of the run folder."""

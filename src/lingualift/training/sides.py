@@ -9,6 +9,7 @@ from typing import Any
 
 from lingualift.architectures import family_of, positions_of
 from lingualift.attachment import is_fused
+from lingualift.backbone import BackboneRef
 from lingualift.errors import UserError
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_prompt, set_language
@@ -18,6 +19,7 @@ Side = dict[str, list[int]]
 """A source text as a fused model takes it: `source_input_ids` and, for some encoders, `source_token_type_ids`."""
 
 PREFIX = "source_"
+_SPECIAL = 8  # special tokens of a text or a pair, at most
 
 
 def prompt_sides(config: Any, tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[Side]:
@@ -100,6 +102,37 @@ def class_sides(tokenizer: Any, examples: Sequence[Example], max_length: int) ->
             )
         found.append([_side(text.inputs) for text in texts])
     return found
+
+
+def check_sides(
+    ref: BackboneRef, config: Any, tokenizer: Any, examples: Sequence[Example], max_length: int
+) -> None:
+    """Check that sources fit, without a model; only those long enough to be in doubt are encoded.
+
+    Args:
+        ref: The backbone.
+        config: transformers' configuration of it.
+        tokenizer: Its tokenizer.
+        examples: Rows with their `source`.
+        max_length: Tokens that a source may have.
+
+    Raises:
+        UserError: as `prompt_sides` and `class_sides`.
+    """
+    limit = min(max_length, positions_of(config) or max_length)
+    long = [row for row in examples if ref.chat or (row.source and _bytes(row.source) + _SPECIAL > limit)]
+    if not long or (ref.family == "encoder" and long[0].starts):
+        return  # passages are read in windows
+    if ref.family == "encoder":
+        class_sides(tokenizer, long, max_length)
+    else:
+        prompt_sides(config, tokenizer, long, max_length)
+
+
+def _bytes(example: Example) -> int:
+    """No fewer than its tokens, but for special ones."""
+    options = max((len(text.encode()) for text in example.options.values()), default=0)
+    return max(len(example.prompt.encode()), sum(len(text.encode()) for text in example.parts) + options)
 
 
 def window_sides(tokenizer: Any, example: Example, max_length: int, count: int) -> list[Side]:
