@@ -62,12 +62,15 @@ def share(folder: Path, target: Path) -> None:
     The folder named `target` needs no more room, and stays whole when it is moved or the store is pruned.
     """
     target.mkdir(parents=True)
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != RECIPE_FILE:
+    for path in sorted(folder.rglob("*")):
+        other = target / path.relative_to(folder)
+        if path.is_dir():
+            other.mkdir()
+        elif path != folder / RECIPE_FILE:
             try:
-                (target / path.name).hardlink_to(path)
+                other.hardlink_to(path)
             except OSError:
-                shutil.copy2(path, target / path.name)
+                shutil.copy2(path, other)
 
 
 def _told(step: Step, store: Store) -> dict[str, Any]:
