@@ -126,15 +126,21 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
 def _attach_fused(ref: BackboneRef, model: Any, adapter: Path, trainable: bool) -> Any:
     """Put a FLARE adapter on the model, with its first stage; raises as `attach`."""
     from lingualift.fusion import FlareConfig, load_flare
+    from lingualift.fusion.translator import translator_of
 
-    heads = FlareConfig.from_folder(adapter).modules_to_save
+    config = FlareConfig.from_folder(adapter)
+    heads = config.modules_to_save
     if ref.head.kind != "words" and not heads:
         raise UserError(
             adapter, "has no head to answer with", "one that began from a first stage with a head"
         )
     if ref.head.kind == "words" and heads:
         raise UserError(adapter, "answers by a head", "its task", "take the task that it was trained on")
-    return load_flare(model, adapter, is_trainable=trainable)
+    translator = translator_of(config)
+    encoder = translator.encoder if translator else None
+    wrapped = load_flare(model, adapter, source_encoder=encoder, is_trainable=trainable)
+    wrapped.translator = translator
+    return wrapped
 
 
 def _load_beside_head(wrapped: Any, adapter: Path) -> tuple[list[str], list[str]]:

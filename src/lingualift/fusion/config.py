@@ -20,6 +20,7 @@ PEFT_TYPE = "FLARE"
 """No type of peft's: plain peft refuses the folder instead of running it unfused."""
 
 SourceState = Literal["block-input", "block-output", "projection-input"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class FlareConfig:
         source_encoder: Name of a translation model whose encoder reads the source side (FLARE-MT: the target text
             itself, tagged with its language), with one trained projection to the backbone's width; None for the
             backbone.
+        source_encoder_dtype: Number format of its weights: float32, bfloat16 or float16.
+        source_encoder_fingerprint: Its sha256, or commit on the hub, which `initialise_flare` fills in: another is
+            refused where the adapter is attached. None where nobody knows.
         modules_to_save: Modules that are trained whole and saved with the adapter (an encoder's head).
 
     Raises:
@@ -60,11 +64,18 @@ class FlareConfig:
     answer_source: AnswerSource = "last"
     padding: Padding = "left"
     source_encoder: str | None = None
+    source_encoder_dtype: Dtype = "float32"
+    source_encoder_fingerprint: str | None = None
     modules_to_save: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         _ = FUSIONS[self.fusion]
-        choices = (("source_state", SourceState), ("answer_source", AnswerSource), ("padding", Padding))
+        choices = (
+            ("source_state", SourceState),
+            ("answer_source", AnswerSource),
+            ("padding", Padding),
+            ("source_encoder_dtype", Dtype),
+        )
         for key, known in choices:
             value = getattr(self, key)
             if value not in get_args(known):

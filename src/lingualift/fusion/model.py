@@ -38,6 +38,7 @@ from lingualift.fusion.passes import UNFUSED, Fused, running, span_of
 from lingualift.fusion.places import block_of, find_places
 from lingualift.fusion.reading import ENCODER, SourceReader
 from lingualift.fusion.stage import FirstStage
+from lingualift.fusion.translator import Translator
 from lingualift.provenance import sha256_file, write_json, writing
 
 
@@ -56,7 +57,11 @@ class FlareModel(SourceReader, peft.PeftModel):  # type: ignore[misc]
         source_encoder: The translation model's encoder, frozen; None where the backbone reads the source.
         flare_projection: From that encoder's width to the backbone's, trained; None without it.
         source_cache: Source states on disk, or None.
+        translator: What reads the rows' own text for the source encoder; None without it, and where it was passed
+            as a model.
     """
+
+    translator: Translator | None = None
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -129,6 +130,15 @@ class Cell:
         source = self.experiment.languages.source
         roles = [("task", self.task_adapter(source)), ("target", self.reference_adapter(target))]
         return (*roles, ("source", self.reference_adapter(source))) if subtract_source else tuple(roles)
+
+
+@functools.cache
+def _encoder(name: str, base: Path) -> dict[str, str]:
+    """Settings of FLARE-MT that say which translation model is meant; raises as `find_translator`."""
+    from lingualift.fusion.translator import find_translator
+
+    found = find_translator(name, base=base).ref
+    return {"source_encoder": found.source, "source_encoder_fingerprint": found.fingerprint}
 
 
 def _whole(data: Data) -> Data:
@@ -289,8 +299,7 @@ def flare_mt(cell: Cell) -> Train:
     """As flare, with a translation model's encoder reading the target text: no translation at test time."""
     encoder = cell.experiment.flare.source_encoder
     assert encoder is not None
-    folder = cell.task.base / encoder
-    return cell.fused_adapter(source_encoder=str(folder) if folder.is_dir() else encoder)
+    return cell.fused_adapter(**_encoder(encoder, cell.task.base))
 
 
 def is_seeded(method: Method) -> bool:

@@ -174,7 +174,7 @@ class InitialiseFused(Step):
     """Draw an adapter that fuses source and target (stage 2), beside the task adapter of the source language (stage 1).
 
     Attributes:
-        settings: Those of `FlareConfig` that the experiment chooses.
+        settings: Those of `FlareConfig` that the experiment chooses; of a source encoder, its fingerprint counts.
     """
 
     kind = "fused-initialisation"
@@ -197,7 +197,8 @@ class InitialiseFused(Step):
     def recipe(self) -> dict[str, Any]:
         """Adapter, fusion and the seed of the draw."""
         adapter = self.adapter.model_dump(mode="json", exclude={"init_seed"})
-        return {"adapter": adapter, "settings": dict(self.settings), "seed": self._seed}
+        settings = {name: value for name, value in self.settings.items() if name != "source_encoder"}
+        return {"adapter": adapter, "settings": settings, "seed": self._seed}
 
     @property
     def _seed(self) -> int:

@@ -45,12 +45,14 @@ from lingualift.training.card import trained_card
 from lingualift.training.feed import Feed, feed_of
 from lingualift.training.heads import head_of, labels_of
 from lingualift.training.objectives import Noised
+from lingualift.training.sides import translator_on
 from lingualift.training.tracking import Tracking, reporting
 
 _LOG = logging.getLogger("lingualift.training")
 _SAMPLED = 512  # rows that a calibration encodes
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 TRAINING_LOG_FILE, LOGS = "training_log.jsonl", "logs"
+STATES = "source-states"
 LIBRARIES = ("lingualift", "torch", "transformers", "peft", "accelerate", "tokenizers")
 Progress = Callable[[int, int], None]
 
@@ -83,34 +85,41 @@ def initialise(ref: BackboneRef, adapter: Adapter | GivenAdapter, seed: int, out
     _record(output, {"kind": "initialisation", "seed": seed, "backbone": ref.record()})
 
 
-def initialise_flare(ref: BackboneRef, config: Any, first_stage: Path, seed: int, output: Path) -> None:
+def initialise_flare(
+    ref: BackboneRef, config: Any, first_stage: Path, seed: int, output: Path, base: Path = Path()
+) -> None:
     """Draw a FLARE adapter beside its first stage, and save both as one adapter folder.
 
     An encoder's head begins from the first stage's trained one, and is trained further with the adapter.
 
     Args:
         ref: The backbone, with the head that answers the task (`BackboneRef.answering`).
-        config: A `FlareConfig`; which modules make the head is filled in.
+        config: A `FlareConfig`; which modules make the head is filled in, and which source encoder it names.
         first_stage: Folder of the LoRA adapter trained on the task in the source language, which stays frozen.
         seed: Seed of the draw.
         output: An empty folder.
+        base: Folder that a relative path of a source encoder starts from.
 
     Raises:
         UserError: no plain LoRA adapter of this backbone, one without the head that is needed, or with one that is
-            not; modules that are not in the backbone.
+            not; modules that are not in the backbone; a source encoder that is no translation model.
     """
     import torch
 
     from lingualift.fusion import flare
+    from lingualift.fusion.translator import named
 
     check_adapter(ref, first_stage)
+    config, translator = named(config, base)
     model, _ = load_backbone(ref)
     heads = None if ref.head.kind == "words" else sorted(set(head_modules(model)))
     if heads and not read_json(first_stage / CONFIG_FILE).get("modules_to_save"):
         found = "has no head, which the adapter's would begin from"
         raise UserError(first_stage, found, "an adapter trained on the task", "name the task adapter")
+    encoder = translator.encoder if translator else None
     torch.manual_seed(seed)
-    wrapped = flare(model, replace(config, modules_to_save=heads), first_stage=first_stage)
+    config = replace(config, modules_to_save=heads)
+    wrapped = flare(model, config, source_encoder=encoder, first_stage=first_stage)
     try:
         wrapped.save_pretrained(output)
     finally:
@@ -123,6 +132,16 @@ def initialise_flare(ref: BackboneRef, config: Any, first_stage: Path, seed: int
 def _reads_sources(start: Path) -> bool:
     """Whether an adapter reads the source side of rows."""
     return open_adapter(start).kind == FLARE
+
+
+def _translator(start: Path) -> Any:
+    """What makes the source side of the rows' own texts, for an adapter with a source encoder; None for others."""
+    if not _reads_sources(start):
+        return None
+    from lingualift.fusion import FlareConfig
+    from lingualift.fusion.translator import translator_of
+
+    return translator_of(FlareConfig.from_folder(start))
 
 
 def _headed(ref: BackboneRef, task: Task | TextTask, rows: Sequence[Any]) -> BackboneRef:
@@ -236,6 +255,7 @@ def measure_step(
         segment_tokens=segment_tokens,
         seed=0,
         fused=_reads_sources(start),
+        translator=_translator(start),
     )
     encoded = [feed.rows[index] for index in np.argsort(feed.lengths, kind="stable")]
     wrapped = attach(ref, start, trainable=True)
@@ -350,6 +370,7 @@ def train(
         segment_tokens=segment_tokens,
         seed=seed,
         fused=_reads_sources(start),
+        translator=_translator(start),
     )
     where = "segment_tokens" if isinstance(task, TextTask) else "max_length"
     prefix = read_json(start / CONFIG_FILE).get("num_virtual_tokens") or 0
@@ -418,7 +439,7 @@ def _fit(job: _Job) -> tuple[Any, Any]:
         if not read_json(job.start / CONFIG_FILE).get("modules_to_save"):
             draw_head(wrapped, job.model.fresh_weights, job.seed)
         try:
-            trainer = _trainer(job, wrapped, at_once)
+            trainer = _trainer(_with_states(job, wrapped), wrapped, at_once)
             trainer.train(resume_from_checkpoint=_last_checkpoint(job.work))
             return wrapped, trainer
         except Exception as error:
@@ -427,6 +448,26 @@ def _fit(job: _Job) -> tuple[Any, Any]:
                 raise
         at_once = _fewer(at_once)  # out of the handler, whose traceback holds on to tensors
         clear_memory()
+
+
+def _with_states(job: _Job, wrapped: Any) -> _Job:
+    """The job with the source encoder's states of all rows on disk, where rows come round more than once.
+
+    They do not change in training. Without a source encoder the job stays as it is: the states are those of every block
+    then, and too large to be kept unasked.
+    """
+    settings, feed = job.settings, job.feed
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    drawn = (settings.steps or 0) * settings.batch_size * settings.accumulation * processes
+    again = drawn > len(feed.rows) if settings.steps else (settings.epochs or 1) > 1
+    if not again or translator_on(wrapped) is None:
+        return job
+    from lingualift.fusion.pairs import PairCollator, numbered
+
+    rows, sources = numbered(feed.rows)
+    wrapped.cache_sources(sources, job.work / STATES, tell=_LOG.info)
+    collate = PairCollator(feed.collate.targets, pad=feed.collate.pad, cached=True)  # type: ignore[attr-defined]
+    return replace(job, feed=replace(feed, rows=rows, collate=collate))
 
 
 def _fewer(at_once: int) -> int:
