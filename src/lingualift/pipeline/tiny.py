@@ -24,6 +24,7 @@ from lingualift.config import (
 )
 from lingualift.data import data_file, load_rows
 from lingualift.errors import UserError
+from lingualift.fusion.translator import find_translator
 from lingualift.languages import language as find_language
 from lingualift.pipeline.methods import check_family, check_methods
 from lingualift.pipeline.plan import check_templates, rows_read
@@ -52,24 +53,26 @@ class Tiny:
 
     Attributes:
         experiment: The changed experiment; its paths start from the run folder.
-        model: The random backbone.
-        tokenizer: The tokenizer of the backbone that it stands for.
+        models: Folder in the run folder -> a random model, and the tokenizer of the one that it stands for.
         files: Path in the run folder -> rows.
         notes: What was changed, a sentence each, for people.
     """
 
     experiment: Experiment
-    model: Any
-    tokenizer: Any
+    models: Mapping[str, tuple[Any, Any]]
     files: Mapping[str, Sequence[Mapping[str, Any]]]
     notes: tuple[str, ...]
 
     def write(self, folder: Path) -> None:
         """Write backbone and rows into the run folder, in the place of those of an earlier tiny run."""
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
         for old in (folder / "data", *folder.glob(f"{PREFIX}*")):
             shutil.rmtree(old, ignore_errors=True)
-        self.model.save_pretrained(folder / self.experiment.backbone.name)
-        self.tokenizer.save_pretrained(folder / self.experiment.backbone.name)
+        for name, parts in self.models.items():
+            for part in parts:
+                part.save_pretrained(folder / name)
         for name, rows in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_jsonl(folder / name, rows)
@@ -90,9 +93,14 @@ def shrink(experiment: Experiment, base: Path) -> Tiny:
     check_templates(experiment)
     ref = find_backbone(experiment.backbone, base)
     check_family(experiment, ref)
-    model, tokenizer = tiny_model(ref)
     rows = _Rows(experiment, ref, base)
-    name = f"{PREFIX}{type(model).__name__}-{ref.fingerprint[:8]}"
+    name, models = _tiny(ref)
+    encoder = experiment.flare.source_encoder
+    if encoder is not None:
+        translator = find_translator(encoder, base=base).ref
+        encoder, its = _tiny(translator)
+        models |= its
+        rows.notes.append(f"{encoder} is random and stands for {translator.name}")
     small = experiment.model_copy(
         update={
             "backbone": Backbone(name=name, chat_template=ref.chat, trust_remote_code=ref.trust_remote_code),
@@ -102,6 +110,7 @@ def shrink(experiment: Experiment, base: Path) -> Tiny:
             "training": experiment.training.model_copy(
                 update={role: _short(getattr(experiment.training, role)) for role in ("task", "reference")}
             ),
+            "flare": experiment.flare.model_copy(update={"source_encoder": encoder}),
             "weights": experiment.weights.model_copy(update={"grid": _ends(experiment.weights.grid)}),
             "seeds": experiment.seeds[:1],
             "scoring": _brief(experiment.scoring),
@@ -114,7 +123,14 @@ def shrink(experiment: Experiment, base: Path) -> Tiny:
         *rows.notes,
         *_changes(experiment, small),
     )
-    return Tiny(small, model, tokenizer, rows.files, notes)
+    return Tiny(small, models, rows.files, notes)
+
+
+def _tiny(ref: BackboneRef) -> tuple[str, dict[str, tuple[Any, Any]]]:
+    """The name of a small model, and it with its tokenizer by that name; raises as `tiny_model`."""
+    model, tokenizer = tiny_model(ref)
+    name = f"{PREFIX}{type(model).__name__}-{ref.fingerprint[:8]}"
+    return name, {name: (model, tokenizer)}
 
 
 def tiny_model(ref: BackboneRef) -> tuple[Any, Any]:
