@@ -184,6 +184,11 @@ def test_it_trains_and_is_scored_as_the_formula_says(refs, nllb, tmp_path, name,
     trained = [key for key in start if ".lora_A." in key or ".lora_B." in key or "projection" in key]
     assert [key for key in trained if torch.equal(start[key], end[key])] == []
     assert not any("source_encoder" in key for key in end)
+    card = (tmp_path / "one" / "README.md").read_text()
+    assert "adapter, source_encoder=reader)" in card
+    assert 'reader = AutoModelForSeq2SeqLM.from_pretrained("translator")  # the folder' in card
+    assert "the encoder of `translator` makes of the same text" in card
+    assert str(nllb) not in card
     assert sum(key.startswith("flare_projection.") for key in end) == 2
     paired.drawn(tmp_path / "one", 5)  # so that what the source gives is large
     found = case.evaluated(tmp_path / "one", batch_size=3)
@@ -313,8 +318,9 @@ def test_the_folder_says_which_encoder_and_refuses_another(refs, nllb, tmp_path)
     assert recorded["source_encoder"] == str(where.resolve())
     assert recorded["source_encoder_fingerprint"] == find_translator(str(where)).ref.fingerprint
     moved = where.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"source encoder .*is no folder"):
+    with pytest.raises(UserError, match=r"source encoder .*is no folder") as caught:
         case.evaluated(case.start)
+    assert "adapter_config.json to where the model is" in caught.value.mend
     other = {**recorded, "source_encoder": str(nllb)}
     weights = load_file(nllb / "model.safetensors")
     name = next(iter(sorted(weights)))

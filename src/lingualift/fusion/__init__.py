@@ -1,5 +1,6 @@
 """FLARE: hidden states of source and target language meet in LoRA's bottleneck (https://arxiv.org/abs/2501.06892)."""
 
+from lingualift.activations import recording
 from lingualift.fusion.cache import SourceCache
 from lingualift.fusion.config import FlareConfig
 from lingualift.fusion.model import FlareModel, flare, load_flare
@@ -13,5 +14,6 @@ __all__ = [
     "flare",
     "load_flare",
     "pair",
+    "recording",
     "source_ids",
 ]

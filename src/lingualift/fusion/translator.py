@@ -108,7 +108,13 @@ def translator_of(config: FlareConfig) -> Translator | None:
     entry = Backbone(name=config.source_encoder, dtype=config.source_encoder_dtype)
     if not Path(config.source_encoder).is_dir():
         entry = entry.model_copy(update={"revision": wanted})
-    found = _found(entry, Path())
+    try:
+        found = _found(entry, Path())
+    except UserError as error:
+        mend = (
+            f"{error.mend}, or set source_encoder in the adapter's adapter_config.json to where the model is"
+        )
+        raise UserError(error.where, error.found, error.expected, mend) from None
     if wanted is not None and found.ref.fingerprint != wanted:
         raise UserError(
             f"source encoder {config.source_encoder!r}",

@@ -33,6 +33,7 @@ Progress = Callable[[int, int], None]
 PREDICTIONS_FILE, SCORES_FILE, SWEEP_FILE = "predictions.jsonl", "scores.json", "sweep.json"
 _SCORES = (  # the code that decides a score
     "evaluation",
+    "activations.py",
     "languages.py",
     "languages.tsv",
     "training/encoding.py",

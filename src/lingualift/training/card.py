@@ -42,6 +42,10 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     if kind == "flare":
         source = _FLARE
         use = f"beside the same rows in the source language, which it needs in use too ([FLARE]({_FLARE}))"
+        if encoder := config.get("source_encoder"):
+            use = (
+                f"beside what the encoder of `{shown(encoder)}` makes of the same text ([FLARE-MT]({_FLARE}))"
+            )
     dataset = (facts.get("data") or {}).get("hub")
     return Card(
         title=f"{task}{where}: {kind} adapter",
