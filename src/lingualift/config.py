@@ -273,7 +273,8 @@ class TrainingRoles(_Record):
     """Settings per role; target-language fine-tuning uses those of the task."""
 
     task: Training
-    reference: Training
+    reference: Training | None = None
+    "For the reference task; needed by methods that read unlabelled text."
 
 
 class Method(_Record):

@@ -346,6 +346,9 @@ def check_methods(experiment: Experiment) -> None:
             raise UserError(
                 where, f"{method.method} needs unlabelled text", mend="add `reference:` with its data"
             )
+        if entry.needs_reference and experiment.training.reference is None:
+            found = f"is missing, and {method.method} trains on unlabelled text ({where})"
+            raise UserError("training.reference", found, mend="say how: `training: {reference: {epochs: 1}}`")
         if entry.merges and method.weight is None and experiment.weights.tune_on is None:
             mend = "set `weights.tune_on` to a target language with validation rows, or give the method a `weight`"
             raise UserError(where, f"{method.method} has no merge weight", mend=mend)
@@ -389,7 +392,8 @@ def check_family(experiment: Experiment, backbone: BackboneRef) -> None:
         found = f"is prefix, and {backbone.name!r} is a decoder"
         raise UserError("adapter.type", found, "lora or ia3", "choose one of them")
     for role in ("task", "reference"):
-        if getattr(experiment.training, role).gradient_checkpointing:
+        settings = getattr(experiment.training, role)
+        if settings and settings.gradient_checkpointing:
             raise UserError(
                 f"training.{role}.gradient_checkpointing",
                 "drops the prefix: transformers keeps no keys and values under it",

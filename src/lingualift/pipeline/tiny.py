@@ -108,7 +108,7 @@ def shrink(experiment: Experiment, base: Path) -> Tiny:
             "reference": rows.of_reference(experiment.reference) if experiment.reference else None,
             "adapter": _few_tokens(experiment.adapter),
             "training": experiment.training.model_copy(
-                update={role: _short(getattr(experiment.training, role)) for role in ("task", "reference")}
+                update={name: _short(settings) for name, settings in experiment.training if settings}
             ),
             "flare": experiment.flare.model_copy(update={"source_encoder": encoder}),
             "weights": experiment.weights.model_copy(update={"grid": _ends(experiment.weights.grid)}),
