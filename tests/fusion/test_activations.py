@@ -151,7 +151,7 @@ def test_a_batch_that_fails_is_not_counted_twice():
             raise MemoryError
 
     with recording() as found:
-        assert [batch for batch, _ in in_batches([0, 1, 2], 3, answer)] == [[0], [1], [2]]
+        assert [batch for batch, _ in in_batches([0, 1, 2], 2, answer)] == [[0], [1], [2]]
     with torch.no_grad(), recording() as once:
         model(**given)
     assert failed
