@@ -148,8 +148,9 @@ def text_groups(folder: Path) -> tuple[dict[str, list[Group]], dict[str, int]]:
     found: dict[str, list[Group]] = {}
     for name in SET_SHARES:
         aligned: dict[object, Group] = {}
-        for path in sorted(folder.glob(f"{name}/*/train.jsonl.gz") or folder.glob(f"{name}/*.jsonl.gz")):
-            code = path.parent.name if path.parent.name != name else path.name.removesuffix(".jsonl.gz")
+        nested = name.startswith("nusa")
+        for path in sorted(folder.glob(f"{name}/*/train.jsonl.gz" if nested else f"{name}/*.jsonl.gz")):
+            code = path.parent.name if nested else path.name.removesuffix(".jsonl.gz")
             code = SAME.get(code, code)
             for row in rows(path) if code in NUSA else ():
                 key = row["verse_id"] if "verse_id" in row else row["id"]
@@ -322,7 +323,7 @@ class Measured:
 
 
 def score(model: Path, one: Measured, source: str, target: str, count: int, folder: Path) -> dict[str, float]:
-    """Scores (chrF, BLEU) of `count` rows, translated as `lingualift translate` does it, beside those of doing nothing."""
+    """Scores of `count` rows, translated as `lingualift translate` does it, beside those of doing nothing."""
     data = Data(files=one.files, splits={"validation": one.validation}, max_rows={"validation": count})
     done = ll.translate(
         model=str(model),
