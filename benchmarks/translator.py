@@ -43,7 +43,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbTokenizer
 
 import lingualift as ll
-from lingualift.config import Data
+from lingualift.config import Data, Translation
 from lingualift.languages import language as find_language
 from lingualift.miniworld import LANGUAGES, write_data
 from lingualift.miniworld.languages import GRAMMARS
@@ -98,7 +98,7 @@ class Recipe:
 
 
 WORLD: Final = Recipe(1600, 48, 3000, hidden=128, encoder_layers=2, decoder_layers=2, rate=2e-3)
-TEXTS: Final = Recipe(2500, 32, 8000, hidden=192, encoder_layers=3, decoder_layers=2, rate=1.5e-3)
+TEXTS: Final = Recipe(2200, 16, 8000, hidden=192, encoder_layers=3, decoder_layers=1, rate=3e-3)
 
 
 def world_pairs(seed: int) -> Iterator[Pair]:
@@ -333,6 +333,7 @@ def score(model: Path, one: Measured, source: str, target: str, count: int, fold
         data=data,
         output=folder / one.task / source,
         splits=["validation"],
+        settings=Translation(beams=1, max_length=LONGEST, batch_size=50),
         cache=folder / "cache.sqlite",
     )
     (written,) = done.folder.glob("validation.*")
