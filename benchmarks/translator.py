@@ -1,7 +1,7 @@
 """A small NLLB-class translator, trained from scratch: for measurements of FLARE where no hub can be reached.
 
-    python benchmarks/translator.py --world --output translators/world              # two minutes on one core
-    python benchmarks/translator.py --texts ../shared/data --output translators/nusa   # twelve
+    python benchmarks/translator.py --world --output translators/world   # two to three minutes of one core
+    python benchmarks/translator.py --texts ../shared/data --output translators/nusa   # about ten
     lingualift translate --model translators/nusa --source jav --target eng --task nusax ...
 
 M2M100, as NLLB is, with NLLB's tags and BPE of its own. `--world`: between English and the other languages of the
@@ -63,7 +63,6 @@ from lingualift.provenance import PROVENANCE_FILE, atomic_folder, library_versio
 from lingualift.training.encoding import language_tag
 
 SPECIAL: Final = ["<s>", "<pad>", "</s>", "<unk>"]  # NLLB's ids
-LONGEST: Final = 128  # tokens of either side; longer pairs are not trained on
 POOL: Final = 40  # batches that are sorted by length together
 NUSA: Final = ("eng", "ind", "ace", "ban", "bjn", "jav", "mad", "min", "nij", "sun")
 SAME: Final = {"en": "eng", "id": "ind"}
@@ -85,10 +84,20 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a translator is made: shape, size of the vocabulary, and steps of `batch` pairs each."""
+    """How a translator is made.
+
+    Attributes:
+        steps: Optimizer steps.
+        batch: Pairs per step.
+        longest: Tokens of either side; longer pairs are not trained on, and longer sentences measured in parts.
+        pieces: Size of the vocabulary, tags aside.
+        hidden, encoder_layers, decoder_layers: Shape of the model.
+        rate, warmup: Peak of AdamW's learning rate, and the steps to it; it falls to nothing along a cosine.
+    """
 
     steps: int
     batch: int
+    longest: int
     pieces: int
     hidden: int
     encoder_layers: int
@@ -97,8 +106,8 @@ class Recipe:
     warmup: int = 200
 
 
-WORLD: Final = Recipe(1600, 48, 3000, hidden=128, encoder_layers=2, decoder_layers=2, rate=2e-3)
-TEXTS: Final = Recipe(2200, 16, 8000, hidden=192, encoder_layers=3, decoder_layers=1, rate=3e-3)
+WORLD: Final = Recipe(1600, 48, 32, 3000, hidden=128, encoder_layers=2, decoder_layers=2, rate=2e-3)
+TEXTS: Final = Recipe(2200, 16, 128, 8000, hidden=192, encoder_layers=3, decoder_layers=1, rate=3e-3)
 
 
 def world_pairs(seed: int) -> Iterator[Pair]:
@@ -221,7 +230,7 @@ def build_model(recipe: Recipe, tokenizer: NllbTokenizer) -> M2M100ForConditiona
         decoder_attention_heads=4,
         encoder_ffn_dim=4 * recipe.hidden,
         decoder_ffn_dim=4 * recipe.hidden,
-        max_position_embeddings=2 * LONGEST,
+        max_position_embeddings=256,
         dropout=0.0,  # no text is seen often enough to be learnt by heart
         attention_dropout=0.0,
         encoder_layerdrop=0.0,
@@ -248,14 +257,15 @@ def sides(tokenizer: NllbTokenizer, pairs: list[Pair]) -> list[tuple[list[int], 
 
 
 def batches(
-    tokenizer: NllbTokenizer, pairs: Iterator[Pair], size: int, seed: int
+    tokenizer: NllbTokenizer, pairs: Iterator[Pair], recipe: Recipe, seed: int
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Pairs of like length together, without end."""
-    rng = random.Random(seed)
+    rng, size = random.Random(seed), recipe.batch
     while True:
         found = sides(tokenizer, list(itertools.islice(pairs, size * POOL)))
         pool = sorted(
-            (pair for pair in found if max(map(len, pair)) <= LONGEST), key=lambda p: (len(p[1]), len(p[0]))
+            (pair for pair in found if max(map(len, pair)) <= recipe.longest),
+            key=lambda p: (len(p[1]), len(p[0])),
         )
         cut = [pool[start : start + size] for start in range(0, len(pool), size)]
         rng.shuffle(cut)
@@ -314,12 +324,13 @@ def train(
 
 @dataclass(frozen=True)
 class Measured:
-    """Validation rows: their task, where they are, and the columns that are translated."""
+    """Validation rows: their task, where they are, the columns that are translated, and the sides' most tokens."""
 
     task: str
     files: str
     validation: str
     columns: tuple[str, ...]
+    longest: int
 
 
 def score(model: Path, one: Measured, source: str, target: str, count: int, folder: Path) -> dict[str, float]:
@@ -333,7 +344,7 @@ def score(model: Path, one: Measured, source: str, target: str, count: int, fold
         data=data,
         output=folder / one.task / source,
         splits=["validation"],
-        settings=Translation(beams=1, max_length=LONGEST, batch_size=50),
+        settings=Translation(beams=1, max_length=one.longest, batch_size=50),
         cache=folder / "cache.sqlite",
     )
     (written,) = done.folder.glob("validation.*")
@@ -393,7 +404,7 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.output.exists():
         parser.error(f"{options.output} exists already; name a new folder")
-    if min(options.steps or 1, options.rows) < 1:
+    if options.rows < 1 or (options.steps is not None and options.steps < 1):
         parser.error("--steps and --rows must be above 0")
     if options.texts and not list(options.texts.glob("nusax/eng/*.jsonl.gz")):
         parser.error(f"no nusax/eng/*.jsonl.gz in {options.texts}")
@@ -427,7 +438,7 @@ def main() -> None:
     print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens", flush=True)
     with atomic_folder(options.output) as scratch, tempfile.TemporaryDirectory() as name:
         began = time.process_time()
-        loss = train(model, batches(tokenizer, pairs, recipe.batch, options.seed), recipe)
+        loss = train(model, batches(tokenizer, pairs, recipe, options.seed), recipe)
         about["minutes of one core"] = (time.process_time() - began) / 60
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
@@ -436,13 +447,17 @@ def main() -> None:
             columns = {"sentiment": ("text",), "qa": ("context", "question")}
             measured = [
                 Measured(
-                    f"mini-{task}", f"{name}/data/{task}/{{language}}/{{split}}.jsonl", "validation", texts
+                    f"mini-{task}",
+                    f"{name}/data/{task}/{{language}}/{{split}}.jsonl",
+                    "validation",
+                    texts,
+                    recipe.longest,
                 )
                 for task, texts in columns.items()
             ]
         else:
             files = f"{options.texts}/nusax/{{language}}/{{split}}.jsonl.gz"
-            measured = [Measured("nusax", files, "valid", ("text",))]
+            measured = [Measured("nusax", files, "valid", ("text",), recipe.longest)]
         scores = measure(scratch, measured, languages, options.rows)
         about |= {"parameters": model.num_parameters(), "loss": loss, "rows": options.rows, "scores": scores}
         about["versions"] = library_versions("torch", "transformers", "tokenizers", "sacrebleu")
