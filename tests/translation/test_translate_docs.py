@@ -24,7 +24,7 @@ def test_the_documented_command_and_python_write_the_same_rows(inside, nllb, cli
     assert done.code == 0, done.err
     assert f"test: {len(rows)} of {len(rows)} rows written" in done.out
     files = "translated/{language}/{split}.jsonl"
-    assert f"the rows are --data '{files}'" in done.out
+    assert f"the rows are --data '{files}'" in done.err
     assert f'`--data "{files}"`' in TEXT
     names = {}
     exec(compile(re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)[1], "translate.md", "exec"), names)
