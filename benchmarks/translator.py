@@ -12,8 +12,8 @@ by line); a row that has a text of the validation or test splits of either set i
 example in seven is no translation but a text to be mended (`noise.py`). English has 500 rows beside the local
 languages there, so this translator is weak: its table tells how weak, beside what the untranslated text scores.
 
-At the end, and not before, the validation rows (of `mini-sentiment` and `mini-qa`, or of NusaX) are translated as
-`lingualift translate` does it. OUTPUT/provenance.json holds recipe, texts and scores.
+At the end, validation rows (of `mini-sentiment` and `mini-qa`, or of NusaX) are translated as `lingualift translate`
+does it, greedily. OUTPUT/provenance.json holds recipe, texts and scores.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def text_groups(folder: Path) -> tuple[dict[str, list[Group]], dict[str, int]]:
 
 
 def text_pairs(sets: dict[str, list[Group]], seed: int) -> Iterator[Pair]:
-    """Two languages of a group, one of them English half the time where it is there; or a text and its ruins."""
+    """Two languages of a group, one of them English more often than not where it is there; or a text and its ruins."""
     rng = random.Random(f"translator {seed}")
     words: dict[str, dict[str, None]] = {}
     for group in itertools.chain.from_iterable(sets.values()):
