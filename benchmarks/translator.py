@@ -10,7 +10,8 @@ mini-world, with their shares in the backbone's pretraining, on meanings of its 
 `nusatranslation` (train, row-aligned), `bible` (English, Indonesian, by `verse_id`) and `ntrex` (English, Indonesian,
 by line); a row that has a text of the validation or test splits of either set in any language is left out in all. One
 example in seven is no translation but a text to be mended (`noise.py`). English has 500 rows beside the local
-languages there, so this translator is weak: its table tells how weak, beside what the untranslated text scores.
+languages there, and the recipe's steps are few: what it writes loops and scores below the untranslated text, as its
+table tells. It is an encoder that has seen these languages, no translator; more --steps may change that.
 
 At the end, validation rows (of `mini-sentiment` and `mini-qa`, or of NusaX) are translated as `lingualift translate`
 does it, greedily. OUTPUT/provenance.json holds recipe, texts and scores.
