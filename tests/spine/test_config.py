@@ -169,8 +169,8 @@ def test_two_codes_of_one_language_are_refused():
 
 def test_a_missing_key_is_named():
     raw = full()
-    del raw["training"]["reference"]
-    assert "training.reference: is missing" in refused(raw)
+    del raw["training"]["task"]
+    assert "training.task: is missing" in refused(raw)
 
 
 def test_three_problems_are_told_at_once():

@@ -1,4 +1,4 @@
-"""Each method against `source-ft`, with the uncertainty of the difference: a paired bootstrap. Pure: numpy only.
+"""Each method against a baseline, with the uncertainty of the difference: a paired bootstrap. Pure: numpy only.
 
 A draw takes the test items of a language with replacement, the same ones for both methods and all seeds, and takes
 one seed fewer than there are, with replacement, the same ones for both methods and all languages. The metric is
@@ -31,7 +31,7 @@ _DIGITS = 6  # of a percent point: what is equal is equal, whatever the order of
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against `source-ft`.
+    """A method against a baseline.
 
     Attributes:
         task: Task.
@@ -59,16 +59,19 @@ class Comparison:
 
     @property
     def verdict(self) -> Literal["above", "level with", "below"]:
-        """Where the method stands, level with `source-ft` if the interval holds 0."""
+        """Where the method stands, level with the baseline if the interval holds 0."""
         if self.low > 0:
             return "above"
         return "below" if self.high < 0 else "level with"
 
 
 def compare(
-    rows: Sequence[Row], answers: Callable[[Row], Answers], averages: Mapping[str, Sequence[str]]
+    rows: Sequence[Row],
+    answers: Callable[[Row], Answers],
+    averages: Mapping[str, Sequence[str]],
+    baseline: str = BASELINE,
 ) -> list[Comparison]:
-    """Every method against `source-ft`, by every metric, in every language and average that both have.
+    """Every method against a baseline, by every metric, in every language and average that both have.
 
     An average is compared over the seeds that have all of its languages. Rows without a seed, those of the plain
     backbone, stand beside every seed.
@@ -77,6 +80,7 @@ def compare(
         rows: Rows of `results.json`.
         answers: A row's predictions, with `id`, `gold` and `prediction` each.
         averages: Name -> languages.
+        baseline: A method that has no variants.
 
     Returns:
         Comparisons in the order of the rows' metrics and methods, languages before averages.
@@ -88,10 +92,10 @@ def compare(
         scored = {cell[2:]: one for cell, one in everything.items() if cell[:2] == (task, metric)}
         places = {language: (language,) for language in dict.fromkeys(row["language"] for row in mine)}
         for method, variant in dict.fromkeys((row["method"], row["variant"]) for row in mine):
-            if method == BASELINE:
+            if method == baseline:
                 continue
             for where, languages in {**places, **averages}.items():
-                pairs = _pairs(scored, (method, variant), languages)
+                pairs = _pairs(scored, (method, variant), baseline, languages)
                 if pairs:
                     found.append(Comparison(task, metric, method, variant, where, *_difference(pairs)))
     return found
@@ -145,15 +149,15 @@ def _resampled(metric: str, language: str, answers: Answers, counts: np.ndarray)
 
 
 def _pairs(
-    scored: Mapping[_Cell, _Scored], method: tuple[str, str], languages: Iterable[str]
+    scored: Mapping[_Cell, _Scored], method: tuple[str, str], baseline: str, languages: Iterable[str]
 ) -> list[list[tuple[_Scored, _Scored]]]:
     """Seed -> language -> the method's and the baseline's scores, for seeds that have all languages."""
     chosen = tuple(languages)
-    seeds = dict.fromkeys(seed for name, _, _, seed in scored if name == BASELINE)
+    seeds = dict.fromkeys(seed for name, _, _, seed in scored if name == baseline)
     found = []
     for seed in seeds:
         cells = [
-            (_one(scored, (*method, code), seed), _one(scored, (BASELINE, "", code), seed)) for code in chosen
+            (_one(scored, (*method, code), seed), _one(scored, (baseline, "", code), seed)) for code in chosen
         ]
         whole = [(one, base) for one, base in cells if one is not None and base is not None]
         if len(whole) == len(chosen):
