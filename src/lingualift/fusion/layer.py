@@ -10,7 +10,7 @@ from peft.tuners.lora.layer import Linear
 from torch import Tensor
 
 from lingualift.fusion.functions import Fusion, draw
-from lingualift.fusion.passes import CALL, CURRENT, UNFUSED, Call, Fused, SourcePass
+from lingualift.fusion.passes import CALL, CURRENT, UNFUSED, Call, Fused, Meeting, SourcePass
 
 ADAPTER = "default"
 """Name of the adapter within peft; a model holds one."""
@@ -159,7 +159,7 @@ class FusedBlock:
         return super().__call__(*args, **more)  # type: ignore[misc]
 
     def _call(self, current: Any, cache: Any) -> Call:
-        if not isinstance(current, Fused) or not current.causal or cache is None:
+        if not isinstance(current, Meeting) or not current.causal or cache is None:
             return Call(current)
         if not isinstance(cache, FusedCache):
             swap(cache, FusedCache)
@@ -184,7 +184,7 @@ class FusedCache:
     """
 
     flare_targets: dict[str, Tensor]
-    flare_pass: Fused
+    flare_pass: Meeting
     get_seq_length: Callable[[int], int]
     layers: list[Any]
 
