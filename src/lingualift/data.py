@@ -109,24 +109,32 @@ def load_examples(task: Task, data: Data, language: str, split: str, base: Path)
         named = row if "id" in task.columns else _named(row, rows.number(index))
         example = task.example(named, language)
         _once(example.id, index, first_at)
-        labelled = replace(example, gold=task.gold(named, example), language=language)
-        examples.append(
-            replace(
-                labelled, completion=task.completion(named, labelled), starts=task.starts(named, labelled)
-            )
-        )
+        examples.append(_labelled(task, named, example, language))
 
     _each(rows, columns, task, add)
     return examples
 
 
+def _labelled(task: Task, row: Mapping[str, Any], example: Example, language: str) -> Example:
+    """The example of a labelled row, with its gold answer."""
+    found = replace(example, gold=task.gold(row, example), language=language)
+    return replace(found, completion=task.completion(row, found), starts=task.starts(row, found))
+
+
 def load_paired(
-    task: Task, data: Data, beside: Data, language: str, split: str, base: Path, source: str
+    task: Task,
+    data: Data,
+    beside: Data,
+    language: str,
+    split: str,
+    base: Path,
+    source: str,
+    labelled: bool = False,
 ) -> list[Example]:
     """Read examples with the same rows in the source language beside them, as their `source`; they pair by `id`.
 
-    A row without `id` is called by its line, which `lingualift translate` writes into the `id` of its translation. No
-    label of the source side is looked at, nor need there be one; its rows that no example asks for are left out.
+    A row without `id` is called by its line, which `lingualift translate` writes into the `id` of its translation. Rows
+    of the source side that no example asks for are left out.
 
     Args:
         task: Turns rows into examples.
@@ -136,22 +144,27 @@ def load_paired(
         split: "train", "validation" or "test".
         base: Folder that relative paths start from.
         source: Code of the source side's language.
+        labelled: Whether the source side's own labels are read. If not, none is looked at, nor need there be one.
 
     Raises:
         UserError: as `load_examples`, for either side; examples whose id no row has; sides without ids that are not
             equally long.
     """
     examples = load_examples(task, data, language, split, base)
-    rows = load_rows(beside, language, split, base, task.columns)
+    columns = (*task.columns, task.gold_column) if labelled else task.columns
+    rows = load_rows(beside, language, split, base, columns)
     found: dict[str, Example] = {}
     first_at: dict[str, int] = {}
 
     def add(index: int, row: Mapping[str, Any]) -> None:
-        example = task.example(row if "id" in task.columns else _named(row, rows.number(index)), source)
+        named = row if "id" in task.columns else _named(row, rows.number(index))
+        example = task.example(named, source)
         _once(example.id, index, first_at)
-        found[example.id] = replace(example, language=source)
+        found[example.id] = (
+            _labelled(task, named, example, source) if labelled else replace(example, language=source)
+        )
 
-    _each(rows, task.columns, task, add)
+    _each(rows, columns, task, add)
     missing = [example.id for example in examples if example.id not in found]
     if missing:
         some = ", ".join(map(repr, missing[:_SHOWN]))

@@ -21,10 +21,13 @@ class Beside:
     Attributes:
         data: Files or hub data set; `{language}` is the code of the rows that it stands beside.
         language: Code of the source language, by which the prompt is chosen.
+        labelled: Whether its own labels are read, which an adapter needs that learns to answer the source too (X-Mixup)
+            where rows do not choose from the same labels: spans, and text. Not for evaluation.
     """
 
     data: Data
     language: str
+    labelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class Source:
         if self.beside is None:
             return {}
         where = data_fingerprint(self.beside.data, language, split, self.base)
-        return {"beside": {"language": self.beside.language, "data": where}}
+        labelled = {"labelled": True} if self.beside.labelled else {}
+        return {"beside": {"language": self.beside.language, "data": where, **labelled}}
 
     def _read(self, language: str, split: str) -> tuple[list[Example] | list[str], str]:
         """The rows and their hash, read once in this process."""
@@ -104,7 +108,9 @@ class Source:
                 examples = (
                     load_examples(*where, language, split, self.base)
                     if beside is None
-                    else load_paired(*where, beside.data, language, split, self.base, beside.language)
+                    else load_paired(
+                        *where, beside.data, language, split, self.base, beside.language, beside.labelled
+                    )
                 )
                 _rows[key] = examples, fingerprint([asdict(row) for row in examples])
         return _rows[key]

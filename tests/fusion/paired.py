@@ -11,7 +11,7 @@ from lingualift.config import Adapter, Data
 from lingualift.source import Beside, Source
 from lingualift.tasks import shipped_rows
 from lingualift.training.heads import head_of
-from lingualift.training.trainer import initialise, initialise_flare
+from lingualift.training.trainer import initialise, initialise_fused
 
 WEIGHTS = "adapter_model.safetensors"
 MODULES = {
@@ -70,7 +70,7 @@ def flare_start(ref, name, folder, first, seed=0, **settings):
     """The untrained folder."""
     folder.mkdir()
     config = ll.FlareConfig(**{"r": 4, "lora_alpha": 6, "target_modules": MODULES[name], **settings})
-    initialise_flare(ref, config, first, seed, folder)
+    initialise_fused(ref, config, first, seed, folder)
     return folder
 
 

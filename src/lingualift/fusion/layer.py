@@ -220,5 +220,6 @@ def swap(thing: Any, mixin: type) -> None:
 
 def swap_back(thing: Any, mixin: type) -> None:
     """Undo `swap`."""
-    if mixin in type(thing).__bases__:
-        thing.__class__ = type(thing).__bases__[1]
+    first, *others = type(thing).__bases__
+    if others and issubclass(first, mixin):
+        thing.__class__ = others[0]

@@ -24,7 +24,14 @@ from lingualift.training.encoding import (
 )
 from lingualift.training.heads import encode_choices, encode_classes, encode_windows, labels_of, span_row
 from lingualift.training.objectives import continued, masked, span_corruption
-from lingualift.training.sides import Side, class_sides, prompt_sides, window_sides
+from lingualift.training.sides import (
+    Side,
+    class_sides,
+    prompt_sides,
+    sources_of,
+    too_long,
+    window_sides,
+)
 
 Loss = Callable[[Any, dict[str, Any], Any], Any]
 Collate = Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
@@ -65,6 +72,7 @@ def feed_of(
     segment_tokens: int,
     seed: int,
     fused: bool = False,
+    mixed: bool = False,
 ) -> Feed:
     """Encode rows for a backbone.
 
@@ -79,11 +87,19 @@ def feed_of(
         segment_tokens: Tokens per segment, for texts.
         seed: Seed of the noise, for texts.
         fused: Whether the adapter reads the rows' source side.
+        mixed: Whether it learns to answer the source side too.
 
     Raises:
         UserError: the objective is none for this family; an answer leaves no room for its prompt, or is no part of
             its passage; a source side is needed and missing or too long.
     """
+    if mixed:
+
+        def side(row: Example, code: str) -> Feed:
+            how = (ref, model, tokenizer, task, [row], settings)
+            return feed_of(*how, language=code, segment_tokens=segment_tokens, seed=seed)
+
+        return _mixed(ref, tokenizer, task, rows, settings, side, language)
     set_language(tokenizer, language)
     if fused:
         return _fused(ref, model, tokenizer, task, rows, settings)
@@ -114,8 +130,7 @@ def _fused(
     from lingualift.fusion.pairs import PairCollator
 
     if isinstance(task, TextTask):
-        found = "learns from a text and the same one in the source language, and unlabelled text has no such"
-        raise UserError("a FLARE adapter", found, "a labelled task", "train it on the task")
+        raise _no_pairs()
     pad = tokenizer.pad_token_id
     if ref.family == "encoder":
         collate = PairCollator(Padding(pad), pad=pad)
@@ -129,6 +144,55 @@ def _fused(
         feed = _written(tokenizer, rows, collate, settings.max_length)
     sides = prompt_sides(model.config, tokenizer, rows, settings.max_length)
     return replace(feed, rows=[{**row, **side} for row, side in zip(feed.rows, sides, strict=True)])
+
+
+def _no_pairs() -> UserError:
+    found = "learns from a text and the same one in the source language, and unlabelled text has no such"
+    return UserError("a fused adapter", found, "a labelled task", "train it on the task")
+
+
+def _mixed(
+    ref: BackboneRef,
+    tokenizer: Any,
+    task: Task | TextTask,
+    rows: Sequence[Any],
+    settings: Training,
+    encode: Callable[[Example, str], Feed],
+    language: str,
+) -> Feed:
+    """Rows with their source side as `source`, encoded by itself with its answer; `encode` takes one and its language.
+
+    Of a passage in windows, each window has the source's window of the same number, or its last.
+    """
+    from lingualift.fusion.pairs import PairCollator
+
+    if isinstance(task, TextTask):
+        raise _no_pairs()
+    sources = [encode(_answering(ref, row, source), source.language) for row, source in sources_of(rows)]
+    targets = [encode(row, language) for row in rows]
+    encoded = []
+    for row, target, source in zip(rows, targets, sources, strict=True):
+        if source.truncated:
+            raise too_long(f"source of example {row.id!r}", None, settings.max_length)
+        last = len(source.rows) - 1
+        encoded += [{**one, "source": source.rows[min(place, last)]} for place, one in enumerate(target.rows)]
+    collate = PairCollator(targets[0].collate, pad=tokenizer.pad_token_id)
+    loss = None if ref.head.kind == "span" else mixed_loss
+    return Feed(encoded, collate, sum(target.truncated for target in targets), loss)
+
+
+def _answering(ref: BackboneRef, row: Example, source: Example) -> Example:
+    """The source side with its answer: its own, or the row's where both choose from the same labels."""
+    if source.gold:
+        return source
+    if row.choices or ref.head.kind in ("classes", "choices"):
+        return replace(source, gold=row.gold)
+    raise UserError(
+        f"source of example {row.id!r}",
+        "has no answer, which an X-Mixup adapter learns too",
+        "labelled rows in the source language",
+        "read them with their labels (`Beside(..., labelled=True)`)",
+    )
 
 
 OBJECTIVES = {
@@ -263,6 +327,11 @@ def masked_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
         finally:
             hook.remove()
     return _mean(logits, labels[chosen], count)
+
+
+def mixed_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
+    """The loss of a model that learns source and target together (X-Mixup), over all batches of a step."""
+    return model(**batch, num_items_in_batch=count).loss
 
 
 def class_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The source side of rows, for adapters that read it (FLARE): the source text beside each text, and their batches."""
+"""The source side of rows, for adapters that read it: the source text beside each text, and their batches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def prompt_sides(config: Any, tokenizer: Any, examples: Sequence[Example], max_l
     Raises:
         UserError: a row without a source, a source that is too long, a language without a tag.
     """
-    sources = _sources(examples)
+    sources = sources_of(examples)
     named = [(f"source of example {row.id!r}", source.prompt) for row, source in sources]
     with _speaking(tokenizer, sources[0][1].language):
         return [{f"{PREFIX}input_ids": ids} for ids in read_texts(config, tokenizer, named, max_length)]
@@ -82,7 +82,7 @@ def class_sides(tokenizer: Any, examples: Sequence[Example], max_length: int) ->
         UserError: a row without a source, a source that is too long, one with another number of choices.
     """
     found = []
-    for row, source in _sources(examples):
+    for row, source in sources_of(examples):
         whole = bool(row.options)
         texts = (
             encode_choices(tokenizer, source, max_length)
@@ -108,7 +108,7 @@ def window_sides(tokenizer: Any, example: Example, max_length: int, count: int) 
     Raises:
         UserError: it has no source.
     """
-    ((_, source),) = _sources([example])
+    ((_, source),) = sources_of([example])
     windows = encode_windows(tokenizer, source, max_length)
     return [_side(windows[min(place, len(windows) - 1)].inputs) for place in range(count)]
 
@@ -118,15 +118,19 @@ def _side(inputs: Mapping[str, list[int]]) -> Side:
     return {f"{PREFIX}{name}": ids for name, ids in inputs.items() if name != "attention_mask"}
 
 
-def _sources(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
-    """Each example and its source."""
+def sources_of(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
+    """Each example and its source.
+
+    Raises:
+        UserError: a row without one.
+    """
     found = [(row, row.source) for row in examples if row.source is not None]
     if len(found) < len(examples):
         lacking = [row.id for row in examples if row.source is None]
         more = f" and {len(lacking) - 1} more rows" if len(lacking) > 1 else ""
         raise UserError(
             f"example {lacking[0]!r}{more}",
-            "has no source side, which a FLARE adapter reads",
+            "has no source side, which a fused adapter reads",
             "the same row in the source language beside it",
             "say where it is (`beside`), or take another adapter",
         )

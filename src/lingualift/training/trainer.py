@@ -25,7 +25,7 @@ from lingualift.architectures import (
     pattern_of,
     prefix_shape,
 )
-from lingualift.attachment import FLARE, attach, check_adapter, detach, wrap
+from lingualift.attachment import FUSED, MIXUP, attach, check_adapter, detach, wrap
 from lingualift.backbone import BackboneRef, check_positions, load_backbone, recompute_activations, skeleton
 from lingualift.config import Adapter, GivenAdapter, Training
 from lingualift.devices import clear_memory, device, out_of_memory
@@ -83,14 +83,14 @@ def initialise(ref: BackboneRef, adapter: Adapter | GivenAdapter, seed: int, out
     _record(output, {"kind": "initialisation", "seed": seed, "backbone": ref.record()})
 
 
-def initialise_flare(ref: BackboneRef, config: Any, first_stage: Path, seed: int, output: Path) -> None:
-    """Draw a FLARE adapter beside its first stage, and save both as one adapter folder.
+def initialise_fused(ref: BackboneRef, config: Any, first_stage: Path, seed: int, output: Path) -> None:
+    """Draw an adapter that reads a source side beside its first stage, and save both as one adapter folder.
 
     An encoder's head begins from the first stage's trained one, and is trained further with the adapter.
 
     Args:
         ref: The backbone, with the head that answers the task (`BackboneRef.answering`).
-        config: A `FlareConfig`; which modules make the head is filled in.
+        config: A `FlareConfig` or `MixupConfig`; which modules make the head is filled in.
         first_stage: Folder of the LoRA adapter trained on the task in the source language, which stays frozen.
         seed: Seed of the draw.
         output: An empty folder.
@@ -101,7 +101,7 @@ def initialise_flare(ref: BackboneRef, config: Any, first_stage: Path, seed: int
     """
     import torch
 
-    from lingualift.fusion import flare
+    from lingualift.fusion.kinds import KINDS
 
     check_adapter(ref, first_stage)
     model, _ = load_backbone(ref)
@@ -110,7 +110,8 @@ def initialise_flare(ref: BackboneRef, config: Any, first_stage: Path, seed: int
         found = "has no head, which the adapter's would begin from"
         raise UserError(first_stage, found, "an adapter trained on the task", "name the task adapter")
     torch.manual_seed(seed)
-    wrapped = flare(model, replace(config, modules_to_save=heads), first_stage=first_stage)
+    put_on = KINDS[config.peft_type.lower()].put_on
+    wrapped = put_on(model, replace(config, modules_to_save=heads), first_stage=first_stage)
     try:
         wrapped.save_pretrained(output)
     finally:
@@ -122,7 +123,12 @@ def initialise_flare(ref: BackboneRef, config: Any, first_stage: Path, seed: int
 
 def _reads_sources(start: Path) -> bool:
     """Whether an adapter reads the source side of rows."""
-    return open_adapter(start).kind == FLARE
+    return open_adapter(start).kind in FUSED
+
+
+def _learns_sources(start: Path) -> bool:
+    """Whether an adapter learns to answer the source side too."""
+    return open_adapter(start).kind == MIXUP
 
 
 def _headed(ref: BackboneRef, task: Task | TextTask, rows: Sequence[Any]) -> BackboneRef:
@@ -236,6 +242,7 @@ def measure_step(
         segment_tokens=segment_tokens,
         seed=0,
         fused=_reads_sources(start),
+        mixed=_learns_sources(start),
     )
     encoded = [feed.rows[index] for index in np.argsort(feed.lengths, kind="stable")]
     wrapped = attach(ref, start, trainable=True)
@@ -350,6 +357,7 @@ def train(
         segment_tokens=segment_tokens,
         seed=seed,
         fused=_reads_sources(start),
+        mixed=_learns_sources(start),
     )
     where = "segment_tokens" if isinstance(task, TextTask) else "max_length"
     prefix = read_json(start / CONFIG_FILE).get("num_virtual_tokens") or 0
