@@ -88,6 +88,9 @@ def test_without_consistency_the_loss_is_that_of_both_tasks(name):
         if name != "xlmr":
             logits, labels = logits.flatten(0, 1), labels.flatten()
         assert torch.allclose(output.loss, functional.cross_entropy(logits, labels) + theirs, **CLOSE)
+        here = int((labels != -100).sum())
+        step = model(**given, num_items_in_batch=torch.tensor(4 * here)).loss  # one batch of four
+        assert torch.allclose(step, output.loss / 4, **CLOSE)
 
 
 def test_spans_compare_states_alone():

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lingualift.fusion.layer import FusedBlock, FusionError
-from lingualift.fusion.passes import CURRENT, UNFUSED, Call
+from lingualift.fusion.passes import CURRENT, UNFUSED, SourcePass
 
 _TINY = 1e-12  # beside the mean square, so that zeros have a size
 
@@ -112,35 +112,27 @@ class Mixed:
 
 
 class MixedBlock(FusedBlock):
-    """The block whose output is mixed; mixed into the class of the block."""
+    """The block whose output is mixed; mixed into the class of the block.
+
+    It mixes outside of what gradient checkpointing runs again, whose backward pass must not reach the source's.
+    """
 
     def __call__(self, *args: Any, **more: Any) -> Any:
-        """Run the block in the current pass."""
-        output = super().__call__(*args, **more)
-        current = CURRENT.get()
-        if isinstance(current, Mixed):
-            current.left = _states(output)
-        return output
-
-    def forward(self, *args: Any, flare_call: Call | None = None, **more: Any) -> Any:
-        """The block's forward pass; of the source, which comes without a call, as it is.
+        """Run the block in the current pass; that of the source, and one with mixing off, as it is.
 
         Raises:
             FusionError: there is no source.
         """
-        output = super().forward(*args, flare_call=flare_call, **more)
-        if flare_call is None or flare_call.of is UNFUSED:
+        output = super().__call__(*args, **more)
+        current = CURRENT.get()
+        if current is UNFUSED or isinstance(current, SourcePass):
             return output
-        if not isinstance(flare_call.of, Mixed):
+        if not isinstance(current, Mixed):
             raise FusionError(
                 f"{self.flare_path} is mixed and got no source: pass source_input_ids and source_attention_mask to the "
                 "model that `mixup` returned (a Trainer needs remove_unused_columns=False to pass them on), or switch "
                 "mixing off by `with model.fusion_off():`"
             )
-        mixed = flare_call.of.mix(_states(output))
-        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
-
-
-def _states(output: Any) -> Tensor:
-    states: Tensor = output[0] if isinstance(output, tuple) else output
-    return states
+        whole = isinstance(output, tuple)
+        current.left = current.mix(output[0] if whole else output)
+        return (current.left, *output[1:]) if whole else current.left
