@@ -228,7 +228,9 @@ def test_what_an_adapter_depends_on(refs, tmp_path, name):
     assert equal(one, case.trained("again"))
     assert not equal(one, case.trained("sources", paired.other_sources(case.examples)))
     checkpointed = case.trained("checkpointed", gradient_checkpointing=True)
-    assert all(torch.allclose(one[key], checkpointed[key], atol=1e-5) for key in one)
+    start = load_file(case.start / paired.WEIGHTS)
+    for key, tensor in one.items():
+        assert (checkpointed[key] - tensor).norm() <= 0.002 * (tensor - start[key]).norm(), key
 
 
 def test_accumulated_batches_are_one_batch(refs, tmp_path):
