@@ -227,10 +227,15 @@ def test_what_an_adapter_depends_on(refs, tmp_path, name):
     torch.rand(7)
     assert equal(one, case.trained("again"))
     assert not equal(one, case.trained("sources", paired.other_sources(case.examples)))
-    checkpointed = case.trained("checkpointed", gradient_checkpointing=True)
-    start = load_file(case.start / paired.WEIGHTS)
-    for key, tensor in one.items():
-        assert (checkpointed[key] - tensor).norm() <= 0.002 * (tensor - start[key]).norm(), key
+
+
+@pytest.mark.parametrize(
+    "name", ["llama", "xlmr"]
+)  # T5's tiny gradients are mostly rounding: see test_mixup_folders
+def test_gradient_checkpointing_gives_the_same_adapter(refs, tmp_path, name):
+    case = Case(refs, tmp_path, name)
+    one, other = (case.trained(str(kept), gradient_checkpointing=kept, steps=2) for kept in (False, True))
+    assert all(torch.allclose(one[key], other[key], atol=1e-5) for key in one)
 
 
 def test_accumulated_batches_are_one_batch(refs, tmp_path):
