@@ -32,6 +32,7 @@ _KEYS_VALUES = (
     "query_key_value",
     "qkv_proj",
 )
+_QUERIES_VALUES = ("q_proj", "v_proj", "q", "v", "query", "value", "query_key_value", "qkv_proj")
 _FEEDFORWARD = ("down_proj", "fc2", "wo", "dense_4h_to_h", "fc_out", "w2")
 _ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 _BLOCK = re.compile(r"(?:.+\.)?\d+\.(?P<place>.+)")
@@ -201,6 +202,24 @@ def pattern_of(model: Any, family: Family, names: Sequence[str]) -> list[str] | 
         return list(names)
     within = (re.escape(name) if name in places else rf"(?:.+\.)?{re.escape(name)}" for name in names)
     return rf".*\.\d+\.(?:{'|'.join(within)})"
+
+
+def fusion_names(model: Any) -> list[str]:
+    """Names of the layers that fuse where nothing is chosen: queries and values (https://arxiv.org/abs/2501.06892).
+
+    Raises:
+        UserError: a model in which they are not recognised.
+    """
+    names = linear_names(model)
+    found = [name for name in names if name in _QUERIES_VALUES]
+    if not found:
+        raise UserError(
+            "flare.fusion_modules",
+            "the queries and values of this backbone are not recognised",
+            "the layers that fuse",
+            f"name them; it has {', '.join(names)}",
+        )
+    return found
 
 
 def ia3_modules(model: Any) -> tuple[list[str], list[str]]:

@@ -127,15 +127,20 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
 def _attach_fused(ref: BackboneRef, model: Any, adapter: Path, kind: str, trainable: bool) -> Any:
     """Put a fused adapter on the model, with its first stage; raises as `attach`."""
     from lingualift.fusion.kinds import KINDS
+    from lingualift.fusion.translator import encoder_of, translator_of
 
-    heads = KINDS[kind].config.from_folder(adapter).modules_to_save
+    config = KINDS[kind].config.from_folder(adapter)
+    heads = config.modules_to_save
     if ref.head.kind != "words" and not heads:
         raise UserError(
             adapter, "has no head to answer with", "one that began from a first stage with a head"
         )
     if ref.head.kind == "words" and heads:
         raise UserError(adapter, "answers by a head", "its task", "take the task that it was trained on")
-    return KINDS[kind].load(model, adapter, is_trainable=trainable)
+    translator = translator_of(config)
+    wrapped = KINDS[kind].load(model, adapter, is_trainable=trainable, **encoder_of(translator))
+    wrapped.translator = translator
+    return wrapped
 
 
 def _load_beside_head(wrapped: Any, adapter: Path) -> tuple[list[str], list[str]]:

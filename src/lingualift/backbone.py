@@ -301,7 +301,12 @@ def _unloadable(name: str, error: Exception) -> UserError:
 
 @functools.lru_cache(maxsize=1)
 def load_backbone(ref: BackboneRef) -> tuple[Any, Any]:
-    """The model (frozen, in eval mode, on this process's device) and its tokenizer; the last one stays resident.
+    """As `load_model`; the last one stays resident."""
+    return load_model(ref)
+
+
+def load_model(ref: BackboneRef) -> tuple[Any, Any]:
+    """The model (frozen, in eval mode, on this process's device) and its tokenizer.
 
     A head that the checkpoint does not hold has weights of no meaning until an adapter brings its own; their names
     are the model's `fresh_weights`.

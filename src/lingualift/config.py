@@ -168,6 +168,15 @@ class Data(_Record):
         return self
 
 
+class Translated(_Record):
+    """The rows of a task in the other language, paired with its own by `id`; `lingualift translate` writes them."""
+
+    into_targets: Data | None = None
+    "The source language's training rows, translated into `{language}`, labels kept: what stage 2 trains on."
+    into_source: Data | None = None
+    "The test rows of `{language}`, translated into the source language; no label of theirs is read."
+
+
 class TaskData(_Record):
     """A task and its labelled rows."""
 
@@ -180,6 +189,8 @@ class TaskData(_Record):
     answers: Literal["ranked", "generated"] = "ranked"
     "How classes are asked for: by the likelihood of their words, or generated, as in the papers."
     data: Data
+    translated: Translated = Translated()
+    "The same rows in the other language, for methods that read translations."
 
 
 class Reference(_Record):
@@ -262,7 +273,8 @@ class TrainingRoles(_Record):
     """Settings per role; target-language fine-tuning uses those of the task."""
 
     task: Training
-    reference: Training
+    reference: Training | None = None
+    "For the reference task; needed by methods that read unlabelled text."
 
 
 class Method(_Record):
@@ -280,6 +292,23 @@ class Method(_Record):
     "`xlt` only: who is asked, the plain backbone or the task adapter of the source language."
     weight: NonNegative | None = None
     "Fixed merge weight; tuned over `weights.grid` when left out."
+    fusion: str = "add_relu"
+    "`flare`, `flare-mt`: how the bottleneck states of source and target meet (docs/fusing.md)."
+    source_state: Literal["block-input", "block-output", "projection-input"] = "projection-input"
+    "`flare`: where the source's states are taken."
+    padding: Literal["left", "right"] = "left"
+    "`flare`, `flare-mt`: the side on which texts of unequal length are filled up before they meet."
+    answer_source: Literal["last", "none", "generate"] = "last"
+    "`flare`, `flare-mt` on decoders: what the answer meets; `generate` is the source side's own answer (`flare`)."
+
+
+class Flare(_Record):
+    """What `flare` and `flare-mt` have in common; rank, alpha, dropout and layers of their LoRA are the adapter's."""
+
+    fusion_modules: tuple[str, ...] | None = None
+    "Linear layers that fuse; queries and values when left out."
+    source_encoder: str | None = None
+    "`flare-mt`: the translation model (NLLB, M2M100) whose encoder reads the target text; a hub id or a folder."
 
 
 class Weights(_Record):
@@ -340,6 +369,7 @@ class Experiment(_Record):
         Annotated[Method, BeforeValidator(lambda v: {"method": v} if isinstance(v, str) else v)], ...
     ]
     weights: Weights = Weights()
+    flare: Flare = Flare()
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
     "One run of everything per seed; it decides the initialisation and the order of the data."
     scoring: Scoring = Scoring()

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lingualift.config import Data
 from lingualift.errors import UserError, did_you_mean
@@ -28,6 +28,7 @@ FORMATS = {
     ".txt": "text",
     ".txt.gz": "text",
 }
+Made = TypeVar("Made")
 _SHOWN = 5  # bad rows that one message names
 
 
@@ -100,6 +101,18 @@ def load_examples(task: Task, data: Data, language: str, split: str, base: Path)
     Raises:
         UserError: no data, a missing column, bad rows (each with file and line), ids that stand twice.
     """
+    return _load(task, data, language, split, base, lambda _, row: row)
+
+
+def _load(
+    task: Task,
+    data: Data,
+    language: str,
+    split: str,
+    base: Path,
+    change: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
+) -> list[Example]:
+    """As `load_examples`; each row, called by its id, is changed before it becomes an example."""
     columns = (*task.columns, task.gold_column)
     rows = load_rows(data, language, split, base, columns)
     examples: list[Example] = []
@@ -107,6 +120,7 @@ def load_examples(task: Task, data: Data, language: str, split: str, base: Path)
 
     def add(index: int, row: Mapping[str, Any]) -> None:
         named = row if "id" in task.columns else _named(row, rows.number(index))
+        named = change(str(named["id"]), named)
         example = task.example(named, language)
         _once(example.id, index, first_at)
         examples.append(_labelled(task, named, example, language))
@@ -129,6 +143,7 @@ def load_paired(
     split: str,
     base: Path,
     source: str,
+    filled_by: str | None = None,
     labelled: bool = False,
 ) -> list[Example]:
     """Read examples with the same rows in the source language beside them, as their `source`; they pair by `id`.
@@ -140,51 +155,119 @@ def load_paired(
         task: Turns rows into examples.
         data: Where the rows are.
         beside: Where the rows of the source side are.
-        language: Code of the examples' language, which fills in both templates.
+        language: Code of the examples' language, which fills in `data`.
         split: "train", "validation" or "test".
         base: Folder that relative paths start from.
         source: Code of the source side's language.
+        filled_by: Code that fills in `beside`; that of the examples where None.
         labelled: Whether the source side's own labels are read. If not, none is looked at, nor need there be one.
 
     Raises:
         UserError: as `load_examples`, for either side; examples whose id no row has; sides without ids that are not
             equally long.
     """
-    examples = load_examples(task, data, language, split, base)
+
+    def ask(row: Mapping[str, Any]) -> Example:
+        example = task.example(row, source)
+        return _labelled(task, row, example, source) if labelled else replace(example, language=source)
+
     columns = (*task.columns, task.gold_column) if labelled else task.columns
+    rows, found = _read_beside(task, beside, filled_by or language, split, base, columns, ask)
+    examples = load_examples(task, data, language, split, base)
+    _check_pairs(task, rows, found, [row.id for row in examples], data, language, split, base)
+    return [replace(example, source=found[example.id]) for example in examples]
+
+
+def load_joined(
+    task: Task, data: Data, beside: Data, language: str, split: str, base: Path, filled_by: str
+) -> list[Example]:
+    """Read examples whose texts hold the source side's too: column by column, the row's first, then a line break.
+
+    The labels are the row's; an answer that is marked by its place in the row's text stays in its place.
+
+    Args:
+        task: Its `text_columns` are joined; all of its columns but `id` if it names none.
+        data: Where the rows are.
+        beside: Where the rows of the source side are; they pair as in `load_paired`.
+        language: Code of the examples' language.
+        split: "train", "validation" or "test".
+        base: Folder that relative paths start from.
+        filled_by: Code that fills in `beside`.
+
+    Raises:
+        UserError: as `load_paired`.
+    """
+    rows, found = _read_beside(task, beside, filled_by, split, base, task.columns, dict)
+    texts = task.text_columns or tuple(column for column in task.columns if column != "id")
+
+    def join(name: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        theirs = found.get(name, row)  # what is missing is told for all rows at once, below
+        return {**row, **{column: f"{row[column]}\n{theirs[column]}" for column in texts}}
+
+    examples = _load(task, data, language, split, base, join)
+    _check_pairs(task, rows, found, [row.id for row in examples], data, language, split, base)
+    return examples
+
+
+def instead(row: Example) -> Example:
+    """The source side of a row, with the row's labels: its translation is asked, and its gold answers count."""
+    assert row.source is not None
+    return replace(row.source, gold=row.gold)
+
+
+def _read_beside(
+    task: Task,
+    beside: Data,
+    language: str,
+    split: str,
+    base: Path,
+    columns: tuple[str, ...],
+    make: Callable[[Mapping[str, Any]], Made],
+) -> tuple[Rows, dict[str, Made]]:
+    """The rows of a source side, and what is made of each, by id; no other column is looked at."""
     rows = load_rows(beside, language, split, base, columns)
-    found: dict[str, Example] = {}
+    found: dict[str, Made] = {}
     first_at: dict[str, int] = {}
 
     def add(index: int, row: Mapping[str, Any]) -> None:
         named = row if "id" in task.columns else _named(row, rows.number(index))
-        example = task.example(named, source)
-        _once(example.id, index, first_at)
-        found[example.id] = (
-            _labelled(task, named, example, source) if labelled else replace(example, language=source)
-        )
+        _once(str(named["id"]), index, first_at)
+        found[str(named["id"])] = make(named)
 
     _each(rows, columns, task, add)
-    missing = [example.id for example in examples if example.id not in found]
+    return rows, found
+
+
+def _check_pairs(
+    task: Task,
+    rows: Rows,
+    found: Mapping[str, Any],
+    ids: Sequence[str],
+    data: Data,
+    language: str,
+    split: str,
+    base: Path,
+) -> None:
+    """Check that a source side has a row for each of some examples; raises as `load_paired`."""
+    missing = [name for name in ids if name not in found]
     if missing:
         some = ", ".join(map(repr, missing[:_SHOWN]))
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise UserError(
             rows.where,
             f"has no row with id {some}{more}",
-            f"one for each of {len(examples)} rows in {language!r}, since rows pair by `id`",
+            f"one for each of {len(ids)} rows in {language!r}, since rows pair by `id`",
             "add the rows that are missing, or leave their partners out",
         )
-    if len(found) != len(examples) and not _has_ids(task, rows):
+    if len(found) != len(ids) and not _has_ids(task, rows):
         theirs = load_rows(data, language, split, base, task.columns)
         if not _has_ids(task, theirs):
             raise UserError(
                 rows.where,
                 f"has {len(found)} rows",
-                f"{len(examples)} as in {theirs.where}, since rows without `id` pair by their lines",
+                f"{len(ids)} as in {theirs.where}, since rows without `id` pair by their lines",
                 "give the rows of both an `id`",
             )
-    return [replace(example, source=found[example.id]) for example in examples]
 
 
 def _has_ids(task: Task, rows: Rows) -> bool:

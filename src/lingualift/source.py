@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lingualift.config import Data
-from lingualift.data import data_fingerprint, load_examples, load_paired, load_texts
+from lingualift.data import data_fingerprint, instead, load_examples, load_joined, load_paired, load_texts
 from lingualift.errors import UserError
 from lingualift.evaluation.metrics import METRICS
 from lingualift.provenance import fingerprint
 from lingualift.tasks import Example, PromptedTask, Task, TextTask, get_task, task_code, with_prompt
+
+Use = Literal["beside", "instead", "joined"]
 
 
 @dataclass(frozen=True)
@@ -19,14 +21,20 @@ class Beside:
     """Where the source side of rows is: the same rows in the source language, paired by `id`.
 
     Attributes:
-        data: Files or hub data set; `{language}` is the code of the rows that it stands beside.
+        data: Files or hub data set.
         language: Code of the source language, by which the prompt is chosen.
-        labelled: Whether its own labels are read, which an adapter needs that learns to answer the source too (X-Mixup)
-            where rows do not choose from the same labels: spans, and text. Not for evaluation.
+        use: What is read: the source side `beside` the row by an adapter that fuses them, `instead` of the row, whose
+            labels are kept, or both texts `joined` in one prompt, the row's first.
+        filled_by: Code that fills in `{language}`; that of the rows where None.
+        labelled: Whether the source side's own labels are read where it stands `beside`, which an adapter needs that
+            learns to answer it too (X-Mixup) where rows do not choose from the same labels: spans, and text. Not for
+            evaluation.
     """
 
     data: Data
     language: str
+    use: Use = "beside"
+    filled_by: str | None = None
     labelled: bool = False
 
 
@@ -84,9 +92,10 @@ class Source:
     def _origin_beside(self, language: str, split: str) -> dict[str, Any]:
         if self.beside is None:
             return {}
-        where = data_fingerprint(self.beside.data, language, split, self.base)
-        labelled = {"labelled": True} if self.beside.labelled else {}
-        return {"beside": {"language": self.beside.language, "data": where, **labelled}}
+        beside = self.beside
+        where = data_fingerprint(beside.data, beside.filled_by or language, split, self.base)
+        labelled = {"labelled": True} if beside.labelled else {}
+        return {"beside": {"language": beside.language, "use": beside.use, "data": where, **labelled}}
 
     def _read(self, language: str, split: str) -> tuple[list[Example] | list[str], str]:
         """The rows and their hash, read once in this process."""
@@ -104,16 +113,20 @@ class Source:
                 texts = load_texts(task, self.data, language, split, self.base)
                 _rows[key] = texts, fingerprint(texts)
             else:
-                where, beside = (task, self.data), self.beside
-                examples = (
-                    load_examples(*where, language, split, self.base)
-                    if beside is None
-                    else load_paired(
-                        *where, beside.data, language, split, self.base, beside.language, beside.labelled
-                    )
-                )
+                examples = self._examples(task, language, split)
                 _rows[key] = examples, fingerprint([asdict(row) for row in examples])
         return _rows[key]
+
+    def _examples(self, task: Task, language: str, split: str) -> list[Example]:
+        beside = self.beside
+        if beside is None:
+            return load_examples(task, self.data, language, split, self.base)
+        filled_by = beside.filled_by or language
+        if beside.use == "joined":
+            return load_joined(task, self.data, beside.data, language, split, self.base, filled_by)
+        read = (language, split, self.base, beside.language, filled_by, beside.labelled)
+        pairs = load_paired(task, self.data, beside.data, *read)
+        return [instead(row) for row in pairs] if beside.use == "instead" else pairs
 
     def labelled(self, language: str, split: str) -> tuple[Task, list[Example]]:
         """The task and its examples; raises as `check_labelled`."""

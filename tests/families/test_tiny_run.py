@@ -1,5 +1,6 @@
 """`--tiny`: any experiment, end to end, on a random small backbone of the same class and the rows that ship."""
 
+import importlib
 import json
 import re
 import shlex
@@ -160,6 +161,38 @@ def test_an_experiment_with_every_task_that_suits_runs_to_its_report(backbone, t
     assert {row["weight"] for row in finished.rows if row["method"] == "adamergex"} <= {0.0, 1.5}
 
 
+@pytest.mark.parametrize("name", ["llama", "t5", "xlmr"])
+def test_an_experiment_that_fuses_runs_to_its_report(backbone, tmp_path, name):
+    """Classes, pairs of texts, choices and spans, with and without ids; a source encoder beside the backbone."""
+    tasks = ["nusax", "xnli", "xcopa", "tydiqa-goldp"]
+    absent = {"files": "absent/{language}/{split}.jsonl"}
+    entries = [
+        {"task": task, "data": absent, "translated": {"into_targets": absent, "into_source": absent}}
+        for task in tasks
+    ]
+    methods = ["source-ft", "translate-test", "translate-train", "input-fusion", "flare", "flare-mt"]
+    lengths = {"epochs": 3, "max_length": 256}
+    path = write(
+        tmp_path,
+        backbone(name).source,
+        tasks=entries,
+        languages={"source": "en", "targets": ["id"]},
+        methods=methods,
+        training={"task": lengths, "reference": lengths},
+        scoring={"max_length": 256},
+        reference=None,
+        weights={},
+        flare={"source_encoder": backbone("nllb").source},
+        adapter={"rank": 2},
+    )
+    finished = ll.run(path, output=tmp_path / "run", tiny=True)
+    assert {(row["task"], row["method"]) for row in finished.rows if row["language"] == "id"} == {
+        (task, method) for task in tasks for method in methods
+    }
+    assert {row["n"] for row in finished.rows} == {8}
+    assert any("M2M100" in note for note in finished.notes)
+
+
 def test_references_of_languages_with_the_same_rows_differ(backbone, tmp_path):
     """Else every merge for such a language would change nothing."""
     changes = {"languages": {"source": "sw", "targets": ["de", "th", "el", "hi"]}}
@@ -194,13 +227,15 @@ def test_the_command_says_what_it_did_and_what_comes_next(backbone, tmp_path, mo
         seeds=[3, 4],
     )
     asked = []
+    importlib.import_module("peft")  # whose import makes transformers load itself anew
+    transformers = importlib.import_module("transformers")
 
-    class Told(hf.GenerationConfig):
+    class Told(transformers.GenerationConfig):
         def __init__(self, **options):
             asked.append(options.get("max_new_tokens"))
             super().__init__(**options)
 
-    monkeypatch.setattr(hf, "GenerationConfig", Told)
+    monkeypatch.setattr(transformers, "GenerationConfig", Told)
     result = CliRunner().invoke(app, ["run", "mine.yaml", "--tiny"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert set(asked) - {None} == {8}

@@ -21,7 +21,7 @@ BENCHMARK = ROOT / "benchmarks/flare.py"
 def test_the_python_of_the_document_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names = {}
     for block in blocks:
         exec(compile(block, "docs/fusing.md", "exec"), names)
@@ -30,6 +30,7 @@ def test_the_python_of_the_document_runs(tmp_path, monkeypatch, capsys):
     assert re.search(r"Rating : (\w+)", printed)[1] == names["LABEL_WORDS"][rows[0]["label"]]
     assert names["trainer"].state.log_history[-1]["train_loss"] < 1
     assert "source states: " in printed
+    assert len(names["found"].means()) == 2 * names["model"].get_base_model().config.num_hidden_layers
     assert {path.name for path in Path("swahili").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",

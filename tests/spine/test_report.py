@@ -1,9 +1,12 @@
 """The report of a run: read as HTML, opened in a browser, and with names that try to break out."""
 
 import json
+import random
+import re
 import shutil
 import statistics
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -83,6 +86,7 @@ def warned(made, tmp_path_factory):
         "text": EVIL_WARNING + "\n\ud800",
     }  # JSON can spell half a letter
     entries = [{"event": "warning", **evil}, {"event": "failed", **evil}, {"event": "failed", **evil}]
+    with_activations(folder)
     with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
         log.write("".join(json.dumps(entry) + "\n" for entry in entries))
         log.write('{"half a li')
@@ -258,6 +262,98 @@ def test_a_language_that_does_not_decide_has_a_curve_and_no_mark(folder):
     drawn = [[tag for tag, _ in page.elements].count("figure") for page in (before, after)]
     assert drawn[0] == drawn[1] > 0
     assert "circle" not in [tag for tag, _ in after.elements]
+
+
+def with_activations(folder):
+    """A run folder as if a FLARE adapter had been scored: two seeds, two languages, three layers, evil names."""
+    found, drawn = results(folder), random.Random(0)
+    task = found["rows"][0]["task"]
+    found["activations"] = [
+        {
+            **{"method": "flare", "variant": EVIL_MODULES, "task": task, "language": language, "seed": seed},
+            "layers": [
+                {
+                    "layer": layer,
+                    "module": module,
+                    "source": None if (language, layer) == ("sw", 1) else drawn.uniform(0, 7),
+                    "target": drawn.uniform(0, 7),
+                    "fused": drawn.uniform(0, 7),
+                }
+                for layer in range(3)
+                for module in ("q_proj", EVIL)
+            ],
+        }
+        for language in ("sw", EVIL_GROUP)
+        for seed in (0, 1)
+    ]
+    (folder / "results.json").write_text(json.dumps(found), encoding="utf-8")
+    return folder
+
+
+def lines_of(svg):
+    """Name of a line -> its points in the units of the axes, read off the ticks."""
+    ticks = [
+        (float(part.get("y")) - 3.5, float(part.text))
+        for part in svg.iter("text")
+        if part.get("class") == "y"
+    ]
+    (low, at_low), (high, at_high) = ticks[0], ticks[-1]
+    across = [float(part.get("x")) for part in svg.iter("text") if part.get("class").startswith("x")]
+    assert [part.text for part in svg.iter("text") if part.get("class").startswith("x")] == ["0", "1", "2"]
+    found = {}
+    for path in svg.iter("path"):
+        if path.get("class") != "grid":
+            points = [tuple(map(float, point.split())) for point in path.get("d")[1:].split(" L")]
+            found[path.get("class")] = {
+                round(2 * (x - across[0]) / (across[-1] - across[0])): at_low
+                + (y - low) * (at_high - at_low) / (high - low)
+                for x, y in points
+            }
+    return found
+
+
+def test_the_bottleneck_activations_are_those_of_the_results(folder):
+    page = write_report(with_activations(folder)).read_text(encoding="utf-8")
+    part = page.split('<section id="activations"')[1].split("</section>")[0]
+    figures = [ElementTree.fromstring(text) for text in re.findall(r"<figure>.*?</figure>", part, re.DOTALL)]
+    expected = {}
+    for entry in results(folder)["activations"]:
+        for layer in entry["layers"]:
+            for side in ("source", "target", "fused"):
+                place = expected.setdefault((entry["language"], layer["module"]), {}).setdefault(side, {})
+                if layer[side] is not None:
+                    place.setdefault(layer["layer"], []).append(layer[side])
+    assert len(figures) == len(expected) == 4
+    for figure, ((language, module), sides) in zip(figures, expected.items(), strict=True):
+        told = [part.text for part in figure.iter("bdi")]
+        assert told == [module, {"sw": "Swahili (sw)"}.get(language, language)]
+        drawn = lines_of(figure.find("svg"))
+        assert drawn.keys() == sides.keys()
+        label = figure.find("svg").get("aria-label")
+        for side, layers in sides.items():
+            means = {layer: statistics.fmean(values) for layer, values in layers.items()}
+            assert drawn[side] == pytest.approx(means, abs=0.01 * 7)
+            spelt = ", ".join(f"{value:.3g} in layer {layer}" for layer, value in means.items())
+            assert f"{side}: {spelt}" in label
+    assert "hardly reads the source" in " ".join(part.split())
+
+
+def test_the_names_of_activations_cannot_break_out(folder):
+    before = Page(folder / "report.html")
+    after = Page(write_report(with_activations(folder)))
+    assert not {"script", "img"} & {tag for tag, _ in after.elements}
+    assert [tag for tag, _ in after.elements].count("figure") == 4 + [
+        tag for tag, _ in before.elements
+    ].count("figure")
+    assert "activations" not in [attributes.get("id") for _, attributes in before.elements]
+    assert f"flare {EVIL_MODULES}" in after.text
+
+
+def test_activations_of_another_form_are_refused(folder):
+    found = results(folder) | {"activations": [{"layers": [{"layer": 1}]}]}
+    (folder / "results.json").write_text(json.dumps(found))
+    with pytest.raises(UserError, match="lacks what a report needs"):
+        write_report(folder)
 
 
 def test_the_cost_adds_up(made):

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from lingualift.activations import tentative
 from lingualift.devices import clear_memory, out_of_memory
 from lingualift.errors import UserError
 
@@ -34,7 +35,8 @@ def in_batches(
     while start < len(items):
         batch = items[start : start + size]
         try:
-            result = answer(batch)
+            with tentative():
+                result = answer(batch)
         except Exception as error:
             if not out_of_memory(error):
                 raise

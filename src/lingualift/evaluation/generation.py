@@ -11,7 +11,7 @@ from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.likelihood import Progress, left_pad
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_prompt, ending, fit
-from lingualift.training.sides import pad_sides, scored_sides
+from lingualift.training.sides import pad_sides, scored_sides, source_pad
 
 
 def generate_answers(
@@ -61,7 +61,7 @@ def generate_answers(
     def answer(indices: Sequence[int]) -> list[str]:
         inputs = left_pad(tokenizer, [pairs[index].prompt for index in indices], model.device)
         del inputs["position_ids"]  # generate derives them from the mask
-        inputs |= pad_sides([sides[index] for index in indices], tokenizer.pad_token_id, model.device)
+        inputs |= pad_sides([sides[index] for index in indices], source_pad(model, tokenizer), model.device)
         with torch.inference_mode():
             output = model.generate(**inputs, generation_config=config)
         new = output[:, inputs["input_ids"].shape[1] :]

@@ -16,7 +16,7 @@ from lingualift.tasks import Example, Task
 from lingualift.training.collator import Padding
 from lingualift.training.feed import Collate
 from lingualift.training.heads import Window, encode_choices, encode_classes, encode_windows, labels_of
-from lingualift.training.sides import class_sides, window_sides
+from lingualift.training.sides import class_sides, source_pad, translator_on, window_sides
 
 _BEST = 20
 """Most likely first and last tokens of which the best span is sought, as in https://arxiv.org/abs/1810.04805's code."""
@@ -55,13 +55,13 @@ def classify(
         for example in examples
     ]
     inputs = [[text.inputs for text in few] for few in texts]
-    if fused := is_fused(model):
-        sides = class_sides(tokenizer, examples, scoring.max_length)
+    if is_fused(model):
+        sides = class_sides(tokenizer, examples, scoring.max_length, translator_on(model))
         inputs = [
             [{**text, **side} for text, side in zip(*both, strict=True)]
             for both in zip(inputs, sides, strict=True)
         ]
-    collate = _collator(tokenizer, fused)
+    collate = _collator(model, tokenizer)
 
     def answer(few: Sequence[int]) -> Any:
         batch = collate([{"inputs": inputs[index]} for index in few])
@@ -105,18 +105,17 @@ def find_spans(
     Raises:
         UserError: the model gives no number.
     """
-    fused = is_fused(model)
     windows: list[tuple[int, Window]] = []
     for place, example in enumerate(examples):
         found = encode_windows(tokenizer, example, scoring.max_length)
-        if fused:
-            sides = window_sides(tokenizer, example, scoring.max_length, len(found))
+        if is_fused(model):
+            sides = window_sides(tokenizer, example, scoring.max_length, found, translator_on(model))
             found = [
                 replace(window, inputs={**window.inputs, **side})
                 for window, side in zip(found, sides, strict=True)
             ]
         windows += [(place, window) for window in found]
-    collate = _collator(tokenizer, fused)
+    collate = _collator(model, tokenizer)
 
     def answer(few: Sequence[tuple[int, Window]]) -> Any:
         output = _run(model, collate([window.inputs for _, window in few]))
@@ -138,14 +137,14 @@ def find_spans(
     return [best[place][1] for place in range(len(examples))]
 
 
-def _collator(tokenizer: Any, fused: bool) -> Collate:
+def _collator(model: Any, tokenizer: Any) -> Collate:
     """Makes batches of texts, with their sources where the model reads them."""
-    collate, pad = Padding(tokenizer.pad_token_id), tokenizer.pad_token_id
-    if not fused:
+    collate = Padding(tokenizer.pad_token_id)
+    if not is_fused(model):
         return collate
     from lingualift.fusion.pairs import PairCollator
 
-    return PairCollator(collate, pad=pad)
+    return PairCollator(collate, pad=source_pad(model, tokenizer))
 
 
 def _best_span(window: Window, starts: Any, ends: Any, longest: int) -> tuple[float, tuple[int, int]]:

@@ -13,7 +13,7 @@ from lingualift.errors import UserError
 from lingualift.evaluation.batches import in_batches
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_pair
-from lingualift.training.sides import Side, pad_sides, scored_sides
+from lingualift.training.sides import Side, pad_sides, scored_sides, source_pad
 
 Progress = Callable[[int, int], None]
 """Told how many are done, of how many."""
@@ -129,7 +129,7 @@ def _log_likelihoods(
     inputs = left_pad(tokenizer, prompts, model.device)
     longest = max(len(ids) for _, ids in answers)
     keep = {"logits_to_keep": 1} if keeps_logits(model) else {}
-    beside = pad_sides(sides, tokenizer.pad_token_id, model.device)
+    beside = pad_sides(sides, source_pad(model, tokenizer), model.device)
     if beside:
         beside["answer_tokens"] = longest - 1  # those that are read; the last one is only predicted
     read = model(**inputs, use_cache=longest > 1, **keep, **beside)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lingualift.activations import recording
 from lingualift.attachment import attach, check_labels, detach
 from lingualift.backbone import BackboneRef, load_backbone
 from lingualift.config import Scoring
@@ -53,12 +54,15 @@ class Evaluation:
         scores: Metric -> {"score", "stderr", "chance"}, in percent; the task's first metric first.
         malformed: Answers that could not be read.
         truncated: Prompts that had to be cut.
+        activations: For each fused layer of a FLARE adapter its `layer`, `module`, and the mean activations `source`,
+            `target` and `fused` of its bottleneck over the prompts; empty for others.
     """
 
     predictions: list[Prediction]
     scores: dict[str, dict[str, float | None]]
     malformed: int
     truncated: int
+    activations: list[dict[str, Any]] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
         """Everything but the predictions, as JSON."""
@@ -67,6 +71,7 @@ class Evaluation:
             "n": len(self.predictions),
             "malformed": self.malformed,
             "truncated": self.truncated,
+            **({"activations": self.activations} if self.activations else {}),
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -123,13 +128,14 @@ def evaluate(
     ref = answering(ref, task, examples)
     if adapter is not None:
         check_labels(ref, adapter, labels_of(task, examples[0]))
-    with adapted(ref, adapter) as (model, tokenizer):
+    with adapted(ref, adapter) as (model, tokenizer), recording() as activations:
         predictions, truncated = predict(ref, model, tokenizer, task, examples, scoring, progress)
     return Evaluation(
         predictions,
         score(task, predictions, len(labels_of(task, examples[0])), examples[0].language),
         sum(prediction.prediction is None for prediction in predictions),
         truncated,
+        activations.means(),
     )
 
 

@@ -13,7 +13,7 @@ from lingualift.evaluation.likelihood import Progress
 from lingualift.tasks import Example
 from lingualift.training.collator import Padding
 from lingualift.training.encoding import IGNORED, source_ids, target_ids
-from lingualift.training.sides import Side, pad_sides, scored_sides
+from lingualift.training.sides import Side, pad_sides, scored_sides, source_pad
 
 
 def rank_written(
@@ -109,7 +109,7 @@ def _log_likelihoods(
     inputs = {name: value.to(model.device) for name, value in read.items()}
     labels = written["labels"].to(model.device)
     rows = torch.tensor([row for row, _ in answers], device=model.device)
-    beside = pad_sides(sides, tokenizer.pad_token_id, model.device)
+    beside = pad_sides(sides, source_pad(model, tokenizer), model.device)
     with torch.inference_mode():
         encoded = _encode(model, inputs, beside)
         encoded.last_hidden_state = encoded.last_hidden_state[rows]
@@ -181,7 +181,7 @@ def write_answers(
 
     def write(few: Sequence[int]) -> list[str]:
         inputs = collate([_input(prompts[index][0]) for index in few])
-        inputs |= pad_sides([sides[index] for index in few], tokenizer.pad_token_id)
+        inputs |= pad_sides([sides[index] for index in few], source_pad(model, tokenizer))
         with torch.inference_mode():
             output = model.generate(
                 **{name: value.to(model.device) for name, value in inputs.items()}, generation_config=config

@@ -1,5 +1,6 @@
 """Hidden states of source and target language meet: FLARE, in LoRA's bottleneck, and X-Mixup, behind one block."""
 
+from lingualift.activations import recording
 from lingualift.fusion.cache import SourceCache
 from lingualift.fusion.config import FlareConfig, MixupConfig
 from lingualift.fusion.mixup import MixupModel, load_mixup, mixup
@@ -18,5 +19,6 @@ __all__ = [
     "load_mixup",
     "mixup",
     "pair",
+    "recording",
     "source_ids",
 ]

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
+from lingualift.architectures import fusion_names, linear_names
+from lingualift.config import Adapter
 from lingualift.errors import UserError, did_you_mean
 from lingualift.fusion.functions import FUSIONS
 from lingualift.fusion.passes import AnswerSource, Padding
 from lingualift.provenance import read_json
 
 SourceState = Literal["block-input", "block-output", "projection-input"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,9 @@ class FlareConfig(FusionConfig):
         source_encoder: Name of a translation model whose encoder reads the source side (FLARE-MT: the target text
             itself, tagged with its language), with one trained projection to the backbone's width; None for the
             backbone.
+        source_encoder_dtype: Number format of its weights: float32, bfloat16 or float16.
+        source_encoder_fingerprint: Its sha256, or commit on the hub, which `initialise_fused` fills in: another is
+            refused where the adapter is attached. None where nobody knows.
 
     Raises:
         UserError: a value that means nothing.
@@ -103,11 +109,18 @@ class FlareConfig(FusionConfig):
     answer_source: AnswerSource = "last"
     padding: Padding = "left"
     source_encoder: str | None = None
+    source_encoder_dtype: Dtype = "float32"
+    source_encoder_fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = FUSIONS[self.fusion]
-        choices = (("source_state", SourceState), ("answer_source", AnswerSource), ("padding", Padding))
+        choices = (
+            ("source_state", SourceState),
+            ("answer_source", AnswerSource),
+            ("padding", Padding),
+            ("source_encoder_dtype", Dtype),
+        )
         for key, known in choices:
             value = getattr(self, key)
             if value not in get_args(known):
@@ -153,3 +166,24 @@ class MixupConfig(FusionConfig):
         for key in ("answer_consistency", "state_consistency"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise UserError(key, f"is {getattr(self, key)!r}", "a weight, at least 0", "mend it")
+
+
+def flare_config(model: Any, adapter: Adapter, settings: Mapping[str, Any]) -> FlareConfig:
+    """The configuration that an experiment asks for.
+
+    Args:
+        model: The backbone; it fuses queries and values where `settings` name no layers.
+        adapter: Rank, alpha, dropout and the layers of LoRA.
+        settings: Further fields of `FlareConfig`; `fusion_modules` None for queries and values.
+
+    Raises:
+        UserError: as `FlareConfig`, or a backbone whose queries and values are not recognised.
+    """
+    chosen = {**settings, "fusion_modules": settings.get("fusion_modules") or fusion_names(model)}
+    return FlareConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=adapter.modules or linear_names(model),
+        **chosen,
+    )

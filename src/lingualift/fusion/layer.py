@@ -9,6 +9,7 @@ import torch
 from peft.tuners.lora.layer import Linear
 from torch import Tensor
 
+from lingualift.activations import RECORD
 from lingualift.fusion.functions import Fusion, draw
 from lingualift.fusion.passes import CALL, CURRENT, UNFUSED, Call, Fused, Meeting, SourcePass
 
@@ -81,12 +82,14 @@ class FlareLinear(Linear):  # type: ignore[misc]
         source = source.repeat_interleave(rows // len(source), 0)
         source = source.gather(1, index[..., None].expand(-1, -1, source.shape[-1]))
         source = source.masked_fill(~valid[..., None], 0)
-        visible = None
+        visible, own = None, target
         if fusion.attends:
             target = _with_earlier(call, self.path, target)
             visible = of.visible(call.offset, length, rows)
         weights = self.lora_fusion[ADAPTER] if fusion.weights else {}
         fused = fusion.fuse(source, target, visible, weights)
+        if (record := RECORD.get()) and (prompts := of.prompts(call.offset, length, rows)) is not None:
+            record.note(self.path, (source, own, fused), valid & prompts, prompts)
         up = self.lora_B[ADAPTER]
         return (result + up(fused.to(target.dtype)) * self.scaling[ADAPTER]).to(result.dtype)
 

@@ -26,6 +26,7 @@ from lingualift.fusion.inputs import source_of
 from lingualift.fusion.layer import ADAPTER, FusedBlock, FusedCache, FusionError, swap_back
 from lingualift.fusion.passes import UNFUSED, Meeting, running
 from lingualift.fusion.stage import FirstStage
+from lingualift.fusion.translator import Translator
 from lingualift.provenance import sha256_file, write_json, writing
 
 Model = TypeVar("Model", bound="PairedModel")
@@ -40,11 +41,13 @@ class PairedModel(peft.PeftModel):  # type: ignore[misc]
         beside: Name of the module that is trained and saved beside LoRA.
         fusion_config: Its configuration.
         source_encoder: Another model's encoder that reads the source; None where the backbone does.
+        translator: What reads the rows' own text for that encoder; None without it, and where it was passed as a model.
     """
 
     beside: ClassVar[str]
     fusion_config: FusionConfig
     source_encoder: Any
+    translator: Translator | None = None
 
     def __init__(
         self,

@@ -59,6 +59,25 @@ def pair(targets: Sequence[dict[str, Any]], sources: Sequence[list[int]]) -> lis
     ]
 
 
+def numbered(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[list[int]]]:
+    """Rows with the numbers of their sources, as `source_rows` of each text, and the sources, equal ones once.
+
+    Args:
+        rows: Encoded rows with `source_input_ids`, of each text where a row has several (`inputs`).
+    """
+    found: dict[tuple[int, ...], int] = {}
+
+    def number(text: dict[str, Any]) -> dict[str, Any]:
+        ids = tuple(text["source_input_ids"])
+        return {**text, "source_rows": found.setdefault(ids, len(found))}
+
+    marked = [
+        {**row, "inputs": [number(text) for text in row["inputs"]]} if "inputs" in row else number(row)
+        for row in rows
+    ]
+    return marked, [list(ids) for ids in found]
+
+
 class PairCollator:
     """Makes batches of rows that `pair` made: the targets' by another collator, the sources padded on the right.
 
@@ -87,9 +106,9 @@ class PairCollator:
         if "source" in rows[0]:
             beside = self.targets([row["source"] for row in rows])
             return {**batch, **{PREFIX + key: value for key, value in beside.items()}}
-        if self.cached:
-            return {**batch, "source_rows": torch.tensor([row["source_rows"] for row in rows])}
         texts = [text for row in rows for text in row.get("inputs", [row])]
+        if self.cached:
+            return {**batch, "source_rows": torch.tensor([text["source_rows"] for text in texts])}
         sides = [
             {key: ids for key, ids in text.items() if key.startswith(PREFIX) and isinstance(ids, list)}
             for text in texts

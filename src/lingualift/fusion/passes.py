@@ -122,6 +122,14 @@ class Fused:
         """
         return self._once("visible", self._visible, offset, length, rows)
 
+    def prompts(self, offset: int, length: int, rows: int) -> Tensor | None:
+        """Which of `length` target positions from `offset` on are a prompt's, (rows, length); None if none is."""
+        reach: int = self._once("reach", lambda: int(self.target.prompt_end.max()))
+        if offset >= reach:
+            return None
+        found: Tensor = self._once("prompts", self._prompts, offset, length, rows)
+        return found
+
     def take(self, rows: Tensor) -> Fused:
         """The same pass for rows (k,) of it, in their order; rows may repeat."""
         return replace(
@@ -162,6 +170,14 @@ class Fused:
             in_answer = position >= column(target.prompt_end)
             index, valid = torch.where(in_answer, answered, index), valid | in_answer
         return index.masked_fill(~valid, 0), valid
+
+    def _prompts(self, offset: int, length: int, rows: int) -> Tensor:
+        position = torch.arange(offset, offset + length, device=self.mask.device)[None]
+        start, end = (
+            bound.repeat_interleave(rows // len(bound))[:, None]
+            for bound in (self.target.start, self.target.prompt_end)
+        )
+        return (position >= start) & (position < end)
 
     def _visible(self, offset: int, length: int, rows: int) -> Tensor:
         keys = offset + length

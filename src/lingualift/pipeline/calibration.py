@@ -13,7 +13,7 @@ from lingualift.backbone import BackboneRef, load_backbone, scored_bytes
 from lingualift.config import Adapter
 from lingualift.devices import use_threads
 from lingualift.evaluation.runner import answering, evaluate
-from lingualift.pipeline.steps import Evaluate, Initialise, Merge, Step, Sweep, Train
+from lingualift.pipeline.steps import Evaluate, Initialise, InitialiseFused, Merge, Step, Sweep, Train
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_prompt
 from lingualift.training.trainer import initialise, measure_step
@@ -50,7 +50,8 @@ def measure(step: Step, ref: BackboneRef, adapter: Adapter, threads: int) -> Pac
         drawn.mkdir()
         began = time.perf_counter()
         initialise(_answering(ref, step), adapter, 0, drawn)
-        if isinstance(step, Initialise):
+        drawn = _fused(step, drawn, Path(scratch) / "fused")
+        if isinstance(step, Initialise | InitialiseFused):
             return Pace(time.perf_counter() - began, 0, 0)
         if isinstance(step, Merge):
             began = time.perf_counter()
@@ -62,8 +63,23 @@ def measure(step: Step, ref: BackboneRef, adapter: Adapter, threads: int) -> Pac
         return _scoring(step, ref, drawn)
 
 
+def _fused(step: Step, drawn: Path, output: Path) -> Path:
+    """What a step trains or scores: the adapter that was drawn, or one that fuses, beside it."""
+    trained = step.adapter if isinstance(step, Evaluate) else step
+    start = trained.drawn if isinstance(trained, Train) else trained
+    if not isinstance(start, InitialiseFused):
+        return drawn
+    output.mkdir()
+    start.draw(drawn, output)
+    return output
+
+
 def _answering(ref: BackboneRef, step: Step) -> BackboneRef:
-    """The backbone with the head that a step scores, so that what is drawn has one."""
+    """The backbone with the head of a step's task, so that what is drawn has one."""
+    if isinstance(step, Train) and isinstance(step.drawn, InitialiseFused):
+        step = step.drawn
+    if isinstance(step, InitialiseFused):
+        return answering(ref, *step.first.source.labelled(step.first.language, step.split))
     if not isinstance(step, Evaluate | Sweep):
         return ref
     return answering(ref, *step.source.labelled(step.language, step.split))

@@ -17,7 +17,7 @@ from lingualift.errors import UserError
 from lingualift.pipeline.calibration import Pace, measure
 from lingualift.pipeline.executors import default_workers, processors
 from lingualift.pipeline.plan import Plan
-from lingualift.pipeline.steps import Evaluate, Initialise, Merge, Step, Sweep, Train
+from lingualift.pipeline.steps import Evaluate, Initialise, InitialiseFused, Merge, Step, Sweep, Train
 from lingualift.pipeline.store import Store
 from lingualift.pipeline.words import readable
 from lingualift.provenance import fingerprint
@@ -175,7 +175,7 @@ def _cost(step: Step, sizes: _Sizes, pace: Pace | None) -> Cost:
     if isinstance(step, Train):
         held += _TRAINED * sizes.adapter + (pace.memory * step.settings.batch_size if pace else 0)
         return Cost(seconds, held, 4 * sizes.adapter)
-    if isinstance(step, Initialise):
+    if isinstance(step, Initialise | InitialiseFused):
         return Cost(seconds, held, 4 * sizes.adapter)
     if isinstance(step, Merge):
         grown = len(step.adapters) if step.how.space == "delta" else 1
@@ -201,13 +201,26 @@ def _workload(step: Step) -> str:
     """What steps have in common that take the same time per unit."""
     if not isinstance(step, Train | Evaluate | Sweep):
         return step.kind
-    about: list[Any] = [step.source.task, step.source.data.model_dump(mode="json"), str(step.source.base)]
+    beside = step.source.beside.use if step.source.beside else None
+    about: list[Any] = [
+        step.source.task,
+        step.source.data.model_dump(mode="json"),
+        beside,
+        str(step.source.base),
+    ]
     if isinstance(step, Train):
-        settings = [step.settings, step.start.adapter]
-        about += ["train", step.segment_tokens, *(part.model_dump(mode="json") for part in settings)]
+        about += ["train", step.segment_tokens, step.settings.model_dump(mode="json"), *_drawn(step)]
     else:
         about += ["score", step.split, step.scoring.model_dump(mode="json")]
+        about += (
+            _drawn(step.adapter) if isinstance(step, Evaluate) and isinstance(step.adapter, Train) else []
+        )
     return fingerprint(about)
+
+
+def _drawn(step: Train) -> list[Any]:
+    """What adapter it is, whatever its seed."""
+    return [step.drawn.kind, {**step.drawn.recipe(), "seed": None}]
 
 
 def _paces(plan: Plan, store: Store, missing: Sequence[Step], workers: int) -> dict[str, Pace]:

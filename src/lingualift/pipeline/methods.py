@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lingualift.backbone import BackboneRef, check_positions, read_config
-from lingualift.config import Experiment, Method
+from lingualift.config import Data, Experiment, Method, Translated
 from lingualift.errors import UserError
-from lingualift.pipeline.steps import Initialise, Merge, MergeRecipe, Sweep, Train
+from lingualift.pipeline.steps import Initialise, InitialiseFused, Merge, MergeRecipe, Sweep, Train
 from lingualift.registry import Registry
-from lingualift.source import Source
+from lingualift.source import Beside, Source, Use
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Cell:
         experiment: Settings.
         backbone: The backbone.
         task: The task and its rows.
+        translated: The same rows in the other language.
         reference: The reference task and its rows; None where no method needs it.
         method: Method and variant.
         language: Where the method is scored.
@@ -33,6 +36,7 @@ class Cell:
     experiment: Experiment
     backbone: BackboneRef
     task: Source
+    translated: Translated
     reference: Source | None
     method: Method
     language: str
@@ -48,8 +52,50 @@ class Cell:
         assert self.reference is not None
         return self._train(self.reference, language, "reference")
 
-    def _train(self, source: Source, language: str, role: str) -> Train:
-        start = Initialise(self.backbone, self.experiment.adapter, self.seed)
+    def translated_adapter(self, *, use: Use | None = None) -> Train:
+        """The task adapter of the source language, trained further on rows translated into the target language.
+
+        Args:
+            use: How the original stands with each row; None for translations alone.
+        """
+        source = self._translations(use)
+        return self._train(source, self.language, "task", self._first_stage())
+
+    def fused_adapter(self, **settings: Any) -> Train:
+        """An adapter of stage 2, whose source side is read by the backbone, or by the encoder that settings name."""
+        method, shared = self.method, self.experiment.flare
+        chosen = {
+            "fusion": method.fusion,
+            "padding": method.padding,
+            "answer_source": method.answer_source,
+            "fusion_modules": list(shared.fusion_modules) if shared.fusion_modules else None,
+            **settings,
+        }
+        start = InitialiseFused(self._first_stage(), self.experiment.adapter, chosen)
+        reads_text = "source_encoder" in settings
+        return self._train(self._translations(None if reads_text else "beside"), self.language, "task", start)
+
+    def _first_stage(self) -> Train:
+        return self.task_adapter(self.experiment.languages.source)
+
+    def _translations(self, use: Use | None) -> Source:
+        """Training rows translated into the target language, with their originals if these are used."""
+        assert self.translated.into_targets is not None
+        original, source = self.task.data, self.experiment.languages.source
+        sample = {"max_rows": original.max_rows, "sample_seed": original.sample_seed}
+        data = self.translated.into_targets
+        data = data if data.max_rows else data.model_copy(update=sample)
+        beside = Beside(_whole(original), source, use, filled_by=source) if use else None
+        return replace(self.task, data=data, beside=beside)
+
+    def _train(
+        self,
+        source: Source,
+        language: str,
+        role: str,
+        start: Initialise | InitialiseFused | Train | None = None,
+    ) -> Train:
+        start = start or Initialise(self.backbone, self.experiment.adapter, self.seed)
         settings = getattr(self.experiment.training, role)
         reference = self.experiment.reference
         segment_tokens = reference.segment_tokens if reference else 512
@@ -86,6 +132,20 @@ class Cell:
         return (*roles, ("source", self.reference_adapter(source))) if subtract_source else tuple(roles)
 
 
+@functools.cache
+def _encoder(name: str, base: Path) -> dict[str, str]:
+    """Settings of FLARE-MT that say which translation model is meant; raises as `find_translator`."""
+    from lingualift.fusion.translator import find_translator
+
+    found = find_translator(name, base=base).ref
+    return {"source_encoder": found.source, "source_encoder_fingerprint": found.fingerprint}
+
+
+def _whole(data: Data) -> Data:
+    """The same data without a sample: rows pair by `id`."""
+    return data.model_copy(update={"max_rows": {}})
+
+
 @dataclass(frozen=True)
 class TransferMethod:
     """A row of the table.
@@ -101,6 +161,9 @@ class TransferMethod:
         on_source: Whether a score in the source language makes sense.
         prompt: The prompt that it asks by; None for the one that the experiment chooses.
         needs_words: Whether it asks a model that was not trained on the task, which an encoder has no head for.
+        trains_on_translations: Whether it needs training rows translated into the target languages.
+        reads: How the translations of test rows into the source language are read; None where they are not.
+        settings: Settings of the method's entry that it uses, but those of merges.
     """
 
     adapter: Callable[[Cell], Train | Merge | None]
@@ -113,6 +176,9 @@ class TransferMethod:
     on_source: bool = False
     prompt: str | None = None
     needs_words: bool = False
+    trains_on_translations: bool = False
+    reads: Use | None = None
+    settings: tuple[str, ...] = ()
 
 
 METHODS: Registry[TransferMethod] = Registry("method")
@@ -145,6 +211,7 @@ def source_ft(cell: Cell) -> Train:
     on_source=True,
     prompt="xlt",
     needs_words=True,
+    settings=("ask",),
 )
 def xlt(cell: Cell) -> Train | None:
     """The backbone, or the source language's task adapter, asked by the cross-lingual-thought prompt."""
@@ -181,21 +248,82 @@ def target_ft(cell: Cell) -> Train:
     return cell.task_adapter(cell.language)
 
 
+_FLARE = "https://arxiv.org/abs/2501.06892"
+
+
+@_method("translate-test", paper_name="translate-test", source=_FLARE, reads="instead")
+def translate_test(cell: Cell) -> Train:
+    """The task adapter of the source language, asked with the translation of the input into that language."""
+    return cell.task_adapter(cell.experiment.languages.source)
+
+
+@_method("translate-train", paper_name="LoRA", source=_FLARE, trains_on_translations=True)
+def translate_train(cell: Cell) -> Train:
+    """The task adapter of the source language, trained further on rows translated into the target language."""
+    return cell.translated_adapter()
+
+
+@_method(
+    "input-fusion",
+    paper_name="input-level fusion",
+    source=_FLARE,
+    trains_on_translations=True,
+    reads="joined",
+)
+def input_fusion(cell: Cell) -> Train:
+    """As translate-train, with the text of both languages in one prompt."""
+    return cell.translated_adapter(use="joined")
+
+
+@_method(
+    "flare",
+    paper_name="FLARE",
+    source=_FLARE,
+    trains_on_translations=True,
+    reads="beside",
+    settings=("fusion", "source_state", "padding", "answer_source"),
+)
+def flare(cell: Cell) -> Train:
+    """Beside the task adapter, one in whose bottlenecks the states of source and target text meet."""
+    return cell.fused_adapter(source_state=cell.method.source_state)
+
+
+@_method(
+    "flare-mt",
+    paper_name="FLARE-MT",
+    source=_FLARE,
+    trains_on_translations=True,
+    settings=("fusion", "padding", "answer_source"),
+)
+def flare_mt(cell: Cell) -> Train:
+    """As flare, with a translation model's encoder reading the target text: no translation at test time."""
+    encoder = cell.experiment.flare.source_encoder
+    assert encoder is not None
+    return cell.fused_adapter(**_encoder(encoder, cell.task.base))
+
+
 def is_seeded(method: Method) -> bool:
     """Whether its scores differ between seeds: the plain backbone's do not."""
     return METHODS[method.method].seeded and not (method.method == "xlt" and method.ask == "vanilla")
 
 
 def asked(cell: Cell) -> Source:
-    """The task of a cell, by the prompt of its method."""
-    prompt = METHODS[cell.method.method].prompt
-    return replace(cell.task, prompt=prompt, prompt_language=None) if prompt else cell.task
+    """The task of a cell as its method asks it: by a prompt of its own, with translations."""
+    method = METHODS[cell.method.method]
+    if method.reads:
+        assert cell.translated.into_source is not None
+        data = _whole(cell.translated.into_source)
+        return replace(cell.task, beside=Beside(data, cell.experiment.languages.source, method.reads))
+    return replace(cell.task, prompt=method.prompt, prompt_language=None) if method.prompt else cell.task
 
 
 def variant(method: Method, adapter_type: str) -> str:
-    """What tells apart two rows of one method: space, combination, modules, a fixed weight, who is asked."""
+    """What tells apart two rows of one method: space, combination, modules, a fixed weight, who is asked, fusion."""
     if method.method == "xlt":
         return method.ask
+    if "fusion" in METHODS[method.method].settings:
+        further = sorted(method.given() - {"method", "fusion"})
+        return "-".join([method.fusion, *(f"{name}={getattr(method, name)}" for name in further)])
     if not METHODS[method.method].merges:
         return ""
     parts: list[str] = [method.space] if adapter_type == "lora" else []
@@ -218,9 +346,13 @@ def check_methods(experiment: Experiment) -> None:
             raise UserError(
                 where, f"{method.method} needs unlabelled text", mend="add `reference:` with its data"
             )
+        if entry.needs_reference and experiment.training.reference is None:
+            found = f"is missing, and {method.method} trains on unlabelled text ({where})"
+            raise UserError("training.reference", found, mend="say how: `training: {reference: {epochs: 1}}`")
         if entry.merges and method.weight is None and experiment.weights.tune_on is None:
             mend = "set `weights.tune_on` to a target language with validation rows, or give the method a `weight`"
             raise UserError(where, f"{method.method} has no merge weight", mend=mend)
+        _check_translations(where, method, entry, experiment)
         _check_settings(where, method, entry, experiment.adapter.type)
 
 
@@ -260,7 +392,8 @@ def check_family(experiment: Experiment, backbone: BackboneRef) -> None:
         found = f"is prefix, and {backbone.name!r} is a decoder"
         raise UserError("adapter.type", found, "lora or ia3", "choose one of them")
     for role in ("task", "reference"):
-        if getattr(experiment.training, role).gradient_checkpointing:
+        settings = getattr(experiment.training, role)
+        if settings and settings.gradient_checkpointing:
             raise UserError(
                 f"training.{role}.gradient_checkpointing",
                 "drops the prefix: transformers keeps no keys and values under it",
@@ -269,9 +402,44 @@ def check_family(experiment: Experiment, backbone: BackboneRef) -> None:
             )
 
 
+def _check_translations(where: str, method: Method, entry: TransferMethod, experiment: Experiment) -> None:
+    """Refuse a method whose translations, or whose translation model, the experiment does not name."""
+    source = experiment.languages.source
+    needed = {
+        "into_targets": (entry.trains_on_translations, f"training rows translated from {source!r}", "train"),
+        "into_source": (entry.reads is not None, f"test rows translated into {source!r}", "test"),
+    }
+    for index, task in enumerate(experiment.tasks):
+        for key, (asked_for, what, split) in needed.items():
+            if asked_for and getattr(task.translated, key) is None:
+                raise UserError(
+                    f"tasks.{index}.translated.{key}",
+                    "is not set",
+                    f"the {what}, which {method.method} reads ({where})",
+                    f"write them by `lingualift translate --split {split} …` and name their files (docs/translate.md)",
+                )
+    if method.method == "flare-mt" and experiment.flare.source_encoder is None:
+        raise UserError(
+            "flare.source_encoder",
+            f"is not set, and {method.method} reads by it ({where})",
+            "a translation model (NLLB, M2M100)",
+            "write for example `flare: {source_encoder: facebook/nllb-200-distilled-600M}`",
+        )
+    if "fusion" not in entry.settings:
+        return
+    from lingualift.fusion.functions import FUSIONS
+
+    _ = FUSIONS[method.fusion]
+    if experiment.adapter.type != "lora":
+        raise UserError(
+            "adapter.type",
+            f"is {experiment.adapter.type}, and {method.method} fuses in LoRA ({where})",
+            "lora",
+        )
+
+
 def _check_settings(where: str, method: Method, entry: TransferMethod, adapter_type: str) -> None:
-    used = {"method"}
-    used |= {"ask"} if method.method == "xlt" else set()
+    used = {"method", *entry.settings}
     if entry.merges:
         used |= {"weight"} if adapter_type == "prefix" else {"modules", "weight"}
         used |= {"space"} if adapter_type == "lora" else set()

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone import BackboneRef, find_backbone, load_tokenizer
+from lingualift.backbone import BackboneRef, find_backbone, load_tokenizer, skeleton
 from lingualift.config import Experiment, Method
 from lingualift.data import check_aligned
 from lingualift.errors import UserError
 from lingualift.pipeline.methods import METHODS, Cell, asked, check_family, check_methods, is_seeded
-from lingualift.pipeline.steps import Evaluate, Merge, Step, Sweep, Train
+from lingualift.pipeline.steps import Evaluate, InitialiseFused, Merge, Step, Sweep, Train
 from lingualift.pipeline.store import Store
 from lingualift.source import Source
 from lingualift.tasks import Task, TextTask
@@ -20,6 +20,7 @@ from lingualift.tasks.language_modelling import REFERENCE_TASKS
 from lingualift.training.encoding import set_language
 from lingualift.training.feed import check_objective
 from lingualift.training.heads import head_of
+from lingualift.training.sides import check_sides
 from lingualift.training.tracking import check_trackers
 
 LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
@@ -76,6 +77,7 @@ def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> P
     steps = tuple(_in_order(end for planned in cells for end in _ends(planned.evaluation)))
     check_data(experiment, backbone, steps)
     check_tags(backbone, steps)
+    check_fusion(backbone, steps)
     return Plan(experiment, backbone, cells, steps)
 
 
@@ -93,7 +95,9 @@ def _cells(experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path
             for language in _languages(method, experiment):
                 seeds = experiment.seeds if is_seeded(method) else experiment.seeds[:1]
                 for seed in seeds:
-                    yield Cell(experiment, backbone, task, text, method, language, seed, logs)
+                    yield Cell(
+                        experiment, backbone, task, entry.translated, text, method, language, seed, logs
+                    )
 
 
 def _languages(method: Method, experiment: Experiment) -> tuple[str, ...]:
@@ -182,6 +186,31 @@ def check_tags(backbone: BackboneRef, steps: Iterable[Step]) -> None:
             set_language(tokenizer, step.language)
 
 
+def check_fusion(backbone: BackboneRef, steps: Iterable[Step]) -> None:
+    """Check what adapters fuse, and that the source sides that they read fit.
+
+    Raises:
+        UserError: a layer that is not there or cannot fuse; an empty source side, or one that is too long.
+    """
+    steps = list(steps)
+    drawn = [step for step in steps if isinstance(step, InitialiseFused)]
+    if not drawn:
+        return
+    from lingualift.fusion.config import flare_config
+    from lingualift.fusion.places import find_places
+
+    model, tokenizer = skeleton(backbone), load_tokenizer(backbone)
+    for step in drawn:
+        find_places(model, flare_config(model, step.adapter, step.settings))
+    for reading in steps:
+        if isinstance(reading, Train | Evaluate):
+            beside = reading.source.beside
+            if beside and beside.use == "beside":
+                limit = (reading.settings if isinstance(reading, Train) else reading.scoring).max_length
+                rows = reading.source.rows(reading.language, reading.split)
+                check_sides(backbone, model.config, tokenizer, rows, limit)  # type: ignore[arg-type]
+
+
 def _check_room(task: Task, rows: Sequence[Any], experiment: Experiment) -> None:
     """Refuse a longest answer as long as prompt and answer may be: told now, not after training."""
     room, longest = experiment.scoring.max_length, experiment.scoring.new_tokens(task.max_new_tokens)
@@ -201,12 +230,14 @@ def check_templates(experiment: Experiment) -> None:
         UserError: names the path that has no place for the language.
     """
     reference = (experiment.reference,) if experiment.reference else ()
-    for entry in (*experiment.tasks, *reference):
-        template = entry.data.files
+    read = [(entry.task, entry.data) for entry in (*experiment.tasks, *reference)]
+    read += [(entry.task, data) for entry in experiment.tasks if (data := entry.translated.into_targets)]
+    for task, data in read:
+        template = data.files
         if template and not any(place in template for place in LANGUAGE_PLACES):
             raise UserError(
                 template,
-                f"names one file of task {entry.task!r} for {1 + len(experiment.languages.targets)} languages",
+                f"names one file of task {task!r} for {1 + len(experiment.languages.targets)} languages",
                 "{language} in the path",
                 "write for example data/{language}/{split}.jsonl",
             )

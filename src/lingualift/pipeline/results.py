@@ -38,6 +38,7 @@ def collect(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
     rows: list[dict[str, Any]] = []
+    activations: list[dict[str, Any]] = []
     answers: dict[str, list[dict[str, Any]]] = {}
     for planned in plan.cells:
         name = cell_name(planned)
@@ -48,9 +49,12 @@ def collect(
         if planned.evaluation.adapter is not None:
             link = f"adapters/{name}"
             share(store.folder(planned.evaluation.adapter), output / link)
-        rows.extend({**row, "adapter": link, "predictions": file} for row in _rows(plan, planned, store))
+        mine = _rows(plan, planned, store)
+        rows.extend({**row, "adapter": link, "predictions": file} for row in mine)
+        activations.extend(_activations(mine[0], store.folder(planned.evaluation)))
     found = compare(rows, lambda row: answers[row["predictions"]], averages)
     results = {"schema": SCHEMA, "rows": rows, "comparisons": [asdict(comparison) for comparison in found]}
+    results |= {"activations": activations} if activations else {}
     write_json(output / STEPS_FILE, {"schema": SCHEMA, "steps": [_told(step, store) for step in plan.steps]})
     write_json(output / RESULTS_FILE, results)
     return rows, found
@@ -62,12 +66,15 @@ def share(folder: Path, target: Path) -> None:
     The folder named `target` needs no more room, and stays whole when it is moved or the store is pruned.
     """
     target.mkdir(parents=True)
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != RECIPE_FILE:
+    for path in sorted(folder.rglob("*")):
+        other = target / path.relative_to(folder)
+        if path.is_dir():
+            other.mkdir()
+        elif path != folder / RECIPE_FILE:
             try:
-                (target / path.name).hardlink_to(path)
+                other.hardlink_to(path)
             except OSError:
-                shutil.copy2(path, target / path.name)
+                shutil.copy2(path, other)
 
 
 def _told(step: Step, store: Store) -> dict[str, Any]:
@@ -122,6 +129,13 @@ def _rows(plan: Plan, planned: Planned, store: Store) -> list[dict[str, Any]]:
         "seconds": round(seconds, 3),
     }
     return [{**shared, "metric": metric, **values, **further} for metric, values in found["scores"].items()]
+
+
+def _activations(row: Mapping[str, Any], evaluation: Path) -> list[dict[str, Any]]:
+    """What the fused layers of a FLARE adapter did, under the names of its row; nothing for others."""
+    names = ("method", "variant", "task", "language", "seed")
+    layers = read_json(evaluation / SCORES_FILE).get("activations")
+    return [{**{name: row[name] for name in names}, "layers": layers}] if layers else []
 
 
 def _uses_reference(planned: Planned) -> bool:

@@ -33,6 +33,7 @@ Progress = Callable[[int, int], None]
 PREDICTIONS_FILE, SCORES_FILE, SWEEP_FILE = "predictions.jsonl", "scores.json", "sweep.json"
 _SCORES = (  # the code that decides a score
     "evaluation",
+    "activations.py",
     "languages.py",
     "languages.tsv",
     "training/encoding.py",
@@ -170,8 +171,89 @@ class Initialise(Step):
 
 
 @dataclass(frozen=True, eq=False)
+class InitialiseFused(Step):
+    """Draw an adapter that fuses source and target (stage 2), beside the task adapter of the source language (stage 1).
+
+    Attributes:
+        settings: Those of `FlareConfig` that the experiment chooses; of a source encoder, its fingerprint counts.
+    """
+
+    kind = "fused-initialisation"
+    split: ClassVar[str] = "train"
+    code = ("training", "fusion", "adapters", "attachment.py", "backbone.py", "architectures.py")
+    first: Train
+    adapter: Adapter
+    settings: Mapping[str, Any]
+
+    @property
+    def backbone(self) -> BackboneRef:
+        """The backbone."""
+        return self.first.backbone
+
+    @property
+    def inputs(self) -> dict[str, Step]:
+        """The first stage."""
+        return {"first": self.first}
+
+    def recipe(self) -> dict[str, Any]:
+        """Adapter, fusion and the seed of the draw."""
+        adapter = self.adapter.model_dump(mode="json", exclude={"init_seed"})
+        settings = {name: value for name, value in self.settings.items() if name != "source_encoder"}
+        return {"adapter": adapter, "settings": settings, "seed": self._seed}
+
+    @property
+    def _seed(self) -> int:
+        return self.adapter.init_seed + self.first.seed
+
+    def what(self) -> str:
+        """What people see of all steps that differ in language and seed alone."""
+        return f"initialise {self.name}"
+
+    @property
+    def name(self) -> str:
+        """What people see of the adapter."""
+        return f"{'flare-mt' if self.settings.get('source_encoder') else 'flare'} {self.settings['fusion']}"
+
+    def label(self) -> str:
+        """What people see of this step."""
+        return f"{self.what()}, seed {self.first.seed}"
+
+    def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
+        """Write the untrained adapter with its first stage."""
+        self.draw(inputs["first"], output)
+
+    def draw(self, first: Path, output: Path) -> None:
+        """Write the untrained adapter beside the first stage in folder `first`."""
+        from lingualift.backbone import load_backbone
+        from lingualift.evaluation.runner import answering
+        from lingualift.fusion.config import flare_config
+        from lingualift.training.trainer import initialise_fused
+
+        first_step = self.first
+        task, rows = first_step.source.labelled(first_step.language, self.split)
+        ref = answering(self.backbone, task, rows)
+        config = flare_config(load_backbone(ref)[0], self.adapter, self.settings)
+        initialise_fused(ref, config, first, self._seed, output)
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """Fusion and seed."""
+        return {"seed": self.first.seed, **self.settings}
+
+
+_READS = {
+    "beside": " with its translation",
+    "instead": " in translation",
+    "joined": " joined with its translation",
+}
+
+
+@dataclass(frozen=True, eq=False)
 class Train(Step):
-    """Train an adapter on a task in a language; what is reported to trackers is no part of what it makes."""
+    """Train an adapter on a task in a language; what is reported to trackers is no part of what it makes.
+
+    Attributes:
+        start: What it begins from; with a `Train`, it goes on from that adapter.
+    """
 
     kind = "adapter"
     split: ClassVar[str] = "train"
@@ -184,7 +266,7 @@ class Train(Step):
         "tasks/base.py",
         "tasks/prompts.py",
     )
-    start: Initialise
+    start: Initialise | InitialiseFused | Train
     source: Source
     language: str
     settings: Training
@@ -194,8 +276,18 @@ class Train(Step):
     logs: Path | None = None
 
     @property
+    def backbone(self) -> BackboneRef:
+        """The backbone."""
+        return self.start.backbone
+
+    @property
+    def drawn(self) -> Initialise | InitialiseFused:
+        """The draw that the first training of its line began from."""
+        return self.start.drawn if isinstance(self.start, Train) else self.start
+
+    @property
     def inputs(self) -> dict[str, Step]:
-        """The shared initialisation."""
+        """What it begins from."""
         return {"start": self.start}
 
     @property
@@ -212,7 +304,11 @@ class Train(Step):
 
     def what(self) -> str:
         """What people see of all steps that differ in language and seed alone."""
-        return f"train {Path(self.source.task).stem}"
+        if isinstance(self.drawn, InitialiseFused):
+            return f"train {Path(self.source.task).stem} by {self.drawn.name}"
+        reads = _READS[self.source.beside.use] if self.source.beside else ""
+        goes_on = " on translations" if isinstance(self.start, Train) else ""
+        return f"train {Path(self.source.task).stem}{reads or goes_on}"
 
     def label(self) -> str:
         """What people see of this step."""
@@ -223,9 +319,9 @@ class Train(Step):
         from lingualift.training.tracking import Tracking
         from lingualift.training.trainer import train
 
-        name = f"{Path(self.source.task).stem}.{self.language}.seed{self.seed}"
+        name = f"{self.what().removeprefix('train ').replace(' ', '-')}.{self.language}.seed{self.seed}"
         train(
-            self.start.backbone,
+            self.backbone,
             self.source.get_task(),
             self.source.rows(self.language, self.split),
             self.settings,
@@ -348,7 +444,7 @@ class Sweep(Step):
         from lingualift.evaluation.runner import evaluate
 
         task, examples = self.source.labelled(self.language, self.split)
-        backbone = self.adapters[0][1].start.backbone
+        backbone = self.adapters[0][1].backbone
         metric = task.metrics[0]
         tried = []
         with tempfile.TemporaryDirectory(dir=output) as scratch:
@@ -482,7 +578,8 @@ class Evaluate(Step):
 
     def what(self) -> str:
         """What people see of all steps that differ in language and seed alone."""
-        return f"evaluate {Path(self.source.task).stem}"
+        reads = _READS[self.source.beside.use] if self.source.beside else ""
+        return f"evaluate {Path(self.source.task).stem}{reads}"
 
     def label(self) -> str:
         """What people see of this step."""

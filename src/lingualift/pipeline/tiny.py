@@ -11,9 +11,20 @@ from typing import Any
 
 from lingualift.architectures import WORDS, model_class
 from lingualift.backbone import BackboneRef, find_backbone, read_config
-from lingualift.config import Adapter, Backbone, Data, Experiment, Reference, Scoring, TaskData, Training
+from lingualift.config import (
+    Adapter,
+    Backbone,
+    Data,
+    Experiment,
+    Reference,
+    Scoring,
+    TaskData,
+    Training,
+    Translated,
+)
 from lingualift.data import data_file, load_rows
 from lingualift.errors import UserError
+from lingualift.fusion.translator import find_translator
 from lingualift.languages import language as find_language
 from lingualift.pipeline.methods import check_family, check_methods
 from lingualift.pipeline.plan import check_templates, rows_read
@@ -42,24 +53,26 @@ class Tiny:
 
     Attributes:
         experiment: The changed experiment; its paths start from the run folder.
-        model: The random backbone.
-        tokenizer: The tokenizer of the backbone that it stands for.
+        models: Folder in the run folder -> a random model, and the tokenizer of the one that it stands for.
         files: Path in the run folder -> rows.
         notes: What was changed, a sentence each, for people.
     """
 
     experiment: Experiment
-    model: Any
-    tokenizer: Any
+    models: Mapping[str, tuple[Any, Any]]
     files: Mapping[str, Sequence[Mapping[str, Any]]]
     notes: tuple[str, ...]
 
     def write(self, folder: Path) -> None:
         """Write backbone and rows into the run folder, in the place of those of an earlier tiny run."""
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
         for old in (folder / "data", *folder.glob(f"{PREFIX}*")):
             shutil.rmtree(old, ignore_errors=True)
-        self.model.save_pretrained(folder / self.experiment.backbone.name)
-        self.tokenizer.save_pretrained(folder / self.experiment.backbone.name)
+        for name, parts in self.models.items():
+            for part in parts:
+                part.save_pretrained(folder / name)
         for name, rows in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             write_jsonl(folder / name, rows)
@@ -80,9 +93,14 @@ def shrink(experiment: Experiment, base: Path) -> Tiny:
     check_templates(experiment)
     ref = find_backbone(experiment.backbone, base)
     check_family(experiment, ref)
-    model, tokenizer = tiny_model(ref)
     rows = _Rows(experiment, ref, base)
-    name = f"{PREFIX}{type(model).__name__}-{ref.fingerprint[:8]}"
+    name, models = _tiny(ref)
+    encoder = experiment.flare.source_encoder
+    if encoder is not None:
+        translator = find_translator(encoder, base=base).ref
+        encoder, its = _tiny(translator)
+        models |= its
+        rows.notes.append(f"{encoder} is random and stands for {translator.name}")
     small = experiment.model_copy(
         update={
             "backbone": Backbone(name=name, chat_template=ref.chat, trust_remote_code=ref.trust_remote_code),
@@ -90,8 +108,9 @@ def shrink(experiment: Experiment, base: Path) -> Tiny:
             "reference": rows.of_reference(experiment.reference) if experiment.reference else None,
             "adapter": _few_tokens(experiment.adapter),
             "training": experiment.training.model_copy(
-                update={role: _short(getattr(experiment.training, role)) for role in ("task", "reference")}
+                update={name: _short(settings) for name, settings in experiment.training if settings}
             ),
+            "flare": experiment.flare.model_copy(update={"source_encoder": encoder}),
             "weights": experiment.weights.model_copy(update={"grid": _ends(experiment.weights.grid)}),
             "seeds": experiment.seeds[:1],
             "scoring": _brief(experiment.scoring),
@@ -104,7 +123,14 @@ def shrink(experiment: Experiment, base: Path) -> Tiny:
         *rows.notes,
         *_changes(experiment, small),
     )
-    return Tiny(small, model, tokenizer, rows.files, notes)
+    return Tiny(small, models, rows.files, notes)
+
+
+def _tiny(ref: BackboneRef) -> tuple[str, dict[str, tuple[Any, Any]]]:
+    """The name of a small model, and it with its tokenizer by that name; raises as `tiny_model`."""
+    model, tokenizer = tiny_model(ref)
+    name = f"{PREFIX}{type(model).__name__}-{ref.fingerprint[:8]}"
+    return name, {name: (model, tokenizer)}
 
 
 def tiny_model(ref: BackboneRef) -> tuple[Any, Any]:
@@ -221,9 +247,38 @@ class _Rows:
     def of_task(self, entry: TaskData) -> TaskData:
         """The entry of a labelled task with rows of the run folder."""
         task = _resolved(entry.task, self._base)
+        name = Path(task).stem
+        data = self._labelled(task, name, entry.data)
         return entry.model_copy(
-            update={"task": task, "data": self._labelled(task, Path(task).stem, entry.data)}
+            update={"task": task, "data": data, "translated": self._translated(name, entry.translated)}
         )
+
+    def _translated(self, name: str, asked: Translated) -> Translated:
+        """Pairs of the run folder's own rows: those of one language stand for translations of those of the other."""
+        source, *targets = self._languages
+        chosen: dict[str, Data] = {}
+        for key, split in (("into_targets", "train"), ("into_source", "test")):
+            if getattr(asked, key) is None:
+                continue
+            chosen[key] = Data(files=_template(f"{name}-{key}"))
+            for target in targets:
+                here, there = (source, target) if key == "into_targets" else (target, source)
+                rows = self._shown(name, here, split)
+                told = itertools.cycle(self._shown(name, there, split) or rows)
+                paired = [
+                    {**other, "id": row.get("id", line)}
+                    for line, (row, other) in enumerate(zip(rows, told, strict=False), 1)
+                ]
+                self._put(f"{name}-{key}", target, split, paired)
+        return Translated(**chosen)
+
+    def _shown(self, name: str, language: str, split: str) -> list[dict[str, Any]]:
+        """Rows of the run folder in a language, of the split or another one; none if it has none."""
+        files = (
+            self.files.get(_template(name).format(language=language, split=one))
+            for one in (split, "train", "test")
+        )
+        return next((rows for rows in files if rows), [])
 
     def of_reference(self, entry: Reference) -> Reference:
         """The entry of the reference task with text, or labelled rows, of the run folder."""

@@ -42,6 +42,7 @@ class Plot:
         dots: Every measured point.
         x_ticks: Ticks of the horizontal axis.
         y_ticks: Ticks of the vertical axis.
+        names: What the series are, one word each, where they are drawn in styles of their own; else empty.
     """
 
     label: str
@@ -51,6 +52,7 @@ class Plot:
     dots: tuple[Dot, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
+    names: tuple[str, ...] = ()
     left: float = _LEFT
     right: float = WIDTH - _RIGHT
     top: float = _TOP
@@ -64,15 +66,17 @@ def line_plot(
     within: tuple[float, float],
     errors: Sequence[float] | None = None,
     chosen: Sequence[float | None] = (),
+    names: Sequence[str] = (),
 ) -> Plot:
     """Draw series over a common horizontal axis.
 
     Args:
-        series: One per seed, each with at least one point.
+        series: One per seed, or per name, each with at least one point.
         label: What a screen reader says.
         within: Lowest and highest value that the vertical axis must hold.
         errors: Half the height of a band around the mean, at each point of the first series.
         chosen: The x of each series that was chosen, None for none.
+        names: What the series are where they are not seeds of one: they have no mean then, and whole numbers for x.
     """
     xs = [x for points in series for x, _ in points]
     x_low, x_high = min(xs), max(xs)
@@ -97,7 +101,7 @@ def line_plot(
     return Plot(
         label,
         tuple(_path([place(point) for point in points]) for points in series),
-        _path([place(point) for point in mean]) if len(series) > 1 and mean else "",
+        _path([place(point) for point in mean]) if len(series) > 1 and mean and not names else "",
         band,
         tuple(
             Dot(*place(point), point, point[0] == pick)
@@ -105,9 +109,12 @@ def line_plot(
             for point in points
         ),
         tuple(
-            Tick(place((x, low))[0], f"{x:g}") for x in dict.fromkeys((x_low, (x_low + x_high) / 2, x_high))
+            Tick(place((x, low))[0], f"{x:g}")
+            for x in dict.fromkeys((x_low, (x_low + x_high) / 2, x_high))
+            if not names or x == int(x)
         ),
         tuple(Tick(place((x_low, y))[1], f"{y:g}") for y in ticks),
+        tuple(names),
     )
 
 

@@ -56,6 +56,7 @@ class RunFolder:
         experiment: What was asked.
         rows: Rows of `results.json`.
         comparisons: Every method against `source-ft`.
+        activations: For each evaluation of a FLARE adapter its `layers`, as `Evaluation.activations` has them.
         steps: The steps; None if the folder does not tell.
         log: Entries of `log.jsonl`; None if there is none.
         garbled: Lines of the log that are not JSON.
@@ -67,6 +68,7 @@ class RunFolder:
     experiment: Experiment
     rows: list[dict[str, Any]]
     comparisons: list[Comparison]
+    activations: list[dict[str, Any]]
     steps: tuple[StepRecord, ...] | None
     log: tuple[Mapping[str, Any], ...] | None
     garbled: int
@@ -139,7 +141,7 @@ def _of_this_version(path: Path, read: Callable[[Any], T]) -> T:
     raise UserError(path, reason, f"a file of this version (schema {_SCHEMA})", mend)
 
 
-def _results(found: Any) -> tuple[list[dict[str, Any]], list[Comparison]]:
+def _results(found: Any) -> tuple[list[dict[str, Any]], list[Comparison], list[dict[str, Any]]]:
     needed = (
         "method",
         "variant",
@@ -155,7 +157,12 @@ def _results(found: Any) -> tuple[list[dict[str, Any]], list[Comparison]]:
     for row in found["rows"]:
         for name in needed:
             row[name]
-    return found["rows"], [Comparison(**entry) for entry in found["comparisons"]]
+    activations = found.get("activations", [])
+    for entry in activations:
+        for layer in entry["layers"]:
+            for name in ("layer", "module", "source", "target", "fused"):
+                layer[name]
+    return found["rows"], [Comparison(**entry) for entry in found["comparisons"]], activations
 
 
 def _steps(found: Any) -> tuple[StepRecord, ...]:

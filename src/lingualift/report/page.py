@@ -53,6 +53,7 @@ def render(run: RunFolder) -> str:
         scores=_scores(run),
         steps=STEPS,
         curves=_curves(run),
+        activations=_activations(run),
         malformed=_malformed(run),
         losses=_losses(run),
         costs=_costs(run.steps or ()),
@@ -269,6 +270,52 @@ def _losses(run: RunFolder) -> list[tuple[str, list[_Panel]]]:
             panels.append(_Panel(_named(code), f"at the end {ends}", False, plot))
         found.append((task, panels))
     return found
+
+
+_SIDES = ("source", "target", "fused")
+
+
+def _activations(run: RunFolder) -> list[tuple[str, str, list[_Panel]]]:
+    """Task, method and panels: mean activation by layer, for each language and kind of module, over seeds.
+
+    The panels of a task share their scale.
+    """
+    found = []
+    for (task,), mine in _grouped(run.activations, "task"):
+        layers = [
+            {**layer, "language": one["language"], "name": method_name(one)}
+            for one in mine
+            for layer in one["layers"]
+        ]
+        top = max(layer[side] or 0.0 for layer in layers for side in _SIDES)
+        for (name,), of_method in _grouped(layers, "name"):
+            panels = [
+                _activation(task, name, where, module, group, top or 1.0)
+                for (where, module), group in _grouped(of_method, "language", "module")
+            ]
+            found.append((task, name, panels))
+    return found
+
+
+def _activation(
+    task: str, name: str, where: str, module: str, layers: list[Mapping[str, Any]], top: float
+) -> _Panel:
+    series = {
+        side: [
+            (float(number), statistics.fmean(measured))
+            for (number,), of_seeds in sorted(_grouped(layers, "layer"))
+            if (measured := [layer[side] for layer in of_seeds if layer[side] is not None])
+        ]
+        for side in _SIDES
+    }
+    drawn = {side: points for side, points in series.items() if points}
+    told = "; ".join(
+        f"{side}: " + ", ".join(f"{value:.3g} in layer {number:g}" for number, value in points)
+        for side, points in drawn.items()
+    )
+    label = f"{task}, {name}, {module}, {_named(where)}: mean activation by layer. {told}."
+    plot = line_plot(list(drawn.values()), label, within=(0.0, top), names=list(drawn))
+    return _Panel(module, _named(where), False, plot)
 
 
 def _grouped(

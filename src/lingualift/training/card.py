@@ -45,6 +45,8 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     if kind in _FUSED:
         name, source = _FUSED[kind]
         use = f"beside the same rows in the source language, which it needs in use too ([{name}]({source}))"
+    if encoder := config.get("source_encoder"):
+        use = f"beside what the encoder of `{shown(encoder)}` makes of the same text ([FLARE-MT]({source}))"
     dataset = (facts.get("data") or {}).get("hub")
     return Card(
         title=f"{task}{where}: {kind} adapter",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lingualift.architectures import Head, head_modules
+from lingualift.attachment import MIXUP
 from lingualift.backbone import BackboneRef, keeps_logits
 from lingualift.config import Training
 from lingualift.errors import UserError
@@ -32,6 +33,9 @@ from lingualift.training.sides import (
     too_long,
     window_sides,
 )
+
+if TYPE_CHECKING:
+    from lingualift.fusion.translator import Translator
 
 Loss = Callable[[Any, dict[str, Any], Any], Any]
 Collate = Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
@@ -71,8 +75,8 @@ def feed_of(
     language: str,
     segment_tokens: int,
     seed: int,
-    fused: bool = False,
-    mixed: bool = False,
+    fused: str | None = None,
+    translator: Translator | None = None,
 ) -> Feed:
     """Encode rows for a backbone.
 
@@ -86,14 +90,14 @@ def feed_of(
         language: Code of the rows' language, for tokenizers that tag it.
         segment_tokens: Tokens per segment, for texts.
         seed: Seed of the noise, for texts.
-        fused: Whether the adapter reads the rows' source side.
-        mixed: Whether it learns to answer the source side too.
+        fused: Kind of an adapter that reads the rows' source side; X-Mixup learns to answer that too.
+        translator: Makes that side of the rows' own texts, for an adapter with a source encoder.
 
     Raises:
         UserError: the objective is none for this family; an answer leaves no room for its prompt, or is no part of
             its passage; a source side is needed and missing or too long.
     """
-    if mixed:
+    if fused == MIXUP:
 
         def side(row: Example, code: str) -> Feed:
             how = (ref, model, tokenizer, task, [row], settings)
@@ -102,7 +106,7 @@ def feed_of(
         return _mixed(ref, tokenizer, task, rows, settings, side, language)
     set_language(tokenizer, language)
     if fused:
-        return _fused(ref, model, tokenizer, task, rows, settings)
+        return _fused(ref, model, tokenizer, task, rows, settings, translator)
     if ref.family == "decoder":
         collate: Any = Collator(tokenizer.pad_token_id, trims_logits=keeps_logits(model))
         if isinstance(task, TextTask):
@@ -125,6 +129,7 @@ def _fused(
     task: Task | TextTask,
     rows: Sequence[Any],
     settings: Training,
+    translator: Translator | None,
 ) -> Feed:
     """Rows with their source side."""
     from lingualift.fusion.pairs import PairCollator
@@ -132,17 +137,19 @@ def _fused(
     if isinstance(task, TextTask):
         raise _no_pairs()
     pad = tokenizer.pad_token_id
+    theirs = pad if translator is None else translator.pad
     if ref.family == "encoder":
-        collate = PairCollator(Padding(pad), pad=pad)
-        return _answered(tokenizer, ref.head, task, rows, collate, settings.max_length, fused=True)
+        collate = PairCollator(Padding(pad), pad=theirs)
+        more: dict[str, Any] = {"fused": True, "translator": translator}
+        return _answered(tokenizer, ref.head, task, rows, collate, settings.max_length, **more)
     if ref.family == "decoder":
-        collate = PairCollator(Collator(pad, trims_logits=keeps_logits(model)), pad=pad)
+        collate = PairCollator(Collator(pad, trims_logits=keeps_logits(model)), pad=theirs)
         feed = _continued(tokenizer, rows, collate, settings.max_length)
     else:
         start = model.config.decoder_start_token_id
-        collate = PairCollator(Padding(pad, decoder_start=start), pad=pad)
+        collate = PairCollator(Padding(pad, decoder_start=start), pad=theirs)
         feed = _written(tokenizer, rows, collate, settings.max_length)
-    sides = prompt_sides(model.config, tokenizer, rows, settings.max_length)
+    sides = prompt_sides(model.config, tokenizer, rows, settings.max_length, translator)
     return replace(feed, rows=[{**row, **side} for row, side in zip(feed.rows, sides, strict=True)])
 
 
@@ -265,13 +272,14 @@ def _answered(
     max_length: int,
     *,
     fused: bool = False,
+    translator: Translator | None = None,
 ) -> Feed:
     """For encoders: the head answers."""
     encoded: list[dict[str, Any]] = []
     truncated = 0
     for row in rows:
         if head.kind == "span":
-            encoded += _windows(tokenizer, row, max_length, fused)
+            encoded += _windows(tokenizer, row, max_length, fused, translator)
             continue
         label = labels_of(task, row).index(row.gold[0])
         choices = head.kind == "choices"
@@ -280,14 +288,16 @@ def _answered(
             if choices
             else [encode_classes(tokenizer, row, max_length)]
         )
-        sides = class_sides(tokenizer, [row], max_length)[0] if fused else [{} for _ in texts]
+        sides = class_sides(tokenizer, [row], max_length, translator)[0] if fused else [{} for _ in texts]
         inputs = [{**text.inputs, **side} for text, side in zip(texts, sides, strict=True)]
         encoded.append({"inputs": inputs, "labels": label} if choices else {**inputs[0], "labels": label})
         truncated += any(text.truncated for text in texts)
     return Feed(encoded, collate, truncated, None if head.kind == "span" else class_loss)
 
 
-def _windows(tokenizer: Any, row: Example, max_length: int, fused: bool) -> list[dict[str, Any]]:
+def _windows(
+    tokenizer: Any, row: Example, max_length: int, fused: bool, translator: Translator | None
+) -> list[dict[str, Any]]:
     start = row.starts[0] if row.starts else -1
     if start < 0:
         raise UserError(
@@ -299,7 +309,7 @@ def _windows(tokenizer: Any, row: Example, max_length: int, fused: bool) -> list
     end = start + len(row.gold[0])
     windows = encode_windows(tokenizer, row, max_length)
     none: list[Side] = [{} for _ in windows]
-    sides = window_sides(tokenizer, row, max_length, len(windows)) if fused else none
+    sides = window_sides(tokenizer, row, max_length, windows, translator) if fused else none
     return [{**span_row(window, start, end), **side} for window, side in zip(windows, sides, strict=True)]
 
 

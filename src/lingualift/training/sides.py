@@ -1,37 +1,55 @@
-"""The source side of rows, for adapters that read it: the source text beside each text, and their batches."""
+"""The source side of rows, for adapters that read it: what stands beside each text, and batches of it.
+
+It is the row's text in the source language; with a translator (FLARE-MT) it is the row's own text, which the encoder of
+a translation model reads.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lingualift.architectures import family_of, positions_of
 from lingualift.attachment import is_fused
+from lingualift.backbone import BackboneRef
 from lingualift.errors import UserError
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_prompt, set_language
-from lingualift.training.heads import encode_choices, encode_classes, encode_windows
+from lingualift.training.heads import Window, encode_choices, encode_classes, encode_windows
+
+if TYPE_CHECKING:
+    from lingualift.fusion.translator import Translator
 
 Side = dict[str, list[int]]
 """A source text as a fused model takes it: `source_input_ids` and, for some encoders, `source_token_type_ids`."""
 
 PREFIX = "source_"
+_SPECIAL = 8  # special tokens of a text or a pair, at most
 
 
-def prompt_sides(config: Any, tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[Side]:
+def prompt_sides(
+    config: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    max_length: int,
+    translator: Translator | None = None,
+) -> list[Side]:
     """The source's prompts, for decoders and encoder-decoders.
 
     Args:
         config: transformers' configuration of the backbone.
         tokenizer: Its tokenizer; what it is told of the target's language stays.
         examples: Rows with their `source`.
-        max_length: Tokens that a source may have.
+        max_length: Tokens that a source may have; a translator's encoder reads as many as it has positions for.
+        translator: Reads the rows' own prompts instead.
 
     Raises:
         UserError: a row without a source, a source that is too long, a language without a tag.
     """
+    if translator is not None:
+        return _own(translator, [(row, (row.prompt,)) for row in examples])
     sources = sources_of(examples)
     named = [(f"source of example {row.id!r}", source.prompt) for row, source in sources]
     with _speaking(tokenizer, sources[0][1].language):
@@ -75,12 +93,16 @@ def too_long(where: str, tokens: int | None, limit: int) -> UserError:
     )
 
 
-def class_sides(tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[list[Side]]:
+def class_sides(
+    tokenizer: Any, examples: Sequence[Example], max_length: int, translator: Translator | None = None
+) -> list[list[Side]]:
     """What stands beside the texts of each example: one of an example with classes, one for each of its choices.
 
     Raises:
         UserError: a row without a source, a source that is too long, one with another number of choices.
     """
+    if translator is not None:
+        return [_own(translator, [(row, parts) for parts in _texts(row)]) for row in examples]
     found = []
     for row, source in sources_of(examples):
         whole = bool(row.options)
@@ -102,15 +124,72 @@ def class_sides(tokenizer: Any, examples: Sequence[Example], max_length: int) ->
     return found
 
 
-def window_sides(tokenizer: Any, example: Example, max_length: int, count: int) -> list[Side]:
-    """What stands beside each of `count` windows of an example: the source's window of the same number, or its last.
+def check_sides(
+    ref: BackboneRef, config: Any, tokenizer: Any, examples: Sequence[Example], max_length: int
+) -> None:
+    """Check that sources fit, without a model; only those long enough to be in doubt are encoded.
+
+    Args:
+        ref: The backbone.
+        config: transformers' configuration of it.
+        tokenizer: Its tokenizer.
+        examples: Rows with their `source`.
+        max_length: Tokens that a source may have.
+
+    Raises:
+        UserError: as `prompt_sides` and `class_sides`.
+    """
+    limit = min(max_length, positions_of(config) or max_length)
+    long = [row for row in examples if ref.chat or (row.source and _bytes(row.source) + _SPECIAL > limit)]
+    if not long or (ref.family == "encoder" and long[0].starts):
+        return  # passages are read in windows
+    if ref.family == "encoder":
+        class_sides(tokenizer, long, max_length)
+    else:
+        prompt_sides(config, tokenizer, long, max_length)
+
+
+def _bytes(example: Example) -> int:
+    """No fewer than its tokens, but for special ones."""
+    options = max((len(text.encode()) for text in example.options.values()), default=0)
+    return max(len(example.prompt.encode()), sum(len(text.encode()) for text in example.parts) + options)
+
+
+def window_sides(
+    tokenizer: Any,
+    example: Example,
+    max_length: int,
+    own: Sequence[Window],
+    translator: Translator | None = None,
+) -> list[Side]:
+    """What stands beside each of an example's own windows: the source's window of the same number, or its last.
+
+    A translator reads the question and the part of the passage that is in the window.
 
     Raises:
         UserError: it has no source.
     """
+    if translator is not None:
+        question, passage = example.parts
+        there = [[place for place in window.places if place] for window in own]
+        cuts = [passage[places[0][0] : places[-1][1]] if places else "" for places in there]
+        return _own(translator, [(example, (question, cut)) for cut in cuts])
     ((_, source),) = sources_of([example])
     windows = encode_windows(tokenizer, source, max_length)
-    return [_side(windows[min(place, len(windows) - 1)].inputs) for place in range(count)]
+    return [_side(windows[min(place, len(windows) - 1)].inputs) for place in range(len(own))]
+
+
+def _own(translator: Translator, rows: Sequence[tuple[Example, Sequence[str]]]) -> list[Side]:
+    """Texts of rows, as a translator reads them."""
+    texts = [(f"example {row.id!r}", row.language, parts) for row, parts in rows]
+    return [{f"{PREFIX}input_ids": ids} for ids in translator.read(texts)]
+
+
+def _texts(example: Example) -> list[Sequence[str]]:
+    """What an encoder reads of an example, by `encode_choices` and `encode_classes`."""
+    if example.options:
+        return [(" ".join(example.parts), text) for text in example.options.values()]
+    return [example.parts or (example.prompt,)]
 
 
 def _side(inputs: Mapping[str, list[int]]) -> Side:
@@ -153,7 +232,18 @@ def scored_sides(model: Any, tokenizer: Any, examples: Sequence[Example], max_le
     """As `prompt_sides` for a fused model; nothing for each example where the model reads no source."""
     if not is_fused(model):
         return [{} for _ in examples]
-    return prompt_sides(model.get_base_model().config, tokenizer, examples, max_length)
+    return prompt_sides(model.get_base_model().config, tokenizer, examples, max_length, translator_on(model))
+
+
+def translator_on(model: Any) -> Translator | None:
+    """What makes the source side of the rows' own texts, on a model with a source encoder."""
+    return getattr(model, "translator", None)
+
+
+def source_pad(model: Any, tokenizer: Any) -> int:
+    """Id of the padding token of what reads the source: the source encoder's, or the backbone's."""
+    translator = translator_on(model)
+    return int(tokenizer.pad_token_id if translator is None else translator.pad)
 
 
 def pad_sides(sides: Sequence[Side], pad: int, device: Any = None) -> dict[str, Any]:

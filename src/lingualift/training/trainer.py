@@ -25,7 +25,7 @@ from lingualift.architectures import (
     pattern_of,
     prefix_shape,
 )
-from lingualift.attachment import FUSED, MIXUP, attach, check_adapter, detach, wrap
+from lingualift.attachment import FUSED, attach, check_adapter, detach, wrap
 from lingualift.backbone import BackboneRef, check_positions, load_backbone, recompute_activations, skeleton
 from lingualift.config import Adapter, GivenAdapter, Training
 from lingualift.devices import clear_memory, device, out_of_memory
@@ -45,12 +45,14 @@ from lingualift.training.card import trained_card
 from lingualift.training.feed import Feed, feed_of
 from lingualift.training.heads import head_of, labels_of
 from lingualift.training.objectives import Noised
+from lingualift.training.sides import translator_on
 from lingualift.training.tracking import Tracking, reporting
 
 _LOG = logging.getLogger("lingualift.training")
 _SAMPLED = 512  # rows that a calibration encodes
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 TRAINING_LOG_FILE, LOGS = "training_log.jsonl", "logs"
+STATES = "source-states"
 LIBRARIES = ("lingualift", "torch", "transformers", "peft", "accelerate", "tokenizers")
 Progress = Callable[[int, int], None]
 
@@ -83,35 +85,42 @@ def initialise(ref: BackboneRef, adapter: Adapter | GivenAdapter, seed: int, out
     _record(output, {"kind": "initialisation", "seed": seed, "backbone": ref.record()})
 
 
-def initialise_fused(ref: BackboneRef, config: Any, first_stage: Path, seed: int, output: Path) -> None:
+def initialise_fused(
+    ref: BackboneRef, config: Any, first_stage: Path, seed: int, output: Path, base: Path = Path()
+) -> None:
     """Draw an adapter that reads a source side beside its first stage, and save both as one adapter folder.
 
     An encoder's head begins from the first stage's trained one, and is trained further with the adapter.
 
     Args:
         ref: The backbone, with the head that answers the task (`BackboneRef.answering`).
-        config: A `FlareConfig` or `MixupConfig`; which modules make the head is filled in.
+        config: A `FlareConfig` or `MixupConfig`; which modules make the head is filled in, and which source encoder it
+            names.
         first_stage: Folder of the LoRA adapter trained on the task in the source language, which stays frozen.
         seed: Seed of the draw.
         output: An empty folder.
+        base: Folder that a relative path of a source encoder starts from.
 
     Raises:
         UserError: no plain LoRA adapter of this backbone, one without the head that is needed, or with one that is
-            not; modules that are not in the backbone.
+            not; modules that are not in the backbone; a source encoder that is no translation model.
     """
     import torch
 
     from lingualift.fusion.kinds import KINDS
+    from lingualift.fusion.translator import encoder_of, named
 
     check_adapter(ref, first_stage)
+    config, translator = named(config, base)
     model, _ = load_backbone(ref)
     heads = None if ref.head.kind == "words" else sorted(set(head_modules(model)))
     if heads and not read_json(first_stage / CONFIG_FILE).get("modules_to_save"):
         found = "has no head, which the adapter's would begin from"
         raise UserError(first_stage, found, "an adapter trained on the task", "name the task adapter")
     torch.manual_seed(seed)
+    config = replace(config, modules_to_save=heads)
     put_on = KINDS[config.peft_type.lower()].put_on
-    wrapped = put_on(model, replace(config, modules_to_save=heads), first_stage=first_stage)
+    wrapped = put_on(model, config, first_stage=first_stage, **encoder_of(translator))
     try:
         wrapped.save_pretrained(output)
     finally:
@@ -121,14 +130,21 @@ def initialise_fused(ref: BackboneRef, config: Any, first_stage: Path, seed: int
     _record(output, facts)
 
 
-def _reads_sources(start: Path) -> bool:
-    """Whether an adapter reads the source side of rows."""
-    return open_adapter(start).kind in FUSED
+def _fused(start: Path) -> str | None:
+    """Kind of an adapter that reads the source side of rows; None for others."""
+    kind = open_adapter(start).kind
+    return kind if kind in FUSED else None
 
 
-def _learns_sources(start: Path) -> bool:
-    """Whether an adapter learns to answer the source side too."""
-    return open_adapter(start).kind == MIXUP
+def _translator(start: Path) -> Any:
+    """What makes the source side of the rows' own texts, for an adapter with a source encoder; None for others."""
+    kind = _fused(start)
+    if kind is None:
+        return None
+    from lingualift.fusion.kinds import KINDS
+    from lingualift.fusion.translator import translator_of
+
+    return translator_of(KINDS[kind].config.from_folder(start))
 
 
 def _headed(ref: BackboneRef, task: Task | TextTask, rows: Sequence[Any]) -> BackboneRef:
@@ -241,8 +257,8 @@ def measure_step(
         language=language,
         segment_tokens=segment_tokens,
         seed=0,
-        fused=_reads_sources(start),
-        mixed=_learns_sources(start),
+        fused=_fused(start),
+        translator=_translator(start),
     )
     encoded = [feed.rows[index] for index in np.argsort(feed.lengths, kind="stable")]
     wrapped = attach(ref, start, trainable=True)
@@ -356,8 +372,8 @@ def train(
         language=language,
         segment_tokens=segment_tokens,
         seed=seed,
-        fused=_reads_sources(start),
-        mixed=_learns_sources(start),
+        fused=_fused(start),
+        translator=_translator(start),
     )
     where = "segment_tokens" if isinstance(task, TextTask) else "max_length"
     prefix = read_json(start / CONFIG_FILE).get("num_virtual_tokens") or 0
@@ -426,7 +442,7 @@ def _fit(job: _Job) -> tuple[Any, Any]:
         if not read_json(job.start / CONFIG_FILE).get("modules_to_save"):
             draw_head(wrapped, job.model.fresh_weights, job.seed)
         try:
-            trainer = _trainer(job, wrapped, at_once)
+            trainer = _trainer(_with_states(job, wrapped), wrapped, at_once)
             trainer.train(resume_from_checkpoint=_last_checkpoint(job.work))
             return wrapped, trainer
         except Exception as error:
@@ -435,6 +451,26 @@ def _fit(job: _Job) -> tuple[Any, Any]:
                 raise
         at_once = _fewer(at_once)  # out of the handler, whose traceback holds on to tensors
         clear_memory()
+
+
+def _with_states(job: _Job, wrapped: Any) -> _Job:
+    """The job with the source encoder's states of all rows on disk, where rows come round more than once.
+
+    They do not change in training. Without a source encoder the job stays as it is: the states are those of every block
+    then, and too large to be kept unasked.
+    """
+    settings, feed = job.settings, job.feed
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    drawn = (settings.steps or 0) * settings.batch_size * settings.accumulation * processes
+    again = drawn > len(feed.rows) if settings.steps else (settings.epochs or 1) > 1
+    if not again or translator_on(wrapped) is None:
+        return job
+    from lingualift.fusion.pairs import PairCollator, numbered
+
+    rows, sources = numbered(feed.rows)
+    wrapped.cache_sources(sources, job.work / STATES, tell=_LOG.info)
+    collate = PairCollator(feed.collate.targets, pad=feed.collate.pad, cached=True)  # type: ignore[attr-defined]
+    return replace(job, feed=replace(feed, rows=rows, collate=collate))
 
 
 def _fewer(at_once: int) -> int:

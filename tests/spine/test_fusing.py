@@ -1,0 +1,264 @@
+"""FLARE and the baselines that read translations, as methods of an experiment."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from worlds import experiment, read_jsonl, write_experiment, write_jsonl
+
+from lingualift.adapters.config import FIRST_STAGE
+from lingualift.config import Data, Method, load_experiment
+from lingualift.data import load_examples, load_joined
+from lingualift.fusion import FlareConfig
+from lingualift.pipeline import plan_of, run
+from lingualift.pipeline.cost import estimate
+from lingualift.pipeline.methods import METHODS
+from lingualift.provenance import sha256_file
+from lingualift.tasks import TASKS
+
+READING = [
+    "source-ft",
+    "translate-test",
+    "translate-train",
+    "input-fusion",
+    "flare",
+    {"method": "flare", "fusion": "cross_attention", "source_state": "block-input"},
+]
+
+
+def translating(data, folder, **changes):
+    """An experiment whose translations lie in `folder`: the rows of the other language, in another order."""
+    raw = experiment(data, methods=list(READING), **changes)
+    for language in raw["languages"]["targets"]:
+        for split, where in (("train", "targets"), ("test", "source")):
+            read = language if split == "train" else "en"
+            rows = read_jsonl(data / "sentiment" / read / f"{split}.jsonl")
+            if split == "test":  # a translation of test rows has no label that could be read
+                rows = [{"id": row["id"], "text": row["text"]} for row in reversed(rows)]
+            write_jsonl(folder / where / language / f"{split}.jsonl", rows)
+    raw["tasks"][0]["translated"] = {
+        "into_targets": {"files": f"{folder}/targets/{{language}}/{{split}}.jsonl"},
+        "into_source": {"files": f"{folder}/source/{{language}}/{{split}}.jsonl"},
+    }
+    return raw
+
+
+def one_target(data, folder, **changes):
+    return translating(data, folder, languages={"source": "en", "targets": ["sw"]}, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fusing")
+    return run(write_experiment(folder / "e.yaml", translating(data, folder)), output=folder / "run")
+
+
+@pytest.fixture(scope="module")
+def rows(finished):
+    return json.loads((finished.folder / "results.json").read_text())["rows"]
+
+
+def answers(finished, name):
+    return read_jsonl(finished.folder / "predictions" / f"mini-sentiment.{name}.seed0.jsonl")
+
+
+def test_every_method_fills_its_cells_and_no_test_row_is_left_out(rows, data):
+    found = {(row["method"], row["variant"], row["language"]) for row in rows}
+    methods = {("translate-test", ""), ("translate-train", ""), ("input-fusion", "")}
+    methods |= {("flare", "add_relu"), ("flare", "cross_attention-source_state=block-input")}
+    expected = {(*method, language) for method in methods for language in ("fr", "sw")}
+    assert found - expected == {("source-ft", "", language) for language in ("en", "fr", "sw")}
+    assert expected <= found
+    assert {row["n"] for row in rows} == {len(read_jsonl(data / "sentiment/sw/test.jsonl"))}
+
+
+def test_the_adapters_of_stage_2_are_trained_on_top_of_the_one_of_stage_1(finished):
+    first = finished.folder / "adapters" / "mini-sentiment.sw.source-ft.seed0" / "adapter_model.safetensors"
+    for variant in ("add_relu", "cross_attention-source_state=block-input"):
+        folder = finished.folder / "adapters" / f"mini-sentiment.sw.flare.{variant}.seed0"
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config[FIRST_STAGE] == sha256_file(folder / FIRST_STAGE / "adapter_model.safetensors")
+        assert config[FIRST_STAGE] == sha256_file(first)
+    steps = json.loads((finished.folder / "steps.json").read_text())["steps"]
+    keys = {step["label"]: step["key"] for step in steps}
+    told = {step["label"]: step["inputs"] for step in steps}
+    stage_1 = keys["train mini-sentiment in en, seed 0"]
+    for what in ("on translations", "joined with its translation"):
+        assert told[f"train mini-sentiment {what} in sw, seed 0"] == {"start": stage_1}
+    assert told["initialise flare add_relu, seed 0"] == {"first": stage_1}
+
+
+def test_translate_test_reads_the_translation_and_the_labels_of_the_original_rows(finished, data):
+    """As the source language's own rows, which stand for perfect translations here, in the order of the target's."""
+    asked = {row["id"]: row for row in answers(finished, "sw.translate-test")}
+    english = {row["id"]: row for row in answers(finished, "en.source-ft")}
+    swahili = read_jsonl(data / "sentiment/sw/test.jsonl")
+    assert [row["id"] for row in answers(finished, "sw.translate-test")] == [row["id"] for row in swahili]
+    assert {name: row["prediction"] for name, row in asked.items()} == {
+        name: row["prediction"] for name, row in english.items()
+    }
+    for row in swahili:
+        assert asked[row["id"]]["gold"] == [row["label"]]
+
+
+def test_translate_test_scores_against_labels_of_the_target_and_not_of_the_translation(data, tmp_path):
+    raw = one_target(data, tmp_path, seeds=[0])
+    raw["methods"] = ["translate-test"]
+    path = tmp_path / "source/sw/test.jsonl"
+    write_jsonl(path, [{**row, "label": "positive"} for row in read_jsonl(path)])
+    done = run(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")
+    gold = [row["gold"] for row in answers(done, "sw.translate-test")]
+    assert gold == [[row["label"]] for row in read_jsonl(data / "sentiment/sw/test.jsonl")]
+
+
+def test_other_translations_change_the_answers_of_all_that_read_them_and_of_nothing_else(data, tmp_path):
+    raw = one_target(data, tmp_path)
+    path = write_experiment(tmp_path / "e.yaml", raw)
+    keys = {}
+    for when in ("before", "after"):
+        found = {planned.cell.method: planned.evaluation.key for planned in plan_of(path)[0].cells}
+        keys[when] = found
+        rows = read_jsonl(tmp_path / "source/sw/test.jsonl")
+        write_jsonl(
+            tmp_path / "source/sw/test.jsonl", [{**row, "text": "the bread was good ."} for row in rows]
+        )
+    changed = {method.method for method in keys["before"] if keys["before"][method] != keys["after"][method]}
+    assert changed == {
+        name
+        for name, method in METHODS.items()
+        if method.reads and name in {"translate-test", "input-fusion", "flare"}
+    }
+
+
+def test_a_sample_of_the_training_rows_is_the_same_in_every_language(data, tmp_path):
+    raw = one_target(data, tmp_path)
+    raw["tasks"][0]["data"]["max_rows"] = {"train": 7}
+    planned = plan_of(write_experiment(tmp_path / "e.yaml", raw))[0]
+    read = {}
+    for step in planned.steps:
+        if step.kind == "adapter":
+            read[step.what()] = [row.id for row in step.source.rows(step.language, step.split)]
+    assert len(read) == 5
+    assert len(set(map(tuple, read.values()))) == 1
+    assert len(next(iter(read.values()))) == 7
+
+
+def test_joined_texts_hold_both_the_rows_own_first_and_marked_answers_stay_in_their_place(tmp_path):
+    passage = {"id": "1", "context": "Rumah itu biru.", "question": "Apa warnanya?"}
+    passage["answers"] = {"text": ["biru"], "answer_start": [10]}
+    english = {"id": "1", "context": "The house is blue.", "question": "What colour is it?"}
+    write_jsonl(tmp_path / "id/test.jsonl", [passage])
+    write_jsonl(tmp_path / "en/test.jsonl", [english])
+    where = Data(files=f"{tmp_path}/{{language}}/{{split}}.jsonl")
+    (row,) = load_joined(TASKS["tydiqa-goldp"], where, where, "id", "test", tmp_path, "en")
+    (alone,) = load_examples(TASKS["tydiqa-goldp"], where, "id", "test", tmp_path)
+    assert row.parts == ("Apa warnanya?\nWhat colour is it?", "Rumah itu biru.\nThe house is blue.")
+    assert row.starts == alone.starts == (10,)
+    assert row.parts[1][10:14] == "biru"
+    assert row.gold == alone.gold
+    assert "The house is blue." in row.prompt
+
+
+def test_a_second_run_does_nothing(finished, data):
+    again = run(finished.folder.parent / "e.yaml", output=finished.folder.parent / "again")
+    assert again.trained == 0
+
+
+def test_defaults_are_those_of_the_adapter():
+    for name in ("fusion", "source_state", "padding", "answer_source"):
+        assert Method.model_fields[name].default == FlareConfig.__dataclass_fields__[name].default
+
+
+def test_plan_measures_what_fusing_costs(data, tmp_path):
+    path = write_experiment(tmp_path / "e.yaml", one_target(data, tmp_path))
+    told = estimate(*plan_of(path), calibrate=True)
+    assert told.seconds is not None
+    assert {step.kind for step in told.costs} == {
+        "initialisation",
+        "fused-initialisation",
+        "adapter",
+        "evaluation",
+    }
+
+
+def change(raw, path, value):
+    *parents, last = path.split(".")
+    place = raw
+    for part in parents:
+        place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+    key = int(last) if isinstance(place, list) else last
+    if value is None:
+        del place[key]
+    else:
+        place[key] = value
+
+
+def rewrite(path, change_rows):
+    write_jsonl(path, change_rows(read_jsonl(path)))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("tasks.0.translated.into_targets", None, "tasks.0.translated.into_targets: is not set"),
+        (
+            "tasks.0.translated.into_source",
+            None,
+            "the test rows translated into 'en', which translate-test reads",
+        ),
+        ("adapter.type", "ia3", "adapter.type: is ia3, and flare fuses in LoRA"),
+        ("flare.fusion_modules", ["q_prj"], "did you mean q_proj"),
+        ("methods.4", {"method": "flare", "fusion": "addrelu"}, "did you mean add_relu"),
+        ("methods.4", {"method": "flare", "weight": 1.0}, "methods.4.weight: flare does not use it"),
+        (
+            "methods.4",
+            {"method": "translate-train", "fusion": "mul"},
+            "methods.4.fusion: translate-train does not",
+        ),
+        ("methods.4", "flare-mt", "flare.source_encoder: is not set, and flare-mt reads by it (methods.4)"),
+        ("scoring.max_length", 9, "has 13 tokens; expected at most 9"),
+    ],
+)
+def test_a_setting_that_cannot_be_right_is_told_before_anything_runs(cli, data, inside, path, value, said):
+    raw = one_target(data, inside)
+    change(raw, path, value)
+    write_experiment(inside / "e.yaml", raw)
+    message = cli("run", "e.yaml", "-o", "run").message
+    assert said in " ".join(message.split()), message
+    assert not (inside / "run").exists()
+    assert not (inside / "store").exists() or not any((inside / "store").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("change_rows", "said"),
+    [
+        (lambda rows: rows[1:], "has no row with id"),
+        (lambda rows: [{**rows[0], "text": "  "}, *rows[1:]], "column 'text' is empty"),
+        (lambda rows: [rows[0], *rows], "stands in row 1 already"),
+        (lambda rows: [{"id": row["id"]} for row in rows], "has no column 'text'"),
+    ],
+)
+@pytest.mark.parametrize("where", ["source/sw/test.jsonl"])
+def test_translations_that_do_not_fit_are_told_with_their_file(cli, data, inside, where, change_rows, said):
+    write_experiment(inside / "e.yaml", one_target(data, inside))
+    rewrite(inside / where, change_rows)
+    message = cli("run", "e.yaml", "-o", "run").message
+    assert said in " ".join(message.split()), message
+    assert where in message
+    assert not (inside / "run").exists()
+
+
+def test_missing_translations_are_told_with_the_command_that_writes_them(cli, data, inside):
+    write_experiment(inside / "e.yaml", one_target(data, inside))
+    shutil.rmtree(inside / "source")
+    message = cli("run", "e.yaml", "-o", "run").message
+    assert "the test data of language 'sw'" in " ".join(message.split())
+
+
+def test_the_resolved_experiment_means_the_same(finished, data):
+    written = finished.folder / "experiment.yaml"
+    again = load_experiment(written)
+    assert again.tasks[0].translated.into_source is not None
+    assert yaml.safe_load(written.read_text())["methods"][4]["fusion"] == "add_relu"
+    assert [method.given() for method in again.methods][4] == {"method"}
