@@ -549,7 +549,7 @@ def translate(
         )
     for line in done.lines():
         typer.echo(line)
-    _next(f"read {done.folder / 'provenance.json'}; the rows are at {output}/{{language}}/{{split}}")
+    _next(f"read {done.folder / 'provenance.json'}; the rows are --data {done.files!r}")
 
 
 @app.command()

@@ -134,7 +134,6 @@ def with_value(place, value):
         ("training.task.learning_rate", "fast", "training.task.learning_rate"),
         ("training.task.learning_rate", float("inf"), "finite"),
         ("training.task.learning_rate", float("nan"), "training.task.learning_rate"),
-        ("training.reference", None, "training.reference"),
         ("training.task.warmup", 1.0, "less than 1"),
         ("training.task.weight_decay", -1, "greater than or equal to 0"),
         ("weights.grid", [], "at least one weight"),

@@ -44,6 +44,10 @@ def merging(data, *methods, **changes):
             {"methods": ["vanilla", "adamergex"], "reference": None},
             "methods.1: adamergex needs unlabelled text",
         ),
+        (
+            {"methods": ["reference-only"], "training": {"task": {"steps": 1}}},
+            "training.reference: is missing, and reference-only trains on unlabelled text (methods.0)",
+        ),
         ({"methods": [{"method": "vanilla", "space": "delta"}]}, "methods.0.space: vanilla does not use it"),
         (
             {"methods": [{"method": "adamergex", "combine": "mean"}]},

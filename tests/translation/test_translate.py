@@ -228,6 +228,7 @@ def test_compressed_rows_stay_compressed_and_splits_are_those_that_there_are(ins
     done = translate(nllb, "mt", data=data)
     assert list(done.splits) == ["validation"]
     (row,) = gzip.decompress(Path("mt/sw/validation.jsonl.gz").read_bytes()).decode().splitlines()
+    assert done.files == "mt/{language}/{split}.jsonl.gz"
     assert json.loads(row).keys() == {"id", "text", "label"}
 
 
@@ -268,21 +269,22 @@ def test_a_file_that_is_no_cache_is_refused(world, nllb, cli):
 
 
 @pytest.mark.parametrize(
-    ("tags", "expected"),
+    ("tags", "code", "expected"),
     [
-        (["en_XX", "sw_KE", "de_DE"], ("sw_KE", "sw_KE")),
-        (["__en__", "__sw__"], ("__sw__", "sw")),
-        (["eng_Latn", "swh_Latn"], ("swh_Latn", "swh_Latn")),
+        (["en_XX", "sw_KE", "de_DE"], "swh", ("sw_KE", "sw_KE")),
+        (["__en__", "__sw__"], "swh", ("__sw__", "sw")),
+        (["eng_Latn", "swh_Latn"], "swh", ("swh_Latn", "swh_Latn")),
+        (["eng_Latn", "mad_Latn"], "mad", ("mad_Latn", "mad_Latn")),  # which NLLB lacks, and users add
     ],
 )
-def test_tags_of_nllb_m2m100_and_mbart_are_found(tags, expected):
+def test_tags_of_nllb_m2m100_and_mbart_are_found(tags, code, expected):
     class Tokenizer:
         all_special_tokens = tags
 
         def get_added_vocab(self):
             return {}
 
-    assert language_tag(Tokenizer(), "swh") == expected
+    assert language_tag(Tokenizer(), code) == expected
 
 
 def test_a_mark_that_the_tokenizer_does_not_know_is_told(nllb):

@@ -23,6 +23,9 @@ def test_the_documented_command_and_python_write_the_same_rows(inside, nllb, cli
     done = cli(*shlex.split(command))
     assert done.code == 0, done.err
     assert f"test: {len(rows)} of {len(rows)} rows written" in done.out
+    files = "translated/{language}/{split}.jsonl"
+    assert f"the rows are --data '{files}'" in done.err
+    assert f'`--data "{files}"`' in TEXT
     names = {}
     exec(compile(re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)[1], "translate.md", "exec"), names)
     assert names["done"].splits["test"].rows == len(rows)

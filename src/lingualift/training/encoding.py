@@ -62,14 +62,16 @@ def set_language(tokenizer: Any, language: str) -> None:
 def language_tag(tokenizer: Any, language: str) -> tuple[str, str]:
     """The token that tags texts of a language, and what the tokenizer calls the language.
 
-    NLLB has `swh_Latn` for both, mBART `sw_KE`, M2M100 `__sw__` and `sw`.
+    NLLB has `swh_Latn` for both, mBART `sw_KE`, M2M100 `__sw__` and `sw`. A language that NLLB lacks is tagged in its
+    manner, `mad_Latn`, by a translator that was given it.
 
     Raises:
         UserError: the tokenizer has no tag for the language.
     """
     known = find_language(language)
     special = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
-    tags = {known.nllb: known.nllb, f"__{known.code}__": known.code}
+    nllb = known.nllb or f"{known.iso639_3}_{known.script}"
+    tags = {nllb: nllb, f"__{known.code}__": known.code}
     tags |= {token: token for token in sorted(special) if re.fullmatch(rf"{known.code}_[A-Z]{{2}}", token)}
     found = next(((token, code) for token, code in tags.items() if token in special), None)
     if found is None:

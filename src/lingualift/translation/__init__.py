@@ -70,12 +70,14 @@ class Translated:
 
     Attributes:
         folder: `<output>/<target language>`, with a file per split and `provenance.json`.
+        files: Where the rows are, with {language} and {split}: the data of other commands.
         splits: Split -> what became of it.
         sentences: Different sentences that were needed.
         new: Those of them that the model translated now; the others were in the cache.
     """
 
     folder: Path
+    files: str
     splits: dict[str, Counts]
     sentences: int
     new: int
@@ -150,7 +152,8 @@ def translate(
         results = translate_works(works, desk)
     about = _provenance(ref, translator, where, source, target, chosen)
     counts = _write(folder, works, results, about)
-    return Translated(folder, counts, len(desk.found), desk.new)
+    files = f"{output}/{{language}}/{_file('{split}', works[0])}"
+    return Translated(folder, files, counts, len(desk.found), desk.new)
 
 
 def _splits(data: Data, language: str, wanted: Sequence[str] | None) -> list[str]:
@@ -321,9 +324,8 @@ def _write(
             split, (rows, counts) = work.split, results[work.split]
             lines = (json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
             content = "".join(lines).encode()
-            zipped = work.zipped
-            name = f"{split}.jsonl.gz" if zipped else f"{split}.jsonl"
-            (scratch / name).write_bytes(gzip.compress(content, mtime=0) if zipped else content)
+            name = _file(split, work)
+            (scratch / name).write_bytes(gzip.compress(content, mtime=0) if work.zipped else content)
             about["splits"][split] = {
                 "file": name,
                 "data": work.data,
@@ -332,6 +334,10 @@ def _write(
             }
         write_json(scratch / PROVENANCE_FILE, about)
     return {split: counts for split, (_, counts) in results.items()}
+
+
+def _file(split: str, work: Work) -> str:
+    return f"{split}.jsonl.gz" if work.zipped else f"{split}.jsonl"
 
 
 def _provenance(
