@@ -160,7 +160,8 @@ def load_paired(
         base: Folder that relative paths start from.
         source: Code of the source side's language.
         filled_by: Code that fills in `beside`; that of the examples where None.
-        labelled: Whether the source side's own labels are read. If not, none is looked at, nor need there be one.
+        labelled: Whether the source side's own answers are read where no choices are given: spans and text. If not, no
+            label of it is looked at, nor need there be one.
 
     Raises:
         UserError: as `load_examples`, for either side; examples whose id no row has; sides without ids that are not
@@ -169,7 +170,8 @@ def load_paired(
 
     def ask(row: Mapping[str, Any]) -> Example:
         example = task.example(row, source)
-        return _labelled(task, row, example, source) if labelled else replace(example, language=source)
+        answered = labelled and not example.choices
+        return _labelled(task, row, example, source) if answered else replace(example, language=source)
 
     columns = (*task.columns, task.gold_column) if labelled else task.columns
     rows, found = _read_beside(task, beside, filled_by or language, split, base, columns, ask)

@@ -26,9 +26,9 @@ class Beside:
         use: What is read: the source side `beside` the row by an adapter that fuses them, `instead` of the row, whose
             labels are kept, or both texts `joined` in one prompt, the row's first.
         filled_by: Code that fills in `{language}`; that of the rows where None.
-        labelled: Whether the source side's own labels are read where it stands `beside`, which an adapter needs that
-            learns to answer it too (X-Mixup) where rows do not choose from the same labels: spans, and text. Not for
-            evaluation.
+        labelled: Whether the source side's own answers are read where they are spans or text, which an adapter needs
+            that learns to answer it too (X-Mixup), `beside` the row; of classes and choices, the row's own tells. Not
+            for evaluation.
     """
 
     data: Data

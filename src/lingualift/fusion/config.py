@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
-from lingualift.architectures import fusion_names, linear_names
-from lingualift.config import Adapter
 from lingualift.errors import UserError, did_you_mean
 from lingualift.fusion.functions import FUSIONS
 from lingualift.fusion.passes import AnswerSource, Padding
@@ -166,24 +164,3 @@ class MixupConfig(FusionConfig):
         for key in ("answer_consistency", "state_consistency"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise UserError(key, f"is {getattr(self, key)!r}", "a weight, at least 0", "mend it")
-
-
-def flare_config(model: Any, adapter: Adapter, settings: Mapping[str, Any]) -> FlareConfig:
-    """The configuration that an experiment asks for.
-
-    Args:
-        model: The backbone; it fuses queries and values where `settings` name no layers.
-        adapter: Rank, alpha, dropout and the layers of LoRA.
-        settings: Further fields of `FlareConfig`; `fusion_modules` None for queries and values.
-
-    Raises:
-        UserError: as `FlareConfig`, or a backbone whose queries and values are not recognised.
-    """
-    chosen = {**settings, "fusion_modules": settings.get("fusion_modules") or fusion_names(model)}
-    return FlareConfig(
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=adapter.modules or linear_names(model),
-        **chosen,
-    )

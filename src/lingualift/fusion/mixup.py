@@ -19,7 +19,7 @@ from lingualift.fusion.layer import FusionError, swap
 from lingualift.fusion.mixing import Mixed, MixedBlock, Mixer, unit
 from lingualift.fusion.paired import PairedModel, loaded
 from lingualift.fusion.passes import SourcePass, SourcePassDone, running
-from lingualift.fusion.places import find_adapted, find_block
+from lingualift.fusion.places import find_mixed
 from lingualift.fusion.reading import SOURCE, source_inputs, stack_of
 
 ANSWERS = ("labels", "start_positions", "end_positions")
@@ -42,8 +42,7 @@ class MixupModel(PairedModel):
 
     def __init__(self, backbone: Any, config: MixupConfig, first_stage: Path | str | None = None) -> None:
         check_free(backbone)
-        adapted = find_adapted(backbone, config.target_modules)
-        path = find_block(backbone, config.layer)
+        adapted, path = find_mixed(backbone, config)
         check_backbone(backbone, config, [path])
         super().__init__(backbone, config, adapted, first_stage)
         self.mixup_config = config

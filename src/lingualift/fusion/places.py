@@ -11,7 +11,7 @@ import torch
 
 from lingualift.architectures import blocks, family_of
 from lingualift.errors import UserError, did_you_mean
-from lingualift.fusion.config import FlareConfig
+from lingualift.fusion.config import FlareConfig, MixupConfig
 
 _BLOCK = re.compile(r"((?:.*?\.)?\d+)\.")
 
@@ -72,6 +72,11 @@ def find_adapted(backbone: Any, names: Sequence[str] | str | None) -> tuple[str,
             found = f"{path} is a {type(layers[path]).__name__}"
             raise UserError("target_modules", found, "linear layers", "choose a backbone of such layers")
     return tuple(adapted)
+
+
+def find_mixed(backbone: Any, config: MixupConfig) -> tuple[tuple[str, ...], str]:
+    """The linear layers that get LoRA, and the block whose output is mixed; raises as `find_adapted`, `find_block`."""
+    return find_adapted(backbone, config.target_modules), find_block(backbone, config.layer)
 
 
 def find_block(backbone: Any, layer: int | None) -> str:

@@ -27,9 +27,9 @@ from lingualift.training.heads import encode_choices, encode_classes, encode_win
 from lingualift.training.objectives import continued, masked, span_corruption
 from lingualift.training.sides import (
     Side,
+    answering,
     class_sides,
     prompt_sides,
-    sources_of,
     too_long,
     window_sides,
 )
@@ -175,7 +175,7 @@ def _mixed(
 
     if isinstance(task, TextTask):
         raise _no_pairs()
-    sources = [encode(_answering(ref, row, source), source.language) for row, source in sources_of(rows)]
+    sources = [encode(source, source.language) for source in answering(ref, rows)]
     targets = [encode(row, language) for row in rows]
     encoded = []
     for row, target, source in zip(rows, targets, sources, strict=True):
@@ -186,20 +186,6 @@ def _mixed(
     collate = PairCollator(targets[0].collate, pad=tokenizer.pad_token_id)
     loss = None if ref.head.kind == "span" else mixed_loss
     return Feed(encoded, collate, sum(target.truncated for target in targets), loss)
-
-
-def _answering(ref: BackboneRef, row: Example, source: Example) -> Example:
-    """The source side with its answer: its own, or the row's where both choose from the same labels."""
-    if source.gold:
-        return source
-    if row.choices or ref.head.kind in ("classes", "choices"):
-        return replace(source, gold=row.gold)
-    raise UserError(
-        f"source of example {row.id!r}",
-        "has no answer, which an X-Mixup adapter learns too",
-        "labelled rows in the source language",
-        "read them with their labels (`Beside(..., labelled=True)`)",
-    )
 
 
 OBJECTIVES = {

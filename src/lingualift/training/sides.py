@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lingualift.architectures import family_of, positions_of
@@ -16,7 +17,7 @@ from lingualift.attachment import is_fused
 from lingualift.backbone import BackboneRef
 from lingualift.errors import UserError
 from lingualift.tasks import Example
-from lingualift.training.encoding import encode_prompt, set_language
+from lingualift.training.encoding import encode_pair, encode_prompt, ending, set_language
 from lingualift.training.heads import Window, encode_choices, encode_classes, encode_windows
 
 if TYPE_CHECKING:
@@ -124,8 +125,32 @@ def class_sides(
     return found
 
 
+def answering(ref: BackboneRef, examples: Sequence[Example]) -> list[Example]:
+    """The source sides with their answers: their own, or the rows' where both choose from the same labels.
+
+    Raises:
+        UserError: a row without a source, or one whose answer nobody knows.
+    """
+    found = []
+    for row, source in sources_of(examples):
+        if not (source.gold or row.choices or ref.head.kind in ("classes", "choices")):
+            raise UserError(
+                f"source of example {row.id!r}",
+                "has no answer, which an X-Mixup adapter learns too",
+                "labelled rows in the source language",
+                "read them with their labels (`Beside(..., labelled=True)`)",
+            )
+        found.append(replace(source, gold=source.gold or row.gold))
+    return found
+
+
 def check_sides(
-    ref: BackboneRef, config: Any, tokenizer: Any, examples: Sequence[Example], max_length: int
+    ref: BackboneRef,
+    config: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    max_length: int,
+    learnt: bool = False,
 ) -> None:
     """Check that sources fit, without a model; only those long enough to be in doubt are encoded.
 
@@ -135,11 +160,14 @@ def check_sides(
         tokenizer: Its tokenizer.
         examples: Rows with their `source`.
         max_length: Tokens that a source may have.
+        learnt: Whether it is answered too, which on decoders follows the prompt.
 
     Raises:
-        UserError: as `prompt_sides` and `class_sides`.
+        UserError: as `prompt_sides`, `class_sides` and `answering`.
     """
     limit = min(max_length, positions_of(config) or max_length)
+    if learnt and ref.family == "decoder":
+        _check_answered(ref, tokenizer, examples, limit)
     long = [row for row in examples if ref.chat or (row.source and _bytes(row.source) + _SPECIAL > limit)]
     if not long or (ref.family == "encoder" and long[0].starts):
         return  # passages are read in windows
@@ -147,6 +175,16 @@ def check_sides(
         class_sides(tokenizer, long, max_length)
     else:
         prompt_sides(config, tokenizer, long, max_length)
+
+
+def _check_answered(ref: BackboneRef, tokenizer: Any, examples: Sequence[Example], limit: int) -> None:
+    """Check that sources fit with the answers that follow them."""
+    room = limit - len(ending(tokenizer))
+    for source in answering(ref, examples):
+        if ref.chat or _bytes(source) + len(source.answer.encode()) + _SPECIAL > limit:
+            pair = encode_pair(tokenizer, source.prompt, source.answer, room)
+            if pair.truncated:
+                raise too_long(f"source of example {source.id!r}", limit + pair.truncated, limit)
 
 
 def _bytes(example: Example) -> int:
