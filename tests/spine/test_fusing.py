@@ -10,6 +10,7 @@ from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 from lingualift.adapters.config import FIRST_STAGE
 from lingualift.config import Data, Method, load_experiment
 from lingualift.data import load_examples, load_joined
+from lingualift.errors import UserError
 from lingualift.fusion import FlareConfig, MixupConfig
 from lingualift.pipeline import plan_of, run
 from lingualift.pipeline.cost import estimate
@@ -201,6 +202,16 @@ def test_x_mixup_reads_the_answer_of_the_original_where_it_is_written_and_no_ans
     assert {row.id: row.gold[0] for row in found["train", "mini-qa", True]} == english
 
 
+def test_an_original_that_leaves_no_room_for_its_answer_is_told_before_anything_runs(data, tmp_path):
+    raw = one_target(data, tmp_path)
+    raw["training"]["task"]["max_length"] = 16  # the longest prompt has 16 tokens
+    raw["methods"] = ["flare"]
+    assert plan_of(write_experiment(tmp_path / "e.yaml", raw))
+    raw["methods"] = ["x-mixup"]
+    with pytest.raises(UserError, match=r"source of example .* has 1[78] tokens; expected at most 16"):
+        plan_of(write_experiment(tmp_path / "e.yaml", raw))
+
+
 def test_a_second_run_does_nothing(finished, data):
     again = run(finished.folder.parent / "e.yaml", output=finished.folder.parent / "again")
     assert again.trained == 0
@@ -267,7 +278,6 @@ def rewrite(path, change_rows):
         ("methods.6", {"method": "x-mixup", "ratio": 0.0}, "methods.6.ratio"),
         ("methods.6", {"method": "x-mixup", "fusion": "mul"}, "methods.6.fusion: x-mixup does not use it"),
         ("methods.4", {"method": "flare", "layer": 1}, "methods.4.layer: flare does not use it"),
-        ("training.task.max_length", 13, "has 15 tokens; expected at most 13"),
     ],
 )
 def test_a_setting_that_cannot_be_right_is_told_before_anything_runs(cli, data, inside, path, value, said):
