@@ -88,7 +88,8 @@ def same(one, other):
 @pytest.mark.parametrize("name", ["llama", "xlmr", "t5"])
 def test_they_are_what_the_formula_gives(name, fusion):
     """Rows longer, as long and shorter than their sources, padded on both sides; answers behind prompts."""
-    model, given = small.fused(name, fusion=fusion), small.batch(name)
+    model = small.fused(name, fusion=fusion, source_state="projection-input")
+    given = small.batch(name)
     expected = by_hand(name, model, given)
     with torch.no_grad(), recording() as whole:
         model(**given)

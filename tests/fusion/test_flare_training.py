@@ -105,7 +105,9 @@ def test_fusion_off_is_peft_lora_bit_for_bit(name):
 @pytest.mark.parametrize("name", small.NAMES)
 def test_bf16_autocast(name, fusion):
     """In eager attention: with checkpointing, T5's position bias takes a gradient, and SDPA another kernel for it."""
-    model, given = learner(name, "eager", fusion=fusion), small.batch(name)
+    # a block's output is not normalised, and matmul, a product of three states, lets its rounding grow
+    where = "projection-input" if fusion == "matmul" else "block-output"
+    model, given = learner(name, "eager", fusion=fusion, source_state=where), small.batch(name)
     exact = model(**given)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = model(**given)
