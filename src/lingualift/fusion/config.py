@@ -103,7 +103,7 @@ class FlareConfig(FusionConfig):
     target_modules: Sequence[str] | str = ("q_proj", "v_proj")
     fusion_modules: Sequence[str] | str | None = None
     fusion: str = "add_relu"
-    source_state: SourceState = "projection-input"
+    source_state: SourceState = "block-output"
     answer_source: AnswerSource = "last"
     padding: Padding = "left"
     source_encoder: str | None = None
