@@ -355,7 +355,34 @@ def commands(path):
 
 def test_every_recipe_is_run_here():
     found = {path.name for path in (ROOT / "examples").glob("*.yaml")}
-    assert found == {*RECIPES, "nusax.yaml"}
+    assert found == {*RECIPES, "nusax.yaml", "flare_nusax.yaml"}
+
+
+def test_the_example_that_fuses_runs(backbone, tmp_path):
+    overrides = [f"backbone.name={backbone('llama').source}", "languages.targets=[jav]"]
+    path = ROOT / "examples" / "flare_nusax.yaml"
+    finished = ll.run(path, output=tmp_path / "run", overrides=overrides, tiny=True)
+    found = {(row["method"], row["variant"]) for row in finished.rows if row["language"] == "jav"}
+    assert len(found) == len(load_experiment(path).methods)
+    assert ("x-mixup", "") in found
+    assert not (ROOT / "examples" / "runs").exists()
+
+
+def test_x_mixup_in_a_block_that_a_small_backbone_lacks(backbone, tmp_path):
+    """Of the whole backbone a block that is not there is told; one that only the small one lacks is lowered."""
+    absent = {"files": "absent/{language}/{split}.jsonl"}
+    translated = {"into_targets": absent, "into_source": absent}
+    given = {"tasks": [{"task": "nusax", "data": absent, "translated": translated}], "reference": None}
+    given |= {"languages": {"source": "en", "targets": ["id"]}, "weights": {}, "adapter": {"rank": 2}}
+    entry = [{"method": "x-mixup", "layer": layer} for layer in (1, 2)]
+    path = write(tmp_path, backbone("t5").source, methods=entry, **given)  # whose encoder has three blocks
+    finished = ll.run(path, output=tmp_path / "run", tiny=True)
+    assert {row["variant"] for row in finished.rows} == {"layer=1"}
+    assert any("x-mixup mixes behind block 1 at the highest" in note for note in finished.notes)
+    entry[1]["layer"] = 3
+    path = write(tmp_path, backbone("t5").source, methods=entry, **given)
+    with pytest.raises(UserError, match="layer: is 3; expected 0 to 2, a block"):
+        ll.run(path, output=tmp_path / "other", tiny=True)
 
 
 @pytest.mark.parametrize("name", RECIPES)
