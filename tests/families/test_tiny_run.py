@@ -194,6 +194,23 @@ def test_an_experiment_that_fuses_runs_to_its_report(backbone, tmp_path, name):
     assert any("M2M100" in note for note in finished.notes)
 
 
+def test_a_language_that_the_source_encoder_cannot_tag_is_told_before_anything_runs(backbone, tmp_path):
+    absent = {"files": "absent/{language}/{split}.jsonl"}
+    path = write(
+        tmp_path,
+        backbone("llama").source,
+        tasks=[{"task": "xnli", "data": absent, "translated": {"into_targets": absent}}],
+        methods=["flare-mt"],
+        languages={"source": "en", "targets": ["el"]},
+        reference=None,
+        weights={},
+        flare={"source_encoder": backbone("nllb").source},
+    )
+    with pytest.raises(UserError, match="has no tag in the tokenizer of the source encoder"):
+        ll.run(path, output=tmp_path / "run", tiny=True)
+    assert not list((tmp_path / "run").rglob("adapter_model.safetensors"))
+
+
 def test_references_of_languages_with_the_same_rows_differ(backbone, tmp_path):
     """Else every merge for such a language would change nothing."""
     changes = {"languages": {"source": "sw", "targets": ["de", "th", "el", "hi"]}}

@@ -183,25 +183,33 @@ def check_tags(backbone: BackboneRef, steps: Iterable[Step]) -> None:
     tokenizer = load_tokenizer(backbone)
     for step in steps:
         if isinstance(step, Train | Sweep | Evaluate):
-            set_language(tokenizer, step.language)
+            beside = (step.source.beside.language,) if step.source.beside else ()
+            for code in (step.language, *beside):
+                set_language(tokenizer, code)
 
 
 def check_fusion(backbone: BackboneRef, steps: Iterable[Step]) -> None:
     """Check what adapters fuse, and that the source sides that they read fit.
 
     Raises:
-        UserError: a layer that is not there or cannot fuse; an empty source side, or one that is too long.
+        UserError: a layer that is not there or cannot fuse; an empty source side, or one that is too long; a language
+            that a source encoder does not know.
     """
     steps = list(steps)
     drawn = [step for step in steps if isinstance(step, InitialiseFused)]
     if not drawn:
         return
     from lingualift.fusion.kinds import KINDS, fusion_config
+    from lingualift.fusion.translator import find_translator
 
     model, tokenizer = skeleton(backbone), load_tokenizer(backbone)
     for step in drawn:
         KINDS[step.settings["kind"]].find(model, fusion_config(model, step.adapter, step.settings))
     for reading in steps:
+        if isinstance(reading, Train) and isinstance(reading.start, InitialiseFused):
+            encoder = reading.start.settings.get("source_encoder")
+            if encoder:
+                find_translator(encoder).tag(reading.language)
         if isinstance(reading, Train | Evaluate):
             beside = reading.source.beside
             if beside and beside.use == "beside":
