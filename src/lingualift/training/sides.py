@@ -207,7 +207,8 @@ def _sources(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
             f"example {lacking[0]!r}{more}",
             "has no source side, which a FLARE adapter reads",
             "the same row in the source language beside it",
-            "say where it is (`beside`), or take another adapter",
+            "say where it is (`--beside` of predict and evaluate, `Source.beside` in a script), or take "
+            "another adapter",
         )
     return found
 
