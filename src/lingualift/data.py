@@ -169,8 +169,8 @@ def load_paired(
 
     rows, found = _read_beside(task, beside, filled_by or language, split, base, ask)
     examples = load_examples(task, data, language, split, base)
-    theirs = functools.partial(load_rows, data, language, split, base, task.columns)
-    _check_pairs(rows, found, task.columns, [row.id for row in examples], language, theirs)
+    opened = functools.partial(load_rows, data, language, split, base, task.columns)
+    _check_pairs(rows, found, task.columns, [row.id for row in examples], language, opened)
     return [replace(example, source=found[example.id]) for example in examples]
 
 
@@ -201,8 +201,8 @@ def load_joined(
         return {**row, **{column: f"{row[column]}\n{theirs[column]}" for column in texts}}
 
     examples = _load(task, data, language, split, base, join)
-    theirs = functools.partial(load_rows, data, language, split, base, task.columns)
-    _check_pairs(rows, found, task.columns, [row.id for row in examples], language, theirs)
+    opened = functools.partial(load_rows, data, language, split, base, task.columns)
+    _check_pairs(rows, found, task.columns, [row.id for row in examples], language, opened)
     return examples
 
 
