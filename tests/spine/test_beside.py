@@ -248,7 +248,7 @@ def test_sides_without_ids_that_are_not_equally_long_are_refused(flare):
 
 
 def test_a_long_translation_is_refused_by_its_id(flare):
-    with pytest.raises(UserError, match="source of example 'a': has 2[0-9] tokens; expected at most 20"):
+    with pytest.raises(UserError, match=r"source of example 'a': has 2[0-9] tokens; expected at most 20"):
         ask(
             [{"id": "a", "text": "well ."}],
             flare,
