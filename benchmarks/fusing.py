@@ -76,8 +76,10 @@ def main() -> None:
     (options.output / "table.json").write_text(json.dumps(table, indent=1) + "\n")
     text = rendered(table)
     (options.output / "table.md").write_text(text)
-    console.print(text)
-    console.print(f"next: read {options.output}/table.md, or a report, such as {found['exact'].page}")
+    console.print(text, soft_wrap=True)
+    console.print(
+        f"next: read {options.output}/table.md, or a report, such as {found['exact'].page}", soft_wrap=True
+    )
 
 
 def world(folder: Path) -> dict[str, Any]:

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from lingualift.config import load_experiment as load_experiment
     from lingualift.errors import UserError as UserError
     from lingualift.fusion import FlareConfig as FlareConfig
+    from lingualift.fusion import MixupConfig as MixupConfig
     from lingualift.fusion import flare as flare
     from lingualift.fusion import load_flare as load_flare
+    from lingualift.fusion import load_mixup as load_mixup
+    from lingualift.fusion import mixup as mixup
     from lingualift.hub import push as push
     from lingualift.lifting import lift as lift
     from lingualift.look import check as check
@@ -26,13 +29,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "check": "lingualift.look",
     "FlareConfig": "lingualift.fusion",
+    "MixupConfig": "lingualift.fusion",
     "UserError": "lingualift.errors",
     "flare": "lingualift.fusion",
     "inspect": "lingualift.adapters",
     "lift": "lingualift.lifting",
     "load_experiment": "lingualift.config",
     "load_flare": "lingualift.fusion",
+    "load_mixup": "lingualift.fusion",
     "merge": "lingualift.merging",
+    "mixup": "lingualift.fusion",
     "predict": "lingualift.prediction",
     "push": "lingualift.hub",
     "run": "lingualift.pipeline",
@@ -40,6 +46,7 @@ _HOMES = {
 }
 __all__ = [
     "FlareConfig",
+    "MixupConfig",
     "UserError",
     "check",
     "flare",
@@ -47,7 +54,9 @@ __all__ = [
     "lift",
     "load_experiment",
     "load_flare",
+    "load_mixup",
     "merge",
+    "mixup",
     "predict",
     "push",
     "run",

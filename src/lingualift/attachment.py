@@ -15,8 +15,9 @@ from lingualift.errors import UserError
 from lingualift.languages import language as find_language
 from lingualift.provenance import PROVENANCE_FILE, read_json
 
-FLARE = "flare"
-"""Kind of adapters that read a source side (`Adapter.kind`)."""
+FLARE, MIXUP = "flare", "x-mixup"
+FUSED = (FLARE, MIXUP)
+"""Kinds of adapters that read a source side (`Adapter.kind`)."""
 
 
 def check_adapter(ref: BackboneRef, adapter: Path) -> None:
@@ -81,7 +82,7 @@ def source_language(adapter: Path | None, beside: object, language: str | None) 
     """
     opened = None if adapter is None else open_adapter(adapter)
     encoder = opened and opened.config.get("source_encoder")
-    reads = opened is not None and opened.kind == FLARE and not encoder
+    reads = opened is not None and opened.kind in FUSED and not encoder
     if beside is None and language is not None:
         raise UserError(
             "beside_language (--beside-language)",
@@ -118,7 +119,7 @@ def source_language(adapter: Path | None, beside: object, language: str | None) 
 def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
     """Put an adapter on the resident backbone, every tensor of its folder in its place; `detach` takes it off again.
 
-    A FLARE adapter comes with its first stage, and reads the source side of rows (docs/fusing.md).
+    A fused adapter comes with its first stage, and reads the source side of rows (docs/fusing.md).
 
     An adapter without a head, put on a backbone that answers by one, is given a fresh one if it is to be trained. The
     head of an encoder's adapter is left off where the backbone fills in masked words by its own.
@@ -136,8 +137,8 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
 
     opened = open_adapter(adapter)
     model, _ = load_backbone(ref)
-    if opened.kind == FLARE:
-        return _attach_fused(ref, model, adapter, trainable)
+    if opened.kind in FUSED:
+        return _attach_fused(ref, model, adapter, opened.kind, trainable)
     wrapped = None
     try:
         config = peft.PeftConfig.from_pretrained(str(adapter))
@@ -175,12 +176,12 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
     return wrapped
 
 
-def _attach_fused(ref: BackboneRef, model: Any, adapter: Path, trainable: bool) -> Any:
-    """Put a FLARE adapter on the model, with its first stage; raises as `attach`."""
-    from lingualift.fusion import FlareConfig, load_flare
-    from lingualift.fusion.translator import translator_of
+def _attach_fused(ref: BackboneRef, model: Any, adapter: Path, kind: str, trainable: bool) -> Any:
+    """Put a fused adapter on the model, with its first stage; raises as `attach`."""
+    from lingualift.fusion.kinds import KINDS
+    from lingualift.fusion.translator import encoder_of, translator_of
 
-    config = FlareConfig.from_folder(adapter)
+    config = KINDS[kind].config.from_folder(adapter)
     heads = config.modules_to_save
     if ref.head.kind != "words" and not heads:
         raise UserError(
@@ -189,8 +190,7 @@ def _attach_fused(ref: BackboneRef, model: Any, adapter: Path, trainable: bool) 
     if ref.head.kind == "words" and heads:
         raise UserError(adapter, "answers by a head", "its task", "take the task that it was trained on")
     translator = translator_of(config)
-    encoder = translator.encoder if translator else None
-    wrapped = load_flare(model, adapter, source_encoder=encoder, is_trainable=trainable)
+    wrapped = KINDS[kind].load(model, adapter, is_trainable=trainable, **encoder_of(translator))
     wrapped.translator = translator
     return wrapped
 
@@ -278,8 +278,8 @@ def detach(wrapped: Any) -> None:
 
 
 def is_fused(model: Any) -> bool:
-    """Whether a model has a FLARE adapter on it, which reads a source side."""
-    return hasattr(model, "flare_config")
+    """Whether a model has an adapter on it that reads a source side."""
+    return hasattr(model, "fusion_config")
 
 
 def take_off(base: Any) -> None:

@@ -300,6 +300,10 @@ class Method(_Record):
     "`flare`, `flare-mt`: the side on which texts of unequal length are filled up before they meet."
     answer_source: Literal["last", "none", "generate"] = "last"
     "`flare`, `flare-mt` on decoders: what the answer meets; `generate` is the source side's own answer (`flare`)."
+    layer: Annotated[int, Field(ge=0)] | None = None
+    "`x-mixup`: the block behind which source and target are mixed, from 0; the middle one when left out."
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    "`x-mixup`: how much of the mixed states is the target's own; 1 mixes nothing in."
 
 
 class Flare(_Record):

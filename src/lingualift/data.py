@@ -123,15 +123,16 @@ def _load(
         named = change(str(named["id"]), named)
         example = task.example(named, language)
         _once(example.id, index, first_at)
-        labelled = replace(example, gold=task.gold(named, example), language=language)
-        examples.append(
-            replace(
-                labelled, completion=task.completion(named, labelled), starts=task.starts(named, labelled)
-            )
-        )
+        examples.append(_labelled(task, named, example, language))
 
     _each(rows, columns, task, add)
     return examples
+
+
+def _labelled(task: Task, row: Mapping[str, Any], example: Example, language: str) -> Example:
+    """The example of a labelled row, with its gold answer."""
+    found = replace(example, gold=task.gold(row, example), language=language)
+    return replace(found, completion=task.completion(row, found), starts=task.starts(row, found))
 
 
 def load_paired(
@@ -143,11 +144,12 @@ def load_paired(
     base: Path,
     source: str,
     filled_by: str | None = None,
+    labelled: bool = False,
 ) -> list[Example]:
     """Read examples with the same rows in the source language beside them, as their `source`; they pair by `id`.
 
-    A row without `id` is called by its line, which `lingualift translate` writes into the `id` of its translation. No
-    label of the source side is looked at, nor need there be one; its rows that no example asks for are left out.
+    A row without `id` is called by its line, which `lingualift translate` writes into the `id` of its translation. Rows
+    of the source side that no example asks for are left out.
 
     Args:
         task: Turns rows into examples.
@@ -158,6 +160,8 @@ def load_paired(
         base: Folder that relative paths start from.
         source: Code of the source side's language.
         filled_by: Code that fills in `beside`; that of the examples where None.
+        labelled: Whether the source side's own answers are read where no choices are given: spans and text. If not, no
+            label of it is looked at, nor need there be one.
 
     Raises:
         UserError: as `load_examples`, for either side; examples whose id no row has; sides without ids that are not
@@ -165,9 +169,12 @@ def load_paired(
     """
 
     def ask(row: Mapping[str, Any]) -> Example:
-        return replace(task.example(row, source), language=source)
+        example = task.example(row, source)
+        answered = labelled and not example.choices
+        return _labelled(task, row, example, source) if answered else replace(example, language=source)
 
-    rows, found = _read_beside(task, beside, filled_by or language, split, base, ask)
+    columns = (*task.columns, task.gold_column) if labelled else task.columns
+    rows, found = _read_beside(task, beside, filled_by or language, split, base, columns, ask)
     examples = load_examples(task, data, language, split, base)
     opened = functools.partial(load_rows, data, language, split, base, task.columns)
     _check_pairs(rows, found, task.columns, [row.id for row in examples], language, opened)
@@ -193,7 +200,7 @@ def load_joined(
     Raises:
         UserError: as `load_paired`.
     """
-    rows, found = _read_beside(task, beside, filled_by, split, base, dict)
+    rows, found = _read_beside(task, beside, filled_by, split, base, task.columns, dict)
     texts = task.text_columns or tuple(column for column in task.columns if column != "id")
 
     def join(name: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -218,11 +225,12 @@ def _read_beside(
     language: str,
     split: str,
     base: Path,
+    columns: tuple[str, ...],
     make: Callable[[Mapping[str, Any]], Made],
 ) -> tuple[Rows, dict[str, Made]]:
-    """The rows of a source side, and what is made of each, by id; no label is looked at."""
-    rows = load_rows(beside, language, split, base, task.columns)
-    return rows, _by_id(task, rows, task.columns, make)
+    """The rows of a source side, and what is made of each, by id; no other column is looked at."""
+    rows = load_rows(beside, language, split, base, columns)
+    return rows, _by_id(task, rows, columns, make)
 
 
 def _by_id(

@@ -26,12 +26,16 @@ class Beside:
         use: What is read: the source side `beside` the row by an adapter that fuses them, `instead` of the row, whose
             labels are kept, or both texts `joined` in one prompt, the row's first.
         filled_by: Code that fills in `{language}`; that of the rows where None.
+        labelled: Whether the source side's own answers are read where they are spans or text, which an adapter needs
+            that learns to answer it too (X-Mixup), `beside` the row; of classes and choices, the row's own tells. Not
+            for evaluation.
     """
 
     data: Data
     language: str
     use: Use = "beside"
     filled_by: str | None = None
+    labelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ class Source:
             return {}
         beside = self.beside
         where = data_fingerprint(beside.data, beside.filled_by or language, split, self.base)
-        return {"beside": {"language": beside.language, "use": beside.use, "data": where}}
+        labelled = {"labelled": True} if beside.labelled else {}
+        return {"beside": {"language": beside.language, "use": beside.use, "data": where, **labelled}}
 
     def _read(self, language: str, split: str) -> tuple[list[Example] | list[str], str]:
         """The rows and their hash, read once in this process."""
@@ -119,9 +124,8 @@ class Source:
         filled_by = beside.filled_by or language
         if beside.use == "joined":
             return load_joined(task, self.data, beside.data, language, split, self.base, filled_by)
-        pairs = load_paired(
-            task, self.data, beside.data, language, split, self.base, beside.language, filled_by
-        )
+        read = (language, split, self.base, beside.language, filled_by, beside.labelled)
+        pairs = load_paired(task, self.data, beside.data, *read)
         return [instead(row) for row in pairs] if beside.use == "instead" else pairs
 
     def labelled(self, language: str, split: str) -> tuple[Task, list[Example]]:

@@ -170,7 +170,8 @@ def test_an_experiment_that_fuses_runs_to_its_report(backbone, tmp_path, name):
         {"task": task, "data": absent, "translated": {"into_targets": absent, "into_source": absent}}
         for task in tasks
     ]
-    methods = ["source-ft", "translate-test", "translate-train", "input-fusion", "flare", "flare-mt"]
+    methods = ["source-ft", "translate-test", "translate-train", "input-fusion"]
+    methods += ["x-mixup", "flare", "flare-mt"]
     lengths = {"epochs": 3, "max_length": 256}
     path = write(
         tmp_path,

@@ -21,7 +21,7 @@ BENCHMARK = ROOT / "benchmarks/flare.py"
 def test_the_python_of_the_document_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names = {}
     for block in blocks:
         exec(compile(block, "docs/fusing.md", "exec"), names)
@@ -39,9 +39,11 @@ def test_the_python_of_the_document_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_the_tables_have_all_settings_and_functions():
-    settings = TEXT.split("| `FlareConfig` |")[1].split("\n\n")[0]
-    named = set(re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in settings.splitlines()[2:])))
-    assert named == {field.name for field in fields(ll.FlareConfig)}
+    for config in (ll.FlareConfig, ll.MixupConfig):
+        settings = TEXT.split(f"| `{config.__name__}` |")[1].split("\n\n")[0]
+        lines = settings.splitlines()[2:]
+        named = set(re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in lines)))
+        assert named == {field.name for field in fields(config)}
     functions = TEXT.split("| `fusion` | formula")[1].split("\n\n")[0]
     rows = dict(re.findall(r"\| `(\w+)` \| ([^,|]+?)(?:,[^|]*)? \|", functions))
     assert rows == {name: FUSIONS[name].formula for name in FUSIONS}

@@ -19,7 +19,7 @@ from lingualift.evaluation.runner import evaluate
 from lingualift.fusion.translator import find_translator
 from lingualift.training.encoding import encode_pair
 from lingualift.training.heads import encode_choices, encode_classes, encode_windows
-from lingualift.training.trainer import initialise_flare, measure_step, train
+from lingualift.training.trainer import initialise_fused, measure_step, train
 
 NAMES = ["llama", "t5", "xlmr"]
 KINDS = {"llama": hf.AutoModelForCausalLM, "t5": hf.AutoModelForSeq2SeqLM}
@@ -341,7 +341,7 @@ def test_a_relative_path_starts_from_the_base(refs, nllb, tmp_path):
     case = Case(refs, nllb, tmp_path, "llama")
     (tmp_path / "again").mkdir()
     config = ll.FlareConfig(r=4, lora_alpha=6, target_modules=("q_proj", "v_proj"), source_encoder=nllb.name)
-    initialise_flare(case.ref, config, case.first, 0, tmp_path / "again", base=nllb.parent)
+    initialise_fused(case.ref, config, case.first, 0, tmp_path / "again", base=nllb.parent)
     one, other = (load_file(folder / paired.WEIGHTS) for folder in (case.start, tmp_path / "again"))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
@@ -352,7 +352,7 @@ def test_what_is_refused(refs, nllb, tmp_path):
 
     def start(encoder, **more):
         config = ll.FlareConfig(target_modules=("q_proj",), source_encoder=str(encoder), **more)
-        initialise_flare(case.ref, config, case.first, 0, tmp_path / "none")
+        initialise_fused(case.ref, config, case.first, 0, tmp_path / "none")
 
     for encoder in (case.ref.source, refs["t5"].source):
         with pytest.raises(UserError, match="is no translation model whose tokenizer tags languages"):

@@ -260,7 +260,7 @@ def test_the_resident_backbone_is_as_it_was(refs, tmp_path, name):
 
     before = state()
     case.evaluated()
-    with pytest.raises(UserError, match="has no source side, which a FLARE adapter reads"):
+    with pytest.raises(UserError, match="has no source side, which a fused adapter reads"):
         case.evaluated([replace(row, source=None) for row in case.examples])
     weights = load_file(case.folder / paired.WEIGHTS)
     weights.pop(next(iter(sorted(weights))))

@@ -36,7 +36,7 @@ def test_it_is_a_valid_experiment_whose_methods_have_what_they_need(path):
     merges = {name for name, method in METHODS.items() if not (method.reads or method.trains_on_translations)}
     fuses = set(METHODS) - merges | {"source-ft"}
     whole = fuses if "flare" in path.name else merges - {"xlt"}  # their tasks have no such prompt
-    assert {method.method for method in experiment.methods} == whole - {"flare-mt", "x-mixup"}
+    assert {method.method for method in experiment.methods} == whole - {"flare-mt"}
     assert dump_experiment(experiment)
 
 

@@ -1,4 +1,4 @@
-"""FLARE and the baselines that read translations, as methods of an experiment."""
+"""FLARE, X-Mixup and the baselines that read translations, as methods of an experiment."""
 
 import json
 import shutil
@@ -10,7 +10,8 @@ from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 from lingualift.adapters.config import FIRST_STAGE
 from lingualift.config import Data, Method, load_experiment
 from lingualift.data import load_examples, load_joined
-from lingualift.fusion import FlareConfig
+from lingualift.errors import UserError
+from lingualift.fusion import FlareConfig, MixupConfig
 from lingualift.pipeline import plan_of, run
 from lingualift.pipeline.cost import estimate
 from lingualift.pipeline.methods import METHODS
@@ -24,7 +25,11 @@ READING = [
     "input-fusion",
     "flare",
     {"method": "flare", "fusion": "cross_attention", "source_state": "block-input"},
+    "x-mixup",
+    {"method": "x-mixup", "layer": 0, "ratio": 0.75},
 ]
+FUSED = ["flare.add_relu", "flare.cross_attention-source_state=block-input"]
+FUSED += ["x-mixup", "x-mixup.layer=0-ratio=0.75"]
 
 
 def translating(data, folder, **changes):
@@ -66,7 +71,7 @@ def answers(finished, name):
 def test_every_method_fills_its_cells_and_no_test_row_is_left_out(rows, data):
     found = {(row["method"], row["variant"], row["language"]) for row in rows}
     methods = {("translate-test", ""), ("translate-train", ""), ("input-fusion", "")}
-    methods |= {("flare", "add_relu"), ("flare", "cross_attention-source_state=block-input")}
+    methods |= {tuple([*name.split(".", 1), ""][:2]) for name in FUSED}
     expected = {(*method, language) for method in methods for language in ("fr", "sw")}
     assert found - expected == {("source-ft", "", language) for language in ("en", "fr", "sw")}
     assert expected <= found
@@ -75,8 +80,8 @@ def test_every_method_fills_its_cells_and_no_test_row_is_left_out(rows, data):
 
 def test_the_adapters_of_stage_2_are_trained_on_top_of_the_one_of_stage_1(finished):
     first = finished.folder / "adapters" / "mini-sentiment.sw.source-ft.seed0" / "adapter_model.safetensors"
-    for variant in ("add_relu", "cross_attention-source_state=block-input"):
-        folder = finished.folder / "adapters" / f"mini-sentiment.sw.flare.{variant}.seed0"
+    for name in FUSED:
+        folder = finished.folder / "adapters" / f"mini-sentiment.sw.{name}.seed0"
         config = json.loads((folder / "adapter_config.json").read_text())
         assert config[FIRST_STAGE] == sha256_file(folder / FIRST_STAGE / "adapter_model.safetensors")
         assert config[FIRST_STAGE] == sha256_file(first)
@@ -86,7 +91,17 @@ def test_the_adapters_of_stage_2_are_trained_on_top_of_the_one_of_stage_1(finish
     stage_1 = keys["train mini-sentiment in en, seed 0"]
     for what in ("on translations", "joined with its translation"):
         assert told[f"train mini-sentiment {what} in sw, seed 0"] == {"start": stage_1}
-    assert told["initialise flare add_relu, seed 0"] == {"first": stage_1}
+    for what in ("flare add_relu", "x-mixup"):
+        assert told[f"initialise {what}, seed 0"] == {"first": stage_1}
+
+
+def test_the_settings_of_x_mixup_reach_its_adapter(finished):
+    found = []
+    for name in FUSED[2:]:
+        folder = finished.folder / "adapters" / f"mini-sentiment.sw.{name}.seed0"
+        config = json.loads((folder / "adapter_config.json").read_text())
+        found.append(tuple(config[key] for key in ("peft_type", "layer", "ratio")))
+    assert found == [("X-MIXUP", None, 0.5), ("X-MIXUP", 0, 0.75)]
 
 
 def test_translate_test_reads_the_translation_and_the_labels_of_the_original_rows(finished, data):
@@ -127,7 +142,7 @@ def test_other_translations_change_the_answers_of_all_that_read_them_and_of_noth
     assert changed == {
         name
         for name, method in METHODS.items()
-        if method.reads and name in {"translate-test", "input-fusion", "flare"}
+        if method.reads and name in {"translate-test", "input-fusion", "flare", "x-mixup"}
     }
 
 
@@ -139,7 +154,7 @@ def test_a_sample_of_the_training_rows_is_the_same_in_every_language(data, tmp_p
     for step in planned.steps:
         if step.kind == "adapter":
             read[step.what()] = [row.id for row in step.source.rows(step.language, step.split)]
-    assert len(read) == 5
+    assert len(read) == 6
     assert len(set(map(tuple, read.values()))) == 1
     assert len(next(iter(read.values()))) == 7
 
@@ -160,14 +175,55 @@ def test_joined_texts_hold_both_the_rows_own_first_and_marked_answers_stay_in_th
     assert "The house is blue." in row.prompt
 
 
+def test_x_mixup_reads_the_answer_of_the_original_where_it_is_written_and_no_answer_of_a_test_row(
+    data, tmp_path
+):
+    """Classes are the row's own; what an answer in another language says, only the original knows."""
+    raw = one_target(data, tmp_path)
+    raw["methods"] = ["flare", "x-mixup"]
+    original = {"files": f"{data}/qa/{{language}}/{{split}}.jsonl"}
+    where = {"into_targets": original, "into_source": {"files": f"{data}/qa/en/{{split}}.jsonl"}}
+    raw["tasks"].append({"task": "mini-qa", "data": original, "translated": where})
+    found = {}
+    for step in plan_of(write_experiment(tmp_path / "e.yaml", raw))[0].steps:
+        if hasattr(step, "source") and step.source.beside:
+            rows = step.source.rows(step.language, step.split)
+            found[step.split, step.source.task, step.source.beside.labelled] = [row.source for row in rows]
+    told = {key: {bool(row.gold) for row in rows} for key, rows in found.items()}
+    assert told == {
+        ("train", "mini-sentiment", False): {False},
+        ("train", "mini-sentiment", True): {False},
+        ("train", "mini-qa", False): {False},
+        ("train", "mini-qa", True): {True},
+        ("test", "mini-sentiment", False): {False},
+        ("test", "mini-qa", False): {False},
+    }
+    english = {row["id"]: row["answer"] for row in read_jsonl(data / "qa/en/train.jsonl")}
+    assert {row.id: row.gold[0] for row in found["train", "mini-qa", True]} == english
+
+
+def test_an_original_that_leaves_no_room_for_its_answer_is_told_before_anything_runs(data, tmp_path):
+    raw = one_target(data, tmp_path)
+    raw["training"]["task"]["max_length"] = 16  # the longest prompt has 16 tokens
+    raw["methods"] = ["flare"]
+    assert plan_of(write_experiment(tmp_path / "e.yaml", raw))
+    raw["methods"] = ["x-mixup"]
+    with pytest.raises(UserError, match=r"source of example .* has 1[78] tokens; expected at most 16"):
+        plan_of(write_experiment(tmp_path / "e.yaml", raw))
+
+
 def test_a_second_run_does_nothing(finished, data):
     again = run(finished.folder.parent / "e.yaml", output=finished.folder.parent / "again")
     assert again.trained == 0
 
 
 def test_defaults_are_those_of_the_adapter():
-    for name in ("fusion", "source_state", "padding", "answer_source"):
-        assert Method.model_fields[name].default == FlareConfig.__dataclass_fields__[name].default
+    for config, names in (
+        (FlareConfig, ("fusion", "source_state", "padding", "answer_source")),
+        (MixupConfig, ("layer", "ratio")),
+    ):
+        for name in names:
+            assert Method.model_fields[name].default == config.__dataclass_fields__[name].default
 
 
 def test_plan_measures_what_fusing_costs(data, tmp_path):
@@ -218,6 +274,10 @@ def rewrite(path, change_rows):
         ),
         ("methods.4", "flare-mt", "flare.source_encoder: is not set, and flare-mt reads by it (methods.4)"),
         ("scoring.max_length", 9, "has 13 tokens; expected at most 9"),
+        ("methods.6", {"method": "x-mixup", "layer": 9}, "layer: is 9; expected 0 to 1, a block"),
+        ("methods.6", {"method": "x-mixup", "ratio": 0.0}, "methods.6.ratio"),
+        ("methods.6", {"method": "x-mixup", "fusion": "mul"}, "methods.6.fusion: x-mixup does not use it"),
+        ("methods.4", {"method": "flare", "layer": 1}, "methods.4.layer: flare does not use it"),
     ],
 )
 def test_a_setting_that_cannot_be_right_is_told_before_anything_runs(cli, data, inside, path, value, said):

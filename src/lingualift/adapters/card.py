@@ -17,6 +17,7 @@ HERE = 'adapter = "."  # the folder of this file'
 """The line of a card that says where the adapter is; on the hub it names the repository."""
 
 _PIPELINES = {"CAUSAL_LM": "text-generation", "SEQ_2_SEQ_LM": "text2text-generation"}
+_FUSED = {"FLARE": "lingualift.load_flare", "X-MIXUP": "lingualift.load_mixup"}
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _LIMITS = (
     "Made for the backbone named above and for no other.",
@@ -85,15 +86,15 @@ class Card:
         return {key: value for key, value in known.items() if value}
 
     @property
-    def _fused(self) -> bool:
-        """Whether it is a FLARE adapter, which plain peft refuses."""
-        return str(self.config.get("peft_type")).upper() == "FLARE"
+    def _fused(self) -> str | None:
+        """What loads an adapter that reads a source side, which plain peft refuses; None of another."""
+        return _FUSED.get(str(self.config.get("peft_type")))
 
     def _code(self) -> str:
         name, revision = self.backbone.get("name"), self.backbone.get("revision")
         comment = "" if is_hub_id(name) else "  # the folder of the backbone"
         pinned = f', revision="{revision}"' if is_hub_id(name) and revision else ""
-        load = "lingualift.load_flare" if self._fused else "PeftModel.from_pretrained"
+        load = self._fused or "PeftModel.from_pretrained"
         encoder, more, reads, kinds = self.config.get("source_encoder"), "", "", "AutoModelForCausalLM"
         if encoder:
             more, kinds = ", source_encoder=reader", f"{kinds}, AutoModelForSeq2SeqLM"

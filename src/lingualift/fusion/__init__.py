@@ -1,18 +1,23 @@
-"""FLARE: hidden states of source and target language meet in LoRA's bottleneck (https://arxiv.org/abs/2501.06892)."""
+"""Hidden states of source and target language meet: FLARE, in LoRA's bottleneck, and X-Mixup, behind one block."""
 
 from lingualift.activations import recording
 from lingualift.fusion.cache import SourceCache
-from lingualift.fusion.config import FlareConfig
+from lingualift.fusion.config import FlareConfig, MixupConfig
+from lingualift.fusion.mixup import MixupModel, load_mixup, mixup
 from lingualift.fusion.model import FlareModel, flare, load_flare
 from lingualift.fusion.pairs import PairCollator, pair, source_ids
 
 __all__ = [
     "FlareConfig",
     "FlareModel",
+    "MixupConfig",
+    "MixupModel",
     "PairCollator",
     "SourceCache",
     "flare",
     "load_flare",
+    "load_mixup",
+    "mixup",
     "pair",
     "recording",
     "source_ids",

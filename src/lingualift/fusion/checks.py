@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -9,8 +10,7 @@ from torch import Tensor
 
 from lingualift.architectures import blocks, family_of, positions_of
 from lingualift.errors import UserError, did_you_mean
-from lingualift.fusion.config import FlareConfig
-from lingualift.fusion.places import block_of
+from lingualift.fusion.config import FlareConfig, FusionConfig
 
 
 def check_free(backbone: Any) -> None:
@@ -25,21 +25,30 @@ def check_free(backbone: Any) -> None:
         )
 
 
-def check_backbone(backbone: Any, config: FlareConfig, fused: tuple[str, ...]) -> None:
+def check_backbone(backbone: Any, config: FusionConfig, fused: Iterable[str]) -> None:
     """Check a backbone and what a configuration asks of it, beside its places.
+
+    Args:
+        backbone: The model.
+        config: Of the adapter.
+        fused: Paths of the blocks in which source and target meet.
 
     Raises:
         UserError: it is spread over devices, or cannot do what is asked.
     """
     for path in fused:
-        if "forward" in vars(backbone.get_submodule(block_of(path))):
+        if "forward" in vars(backbone.get_submodule(path)):
             raise UserError(
                 "backbone",
-                f"{block_of(path)} runs through hooks of accelerate's (several devices, or offloading)",
+                f"{path} runs through hooks of accelerate's (several devices, or offloading)",
                 "a backbone on one device",
                 "load it without device_map, or with all of it on one device",
             )
-    if family_of(backbone.config) != "decoder" and config.answer_source != "last":
+    if (
+        isinstance(config, FlareConfig)
+        and family_of(backbone.config) != "decoder"
+        and config.answer_source != "last"
+    ):
         raise UserError(
             "answer_source",
             f"{config.answer_source!r} means nothing here: no answer stands behind an encoder's text",
@@ -49,7 +58,7 @@ def check_backbone(backbone: Any, config: FlareConfig, fused: tuple[str, ...]) -
     _check_whole(backbone, config)
 
 
-def _check_whole(backbone: Any, config: FlareConfig) -> None:
+def _check_whole(backbone: Any, config: FusionConfig) -> None:
     """Check the modules that are trained whole: none may be one that the source pass runs through."""
     paths = [path for path, _ in backbone.named_modules()]
     embeddings = backbone.get_input_embeddings()

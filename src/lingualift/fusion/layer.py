@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lingualift.activations import RECORD
 from lingualift.fusion.functions import Fusion, draw
-from lingualift.fusion.passes import CALL, CURRENT, UNFUSED, Call, Fused, SourcePass
+from lingualift.fusion.passes import CALL, CURRENT, UNFUSED, Call, Fused, Meeting, SourcePass
 
 ADAPTER = "default"
 """Name of the adapter within peft; a model holds one."""
@@ -162,7 +162,7 @@ class FusedBlock:
         return super().__call__(*args, **more)  # type: ignore[misc]
 
     def _call(self, current: Any, cache: Any) -> Call:
-        if not isinstance(current, Fused) or not current.causal or cache is None:
+        if not isinstance(current, Meeting) or not current.causal or cache is None:
             return Call(current)
         if not isinstance(cache, FusedCache):
             swap(cache, FusedCache)
@@ -187,7 +187,7 @@ class FusedCache:
     """
 
     flare_targets: dict[str, Tensor]
-    flare_pass: Fused
+    flare_pass: Meeting
     get_seq_length: Callable[[int], int]
     layers: list[Any]
 
@@ -223,5 +223,6 @@ def swap(thing: Any, mixin: type) -> None:
 
 def swap_back(thing: Any, mixin: type) -> None:
     """Undo `swap`."""
-    if mixin in type(thing).__bases__:
-        thing.__class__ = type(thing).__bases__[1]
+    first, *others = type(thing).__bases__
+    if others and issubclass(first, mixin):
+        thing.__class__ = others[0]

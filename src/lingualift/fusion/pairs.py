@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lingualift.errors import UserError
-from lingualift.fusion.model import FlareModel
+from lingualift.fusion.paired import PairedModel
 from lingualift.training.encoding import set_language
 from lingualift.training.sides import PREFIX, pad_sides, read_texts
 
 
 def source_ids(
-    model: FlareModel,
+    model: PairedModel,
     tokenizer: Any,
     texts: Sequence[str],
     *,
@@ -97,11 +97,15 @@ class PairCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The targets' batch, with `source_rows` (b,), or `source_input_ids` and `source_attention_mask` (b, m).
 
-        A row with several texts (`inputs`) has a source in each of them.
+        A row with several texts (`inputs`) has a source in each of them. Where the source is a row of its own
+        (`source`), with an answer, it is collated as the targets are, and its tensors are called `source_...`.
         """
         import torch
 
         batch = self.targets([_target(row) for row in rows])
+        if "source" in rows[0]:
+            beside = self.targets([row["source"] for row in rows])
+            return {**batch, **{PREFIX + key: value for key, value in beside.items()}}
         texts = [text for row in rows for text in row.get("inputs", [row])]
         if self.cached:
             return {**batch, "source_rows": torch.tensor([text["source_rows"] for text in texts])}

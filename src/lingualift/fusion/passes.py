@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,16 +25,18 @@ class SourcePassDone(Exception):
 
 @dataclass
 class SourcePass:
-    """A pass of the backbone without the adapter; collects states unless `wanted` is empty.
+    """A pass of the source, which meets nothing; collects states unless `wanted` is empty.
 
     Attributes:
         wanted: Keys of the states to collect: blocks, or projections.
         at: Where they are taken: `block-input`, `block-output` or `projection-input`.
+        stops: Whether what comes after the last of them is left out.
         states: What was collected, (b, m, width) each.
     """
 
     wanted: frozenset[str] = frozenset()
     at: str = ""
+    stops: bool = True
     states: dict[str, Tensor] = field(default_factory=dict)
 
     def see(self, at: str, key: str, states: Any) -> None:
@@ -46,7 +48,7 @@ class SourcePass:
         if at != self.at or key not in self.wanted:
             return
         self.states[key] = states[0] if isinstance(states, tuple) else states
-        if len(self.states) == len(self.wanted):
+        if self.stops and len(self.states) == len(self.wanted):
             raise SourcePassDone
 
 
@@ -191,14 +193,25 @@ class Fused:
         return seen | (key == query)
 
 
-Pass = SourcePass | Unfused | Fused
+@runtime_checkable
+class Meeting(Protocol):
+    """A pass of the target that meets the source: what blocks and caches of any fused adapter need of it."""
+
+    mask: Tensor
+    causal: bool
+
+    def take(self, rows: Tensor) -> Meeting:
+        """The same pass for rows (k,) of it, in their order; rows may repeat."""
+
+
+Pass = SourcePass | Unfused | Meeting
 
 
 @dataclass(frozen=True)
 class Call:
     """One call of a block: the pass it belongs to, the positions it starts at, and the cache that it fills."""
 
-    of: Unfused | Fused | None
+    of: Unfused | Meeting | None
     offset: int = 0
     cache: Any = None
 

@@ -11,7 +11,7 @@ import torch
 
 from lingualift.architectures import blocks, family_of
 from lingualift.errors import UserError, did_you_mean
-from lingualift.fusion.config import FlareConfig
+from lingualift.fusion.config import FlareConfig, MixupConfig
 
 _BLOCK = re.compile(r"((?:.*?\.)?\d+)\.")
 
@@ -43,7 +43,7 @@ def find_places(backbone: Any, config: FlareConfig) -> Places:
         UserError: a name matches no layer, or one that cannot fuse.
     """
     layers = {path: module for path, _, module in blocks(backbone)}
-    adapted = _matching("target_modules", config.target_modules, list(layers))
+    adapted = find_adapted(backbone, config.target_modules)
     within = _encoder_of(backbone)
     if config.fusion_modules is None:
         fused = [path for path in adapted if path.startswith(within)]
@@ -54,13 +54,43 @@ def find_places(backbone: Any, config: FlareConfig) -> Places:
         fused = _matching("fusion_modules", config.fusion_modules, inside)
     for path in fused:
         _check_fused(path, layers[path], backbone, config, path in adapted, path.startswith(within))
+    if not fused:
+        raise UserError("fusion_modules", "nothing would fuse", "layers of the encoder", "name some")
+    return Places(adapted, tuple(fused))
+
+
+def find_adapted(backbone: Any, names: Sequence[str] | str | None) -> tuple[str, ...]:
+    """The linear layers of the blocks that get LoRA; all for None.
+
+    Raises:
+        UserError: a name matches no layer, or one that is not linear.
+    """
+    layers = {path: module for path, _, module in blocks(backbone)}
+    adapted = list(layers) if names is None else _matching("target_modules", names, list(layers))
     for path in adapted:
         if not isinstance(layers[path], torch.nn.Linear):
             found = f"{path} is a {type(layers[path]).__name__}"
             raise UserError("target_modules", found, "linear layers", "choose a backbone of such layers")
-    if not fused:
-        raise UserError("fusion_modules", "nothing would fuse", "layers of the encoder", "name some")
-    return Places(tuple(adapted), tuple(fused))
+    return tuple(adapted)
+
+
+def find_mixed(backbone: Any, config: MixupConfig) -> tuple[tuple[str, ...], str]:
+    """The linear layers that get LoRA, and the block whose output is mixed; raises as `find_adapted`, `find_block`."""
+    return find_adapted(backbone, config.target_modules), find_block(backbone, config.layer)
+
+
+def find_block(backbone: Any, layer: int | None) -> str:
+    """Path of a numbered block, of an encoder-decoder the encoder's; of the middle one for None.
+
+    Raises:
+        UserError: it has no such block.
+    """
+    within = _encoder_of(backbone)
+    found = list(dict.fromkeys(block_of(path) for path, _, _ in blocks(backbone) if path.startswith(within)))
+    number = (len(found) - 1) // 2 if layer is None else layer
+    if number not in range(len(found)):
+        raise UserError("layer", f"is {layer!r}", f"0 to {len(found) - 1}, a block", "choose one of them")
+    return found[number]
 
 
 def _encoder_of(backbone: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,7 @@ class SourceReader:
         """The stack of blocks that reads the source."""
         if self.source_encoder is not None:
             return self.source_encoder
-        backbone = self.get_base_model()
-        return (
-            backbone.get_encoder() if family_of(backbone.config) == "encoder-decoder" else backbone.base_model
-        )
+        return stack_of(self.get_base_model())
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def source_states(
@@ -109,14 +106,12 @@ class SourceReader:
         Dropout is off, nothing after the last fused block is computed, and no gradient is kept.
         """
         model = self._reads()
-        given = {key.removeprefix(SOURCE): value for key, value in more.items()}
-        given.update(input_ids=source_input_ids, attention_mask=source_attention_mask)
+        given = source_inputs(
+            source_input_ids, source_attention_mask, more, self._causal and self.source_encoder is None
+        )
         if self.source_encoder is not None:
             with _at_rest(model):
                 return {ENCODER: model(**given).last_hidden_state}
-        if self._causal:
-            given["use_cache"] = False
-            given.setdefault("position_ids", (source_attention_mask.cumsum(1) - 1).clamp(min=0))
         this = SourcePass(self._wanted, self.flare_config.source_state)
         with running(this), _at_rest(model):
             try:
@@ -156,6 +151,21 @@ class SourceReader:
                 "source_rows", f"{len(rows)} rows", f"{len(mask)}, one for each target row", "pair the rows"
             )
         return self.source_cache.read(rows, mask.device, self.get_base_model().dtype)
+
+
+def stack_of(backbone: Any) -> Any:
+    """The stack of blocks of a backbone that reads a text: of an encoder-decoder its encoder."""
+    return backbone.get_encoder() if family_of(backbone.config) == "encoder-decoder" else backbone.base_model
+
+
+def source_inputs(ids: Tensor, mask: Tensor, more: Mapping[str, Any], causal: bool) -> dict[str, Any]:
+    """What the model that reads the source is given, by its own names; `more` has the source's."""
+    given = {key.removeprefix(SOURCE): value for key, value in more.items()}
+    given.update(input_ids=ids, attention_mask=mask)
+    if causal:
+        given["use_cache"] = False
+        given.setdefault("position_ids", (mask.cumsum(1) - 1).clamp(min=0))
+    return given
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from lingualift.architectures import positions_of
 from lingualift.backbone import BackboneRef, find_backbone, load_model, load_tokenizer, read_config
 from lingualift.config import Backbone
 from lingualift.errors import UserError
-from lingualift.fusion.config import FlareConfig
+from lingualift.fusion.config import FlareConfig, FusionConfig
 from lingualift.training.encoding import language_tag
 
 Text = tuple[str, str, Sequence[str]]
@@ -94,7 +94,7 @@ def find_translator(name: str, dtype: str = "float32", base: Path = Path()) -> T
     return _found(Backbone(name=name, dtype=dtype), base)  # type: ignore[arg-type]
 
 
-def translator_of(config: FlareConfig) -> Translator | None:
+def translator_of(config: FusionConfig) -> Translator | None:
     """The translation model that a saved adapter was trained with; None for an adapter without one.
 
     One on the hub is taken at the commit that the adapter was trained with.
@@ -102,7 +102,7 @@ def translator_of(config: FlareConfig) -> Translator | None:
     Raises:
         UserError: it is gone, or another by now; or as `find_translator`.
     """
-    if config.source_encoder is None:
+    if not isinstance(config, FlareConfig) or config.source_encoder is None:
         return None
     wanted = config.source_encoder_fingerprint
     entry = Backbone(name=config.source_encoder, dtype=config.source_encoder_dtype)
@@ -125,13 +125,18 @@ def translator_of(config: FlareConfig) -> Translator | None:
     return found
 
 
-def named(config: FlareConfig, base: Path) -> tuple[FlareConfig, Translator | None]:
+def encoder_of(translator: Translator | None) -> dict[str, Any]:
+    """The encoder, as `flare` and `load_flare` take it; nothing for an adapter without one."""
+    return {} if translator is None else {"source_encoder": translator.encoder}
+
+
+def named(config: FusionConfig, base: Path) -> tuple[FusionConfig, Translator | None]:
     """A configuration that says which source encoder it means, from wherever it is read; and that encoder.
 
     Raises:
         UserError: as `find_translator`.
     """
-    if config.source_encoder is None:
+    if not isinstance(config, FlareConfig) or config.source_encoder is None:
         return config, None
     found = find_translator(config.source_encoder, config.source_encoder_dtype, base)
     pinned = {"source_encoder": found.ref.source, "source_encoder_fingerprint": found.ref.fingerprint}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lingualift.attachment import FLARE, MIXUP
 from lingualift.backbone import BackboneRef, check_positions, read_config
 from lingualift.config import Data, Experiment, Method, Translated
 from lingualift.errors import UserError
@@ -61,31 +62,39 @@ class Cell:
         source = self._translations(use)
         return self._train(source, self.language, "task", self._first_stage())
 
-    def fused_adapter(self, **settings: Any) -> Train:
-        """An adapter of stage 2, whose source side is read by the backbone, or by the encoder that settings name."""
-        method, shared = self.method, self.experiment.flare
-        chosen = {
-            "fusion": method.fusion,
-            "padding": method.padding,
-            "answer_source": method.answer_source,
-            "fusion_modules": list(shared.fusion_modules) if shared.fusion_modules else None,
-            **settings,
-        }
-        start = InitialiseFused(self._first_stage(), self.experiment.adapter, chosen)
-        reads_text = "source_encoder" in settings
-        return self._train(self._translations(None if reads_text else "beside"), self.language, "task", start)
+    def flare_adapter(self, use: Use | None, **settings: Any) -> Train:
+        """A FLARE adapter beside stage 1; arguments as for `fused_adapter`."""
+        method, layers = self.method, self.experiment.flare.fusion_modules
+        shared = {name: getattr(method, name) for name in ("fusion", "padding", "answer_source")}
+        chosen = {**shared, "fusion_modules": list(layers) if layers else None, **settings}
+        return self.fused_adapter(self._translations(use), kind=FLARE, **chosen)
+
+    def mixed_adapter(self) -> Train:
+        """An X-Mixup adapter beside stage 1, which learns to answer the originals too."""
+        chosen = {"layer": self.method.layer, "ratio": self.method.ratio}
+        return self.fused_adapter(self._translations("beside", labelled=True), kind=MIXUP, **chosen)
+
+    def fused_adapter(self, rows: Source, **settings: Any) -> Train:
+        """An adapter of stage 2, beside that of stage 1, trained on translations.
+
+        Args:
+            rows: Translations, with what stands beside them.
+            settings: As for `InitialiseFused`.
+        """
+        start = InitialiseFused(self._first_stage(), self.experiment.adapter, settings)
+        return self._train(rows, self.language, "task", start)
 
     def _first_stage(self) -> Train:
         return self.task_adapter(self.experiment.languages.source)
 
-    def _translations(self, use: Use | None) -> Source:
+    def _translations(self, use: Use | None, *, labelled: bool = False) -> Source:
         """Training rows translated into the target language, with their originals if these are used."""
         assert self.translated.into_targets is not None
         original, source = self.task.data, self.experiment.languages.source
         sample = {"max_rows": original.max_rows, "sample_seed": original.sample_seed}
         data = self.translated.into_targets
         data = data if data.max_rows else data.model_copy(update=sample)
-        beside = Beside(_whole(original), source, use, filled_by=source) if use else None
+        beside = Beside(_whole(original), source, use, source, labelled) if use else None
         return replace(self.task, data=data, beside=beside)
 
     def _train(
@@ -163,6 +172,7 @@ class TransferMethod:
         needs_words: Whether it asks a model that was not trained on the task, which an encoder has no head for.
         trains_on_translations: Whether it needs training rows translated into the target languages.
         reads: How the translations of test rows into the source language are read; None where they are not.
+        fuses: Whether stage 2 puts an adapter beside that of stage 1 which reads source and target.
         settings: Settings of the method's entry that it uses, but those of merges.
     """
 
@@ -178,6 +188,7 @@ class TransferMethod:
     needs_words: bool = False
     trains_on_translations: bool = False
     reads: Use | None = None
+    fuses: bool = False
     settings: tuple[str, ...] = ()
 
 
@@ -281,11 +292,12 @@ def input_fusion(cell: Cell) -> Train:
     source=_FLARE,
     trains_on_translations=True,
     reads="beside",
+    fuses=True,
     settings=("fusion", "source_state", "padding", "answer_source"),
 )
 def flare(cell: Cell) -> Train:
     """Beside the task adapter, one in whose bottlenecks the states of source and target text meet."""
-    return cell.fused_adapter(source_state=cell.method.source_state)
+    return cell.flare_adapter("beside", source_state=cell.method.source_state)
 
 
 @_method(
@@ -293,13 +305,28 @@ def flare(cell: Cell) -> Train:
     paper_name="FLARE-MT",
     source=_FLARE,
     trains_on_translations=True,
+    fuses=True,
     settings=("fusion", "padding", "answer_source"),
 )
 def flare_mt(cell: Cell) -> Train:
     """As flare, with a translation model's encoder reading the target text: no translation at test time."""
     encoder = cell.experiment.flare.source_encoder
     assert encoder is not None
-    return cell.fused_adapter(**_encoder(encoder, cell.task.base))
+    return cell.flare_adapter(None, **_encoder(encoder, cell.task.base))
+
+
+@_method(
+    "x-mixup",
+    paper_name="X-Mixup",
+    source="https://arxiv.org/abs/2205.04182",
+    trains_on_translations=True,
+    reads="beside",
+    fuses=True,
+    settings=("layer", "ratio"),
+)
+def x_mixup(cell: Cell) -> Train:
+    """Beside the task adapter, one that learns source and target together, their states mixed behind one block."""
+    return cell.mixed_adapter()
 
 
 def is_seeded(method: Method) -> bool:
@@ -321,12 +348,14 @@ def variant(method: Method, adapter_type: str) -> str:
     """What tells apart two rows of one method: space, combination, modules, a fixed weight, who is asked, fusion."""
     if method.method == "xlt":
         return method.ask
-    if "fusion" in METHODS[method.method].settings:
+    entry = METHODS[method.method]
+    if entry.fuses:
         further = sorted(method.given() - {"method", "fusion"})
-        return "-".join([method.fusion, *(f"{name}={getattr(method, name)}" for name in further)])
-    if not METHODS[method.method].merges:
+        parts = [method.fusion] if "fusion" in entry.settings else []
+        return "-".join([*parts, *(f"{name}={getattr(method, name)}" for name in further)])
+    if not entry.merges:
         return ""
-    parts: list[str] = [method.space] if adapter_type == "lora" else []
+    parts = [method.space] if adapter_type == "lora" else []
     parts += [method.combine] if method.method == "arithmetic" else []
     parts += [f"modules={method.modules}"] if method.modules else []
     parts += [f"weight={method.weight:g}"] if method.weight is not None else []
@@ -425,7 +454,7 @@ def _check_translations(where: str, method: Method, entry: TransferMethod, exper
             "a translation model (NLLB, M2M100)",
             "write for example `flare: {source_encoder: facebook/nllb-200-distilled-600M}`",
         )
-    if "fusion" not in entry.settings:
+    if not entry.fuses:
         return
     from lingualift.fusion.functions import FUSIONS
 

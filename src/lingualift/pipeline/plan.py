@@ -196,19 +196,19 @@ def check_fusion(backbone: BackboneRef, steps: Iterable[Step]) -> None:
     drawn = [step for step in steps if isinstance(step, InitialiseFused)]
     if not drawn:
         return
-    from lingualift.fusion.config import flare_config
-    from lingualift.fusion.places import find_places
+    from lingualift.fusion.kinds import KINDS, fusion_config
 
     model, tokenizer = skeleton(backbone), load_tokenizer(backbone)
     for step in drawn:
-        find_places(model, flare_config(model, step.adapter, step.settings))
+        KINDS[step.settings["kind"]].find(model, fusion_config(model, step.adapter, step.settings))
     for reading in steps:
         if isinstance(reading, Train | Evaluate):
             beside = reading.source.beside
             if beside and beside.use == "beside":
                 limit = (reading.settings if isinstance(reading, Train) else reading.scoring).max_length
                 rows = reading.source.rows(reading.language, reading.split)
-                check_sides(backbone, model.config, tokenizer, rows, limit)  # type: ignore[arg-type]
+                learnt = beside.labelled
+                check_sides(backbone, model.config, tokenizer, rows, limit, learnt)  # type: ignore[arg-type]
 
 
 def _check_room(task: Task, rows: Sequence[Any], experiment: Experiment) -> None:

@@ -175,7 +175,8 @@ class InitialiseFused(Step):
     """Draw an adapter that fuses source and target (stage 2), beside the task adapter of the source language (stage 1).
 
     Attributes:
-        settings: Those of `FlareConfig` that the experiment chooses; of a source encoder, its fingerprint counts.
+        settings: Its `kind` (`flare`, `x-mixup`) and what the experiment chooses of that kind's configuration; of a
+            source encoder, its fingerprint counts.
     """
 
     kind = "fused-initialisation"
@@ -196,7 +197,7 @@ class InitialiseFused(Step):
         return {"first": self.first}
 
     def recipe(self) -> dict[str, Any]:
-        """Adapter, fusion and the seed of the draw."""
+        """Adapter, how it fuses and the seed of the draw."""
         adapter = self.adapter.model_dump(mode="json", exclude={"init_seed"})
         settings = {name: value for name, value in self.settings.items() if name != "source_encoder"}
         return {"adapter": adapter, "settings": settings, "seed": self._seed}
@@ -212,7 +213,8 @@ class InitialiseFused(Step):
     @property
     def name(self) -> str:
         """What people see of the adapter."""
-        return f"{'flare-mt' if self.settings.get('source_encoder') else 'flare'} {self.settings['fusion']}"
+        kind = "flare-mt" if self.settings.get("source_encoder") else self.settings["kind"]
+        return " ".join(filter(None, (kind, self.settings.get("fusion"))))
 
     def label(self) -> str:
         """What people see of this step."""
@@ -226,17 +228,17 @@ class InitialiseFused(Step):
         """Write the untrained adapter beside the first stage in folder `first`."""
         from lingualift.backbone import load_backbone
         from lingualift.evaluation.runner import answering
-        from lingualift.fusion.config import flare_config
-        from lingualift.training.trainer import initialise_flare
+        from lingualift.fusion.kinds import fusion_config
+        from lingualift.training.trainer import initialise_fused
 
         first_step = self.first
         task, rows = first_step.source.labelled(first_step.language, self.split)
         ref = answering(self.backbone, task, rows)
-        config = flare_config(load_backbone(ref)[0], self.adapter, self.settings)
-        initialise_flare(ref, config, first, self._seed, output)
+        config = fusion_config(load_backbone(ref)[0], self.adapter, self.settings)
+        initialise_fused(ref, config, first, self._seed, output)
 
     def facts(self, folder: Path) -> dict[str, Any]:
-        """Fusion and seed."""
+        """How it fuses, and seed."""
         return {"seed": self.first.seed, **self.settings}
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.architectures import WORDS, model_class
-from lingualift.backbone import BackboneRef, find_backbone, read_config
+from lingualift.backbone import BackboneRef, find_backbone, read_config, skeleton
 from lingualift.config import (
     Adapter,
     Backbone,
     Data,
     Experiment,
+    Method,
     Reference,
     Scoring,
     TaskData,
@@ -24,6 +25,7 @@ from lingualift.config import (
 )
 from lingualift.data import data_file, load_rows
 from lingualift.errors import UserError
+from lingualift.fusion.places import find_block
 from lingualift.fusion.translator import find_translator
 from lingualift.languages import language as find_language
 from lingualift.pipeline.methods import check_family, check_methods
@@ -93,6 +95,8 @@ def shrink(experiment: Experiment, base: Path) -> Tiny:
     check_templates(experiment)
     ref = find_backbone(experiment.backbone, base)
     check_family(experiment, ref)
+    for layer in {method.layer for method in experiment.methods} - {None}:
+        find_block(skeleton(ref), layer)  # of the whole backbone; the small one has fewer
     rows = _Rows(experiment, ref, base)
     name, models = _tiny(ref)
     encoder = experiment.flare.source_encoder
@@ -103,6 +107,7 @@ def shrink(experiment: Experiment, base: Path) -> Tiny:
         rows.notes.append(f"{encoder} is random and stands for {translator.name}")
     small = experiment.model_copy(
         update={
+            "methods": _low(experiment.methods),
             "backbone": Backbone(name=name, chat_template=ref.chat, trust_remote_code=ref.trust_remote_code),
             "tasks": tuple(rows.of_task(entry) for entry in experiment.tasks),
             "reference": rows.of_reference(experiment.reference) if experiment.reference else None,
@@ -199,6 +204,16 @@ def _brief(scoring: Scoring) -> Scoring:
     )
 
 
+def _low(methods: tuple[Method, ...]) -> tuple[Method, ...]:
+    """Methods that mix in a block that a small backbone has; what is the same then, once."""
+    found: list[Method] = []
+    for method in methods:
+        if method.layer is not None:
+            method = method.model_copy(update={"layer": min(method.layer, _LAYERS - 1)})
+        found += [method] if method not in found else []
+    return tuple(found)
+
+
 def _few_tokens(adapter: Adapter) -> Adapter:
     """A prefix that a narrow model has room for: its matrix must be wider than it is long."""
     return adapter.model_copy(update={"tokens": min(8, adapter.tokens)})
@@ -223,6 +238,8 @@ def _changes(experiment: Experiment, small: Experiment) -> Iterator[str]:
     }
     if any(dropped.values()):
         yield f"left out, so not proven: {', '.join(name for name, value in dropped.items() if value)}"
+    if small.methods != experiment.methods:
+        yield f"x-mixup mixes behind block {_LAYERS - 1} at the highest"
     if small.adapter.tokens < experiment.adapter.tokens and experiment.adapter.type == "prefix":
         yield f"prefixes have {small.adapter.tokens} tokens"
 

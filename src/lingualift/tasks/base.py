@@ -37,8 +37,8 @@ class Example:
             labels are the same for all rows.
         starts: Where the answers of `gold` begin in the passage, in characters; the loader fills it in by
             `Task.starts`.
-        source: The same question in the source language, without gold, for adapters that read both (FLARE); None for
-            a row that has no source side. The loader fills it in.
+        source: The same question in the source language, for adapters that read both (FLARE, X-Mixup), without gold
+            unless it is asked for; None for a row that has no source side. The loader fills it in.
     """
 
     id: str

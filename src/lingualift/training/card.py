@@ -10,7 +10,10 @@ from lingualift.adapters.card import Card, shown, table
 from lingualift.languages import language
 
 _SOURCE = "https://arxiv.org/abs/2402.18913"
-_FLARE = "https://arxiv.org/abs/2501.06892"
+_FUSED = {
+    "flare": ("FLARE", "https://arxiv.org/abs/2501.06892"),
+    "x-mixup": ("X-Mixup", "https://arxiv.org/abs/2205.04182"),
+}
 
 
 def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
@@ -20,7 +23,7 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     if facts["kind"] == "initialisation":
         title = f"{kind} adapter before training"
         summary = "A recorded start for adapters that are to be merged."
-        if kind == "flare":
+        if kind in _FUSED:
             summary = (
                 "A recorded start; the first stage, trained on the source language, is in `first-stage/`."
             )
@@ -40,13 +43,11 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         ("seed", facts["seed"]),
     ]
     source, use = _SOURCE, f"to be used as it is or merged into another language ([AdaMergeX]({_SOURCE}))"
-    if kind == "flare":
-        source = _FLARE
-        use = f"beside the same rows in the source language, which it needs in use too ([FLARE]({_FLARE}))"
-        if encoder := config.get("source_encoder"):
-            use = (
-                f"beside what the encoder of `{shown(encoder)}` makes of the same text ([FLARE-MT]({_FLARE}))"
-            )
+    if kind in _FUSED:
+        name, source = _FUSED[kind]
+        use = f"beside the same rows in the source language, which it needs in use too ([{name}]({source}))"
+    if encoder := config.get("source_encoder"):
+        use = f"beside what the encoder of `{shown(encoder)}` makes of the same text ([FLARE-MT]({source}))"
     dataset = (facts.get("data") or {}).get("hub")
     return Card(
         title=f"{task}{where}: {kind} adapter",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lingualift.architectures import Head, head_modules
+from lingualift.attachment import MIXUP
 from lingualift.backbone import BackboneRef, keeps_logits
 from lingualift.config import Training
 from lingualift.errors import UserError
@@ -24,7 +25,14 @@ from lingualift.training.encoding import (
 )
 from lingualift.training.heads import encode_choices, encode_classes, encode_windows, labels_of, span_row
 from lingualift.training.objectives import continued, masked, span_corruption
-from lingualift.training.sides import Side, class_sides, prompt_sides, window_sides
+from lingualift.training.sides import (
+    Side,
+    answering,
+    class_sides,
+    prompt_sides,
+    too_long,
+    window_sides,
+)
 
 if TYPE_CHECKING:
     from lingualift.fusion.translator import Translator
@@ -67,7 +75,7 @@ def feed_of(
     language: str,
     segment_tokens: int,
     seed: int,
-    fused: bool = False,
+    fused: str | None = None,
     translator: Translator | None = None,
 ) -> Feed:
     """Encode rows for a backbone.
@@ -82,13 +90,20 @@ def feed_of(
         language: Code of the rows' language, for tokenizers that tag it.
         segment_tokens: Tokens per segment, for texts.
         seed: Seed of the noise, for texts.
-        fused: Whether the adapter reads the rows' source side.
+        fused: Kind of an adapter that reads the rows' source side; X-Mixup learns to answer that too.
         translator: Makes that side of the rows' own texts, for an adapter with a source encoder.
 
     Raises:
         UserError: the objective is none for this family; an answer leaves no room for its prompt, or is no part of
             its passage; a source side is needed and missing or too long.
     """
+    if fused == MIXUP:
+
+        def side(row: Example, code: str) -> Feed:
+            how = (ref, model, tokenizer, task, [row], settings)
+            return feed_of(*how, language=code, segment_tokens=segment_tokens, seed=seed)
+
+        return _mixed(ref, tokenizer, task, rows, settings, side, language)
     set_language(tokenizer, language)
     if fused:
         return _fused(ref, model, tokenizer, task, rows, settings, translator)
@@ -120,8 +135,7 @@ def _fused(
     from lingualift.fusion.pairs import PairCollator
 
     if isinstance(task, TextTask):
-        found = "learns from a text and the same one in the source language, and unlabelled text has no such"
-        raise UserError("a FLARE adapter", found, "a labelled task", "train it on the task")
+        raise _no_pairs()
     pad = tokenizer.pad_token_id
     theirs = pad if translator is None else translator.pad
     if ref.family == "encoder":
@@ -137,6 +151,41 @@ def _fused(
         feed = _written(tokenizer, rows, collate, settings.max_length)
     sides = prompt_sides(model.config, tokenizer, rows, settings.max_length, translator)
     return replace(feed, rows=[{**row, **side} for row, side in zip(feed.rows, sides, strict=True)])
+
+
+def _no_pairs() -> UserError:
+    found = "learns from a text and the same one in the source language, and unlabelled text has no such"
+    return UserError("a fused adapter", found, "a labelled task", "train it on the task")
+
+
+def _mixed(
+    ref: BackboneRef,
+    tokenizer: Any,
+    task: Task | TextTask,
+    rows: Sequence[Any],
+    settings: Training,
+    encode: Callable[[Example, str], Feed],
+    language: str,
+) -> Feed:
+    """Rows with their source side as `source`, encoded by itself with its answer; `encode` takes one and its language.
+
+    Of a passage in windows, each window has the source's window of the same number, or its last.
+    """
+    from lingualift.fusion.pairs import PairCollator
+
+    if isinstance(task, TextTask):
+        raise _no_pairs()
+    sources = [encode(source, source.language) for source in answering(ref, rows)]
+    targets = [encode(row, language) for row in rows]
+    encoded = []
+    for row, target, source in zip(rows, targets, sources, strict=True):
+        if source.truncated:
+            raise too_long(f"source of example {row.id!r}", None, settings.max_length)
+        last = len(source.rows) - 1
+        encoded += [{**one, "source": source.rows[min(place, last)]} for place, one in enumerate(target.rows)]
+    collate = PairCollator(targets[0].collate, pad=tokenizer.pad_token_id)
+    loss = None if ref.head.kind == "span" else mixed_loss
+    return Feed(encoded, collate, sum(target.truncated for target in targets), loss)
 
 
 OBJECTIVES = {
@@ -274,6 +323,11 @@ def masked_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
         finally:
             hook.remove()
     return _mean(logits, labels[chosen], count)
+
+
+def mixed_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
+    """The loss of a model that learns source and target together (X-Mixup), over all batches of a step."""
+    return model(**batch, num_items_in_batch=count).loss
 
 
 def class_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The source side of rows, for adapters that read it (FLARE): what stands beside each text, and batches of it.
+"""The source side of rows, for adapters that read it: what stands beside each text, and batches of it.
 
 It is the row's text in the source language; with a translator (FLARE-MT) it is the row's own text, which the encoder of
 a translation model reads.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lingualift.architectures import family_of, positions_of
@@ -16,7 +17,7 @@ from lingualift.attachment import is_fused
 from lingualift.backbone import BackboneRef
 from lingualift.errors import UserError
 from lingualift.tasks import Example
-from lingualift.training.encoding import encode_prompt, set_language
+from lingualift.training.encoding import encode_pair, encode_prompt, ending, set_language
 from lingualift.training.heads import Window, encode_choices, encode_classes, encode_windows
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def prompt_sides(
     """
     if translator is not None:
         return _own(translator, [(row, (row.prompt,)) for row in examples])
-    sources = _sources(examples)
+    sources = sources_of(examples)
     named = [(f"source of example {row.id!r}", source.prompt) for row, source in sources]
     with _speaking(tokenizer, sources[0][1].language):
         return [{f"{PREFIX}input_ids": ids} for ids in read_texts(config, tokenizer, named, max_length)]
@@ -104,7 +105,7 @@ def class_sides(
     if translator is not None:
         return [_own(translator, [(row, parts) for parts in _texts(row)]) for row in examples]
     found = []
-    for row, source in _sources(examples):
+    for row, source in sources_of(examples):
         whole = bool(row.options)
         texts = (
             encode_choices(tokenizer, source, max_length)
@@ -124,8 +125,32 @@ def class_sides(
     return found
 
 
+def answering(ref: BackboneRef, examples: Sequence[Example]) -> list[Example]:
+    """The source sides with their answers: their own, or the rows' where both choose from the same labels.
+
+    Raises:
+        UserError: a row without a source, or one whose answer nobody knows.
+    """
+    found = []
+    for row, source in sources_of(examples):
+        if not (source.gold or row.choices or ref.head.kind in ("classes", "choices")):
+            raise UserError(
+                f"source of example {row.id!r}",
+                "has no answer, which an X-Mixup adapter learns too",
+                "labelled rows in the source language",
+                "read them with their labels (`Beside(..., labelled=True)`)",
+            )
+        found.append(replace(source, gold=source.gold or row.gold))
+    return found
+
+
 def check_sides(
-    ref: BackboneRef, config: Any, tokenizer: Any, examples: Sequence[Example], max_length: int
+    ref: BackboneRef,
+    config: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    max_length: int,
+    learnt: bool = False,
 ) -> None:
     """Check that sources fit, without a model; only those long enough to be in doubt are encoded.
 
@@ -135,11 +160,14 @@ def check_sides(
         tokenizer: Its tokenizer.
         examples: Rows with their `source`.
         max_length: Tokens that a source may have.
+        learnt: Whether it is answered too, which on decoders follows the prompt.
 
     Raises:
-        UserError: as `prompt_sides` and `class_sides`.
+        UserError: as `prompt_sides`, `class_sides` and `answering`.
     """
     limit = min(max_length, positions_of(config) or max_length)
+    if learnt and ref.family == "decoder":
+        _check_answered(ref, tokenizer, examples, limit)
     long = [row for row in examples if ref.chat or (row.source and _bytes(row.source) + _SPECIAL > limit)]
     if not long or (ref.family == "encoder" and long[0].starts):
         return  # passages are read in windows
@@ -147,6 +175,16 @@ def check_sides(
         class_sides(tokenizer, long, max_length)
     else:
         prompt_sides(config, tokenizer, long, max_length)
+
+
+def _check_answered(ref: BackboneRef, tokenizer: Any, examples: Sequence[Example], limit: int) -> None:
+    """Check that sources fit with the answers that follow them."""
+    room = limit - len(ending(tokenizer))
+    for source in answering(ref, examples):
+        if ref.chat or _bytes(source) + len(source.answer.encode()) + _SPECIAL > limit:
+            pair = encode_pair(tokenizer, source.prompt, source.answer, room)
+            if pair.truncated:
+                raise too_long(f"source of example {source.id!r}", limit + pair.truncated, limit)
 
 
 def _bytes(example: Example) -> int:
@@ -174,7 +212,7 @@ def window_sides(
         there = [[place for place in window.places if place] for window in own]
         cuts = [passage[places[0][0] : places[-1][1]] if places else "" for places in there]
         return _own(translator, [(example, (question, cut)) for cut in cuts])
-    ((_, source),) = _sources([example])
+    ((_, source),) = sources_of([example])
     windows = encode_windows(tokenizer, source, max_length)
     return [_side(windows[min(place, len(windows) - 1)].inputs) for place in range(len(own))]
 
@@ -197,15 +235,19 @@ def _side(inputs: Mapping[str, list[int]]) -> Side:
     return {f"{PREFIX}{name}": ids for name, ids in inputs.items() if name != "attention_mask"}
 
 
-def _sources(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
-    """Each example and its source."""
+def sources_of(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
+    """Each example and its source.
+
+    Raises:
+        UserError: a row without one.
+    """
     found = [(row, row.source) for row in examples if row.source is not None]
     if len(found) < len(examples):
         lacking = [row.id for row in examples if row.source is None]
         more = f" and {len(lacking) - 1} more rows" if len(lacking) > 1 else ""
         raise UserError(
             f"example {lacking[0]!r}{more}",
-            "has no source side, which a FLARE adapter reads",
+            "has no source side, which a fused adapter reads",
             "the same row in the source language beside it",
             "say where it is (`--beside` of predict and evaluate, `Source.beside` in a script), or take "
             "another adapter",

@@ -25,7 +25,7 @@ from lingualift.architectures import (
     pattern_of,
     prefix_shape,
 )
-from lingualift.attachment import FLARE, attach, check_adapter, detach, wrap
+from lingualift.attachment import FUSED, attach, check_adapter, detach, wrap
 from lingualift.backbone import BackboneRef, check_positions, load_backbone, recompute_activations, skeleton
 from lingualift.config import Adapter, GivenAdapter, Training
 from lingualift.devices import clear_memory, device, out_of_memory
@@ -85,16 +85,17 @@ def initialise(ref: BackboneRef, adapter: Adapter | GivenAdapter, seed: int, out
     _record(output, {"kind": "initialisation", "seed": seed, "backbone": ref.record()})
 
 
-def initialise_flare(
+def initialise_fused(
     ref: BackboneRef, config: Any, first_stage: Path, seed: int, output: Path, base: Path = Path()
 ) -> None:
-    """Draw a FLARE adapter beside its first stage, and save both as one adapter folder.
+    """Draw an adapter that reads a source side beside its first stage, and save both as one adapter folder.
 
     An encoder's head begins from the first stage's trained one, and is trained further with the adapter.
 
     Args:
         ref: The backbone, with the head that answers the task (`BackboneRef.answering`).
-        config: A `FlareConfig`; which modules make the head is filled in, and which source encoder it names.
+        config: A `FlareConfig` or `MixupConfig`; which modules make the head is filled in, and which source encoder it
+            names.
         first_stage: Folder of the LoRA adapter trained on the task in the source language, which stays frozen.
         seed: Seed of the draw.
         output: An empty folder.
@@ -106,8 +107,8 @@ def initialise_flare(
     """
     import torch
 
-    from lingualift.fusion import flare
-    from lingualift.fusion.translator import named
+    from lingualift.fusion.kinds import KINDS
+    from lingualift.fusion.translator import encoder_of, named
 
     check_adapter(ref, first_stage)
     config, translator = named(config, base)
@@ -116,10 +117,10 @@ def initialise_flare(
     if heads and not read_json(first_stage / CONFIG_FILE).get("modules_to_save"):
         found = "has no head, which the adapter's would begin from"
         raise UserError(first_stage, found, "an adapter trained on the task", "name the task adapter")
-    encoder = translator.encoder if translator else None
     torch.manual_seed(seed)
     config = replace(config, modules_to_save=heads)
-    wrapped = flare(model, config, source_encoder=encoder, first_stage=first_stage)
+    put_on = KINDS[config.peft_type.lower()].put_on
+    wrapped = put_on(model, config, first_stage=first_stage, **encoder_of(translator))
     try:
         wrapped.save_pretrained(output)
     finally:
@@ -129,19 +130,21 @@ def initialise_flare(
     _record(output, facts)
 
 
-def _reads_sources(start: Path) -> bool:
-    """Whether an adapter reads the source side of rows."""
-    return open_adapter(start).kind == FLARE
+def _fused(start: Path) -> str | None:
+    """Kind of an adapter that reads the source side of rows; None for others."""
+    kind = open_adapter(start).kind
+    return kind if kind in FUSED else None
 
 
 def _translator(start: Path) -> Any:
     """What makes the source side of the rows' own texts, for an adapter with a source encoder; None for others."""
-    if not _reads_sources(start):
+    kind = _fused(start)
+    if kind is None:
         return None
-    from lingualift.fusion import FlareConfig
+    from lingualift.fusion.kinds import KINDS
     from lingualift.fusion.translator import translator_of
 
-    return translator_of(FlareConfig.from_folder(start))
+    return translator_of(KINDS[kind].config.from_folder(start))
 
 
 def _headed(ref: BackboneRef, task: Task | TextTask, rows: Sequence[Any]) -> BackboneRef:
@@ -153,7 +156,7 @@ def _headed(ref: BackboneRef, task: Task | TextTask, rows: Sequence[Any]) -> Bac
 
 def _beside_language(start: Path, wrapped: Any, rows: Sequence[Any]) -> dict[str, str]:
     """The language that an adapter learnt to read beside rows; nothing where it reads no source side, or makes it."""
-    if not _reads_sources(start) or translator_on(wrapped):
+    if not _fused(start) or translator_on(wrapped):
         return {}
     return {"beside_language": rows[0].source.language}
 
@@ -261,7 +264,7 @@ def measure_step(
         language=language,
         segment_tokens=segment_tokens,
         seed=0,
-        fused=_reads_sources(start),
+        fused=_fused(start),
         translator=_translator(start),
     )
     encoded = [feed.rows[index] for index in np.argsort(feed.lengths, kind="stable")]
@@ -376,7 +379,7 @@ def train(
         language=language,
         segment_tokens=segment_tokens,
         seed=seed,
-        fused=_reads_sources(start),
+        fused=_fused(start),
         translator=_translator(start),
     )
     where = "segment_tokens" if isinstance(task, TextTask) else "max_length"
