@@ -21,13 +21,13 @@ ASKED = {"--backbone": "miniworld", "--task": "mini-sentiment", "--language": "s
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
-    """The folder of a run with FLARE; beside it the translations, the rows of the source in another order."""
+    """The folder of a run; beside it the translations, which are the rows of the source in another order."""
     folder = tmp_path_factory.mktemp("beside")
     for split, where in (("train", "targets"), ("test", "source")):
         rows = read_jsonl(data / "sentiment" / ("sw" if split == "train" else "en") / f"{split}.jsonl")
         write_jsonl(folder / where / "sw" / f"{split}.jsonl", reversed(rows) if split == "test" else rows)
     raw = experiment(data, languages={"source": "en", "targets": ["sw"]}, seeds=[0])
-    raw["methods"] = ["source-ft", {"method": "flare", "fusion": "add_relu"}]
+    raw["methods"] = ["source-ft", "x-mixup", {"method": "flare", "fusion": "add_relu"}]
     raw["training"]["task"]["steps"] = 15
     raw["tasks"][0]["translated"] = {
         "into_targets": {"files": f"{folder}/targets/{{language}}/{{split}}.jsonl"},
@@ -91,6 +91,14 @@ def test_answers_are_those_of_the_run_from_python_and_the_command_line(
     done = cli(*command("predict", **files, beside_language="en"))
     assert done.code == 0, done.err
     assert read_jsonl(inside / "out.jsonl") == found == ask("sw.jsonl", str(flare), beside="en.jsonl")
+
+
+def test_x_mixup_reads_them_too(run, swahili, english):
+    name = "mini-sentiment.sw.x-mixup.seed0"
+    found = ask(swahili, run / "adapters" / name, beside=english)
+    assert answers(found) == answers(read_jsonl(run / "predictions" / f"{name}.jsonl"))
+    with pytest.raises(UserError, match="reads each row beside its translation"):
+        ask(swahili, run / "adapters" / name)
 
 
 def test_evaluate_gives_the_scores_and_predictions_of_the_run(cli, inside, run, data, flare, expected):
