@@ -240,6 +240,19 @@ def test_a_source_side_that_does_not_fit_is_refused(cli, placed, flare, english,
     refused(cli, placed, name, {"adapter": flare, **given}, said)
 
 
+@pytest.mark.parametrize("name", ["predict", "evaluate"])
+def test_the_source_side_is_asked_in_its_own_language(cli, placed, flare, name):
+    """By a prompt that there is in Swahili, and not in Indonesian."""
+    for side in ("rows", "beside"):
+        write_jsonl(placed / side / "sw/test.jsonl", [{"question": "1 + 1 ?", "answer_number": 2}])
+    given = {"input": "rows/sw/test.jsonl", "beside": "beside/sw/test.jsonl", "output": "out.jsonl"}
+    if name == "evaluate":
+        given = {"data": "rows/{language}/{split}.jsonl", "beside": "beside/{language}/{split}.jsonl"}
+        given["output"] = "out.json"
+    given |= {"adapter": flare, "task": "mgsm", "prompt": "native", "prompt_language": "target"}
+    refused(cli, placed, name, {**given, "beside_language": "id"}, "is not there in 'id'")
+
+
 def test_a_file_that_is_not_there_is_refused(cli, placed, flare):
     files = {"input": "rows/sw/test.jsonl", "beside": "none.jsonl", "output": "out.jsonl"}
     refused(cli, placed, "predict", {"adapter": flare, **files}, "none.jsonl: is not there")
