@@ -12,6 +12,7 @@ from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.architectures import head_modules, peft_task
 from lingualift.backbone import BackboneRef, load_backbone
 from lingualift.errors import UserError
+from lingualift.languages import language as find_language
 from lingualift.provenance import PROVENANCE_FILE, read_json
 
 FLARE, MIXUP = "flare", "x-mixup"
@@ -62,6 +63,57 @@ def check_labels(ref: BackboneRef, adapter: Path, labels: Sequence[str]) -> None
             f"one for {', '.join(labels)}",
             "name an adapter that was trained on this task",
         )
+
+
+def source_language(adapter: Path | None, beside: object, language: str | None) -> str | None:
+    """Code of the language of the source side that rows are given with, which an adapter must read.
+
+    Args:
+        adapter: Adapter folder; None for the plain backbone.
+        beside: Where the source side is; None for rows alone.
+        language: Its language; the one that the adapter was trained with if None.
+
+    Returns:
+        The code; None without a source side.
+
+    Raises:
+        UserError: no adapter, or a damaged one; no source side, and the adapter reads one; a source side, and it reads
+            none; a language that is not told or not known.
+    """
+    opened = None if adapter is None else open_adapter(adapter)
+    encoder = opened and opened.config.get("source_encoder")
+    reads = opened is not None and opened.kind in FUSED and not encoder
+    if beside is None and language is not None:
+        raise UserError(
+            "beside_language (--beside-language)",
+            f"is {language!r}, and there are no rows in it",
+            mend="name them: `beside` (--beside), or leave it out",
+        )
+    if beside is None:
+        if reads:
+            raise UserError(
+                adapter,
+                "reads each row beside its translation, and there are no translations",
+                "the same rows in the source language",
+                "name them: `beside` (--beside); `lingualift translate` writes them",
+            )
+        return None
+    if not reads:
+        what = "the plain backbone" if adapter is None else str(adapter)
+        why = "reads no source side" if not encoder else "makes the source side of the rows' own text"
+        mend = "leave it out, or name an adapter that reads a source side (docs/fusing.md)"
+        raise UserError("beside (--beside)", f"is given, and {what} {why}", mend=mend)
+    recorded = (opened and opened.provenance) or {}
+    code = language or recorded.get("beside_language")
+    if code is None:
+        raise UserError(
+            adapter,
+            "does not say which language it was trained to read beside the rows",
+            "that of `beside`",
+            "name it: `beside_language` (--beside-language), for example en",
+        )
+    find_language(code)
+    return str(code)
 
 
 def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:

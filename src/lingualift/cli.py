@@ -62,6 +62,13 @@ DataTemplate = Annotated[
         help="File or path template with {language} and {split}; .jsonl[.gz] .csv .parquet .txt[.gz].",
     ),
 ]
+BesideLanguage = Annotated[
+    str | None,
+    typer.Option(
+        "--beside-language",
+        help="Code of the rows in --beside; what the adapter was trained with if left out.",
+    ),
+]
 PushTo = Annotated[
     str | None, typer.Option("--push-to-hub", metavar="ORG/NAME", help="Publish the result on the hub.")
 ]
@@ -402,6 +409,14 @@ def evaluate(
     adapter: Annotated[
         Path | None, typer.Option(help="Adapter folder; the plain backbone if left out.")
     ] = None,
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            help="The same rows in the source language, for an adapter that reads them too (docs/fusing.md): as "
+            "--data, {language} is that of the rows."
+        ),
+    ] = None,
+    beside_language: BesideLanguage = None,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Split to score.")] = "test",
     length_normalization: Annotated[
         Literal["none", "tokens", "characters"], typer.Option(help="How ranked answers are compared.")
@@ -417,7 +432,7 @@ def evaluate(
     chat_template: ChatTemplate = False,
 ) -> None:
     """Score a backbone, or an adapter on it; predictions go beside the JSON file, as .predictions.jsonl."""
-    from lingualift.attachment import check_adapter
+    from lingualift.attachment import check_adapter, source_language
     from lingualift.backbone import find_backbone
     from lingualift.config import Scoring, checked
     from lingualift.evaluation.runner import evaluate as score
@@ -429,7 +444,9 @@ def evaluate(
     scoring = checked(
         Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
     )
-    chosen, examples = _source(task, data, prompt, prompt_language, answers).labelled(language, split)
+    spoken = source_language(adapter, beside, beside_language)
+    side = (beside, spoken) if beside is not None and spoken is not None else None
+    chosen, examples = _source(task, data, prompt, prompt_language, answers, side).labelled(language, split)
     ref = find_backbone(_backbone(backbone, revision, dtype, quantization, chat_template))
     if adapter is not None:
         check_adapter(ref, adapter)
@@ -444,6 +461,8 @@ def evaluate(
         "quantization": quantization,
         "chat_template": chat_template,
         "adapter": str(adapter or ""),
+        "beside": beside,
+        "beside_language": spoken,
     }
     write_json(output, {**about, **found.summary()})
     for metric, values in found.scores.items():
@@ -464,6 +483,13 @@ def predict(
     adapter: Annotated[
         Path | None, typer.Option(help="Adapter folder; the plain backbone if left out.")
     ] = None,
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            help="The same rows in the source language, for an adapter that reads them too (docs/fusing.md)."
+        ),
+    ] = None,
+    beside_language: BesideLanguage = None,
     length_normalization: Annotated[
         Literal["none", "tokens", "characters"], typer.Option(help="How ranked answers are compared.")
     ] = "none",
@@ -491,7 +517,18 @@ def predict(
     chosen = _backbone(backbone, revision, dtype, quantization, chat_template)
     with counting(_console(stderr=True), f"predict {task} in {language}") as progress:
         found = predict_rows(
-            chosen, adapter, task, language, rows, scoring, prompt, prompt_language, answers, progress
+            chosen,
+            adapter,
+            task,
+            language,
+            rows,
+            scoring,
+            prompt,
+            prompt_language,
+            answers,
+            beside,
+            beside_language,
+            progress,
         )
     write_jsonl(output, found.records)
     _console().print(
@@ -805,11 +842,20 @@ def _backbone(
     )
 
 
-def _source(task: str, data: str, prompt: str | None, prompt_language: str | None, answers: str) -> Source:
+def _source(
+    task: str,
+    data: str,
+    prompt: str | None,
+    prompt_language: str | None,
+    answers: str,
+    beside: tuple[str, str] | None = None,
+) -> Source:
     from lingualift.config import Data, checked
-    from lingualift.source import Source
+    from lingualift.source import Beside, Source
 
-    return Source(task, checked(Data, files=data), Path(), prompt, prompt_language, answers == "generated")
+    side = None if beside is None else Beside(checked(Data, files=beside[0]), beside[1])
+    where = checked(Data, files=data)
+    return Source(task, where, Path(), prompt, prompt_language, answers == "generated", side)
 
 
 def _show(finished: Run) -> None:

@@ -176,7 +176,8 @@ def load_paired(
     columns = (*task.columns, task.gold_column) if labelled else task.columns
     rows, found = _read_beside(task, beside, filled_by or language, split, base, columns, ask)
     examples = load_examples(task, data, language, split, base)
-    _check_pairs(task, rows, found, [row.id for row in examples], data, language, split, base)
+    opened = functools.partial(load_rows, data, language, split, base, task.columns)
+    _check_pairs(rows, found, task.columns, [row.id for row in examples], language, opened)
     return [replace(example, source=found[example.id]) for example in examples]
 
 
@@ -207,7 +208,8 @@ def load_joined(
         return {**row, **{column: f"{row[column]}\n{theirs[column]}" for column in texts}}
 
     examples = _load(task, data, language, split, base, join)
-    _check_pairs(task, rows, found, [row.id for row in examples], data, language, split, base)
+    opened = functools.partial(load_rows, data, language, split, base, task.columns)
+    _check_pairs(rows, found, task.columns, [row.id for row in examples], language, opened)
     return examples
 
 
@@ -228,29 +230,43 @@ def _read_beside(
 ) -> tuple[Rows, dict[str, Made]]:
     """The rows of a source side, and what is made of each, by id; no other column is looked at."""
     rows = load_rows(beside, language, split, base, columns)
+    return rows, _by_id(task, rows, columns, make)
+
+
+def _by_id(
+    task: Task, rows: Rows, columns: tuple[str, ...], make: Callable[[Mapping[str, Any]], Made]
+) -> dict[str, Made]:
+    """What is made of each row, by its id; no column but these is looked at."""
     found: dict[str, Made] = {}
     first_at: dict[str, int] = {}
 
     def add(index: int, row: Mapping[str, Any]) -> None:
-        named = row if "id" in task.columns else _named(row, rows.number(index))
+        named = row if "id" in columns else _named(row, rows.number(index))
         _once(str(named["id"]), index, first_at)
         found[str(named["id"])] = make(named)
 
     _each(rows, columns, task, add)
-    return rows, found
+    return found
 
 
 def _check_pairs(
-    task: Task,
     rows: Rows,
     found: Mapping[str, Any],
+    columns: tuple[str, ...],
     ids: Sequence[str],
-    data: Data,
     language: str,
-    split: str,
-    base: Path,
+    theirs: Callable[[], Rows],
 ) -> None:
-    """Check that a source side has a row for each of some examples; raises as `load_paired`."""
+    """Check that a source side has a row for each of some examples; raises as `load_paired`.
+
+    Args:
+        rows: The source side.
+        found: What was made of it, by id.
+        columns: Those that were read.
+        ids: The examples'.
+        language: Code of the examples' language.
+        theirs: Opens the rows that the examples were made of.
+    """
     missing = [name for name in ids if name not in found]
     if missing:
         some = ", ".join(map(repr, missing[:_SHOWN]))
@@ -261,19 +277,17 @@ def _check_pairs(
             f"one for each of {len(ids)} rows in {language!r}, since rows pair by `id`",
             "add the rows that are missing, or leave their partners out",
         )
-    if len(found) != len(ids) and not _has_ids(task, rows):
-        theirs = load_rows(data, language, split, base, task.columns)
-        if not _has_ids(task, theirs):
-            raise UserError(
-                rows.where,
-                f"has {len(found)} rows",
-                f"{len(ids)} as in {theirs.where}, since rows without `id` pair by their lines",
-                "give the rows of both an `id`",
-            )
+    if len(found) != len(ids) and not _has_ids(columns, rows) and not _has_ids(columns, theirs()):
+        raise UserError(
+            rows.where,
+            f"has {len(found)} rows",
+            f"{len(ids)} as in {theirs().where}, since rows without `id` pair by their lines",
+            "give the rows of both an `id`",
+        )
 
 
-def _has_ids(task: Task, rows: Rows) -> bool:
-    return "id" in task.columns or "id" in rows.dataset.column_names
+def _has_ids(columns: tuple[str, ...], rows: Rows) -> bool:
+    return "id" in columns or "id" in rows.dataset.column_names
 
 
 def _named(row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
@@ -288,8 +302,12 @@ def _once(id: str, index: int, first_at: dict[str, int]) -> None:
     first_at[id] = index
 
 
+Given = Path | Sequence[Mapping[str, Any]]
+"""A file of rows, or the rows themselves."""
+
+
 def load_unlabelled(
-    task: Task, rows: Path | Sequence[Mapping[str, Any]], language: str
+    task: Task, rows: Given, language: str, beside: tuple[Given, str] | None = None
 ) -> list[tuple[dict[str, Any], Example]]:
     """Read rows that need no label; one that has a label is asked like any other.
 
@@ -297,33 +315,50 @@ def load_unlabelled(
         task: Turns rows into examples.
         rows: A file, or the rows themselves.
         language: Code that the task is told.
+        beside: The same rows in the source language, and its code; they pair as in `load_paired`. None for rows alone.
 
     Returns:
         Each row as it stands there, and its example without gold. A row without `id` is called by its line, or by its
         place (the first is 1).
 
     Raises:
-        UserError: no rows, a missing column, bad rows (each with file and line), ids that stand twice.
+        UserError: no rows, a missing column, bad rows (each with file and line), ids that stand twice; examples whose
+            id no row of the source side has; sides without ids that are not equally long.
     """
-    if isinstance(rows, Path):
-        if not rows.is_file():
-            raise UserError(rows, "is not there", "a file of rows", _nearby(rows) or "check the path")
-        where, dataset = str(rows), _load_file(rows)
-    else:
-        where, dataset = "rows", TextTable([dict(row) for row in rows], list(range(1, len(rows) + 1)))
     columns = tuple(column for column in task.columns if column != "id")
-    _check_columns(where, dataset, columns)
-    every = Rows(where, dataset, range(len(dataset)), {})
+    every = _given_rows(rows, "rows", columns)
     asked: list[tuple[dict[str, Any], Example]] = []
     first_at: dict[str, int] = {}
 
     def add(index: int, row: Mapping[str, Any]) -> None:
         example = task.example(_named(row, every.number(index)), language)
         _once(example.id, index, first_at)
-        asked.append((dict(dataset[index]), replace(example, language=language)))
+        asked.append((dict(every.dataset[index]), replace(example, language=language)))
 
     _each(every, columns, task, add)
-    return asked
+    if beside is None:
+        return asked
+    given, source = beside
+
+    def ask(row: Mapping[str, Any]) -> Example:
+        return replace(task.example(row, source), language=source)
+
+    side = _given_rows(given, "beside", columns)
+    found = _by_id(task, side, columns, ask)
+    _check_pairs(side, found, columns, list(first_at), language, lambda: every)
+    return [(row, replace(example, source=found[example.id])) for row, example in asked]
+
+
+def _given_rows(given: Given, name: str, columns: Sequence[str]) -> Rows:
+    """Rows of a file, or given as they are, which messages call by `name`; raises as `load_unlabelled`."""
+    if isinstance(given, Path):
+        if not given.is_file():
+            raise UserError(given, "is not there", "a file of rows", _nearby(given) or "check the path")
+        where, dataset = str(given), _load_file(given)
+    else:
+        where, dataset = name, TextTable([dict(row) for row in given], list(range(1, len(given) + 1)))
+    _check_columns(where, dataset, columns)
+    return Rows(where, dataset, range(len(dataset)), {})
 
 
 def load_texts(task: TextTask, data: Data, language: str, split: str, base: Path) -> list[str]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lingualift.attachment import check_adapter, check_labels
+from lingualift.attachment import check_adapter, check_labels, source_language
 from lingualift.backbone import find_backbone
 from lingualift.config import Backbone, Scoring
-from lingualift.data import load_unlabelled
+from lingualift.data import Given, load_unlabelled
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress
 from lingualift.evaluation.runner import Prediction, adapted, answering
@@ -51,6 +51,8 @@ def predict(
     prompt: str | None = None,
     prompt_language: str | None = None,
     answers: Literal["ranked", "generated"] = "ranked",
+    beside: Path | str | Sequence[Mapping[str, Any]] | None = None,
+    beside_language: str | None = None,
 ) -> list[dict[str, Any]]:
     """Predictions for rows that need no label.
 
@@ -64,18 +66,33 @@ def predict(
         prompt: Name of a prompt of the task; its first one if left out.
         prompt_language: Code of the prompt's language, or `target` for `language`; English if left out.
         answers: Whether classes are ranked by the likelihood of their words, or generated.
+        beside: The same rows in the source language, for an adapter that reads them (docs/fusing.md): a file, or the
+            rows themselves. They pair by `id`, rows without one by their lines; no label is read.
+        beside_language: Code of their language; the one that the adapter was trained with if left out.
 
     Returns:
         One record per row, as `Predictions.records`. A warning tells of prompts that had to be cut.
 
     Raises:
-        UserError: no backbone, an adapter that does not fit, unknown task or language, bad rows.
+        UserError: no backbone, an adapter that does not fit, unknown task or language, bad rows; rows alone for an
+            adapter that reads a source side, or a source side for one that does not; a row without its partner.
     """
     chosen = Backbone(name=backbone) if isinstance(backbone, str) else backbone
     where = Path(rows) if isinstance(rows, str) else rows
+    side = Path(beside) if isinstance(beside, str) else beside
     folder = None if adapter is None else Path(adapter)
     found = predict_rows(
-        chosen, folder, task, language, where, scoring or Scoring(), prompt, prompt_language, answers
+        chosen,
+        folder,
+        task,
+        language,
+        where,
+        scoring or Scoring(),
+        prompt,
+        prompt_language,
+        answers,
+        side,
+        beside_language,
     )
     if found.truncated:
         warnings.warn(f"{found.truncated} prompts were longer than scoring.max_length and cut", stacklevel=2)
@@ -87,17 +104,21 @@ def predict_rows(
     adapter: Path | None,
     task: str,
     language: str,
-    rows: Path | Sequence[Mapping[str, Any]],
+    rows: Given,
     scoring: Scoring,
     prompt: str | None = None,
     prompt_language: str | None = None,
     answers: Literal["ranked", "generated"] = "ranked",
+    beside: Given | None = None,
+    beside_language: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Predictions:
     """Answer rows that need no label; arguments and errors as for `predict`, `progress` as for `score_choices`."""
     chosen = labelled_task(task, Path(), prompt, prompt_language, answers == "generated")
     find_language(language)
-    asked = load_unlabelled(chosen, rows, language)
+    spoken = source_language(adapter, beside, beside_language)
+    side = None if beside is None or spoken is None else (beside, spoken)
+    asked = load_unlabelled(chosen, rows, language, side)
     _check_names(rows, [row for row, _ in asked])
     examples = [example for _, example in asked]
     ref = answering(find_backbone(backbone), chosen, examples)
@@ -116,7 +137,7 @@ def predict_rows(
 _ADDED = ("prediction", "scores", "probabilities", "generated")
 
 
-def _check_names(rows: Path | Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, Any]]) -> None:
+def _check_names(rows: Given, given: Sequence[Mapping[str, Any]]) -> None:
     """Refuse rows with a column that the predictions would take the place of."""
     taken = sorted({name for row in given for name in row if name in _ADDED})
     if taken:

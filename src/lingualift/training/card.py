@@ -35,6 +35,7 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         ("backbone", f"`{shown(facts['backbone']['name'])}`"),
         ("task", task),
         *([("language", f"{language(code).name} ({code})")] if code else []),
+        *([("source side", _told(beside))] if (beside := facts.get("beside_language")) else []),
         ("training rows", facts["rows"]),
         ("optimiser steps", facts["steps"]),
         ("rows per step and device", settings["batch_size"] * settings["accumulation"]),
@@ -59,3 +60,9 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         sections=(table(("made with", ""), recipe),),
         sources=(source,),
     ).text()
+
+
+def _told(beside: str) -> str:
+    """What a fused adapter reads, and how it is given it."""
+    name = language(beside).name
+    return f"{name} ({beside}): the same rows in it, `lingualift predict --beside` or `ll.predict(beside=…)`"

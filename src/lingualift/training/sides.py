@@ -249,7 +249,8 @@ def sources_of(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
             f"example {lacking[0]!r}{more}",
             "has no source side, which a fused adapter reads",
             "the same row in the source language beside it",
-            "say where it is (`beside`), or take another adapter",
+            "say where it is (`--beside` of predict and evaluate, `Source.beside` in a script), or take "
+            "another adapter",
         )
     return found
 

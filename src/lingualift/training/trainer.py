@@ -154,6 +154,13 @@ def _headed(ref: BackboneRef, task: Task | TextTask, rows: Sequence[Any]) -> Bac
     return ref.answering(head_of(ref.family, task, rows, type(task).__name__))
 
 
+def _beside_language(start: Path, wrapped: Any, rows: Sequence[Any]) -> dict[str, str]:
+    """The language that an adapter learnt to read beside rows; nothing where it reads no source side, or makes it."""
+    if not _fused(start) or translator_on(wrapped):
+        return {}
+    return {"beside_language": rows[0].source.language}
+
+
 def _labels(task: Task | TextTask, rows: Sequence[Any]) -> list[str]:
     """The classes of a task, in the order of the head's outputs."""
     return [] if isinstance(task, TextTask) else list(labels_of(task, rows[0]))
@@ -393,6 +400,7 @@ def train(
                     "backbone": ref.record(),
                     **({} if isinstance(task, TextTask) else {"chat_template": ref.chat}),
                     **({"labels": _labels(task, rows)} if ref.head.labels else {}),
+                    **_beside_language(start, wrapped, rows),
                     "settings": settings.model_dump(mode="json"),
                     "rows_at_once": trainer.args.per_device_train_batch_size,
                     "seed": seed,
