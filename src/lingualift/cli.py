@@ -670,9 +670,7 @@ def push(
 ) -> None:
     """Publish an adapter on the hub: its tensors, configuration, model card and provenance."""
     _push(adapter, repository, private)
-    _next(
-        f"read the model card on the hub, then load it: PeftModel.from_pretrained(backbone, {repository!r})"
-    )
+    _next(f"read the model card on the hub: it shows how {repository} is loaded")
 
 
 @app.command()

@@ -313,6 +313,8 @@ class Flare(_Record):
     "Linear layers that fuse; queries and values when left out."
     source_encoder: str | None = None
     "`flare-mt`: the translation model (NLLB, M2M100) whose encoder reads the target text; a hub id or a folder."
+    cache_sources: bool = False
+    "`flare`: read each source of the training rows once and keep its states on disk, in bfloat16; faster, but large."
 
 
 class Weights(_Record):

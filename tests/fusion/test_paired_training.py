@@ -23,6 +23,7 @@ from lingualift.backbone import find_backbone, load_backbone
 from lingualift.config import Backbone, Scoring, Training
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
+from lingualift.fusion import FlareModel
 from lingualift.hub import published
 from lingualift.tasks import get_task
 from lingualift.training.trainer import initialise_fused, measure_step, train
@@ -57,10 +58,13 @@ class Case:
         self.first = paired.first_stage(self.ref, name, folder / "first")
         self.start = paired.flare_start(self.ref, name, folder / "start", self.first, **settings)
 
-    def trained(self, folder, rows=None, start=None, seed=0, task=None, progress=None, **settings):
+    def trained(
+        self, folder, rows=None, start=None, seed=0, task=None, progress=None, cached=False, **settings
+    ):
         output = self.at / folder
         output.mkdir()
         more = {"progress": progress} if progress else {}
+        more |= {"cache_sources": True} if cached else {}
         train(
             self.plain,
             task or self.task,
@@ -329,3 +333,31 @@ def test_what_is_attached_for_training_is_trained_and_the_first_stage_is_not(ref
     model = attach(case.ref, case.start)
     assert not any(value.requires_grad for value in model.parameters())
     detach(model)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kept_states_teach_what_fresh_ones_do_and_each_source_is_read_once(refs, tmp_path, name, monkeypatch):
+    case = Case(refs, tmp_path, name)
+    read, plain = [], FlareModel.source_states
+
+    def counted(self, ids, mask, **more):
+        read.append(len(ids))
+        return plain(self, ids, mask, **more)
+
+    monkeypatch.setattr(FlareModel, "source_states", counted)
+    fresh = case.trained("fresh", steps=6)
+    assert sum(read) >= 6 * 4  # a batch per step
+    read.clear()
+    kept = case.trained("kept", steps=6, cached=True)
+    distinct = len({row.source.prompt for row in case.examples})
+    assert sum(read) == distinct + 1  # one row more, to see how wide the states are
+    start = load_file(case.start / paired.WEIGHTS)
+    moved = sum(float((fresh[key] - start[key]).abs().sum()) for key in fresh)
+    apart = sum(float((fresh[key] - kept[key]).abs().sum()) for key in fresh)
+    assert 0 < apart < 0.05 * moved  # bfloat16 on the disk
+    assert not list((tmp_path / "work").rglob("*.bin"))
+
+
+def test_token_types_are_not_kept(refs, tmp_path):
+    with pytest.raises(UserError, match=r"flare\.cache_sources: keeps no token types"):
+        Case(refs, tmp_path, "bert", "xnli", "es").trained("one", cached=True)

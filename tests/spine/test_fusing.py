@@ -290,6 +290,24 @@ def test_a_setting_that_cannot_be_right_is_told_before_anything_runs(cli, data, 
     assert not (inside / "store").exists() or not any((inside / "store").rglob("*.safetensors"))
 
 
+def test_states_of_sources_that_answer_anew_are_not_kept(data, tmp_path):
+    raw = one_target(data, tmp_path, flare={"cache_sources": True})
+    raw["methods"] = [{"method": "flare", "answer_source": "generate"}]
+    with pytest.raises(UserError, match=r"cache_sources: is set, and the sources of flare answer anew"):
+        plan_of(write_experiment(tmp_path / "e.yaml", raw))
+
+
+def test_kept_states_are_another_training(data, tmp_path):
+    keys = set()
+    for cached in (False, True):
+        raw = one_target(data, tmp_path, flare={"cache_sources": cached})
+        planned, _ = plan_of(write_experiment(tmp_path / "e.yaml", raw))
+        trained = [step for step in planned.steps if step.kind == "adapter"]
+        keys |= {step.key for step in trained}
+        assert {step.cache_sources for step in trained if "flare" in step.what()} == {cached}
+    assert len(keys) == len(trained) + 2  # the two FLARE adapters
+
+
 @pytest.mark.parametrize(
     ("change_rows", "said"),
     [

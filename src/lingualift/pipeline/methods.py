@@ -67,7 +67,8 @@ class Cell:
         method, layers = self.method, self.experiment.flare.fusion_modules
         shared = {name: getattr(method, name) for name in ("fusion", "padding", "answer_source")}
         chosen = {**shared, "fusion_modules": list(layers) if layers else None, **settings}
-        return self.fused_adapter(self._translations(use), kind=FLARE, **chosen)
+        trained = self.fused_adapter(self._translations(use), kind=FLARE, **chosen)
+        return replace(trained, cache_sources=use is not None and self.experiment.flare.cache_sources)
 
     def mixed_adapter(self) -> Train:
         """An X-Mixup adapter beside stage 1, which learns to answer the originals too."""
@@ -459,6 +460,9 @@ def _check_translations(where: str, method: Method, entry: TransferMethod, exper
     from lingualift.fusion.functions import FUSIONS
 
     _ = FUSIONS[method.fusion]
+    if experiment.flare.cache_sources and method.answer_source == "generate":
+        found = f"is set, and the sources of {method.method} answer anew each time ({where})"
+        raise UserError("flare.cache_sources", found, mend="leave it out, or `answer_source: last`")
     if experiment.adapter.type != "lora":
         raise UserError(
             "adapter.type",

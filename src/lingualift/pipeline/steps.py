@@ -255,6 +255,7 @@ class Train(Step):
 
     Attributes:
         start: What it begins from; with a `Train`, it goes on from that adapter.
+        cache_sources: Whether the source states of its rows are kept while it trains.
     """
 
     kind = "adapter"
@@ -276,6 +277,7 @@ class Train(Step):
     segment_tokens: int
     report_to: tuple[str, ...] = ()
     logs: Path | None = None
+    cache_sources: bool = False
 
     @property
     def backbone(self) -> BackboneRef:
@@ -302,7 +304,8 @@ class Train(Step):
         settings = self.settings.model_dump(mode="json", exclude={"checkpoint_steps"})
         segment = self.segment_tokens if isinstance(self.source.get_task(), TextTask) else None
         rows = self.source.identity(self.language, self.split)
-        return {"rows": rows, "settings": settings, "seed": self.seed, "segment_tokens": segment}
+        rounded = {"cache_sources": True} if self.cache_sources else {}
+        return {"rows": rows, "settings": settings, "seed": self.seed, "segment_tokens": segment, **rounded}
 
     def what(self) -> str:
         """What people see of all steps that differ in language and seed alone."""
@@ -340,6 +343,7 @@ class Train(Step):
             },
             progress=progress,
             tracking=Tracking(self.report_to, name, self.logs / name if self.logs else None),
+            cache_sources=self.cache_sources,
         )
 
     def facts(self, folder: Path) -> dict[str, Any]:

@@ -45,7 +45,7 @@ from lingualift.training.card import trained_card
 from lingualift.training.feed import Feed, feed_of
 from lingualift.training.heads import head_of, labels_of
 from lingualift.training.objectives import Noised
-from lingualift.training.sides import translator_on
+from lingualift.training.sides import PREFIX, translator_on
 from lingualift.training.tracking import Tracking, reporting
 
 _LOG = logging.getLogger("lingualift.training")
@@ -346,6 +346,7 @@ def train(
     about: dict[str, Any] | None = None,
     progress: Progress = lambda done, total: None,
     tracking: Tracking = Tracking(),
+    cache_sources: bool = False,
 ) -> None:
     """Train one adapter.
 
@@ -363,6 +364,8 @@ def train(
         about: Further facts for the provenance.
         progress: Called with steps done and steps in all.
         tracking: Experiment trackers, and where they write.
+        cache_sources: Whether a FLARE adapter's source states are kept in `work`, where rows come round again; how
+            large that is, the log says first. A source encoder's always are.
 
     Raises:
         UserError: the loss or a tensor became infinite or NaN; an answer leaves no room for its prompt.
@@ -385,7 +388,7 @@ def train(
     where = "segment_tokens" if isinstance(task, TextTask) else "max_length"
     prefix = read_json(start / CONFIG_FILE).get("num_virtual_tokens") or 0
     check_positions(model.config, where, max(feed.lengths), prefix)
-    job = _Job(ref, model, feed, settings, start, seed, work, progress, tracking)
+    job = _Job(ref, model, feed, settings, start, seed, work, progress, tracking, cache_sources)
     try:
         with reporting(tracking, tracking.folder or work / LOGS):
             wrapped, trainer = _fit(job)
@@ -434,6 +437,7 @@ class _Job:
     work: Path
     progress: Progress
     tracking: Tracking
+    cache_sources: bool
 
 
 def _fit(job: _Job) -> tuple[Any, Any]:
@@ -462,17 +466,24 @@ def _fit(job: _Job) -> tuple[Any, Any]:
 
 
 def _with_states(job: _Job, wrapped: Any) -> _Job:
-    """The job with the source encoder's states of all rows on disk, where rows come round more than once.
+    """The job with the source states of all rows on disk, where rows come round more than once.
 
-    They do not change in training. Without a source encoder the job stays as it is: the states are those of every block
-    then, and too large to be kept unasked.
+    They do not change in training. Without a source encoder they are those of every fused block, and too large to be
+    kept unasked.
+
+    Raises:
+        UserError: they will not fit, or the tokenizer tells the texts of a pair by token types, which are not kept.
     """
     settings, feed = job.settings, job.feed
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     drawn = (settings.steps or 0) * settings.batch_size * settings.accumulation * processes
     again = drawn > len(feed.rows) if settings.steps else (settings.epochs or 1) > 1
-    if not again or translator_on(wrapped) is None:
+    if not again or not (job.cache_sources or translator_on(wrapped)):
         return job
+    texts = feed.rows[0].get("inputs", [feed.rows[0]])
+    if f"{PREFIX}token_type_ids" in texts[0]:
+        found = f"keeps no token types, by which the tokenizer of {job.ref.name!r} tells the texts of a pair"
+        raise UserError("flare.cache_sources", found, "false", "leave it out")
     from lingualift.fusion.pairs import PairCollator, numbered
 
     rows, sources = numbered(feed.rows)
