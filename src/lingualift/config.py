@@ -318,12 +318,14 @@ class Flare(_Record):
 
 
 class Weights(_Record):
-    """How the merge weight is chosen: by the validation split of one language, never by a test split."""
+    """How the merge weight is chosen: on validation splits, never on a test split."""
 
     grid: tuple[NonNegative, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
     "Merge weights to try; ties go to the one closest to 1."
     tune_on: LanguageCode | None = None
     "The target language whose validation split decides; it is left out of every average."
+    by: Literal["score", "entropy"] = "score"
+    "What decides: the score in `tune_on`; or the least entropy of answers to each target's validation rows, unlabelled."
     curves: tuple[LanguageCode, ...] = ()
     "Further targets whose validation split is scored at every weight, for the report alone: they decide nothing."
 
@@ -331,6 +333,8 @@ class Weights(_Record):
     def _check(self) -> Weights:
         if not self.grid or len(set(self.grid)) != len(self.grid):
             raise ValueError("grid: needs at least one weight, and each once")
+        if self.by == "entropy" and self.tune_on:
+            raise ValueError("tune_on: entropy chooses in each target itself; leave it out")
         return self
 
 

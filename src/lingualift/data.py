@@ -104,6 +104,16 @@ def load_examples(task: Task, data: Data, language: str, split: str, base: Path)
     return _load(task, data, language, split, base, lambda _, row: row)
 
 
+def load_questions(task: Task, data: Data, language: str, split: str, base: Path) -> list[Example]:
+    """Examples without gold: no label is looked at, nor need there be one; arguments and errors as `load_examples`."""
+
+    def ask(row: Mapping[str, Any]) -> Example:
+        return replace(task.example(row, language), language=language)
+
+    rows = load_rows(data, language, split, base, task.columns)
+    return list(_by_id(task, rows, task.columns, ask).values())
+
+
 def _load(
     task: Task,
     data: Data,

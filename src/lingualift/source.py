@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lingualift.config import Data
-from lingualift.data import data_fingerprint, instead, load_examples, load_joined, load_paired, load_texts
+from lingualift.data import (
+    data_fingerprint,
+    instead,
+    load_examples,
+    load_joined,
+    load_paired,
+    load_questions,
+    load_texts,
+)
 from lingualift.errors import UserError
 from lingualift.evaluation.metrics import METRICS
 from lingualift.provenance import fingerprint
@@ -50,6 +58,7 @@ class Source:
         prompt_language: Code of the prompt's language, or `target`; None for English.
         generated: Whether classes are generated, and not ranked by the likelihood of their words.
         beside: The source side of the rows; None for rows alone.
+        unlabelled: Whether no label is looked at.
     """
 
     task: str
@@ -59,6 +68,7 @@ class Source:
     prompt_language: str | None = None
     generated: bool = False
     beside: Beside | None = None
+    unlabelled: bool = False
 
     def get_task(self) -> Task | TextTask:
         """The task itself."""
@@ -87,6 +97,7 @@ class Source:
             "data": data_fingerprint(self.data, language, split, self.base),
             **prompt,
             **self._origin_beside(language, split),
+            **({"unlabelled": True} if self.unlabelled else {}),
         }
 
     def _origin_beside(self, language: str, split: str) -> dict[str, Any]:
@@ -119,6 +130,8 @@ class Source:
 
     def _examples(self, task: Task, language: str, split: str) -> list[Example]:
         beside = self.beside
+        if self.unlabelled:
+            return load_questions(task, self.data, language, split, self.base)
         if beside is None:
             return load_examples(task, self.data, language, split, self.base)
         filled_by = beside.filled_by or language

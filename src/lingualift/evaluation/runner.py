@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lingualift.activations import recording
 from lingualift.attachment import attach, check_labels, detach
@@ -137,6 +140,28 @@ def evaluate(
         truncated,
         activations.means(),
     )
+
+
+def entropy(
+    ref: BackboneRef, adapter: Path, task: Task, examples: Sequence[Example], scoring: Scoring
+) -> dict[str, float]:
+    """How unsure an adapter is of its answers to questions, whose gold is not looked at.
+
+    Returns:
+        `score`: the mean entropy of the distributions over the labels, in percent of that of a fair draw; `stderr`.
+    """
+    ref = answering(ref, task, examples)
+    with adapted(ref, adapter) as (model, tokenizer):
+        found, _ = predict(ref, model, tokenizer, task, examples, scoring)
+    scores = np.array([list((one.scores or {}).values()) for one in found])  # (rows, labels)
+    logs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+    each = -100 * (np.exp(logs) * logs).sum(axis=1) / math.log(scores.shape[1])
+    return {"score": float(each.mean()), "stderr": float(each.std() / math.sqrt(len(each)))}
+
+
+def is_ranked(ref: BackboneRef, task: Task, examples: Sequence[Example]) -> bool:
+    """Whether each answer is one of some labels, by how likely they are: no span and no generated text."""
+    return bool(examples[0].choices) or answering(ref, task, examples).head.kind in ("classes", "choices")
 
 
 def answering(ref: BackboneRef, task: Task, examples: Sequence[Example]) -> BackboneRef:

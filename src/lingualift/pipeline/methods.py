@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lingualift.attachment import FLARE, MIXUP
 from lingualift.backbone import BackboneRef, check_positions, read_config
@@ -117,23 +117,26 @@ class Cell:
         how = MergeRecipe(self.method.method, self.method.space, self.method.combine, self.method.modules)
         weights = self.experiment.weights
 
-        def sweep(language: str) -> Sweep:
+        def sweep(language: str, *, by: Literal["score", "entropy"] = "score") -> Sweep:
             return Sweep(
                 how,
                 self._roles(language, subtract_source),
                 weights.grid,
-                self.task,
+                self.task if by == "score" else replace(self.task, unlabelled=True),
                 language,
                 self.experiment.scoring,
                 variant(self.method, self.experiment.adapter.type),
-                decides=language == weights.tune_on,
+                decides=by == "entropy" or language == weights.tune_on,
+                by=by,
             )
 
         roles = self._roles(self.language, subtract_source)
         if self.method.weight is not None:
             return Merge(how, roles, self.method.weight, self.language)
-        assert weights.tune_on is not None
         curves = tuple(sweep(language) for language in weights.curves)
+        if weights.by == "entropy":
+            return Merge(how, roles, sweep(self.language, by="entropy"), self.language, curves)
+        assert weights.tune_on is not None
         return Merge(how, roles, sweep(weights.tune_on), self.language, curves)
 
     def _roles(self, target: str, subtract_source: bool) -> tuple[tuple[str, Train], ...]:
@@ -379,8 +382,12 @@ def check_methods(experiment: Experiment) -> None:
         if entry.needs_reference and experiment.training.reference is None:
             found = f"is missing, and {method.method} trains on unlabelled text ({where})"
             raise UserError("training.reference", found, mend="say how: `training: {reference: {epochs: 1}}`")
-        if entry.merges and method.weight is None and experiment.weights.tune_on is None:
-            mend = "set `weights.tune_on` to a target language with validation rows, or give the method a `weight`"
+        undecided = experiment.weights.tune_on is None and experiment.weights.by == "score"
+        if entry.merges and method.weight is None and undecided:
+            mend = (
+                "set `weights.tune_on` to a target language with validation rows, or `weights.by: entropy`, or give the "
+                "method a `weight`"
+            )
             raise UserError(where, f"{method.method} has no merge weight", mend=mend)
         _check_translations(where, method, entry, experiment)
         _check_settings(where, method, entry, experiment.adapter.type)

@@ -11,6 +11,7 @@ from lingualift.backbone import BackboneRef, find_backbone, load_tokenizer, skel
 from lingualift.config import Experiment, Method
 from lingualift.data import check_aligned
 from lingualift.errors import UserError
+from lingualift.evaluation.runner import is_ranked
 from lingualift.pipeline.methods import METHODS, Cell, asked, check_family, check_methods, is_seeded
 from lingualift.pipeline.steps import Evaluate, InitialiseFused, Merge, Step, Sweep, Train
 from lingualift.pipeline.store import Store
@@ -172,6 +173,13 @@ def check_data(experiment: Experiment, backbone: BackboneRef, steps: Iterable[St
         head_of(backbone.family, task, rows, step.source.task)  # type: ignore[arg-type]
         if backbone.family == "decoder":
             _check_room(task, rows, experiment)
+        if isinstance(step, Sweep) and step.by == "entropy" and not is_ranked(backbone, task, rows):  # type: ignore[arg-type]
+            raise UserError(
+                "weights.by",
+                f"is entropy, and answers to {step.source.task!r} are no choice between labels",
+                "score",
+                "set `weights.tune_on`",
+            )
     for use, source in sources.items():
         check_aligned(source.data, languages[use], use[2], source.base)
 

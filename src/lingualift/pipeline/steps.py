@@ -392,6 +392,8 @@ class Sweep(Step):
     Attributes:
         variant: What results call the merge.
         decides: Whether merges take the weight that is chosen here; else it is a curve of the report.
+        by: What is measured: the task's first metric, the more the better, or the entropy of the answers, which needs
+            no label, the less the better.
     """
 
     kind = "sweep"
@@ -405,6 +407,7 @@ class Sweep(Step):
     scoring: Scoring
     variant: str
     decides: bool
+    by: Literal["score", "entropy"] = "score"
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -419,6 +422,7 @@ class Sweep(Step):
     def recipe(self) -> dict[str, Any]:
         """Merge, grid, rows and scoring."""
         return {
+            **({} if self.by == "score" else {"by": self.by}),
             "how": vars(self.how),
             "grid": list(self.grid),
             "rows": self.source.identity(self.language, self.split),
@@ -428,6 +432,7 @@ class Sweep(Step):
     def what(self) -> str:
         """What people see of all steps that differ in language and seed alone."""
         verb = "choose the weight" if self.decides else "score the weights"
+        verb += " by entropy" * (self.by == "entropy")
         return f"{verb} of {self.how.method} ({self.how.space})"
 
     def label(self) -> str:
@@ -447,11 +452,11 @@ class Sweep(Step):
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Merge and score at each weight; only the scores are kept, in `work` until all of them are there."""
-        from lingualift.evaluation.runner import evaluate
+        from lingualift.evaluation.runner import entropy, evaluate
 
         task, examples = self.source.labelled(self.language, self.split)
         backbone = self.adapters[0][1].backbone
-        metric = task.metrics[0]
+        metric = "entropy" if self.by == "entropy" else task.metrics[0]
         tried = []
         with tempfile.TemporaryDirectory(dir=output) as scratch:
             for index, weight in enumerate(self.grid):
@@ -460,13 +465,17 @@ class Sweep(Step):
                 if entry is None:
                     folder = Path(scratch) / str(index)
                     self.how.merge(inputs, weight, folder)
-                    found = evaluate(backbone, folder, task, examples, self.scoring)
-                    entry = {"weight": weight, **found.scores[metric]}
+                    if self.by == "entropy":
+                        entry = {"weight": weight, **entropy(backbone, folder, task, examples, self.scoring)}
+                    else:
+                        found = evaluate(backbone, folder, task, examples, self.scoring)
+                        entry = {"weight": weight, **found.scores[metric]}
                     write_json(kept, {"entry": entry, "seal": fingerprint(entry)})
                     shutil.rmtree(folder)
                 tried.append(entry)
                 progress(index + 1, len(self.grid))
-        chosen = choose_weight([(entry["weight"] or 0.0, entry["score"] or 0.0) for entry in tried])
+        sign = -1.0 if self.by == "entropy" else 1.0
+        chosen = choose_weight([(entry["weight"] or 0.0, sign * (entry["score"] or 0.0)) for entry in tried])
         write_json(
             output / SWEEP_FILE,
             {
