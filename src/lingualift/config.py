@@ -325,7 +325,7 @@ class Weights(_Record):
     tune_on: LanguageCode | None = None
     "The target language whose validation split decides; it is left out of every average."
     by: Literal["score", "entropy"] = "score"
-    "What decides: the score in `tune_on`; or the least entropy of answers to each target's validation rows, unlabelled."
+    "What decides: the score in `tune_on`, or, without labels, the least entropy of answers in each target itself."
     curves: tuple[LanguageCode, ...] = ()
     "Further targets whose validation split is scored at every weight, for the report alone: they decide nothing."
 

@@ -385,8 +385,8 @@ def check_methods(experiment: Experiment) -> None:
         undecided = experiment.weights.tune_on is None and experiment.weights.by == "score"
         if entry.merges and method.weight is None and undecided:
             mend = (
-                "set `weights.tune_on` to a target language with validation rows, or `weights.by: entropy`, or give the "
-                "method a `weight`"
+                "set `weights.tune_on` to a target language with validation rows, or `weights.by: entropy`, or give "
+                "the method a `weight`"
             )
             raise UserError(where, f"{method.method} has no merge weight", mend=mend)
         _check_translations(where, method, entry, experiment)
