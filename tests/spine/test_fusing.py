@@ -117,6 +117,12 @@ def test_translate_test_reads_the_translation_and_the_labels_of_the_original_row
         assert asked[row["id"]]["gold"] == [row["label"]]
 
 
+def test_translations_are_answered_in_the_source_language(rows):
+    for row in rows:
+        spoken = "en" if row["method"] == "translate-test" else row["language"]
+        assert row["answer_language"] == spoken
+
+
 def test_translate_test_scores_against_labels_of_the_target_and_not_of_the_translation(data, tmp_path):
     raw = one_target(data, tmp_path, seeds=[0])
     raw["methods"] = ["translate-test"]
