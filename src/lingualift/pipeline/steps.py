@@ -36,10 +36,13 @@ _SCORES = (  # the code that decides a score
     "activations.py",
     "languages.py",
     "languages.tsv",
+    "training/chat.py",
+    "training/collator.py",
     "training/encoding.py",
     "training/heads.py",
     "training/sides.py",
     "fusion",
+    "adapters",
     "backbone.py",
     "attachment.py",
     "architectures.py",
@@ -263,6 +266,9 @@ class Train(Step):
     code = (
         "training",
         "fusion",
+        "adapters",
+        "languages.py",
+        "languages.tsv",
         "backbone.py",
         "attachment.py",
         "architectures.py",
@@ -396,7 +402,7 @@ class Sweep(Step):
 
     kind = "sweep"
     split: ClassVar[str] = "validation"
-    code = ("merging", "adapters", *_SCORES)
+    code = ("merging", *_SCORES)
     how: MergeRecipe
     adapters: tuple[tuple[str, Train], ...]
     grid: tuple[float, ...]
