@@ -152,8 +152,10 @@ def test_other_translations_change_the_answers_of_all_that_read_them_and_of_noth
     }
 
 
-def test_a_sample_of_the_training_rows_is_the_same_in_every_language(data, tmp_path):
+@pytest.mark.parametrize("of_another_split", [{}, {"test": 3}])
+def test_a_sample_of_the_training_rows_is_the_same_in_every_language(data, tmp_path, of_another_split):
     raw = one_target(data, tmp_path)
+    raw["tasks"][0]["translated"]["into_targets"]["max_rows"] = of_another_split
     raw["tasks"][0]["data"]["max_rows"] = {"train": 7}
     planned = plan_of(write_experiment(tmp_path / "e.yaml", raw))[0]
     read = {}
