@@ -95,6 +95,33 @@ def test_the_adapters_of_stage_2_are_trained_on_top_of_the_one_of_stage_1(finish
         assert told[f"initialise {what}, seed 0"] == {"first": stage_1}
 
 
+def test_the_report_tells_trainings_of_one_task_apart(finished):
+    """A line of a loss plot is a seed: what learns in another way has a plot, and lines of sizes, of its own."""
+    told = json.loads((finished.folder / "steps.json").read_text())["steps"]
+    found = {}
+    for step in told:
+        if step["kind"] == "adapter":
+            facts = step["facts"]
+            found.setdefault((facts["name"], facts["language"]), []).append(facts["seed"])
+    assert all(len(seeds) == len(set(seeds)) for seeds in found.values())
+    names = {name for name, _ in found}
+    assert names == {
+        "mini-sentiment",
+        "mini-sentiment on translations",
+        "mini-sentiment joined with its translation",
+        "mini-sentiment by flare add_relu",
+        "mini-sentiment by flare cross_attention source_state=block-input",
+        "mini-sentiment by x-mixup",
+        "mini-sentiment by x-mixup layer=0 ratio=0.75",
+    }
+    labels = [step["label"] for step in told if step["kind"] != "evaluation"]
+    assert len(labels) == len(set(labels))
+    page = finished.page.read_text(encoding="utf-8")
+    section = page.partition('<section id="training"')[2].partition("</section>")[0]
+    for name in names:  # over its sizes, and over its losses if there are any
+        assert section.count(f"<bdi>{name}</bdi>") in (1, 2), name
+
+
 def test_the_settings_of_x_mixup_reach_its_adapter(finished):
     found = []
     for name in FUSED[2:]:
