@@ -287,13 +287,20 @@ def _check_pairs(
             f"one for each of {len(ids)} rows in {language!r}, since rows pair by `id`",
             "add the rows that are missing, or leave their partners out",
         )
-    if len(found) != len(ids) and not _has_ids(columns, rows) and not _has_ids(columns, theirs()):
+    if _has_ids(columns, rows) or _has_ids(columns, their := theirs()):
+        return
+    if _numbers(rows) != _numbers(their):
         raise UserError(
             rows.where,
-            f"has {len(found)} rows",
-            f"{len(ids)} as in {theirs().where}, since rows without `id` pair by their lines",
+            f"has {len(rows.dataset)} rows",
+            f"{len(their.dataset)} as in {their.where}, on the same lines, since rows without `id` pair by their lines",
             "give the rows of both an `id`",
         )
+
+
+def _numbers(rows: Rows) -> list[int]:
+    """The numbers of all rows of a file, those outside of a sample too."""
+    return [rows.number(index) for index in range(len(rows.dataset))]
 
 
 def _has_ids(columns: tuple[str, ...], rows: Rows) -> bool:

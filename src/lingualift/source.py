@@ -141,6 +141,10 @@ class Source:
         pairs = load_paired(task, self.data, beside.data, *read)
         return [instead(row) for row in pairs] if beside.use == "instead" else pairs
 
+    def answer_language(self, language: str) -> str:
+        """Code of the language that rows of a language are asked, answered and scored in."""
+        return self.beside.language if self.beside and self.beside.use == "instead" else language
+
     def labelled(self, language: str, split: str) -> tuple[Task, list[Example]]:
         """The task and its examples; raises as `check_labelled`."""
         return self.check_labelled(), self.rows(language, split)  # type: ignore[return-value]

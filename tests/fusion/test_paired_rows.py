@@ -1,6 +1,7 @@
 """Rows with their source side: paired by id, read by the same task, without a look at the source's gold."""
 
 import json
+from dataclasses import replace
 
 import paired
 import pytest
@@ -85,6 +86,27 @@ def test_rows_without_ids_pair_by_their_lines(tmp_path):
     assert [row.source.parts[0] for row in found] == ["e1", "e2"]
     with pytest.raises(UserError, match=r"has 3 rows; expected 2 as in .*since rows without `id` pair by"):
         source(tmp_path / "c", rows[1:], english, task="xnli").rows("id", "train")
+
+
+@pytest.mark.parametrize("use", ["beside", "joined", "instead"])
+def test_a_sample_of_rows_without_ids_pairs_by_the_lines_of_the_whole_files(tmp_path, use):
+    rows = [{"premise": f"p{n}", "hypothesis": "h", "label": 0} for n in range(9)]
+    english = [{"premise": f"e{n}", "hypothesis": "h"} for n in range(9)]
+
+    def sampled(folder, english):
+        task = source(folder, rows, english, task="xnli")
+        data = task.data.model_copy(update={"max_rows": {"train": 4}})
+        return replace(task, data=data, beside=replace(task.beside, use=use)).rows("id", "train")
+
+    found = sampled(tmp_path / "a", english)
+    assert len(found) == 4
+    for row in found:
+        number = int(row.id) - 1
+        texts = {"beside": (f"p{number}", "h"), "instead": (f"e{number}", "h")}
+        assert row.parts == texts.get(use, (f"p{number}\ne{number}", "h\nh"))
+        assert row.source is None or row.source.parts == (f"e{number}", "h")
+    with pytest.raises(UserError, match=r"has 10 rows; expected 9 as in .*since rows without `id` pair by"):
+        sampled(tmp_path / "b", [*english, english[0]])
 
 
 def test_what_stands_beside_is_part_of_what_determines_the_rows(tmp_path):

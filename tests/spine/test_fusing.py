@@ -95,6 +95,33 @@ def test_the_adapters_of_stage_2_are_trained_on_top_of_the_one_of_stage_1(finish
         assert told[f"initialise {what}, seed 0"] == {"first": stage_1}
 
 
+def test_the_report_tells_trainings_of_one_task_apart(finished):
+    """A line of a loss plot is a seed: what learns in another way has a plot, and lines of sizes, of its own."""
+    told = json.loads((finished.folder / "steps.json").read_text())["steps"]
+    found = {}
+    for step in told:
+        if step["kind"] == "adapter":
+            facts = step["facts"]
+            found.setdefault((facts["name"], facts["language"]), []).append(facts["seed"])
+    assert all(len(seeds) == len(set(seeds)) for seeds in found.values())
+    names = {name for name, _ in found}
+    assert names == {
+        "mini-sentiment",
+        "mini-sentiment on translations",
+        "mini-sentiment joined with its translation",
+        "mini-sentiment by flare add_relu",
+        "mini-sentiment by flare cross_attention source_state=block-input",
+        "mini-sentiment by x-mixup",
+        "mini-sentiment by x-mixup layer=0 ratio=0.75",
+    }
+    labels = [step["label"] for step in told if step["kind"] != "evaluation"]
+    assert len(labels) == len(set(labels))
+    page = finished.page.read_text(encoding="utf-8")
+    section = page.partition('<section id="training"')[2].partition("</section>")[0]
+    for name in names:  # over its sizes, and over its losses if there are any
+        assert section.count(f"<bdi>{name}</bdi>") in (1, 2), name
+
+
 def test_the_settings_of_x_mixup_reach_its_adapter(finished):
     found = []
     for name in FUSED[2:]:
@@ -115,6 +142,12 @@ def test_translate_test_reads_the_translation_and_the_labels_of_the_original_row
     }
     for row in swahili:
         assert asked[row["id"]]["gold"] == [row["label"]]
+
+
+def test_translations_are_answered_in_the_source_language(rows):
+    for row in rows:
+        spoken = "en" if row["method"] == "translate-test" else row["language"]
+        assert row["answer_language"] == spoken
 
 
 def test_translate_test_scores_against_labels_of_the_target_and_not_of_the_translation(data, tmp_path):
@@ -146,8 +179,10 @@ def test_other_translations_change_the_answers_of_all_that_read_them_and_of_noth
     }
 
 
-def test_a_sample_of_the_training_rows_is_the_same_in_every_language(data, tmp_path):
+@pytest.mark.parametrize("of_another_split", [{}, {"test": 3}])
+def test_a_sample_of_the_training_rows_is_the_same_in_every_language(data, tmp_path, of_another_split):
     raw = one_target(data, tmp_path)
+    raw["tasks"][0]["translated"]["into_targets"]["max_rows"] = of_another_split
     raw["tasks"][0]["data"]["max_rows"] = {"train": 7}
     planned = plan_of(write_experiment(tmp_path / "e.yaml", raw))[0]
     read = {}

@@ -1,13 +1,16 @@
 """What makes two runs, two steps or two sets of rows the same."""
 
+import ast
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+import lingualift
 from lingualift.config import Data, parse_experiment
 from lingualift.pipeline import _claim
+from lingualift.pipeline.steps import Evaluate, Sweep, Train
 from lingualift.pipeline.store import Store
 from lingualift.source import Source
 from lingualift.tasks import TASKS
@@ -99,3 +102,47 @@ def test_two_that_want_one_step_make_it_once(tmp_path):
     assert store.has(Slow())
     assert not leftover.exists()
     assert [path.name for path in Path(store.folder(Slow())).iterdir()].count("made") == 1
+
+
+PACKAGE = Path(lingualift.__file__).parent
+NEVER_DECIDE = {  # settings are in recipes; the others change no number of an adapter
+    *("config.py", "errors.py", "provenance.py", "registry.py", "devices.py", "activations.py"),
+}
+AS_ROWS = ("miniworld/", "tasks/", "evaluation/numbers.py")  # rows and backbones are told by their content
+NAMES_ONLY = {"training/feed.py", "training/objectives.py"}  # of which evaluation takes the name of a type
+
+
+def imported(start):
+    """Files of the package that a file imports when it runs, and those that they import."""
+    found, left = set(), [start]
+    while left:
+        path = left.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse((PACKAGE / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lingualift":
+                names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+                for name in names:
+                    inner = name.removeprefix("lingualift").strip(".").replace(".", "/")
+                    places = (f"{inner}.py", f"{inner}/__init__.py")
+                    left += [place for place in places if inner and (PACKAGE / place).is_file()]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("step", "starts"),
+    [
+        (Train, ["training/trainer.py", "fusion/kinds.py"]),
+        (Evaluate, ["evaluation/runner.py", "fusion/kinds.py"]),
+        (Sweep, ["evaluation/runner.py", "merging/__init__.py"]),
+    ],
+)
+def test_all_code_that_decides_what_a_step_makes_is_in_its_key(step, starts):
+    covered = {
+        str(path.relative_to(PACKAGE))
+        for part in step.code
+        for path in ([PACKAGE / part] if (PACKAGE / part).is_file() else (PACKAGE / part).rglob("*.py"))
+    }
+    missing = {path for start in starts for path in imported(start)} - covered - NEVER_DECIDE - NAMES_ONLY
+    assert {path for path in missing if not path.startswith(AS_ROWS)} == set()

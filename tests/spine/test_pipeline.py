@@ -34,6 +34,7 @@ KEYS = {
         "backbone",
         "source_language",
         "reference_task",
+        "answer_language",
         "metric",
     ),
     *("score", "n", "n_train", "malformed", "stderr", "chance", "seed", "weight", "adapter", "seconds"),

@@ -134,13 +134,18 @@ def _scored(rows: Sequence[Row], answers: Callable[[Row], Answers]) -> dict[tupl
     scored = {}
     for ids, members in by_items.items():
         blocks = [
-            [_resampled(row["metric"], row["language"], found, counts) for row, found in members]
+            [_resampled(row["metric"], _spoken(row), found, counts) for row, found in members]
             for counts in item_draws(ids)
         ]
         for (row, _), draws in zip(members, np.concatenate(blocks, axis=1), strict=True):
             names = ("task", "metric", "method", "variant", "language", "seed")
             scored[tuple(row[name] for name in names)] = _Scored(ids, row["score"], draws)
     return scored
+
+
+def _spoken(row: Row) -> str:
+    """The language that answers are in, by which metrics read them: of translations, another than the row's."""
+    return str(row.get("answer_language", row["language"]))
 
 
 def _resampled(metric: str, language: str, answers: Answers, counts: np.ndarray) -> np.ndarray:

@@ -94,7 +94,7 @@ class Cell:
         original, source = self.task.data, self.experiment.languages.source
         sample = {"max_rows": original.max_rows, "sample_seed": original.sample_seed}
         data = self.translated.into_targets
-        data = data if data.max_rows else data.model_copy(update=sample)
+        data = data if "train" in data.max_rows else data.model_copy(update=sample)
         beside = Beside(_whole(original), source, use, source, labelled) if use else None
         return replace(self.task, data=data, beside=beside)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lingualift.backbone import BackboneRef
-from lingualift.config import Adapter, GivenAdapter, Scoring, Training
+from lingualift.config import Adapter, GivenAdapter, Method, Scoring, Training
 from lingualift.errors import UserError
 from lingualift.provenance import (
     PROVENANCE_FILE,
@@ -36,10 +36,13 @@ _SCORES = (  # the code that decides a score
     "activations.py",
     "languages.py",
     "languages.tsv",
+    "training/chat.py",
+    "training/collator.py",
     "training/encoding.py",
     "training/heads.py",
     "training/sides.py",
     "fusion",
+    "adapters",
     "backbone.py",
     "attachment.py",
     "architectures.py",
@@ -212,9 +215,14 @@ class InitialiseFused(Step):
 
     @property
     def name(self) -> str:
-        """What people see of the adapter."""
+        """What people see of the adapter: kind, fusion, and what the method's entry chooses beside."""
         kind = "flare-mt" if self.settings.get("source_encoder") else self.settings["kind"]
-        return " ".join(filter(None, (kind, self.settings.get("fusion"))))
+        chosen = [
+            f"{name}={self.settings[name]}"
+            for name, field in Method.model_fields.items()
+            if name != "fusion" and name in self.settings and self.settings[name] != field.default
+        ]
+        return " ".join(filter(None, (kind, self.settings.get("fusion"), *chosen)))
 
     def label(self) -> str:
         """What people see of this step."""
@@ -263,6 +271,9 @@ class Train(Step):
     code = (
         "training",
         "fusion",
+        "adapters",
+        "languages.py",
+        "languages.tsv",
         "backbone.py",
         "attachment.py",
         "architectures.py",
@@ -315,6 +326,11 @@ class Train(Step):
         goes_on = " on translations" if isinstance(self.start, Train) else ""
         return f"train {Path(self.source.task).stem}{reads or goes_on}"
 
+    @property
+    def _name(self) -> str:
+        """What people see of its adapters that differ in language and seed alone."""
+        return self.what().removeprefix("train ")
+
     def label(self) -> str:
         """What people see of this step."""
         return f"{self.what()} in {self.language}, seed {self.seed}"
@@ -324,7 +340,7 @@ class Train(Step):
         from lingualift.training.tracking import Tracking
         from lingualift.training.trainer import train
 
-        name = f"{self.what().removeprefix('train ').replace(' ', '-')}.{self.language}.seed{self.seed}"
+        name = f"{self._name.replace(' ', '-')}.{self.language}.seed{self.seed}"
         train(
             self.backbone,
             self.source.get_task(),
@@ -347,12 +363,12 @@ class Train(Step):
         )
 
     def facts(self, folder: Path) -> dict[str, Any]:
-        """Task, rows, settings, and the loss along the way."""
+        """Task, what the adapter is, rows, settings, and the loss along the way."""
         recorded = read_json(folder / PROVENANCE_FILE)
         names = ("task", "language", "seed", "rows", "segments", "truncated_prompts", "steps", "settings")
         log = map(json.loads, (folder / TRAINING_LOG_FILE).read_text(encoding="utf-8").splitlines())
         loss = [[entry["step"], entry["loss"]] for entry in log if "loss" in entry]
-        return {**{name: recorded[name] for name in names}, "loss": loss}
+        return {**{name: recorded[name] for name in names}, "name": self._name, "loss": loss}
 
 
 @dataclass(frozen=True)
@@ -398,7 +414,7 @@ class Sweep(Step):
 
     kind = "sweep"
     split: ClassVar[str] = "validation"
-    code = ("merging", "adapters", *_SCORES)
+    code = ("merging", *_SCORES)
     how: MergeRecipe
     adapters: tuple[tuple[str, Train], ...]
     grid: tuple[float, ...]

@@ -256,19 +256,19 @@ def _scale(sweeps: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
 
 
 def _losses(run: RunFolder) -> list[tuple[str, list[_Panel]]]:
-    """Task -> training loss per language, a line per seed, on one scale for the task."""
-    adapters = [step.facts for step in run.steps or () if step.kind == "adapter" and step.facts.get("loss")]
+    """Adapters -> training loss per language, a line per seed, on one scale for those of a name."""
+    adapters = [facts for facts in _adapters(run) if facts.get("loss")]
     found = []
-    for (task,), mine in _grouped(adapters, "task"):
+    for (name,), mine in _grouped(adapters, "name"):
         top = max(loss for facts in mine for _, loss in facts["loss"])
         panels = []
         for (code,), of_language in _grouped(mine, "language"):
             series = [[(step, loss) for step, loss in facts["loss"]] for facts in of_language]
             ends = ", ".join(f"{points[-1][1]:.3g}" for points in series)
-            label = f"Training loss of {task} in {_tongue(code)} by step, at the end {ends}."
+            label = f"Training loss of {name} in {_tongue(code)} by step, at the end {ends}."
             plot = line_plot(series, label, within=(0.0, top or 1.0))
             panels.append(_Panel(_named(code), f"at the end {ends}", False, plot))
-        found.append((task, panels))
+        found.append((name, panels))
     return found
 
 
@@ -438,11 +438,19 @@ class _Trained:
 
 
 def _trained(run: RunFolder) -> list[tuple[str, list[_Trained]]]:
-    """Task -> what its adapters were trained on, by language."""
-    adapters = [{**step.facts, "seconds": step.seconds} for step in run.steps or () if step.kind == "adapter"]
+    """Adapters -> what they were trained on, by language."""
     return [
-        (task, [_of_language(code, mine) for (code,), mine in _grouped(of_task, "language")])
-        for (task,), of_task in _grouped(adapters, "task")
+        (name, [_of_language(code, mine) for (code,), mine in _grouped(of_name, "language")])
+        for (name,), of_name in _grouped(_adapters(run), "name")
+    ]
+
+
+def _adapters(run: RunFolder) -> list[dict[str, Any]]:
+    """Facts of all trainings, with `name`: the task and how it was learnt; of older runs, the task."""
+    return [
+        {"name": step.facts["task"], **step.facts, "seconds": step.seconds}
+        for step in run.steps or ()
+        if step.kind == "adapter"
     ]
 
 
