@@ -457,7 +457,7 @@ def _fit(job: _Job) -> tuple[Any, Any]:
             trainer = _trainer(_with_states(job, wrapped), wrapped, at_once)
             trainer.train(resume_from_checkpoint=_last_checkpoint(job.work))
             return wrapped, trainer
-        except Exception as error:
+        except BaseException as error:  # an interrupt too: a notebook goes on with the resident backbone
             _take_off(job, wrapped)
             if not out_of_memory(error):
                 raise
