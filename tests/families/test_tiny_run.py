@@ -407,7 +407,8 @@ def test_states_that_cannot_be_kept_are_told_before_anything_runs(backbone, tmp_
     translated = {"into_targets": absent, "into_source": absent}
     given = {"tasks": [{"task": "xnli", "data": absent, "translated": translated}], "reference": None}
     given |= {"languages": {"source": "en", "targets": ["id"]}, "weights": {}, "adapter": {"rank": 2}}
-    given |= {"methods": ["flare"], "flare": {"cache_sources": True}}
+    given |= {"methods": ["flare"], "flare": {"cache_sources": True}, "scoring": {"max_length": 256}}
+    given |= {"training": {"task": {"epochs": 3, "max_length": 256}}}
     with pytest.raises(UserError, match=r"flare\.cache_sources: keeps no token types"):
         ll.run(write(tmp_path, backbone("bert").source, **given), output=tmp_path / "run", tiny=True)
     assert not (tmp_path / "run" / "store").exists()
