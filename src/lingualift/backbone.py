@@ -30,6 +30,7 @@ from lingualift.devices import device
 from lingualift.errors import UserError
 from lingualift.provenance import sha256_folder
 from lingualift.training.chat import frame
+from lingualift.training.encoding import ends_of
 
 # bitsandbytes, which peft imports where it is installed, looks for a kernel on the hub and goes without
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -347,7 +348,9 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     if hasattr(
         model, "generation_config"
     ):  # what a backbone ships (penalties, sampling) is not greedy decoding
-        model.generation_config = transformers.GenerationConfig()
+        model.generation_config = transformers.GenerationConfig(
+            eos_token_id=ends_of(tokenizer) or None, pad_token_id=tokenizer.pad_token_id
+        )
     model.requires_grad_(False).eval()
     return model if ref.device_map or ref.quantization else model.to(device()), tokenizer
 

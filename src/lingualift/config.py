@@ -309,7 +309,7 @@ class Method(_Record):
 class Flare(_Record):
     """What `flare` and `flare-mt` have in common; rank, alpha, dropout and layers of their LoRA are the adapter's."""
 
-    fusion_modules: tuple[str, ...] | None = None
+    fusion_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     "Linear layers that fuse; queries and values when left out."
     source_encoder: str | None = None
     "`flare-mt`: the translation model (NLLB, M2M100) whose encoder reads the target text; a hub id or a folder."

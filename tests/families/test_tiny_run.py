@@ -402,6 +402,18 @@ def test_x_mixup_in_a_block_that_a_small_backbone_lacks(backbone, tmp_path):
         ll.run(path, output=tmp_path / "other", tiny=True)
 
 
+def test_states_that_cannot_be_kept_are_told_before_anything_runs(backbone, tmp_path):
+    absent = {"files": "absent/{language}/{split}.jsonl"}
+    translated = {"into_targets": absent, "into_source": absent}
+    given = {"tasks": [{"task": "xnli", "data": absent, "translated": translated}], "reference": None}
+    given |= {"languages": {"source": "en", "targets": ["id"]}, "weights": {}, "adapter": {"rank": 2}}
+    given |= {"methods": ["flare"], "flare": {"cache_sources": True}, "scoring": {"max_length": 256}}
+    given |= {"training": {"task": {"epochs": 3, "max_length": 256}}}
+    with pytest.raises(UserError, match=r"flare\.cache_sources: keeps no token types"):
+        ll.run(write(tmp_path, backbone("bert").source, **given), output=tmp_path / "run", tiny=True)
+    assert not (tmp_path / "run" / "store").exists()
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_of_the_papers_runs(backbone, tmp_path, name):
     path = ROOT / "examples" / name

@@ -15,6 +15,8 @@ from lingualift.backbone import find_backbone, load_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
+from lingualift.miniworld import SENTIMENT_PROMPT
+from lingualift.miniworld.data import sentiment_rows
 from lingualift.source import Source
 from lingualift.training.encoding import encode_pair, encode_prompt
 from lingualift.training.heads import encode_choices, encode_parts, encode_windows
@@ -104,7 +106,7 @@ def written_score(model, tokenizer, example, words):
 def test_ranked_words_of_a_decoder(refs, tmp_path, fusion, answer_source):
     case = Case(refs, tmp_path, "llama", "nusax", fusion=fusion, answer_source=answer_source)
     found, model = case.evaluated(batch_size=3), case.alone()
-    model.get_base_model().generation_config = hf.GenerationConfig()
+    model.get_base_model().generation_config = hf.GenerationConfig(eos_token_id=case.tokenizer.eos_token_id)
     with torch.no_grad():
         for example, prediction in zip(case.examples, found, strict=True):
             for label, words in example.choices.items():
@@ -184,6 +186,21 @@ def test_spans_meet_the_sources_window_of_the_same_number_or_its_last(refs, tmp_
                     best = (score, text)
             assert prediction.prediction == best[1]
     assert {(True, True), (True, False)} & counts
+
+
+def test_the_answer_of_the_source_stops_where_it_ends():
+    """On the resident backbone, whose own settings of `generate` are put aside."""
+    backbone, tokenizer = load_backbone(find_backbone(Backbone(name="miniworld")))
+    config = ll.FlareConfig(target_modules=["q_proj", "v_proj"], answer_source="generate")
+    model = ll.flare(backbone, config)
+    try:
+        (row,) = sentiment_rows("en", "train", 1)
+        prompt = encode_prompt(tokenizer, SENTIMENT_PROMPT.format(text=row["text"]))
+        ids, mask, start = model._answered(torch.tensor([prompt]), torch.ones(1, len(prompt)), 8)
+        answer = tokenizer.decode(ids[0, int(start) :][mask[0, int(start) :].bool()])
+        assert answer.split()[1:] == [tokenizer.eos_token]  # a word, and its end
+    finally:
+        model.unload()
 
 
 @pytest.mark.parametrize("answer_source", ["last", "generate"])

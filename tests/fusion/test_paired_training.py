@@ -263,6 +263,19 @@ def test_a_killed_training_goes_on_to_the_same_bits(refs, tmp_path, name):
     assert equal(whole, again)
 
 
+def test_an_interrupted_training_leaves_the_backbone_alone(refs, tmp_path):
+    """As in a notebook, where the process goes on."""
+    case = Case(refs, tmp_path, "llama")
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        case.trained("cut", progress=interrupt)
+    (tmp_path / "cut").rmdir()
+    assert equal(case.trained("whole"), case.trained("cut"))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_where_memory_runs_out_it_goes_on_with_fewer_rows(refs, tmp_path, name, caplog):
     case = Case(refs, tmp_path, name)

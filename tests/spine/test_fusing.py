@@ -300,6 +300,7 @@ def rewrite(path, change_rows):
         ),
         ("adapter.type", "ia3", "adapter.type: is ia3, and flare fuses in LoRA"),
         ("flare.fusion_modules", ["q_prj"], "did you mean q_proj"),
+        ("flare.fusion_modules", [], "flare.fusion_modules"),
         ("methods.4", {"method": "flare", "fusion": "addrelu"}, "did you mean add_relu"),
         ("methods.4", {"method": "flare", "weight": 1.0}, "methods.4.weight: flare does not use it"),
         (

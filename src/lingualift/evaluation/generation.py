@@ -10,7 +10,7 @@ from lingualift.config import Scoring
 from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.likelihood import Progress, left_pad
 from lingualift.tasks import Example
-from lingualift.training.encoding import encode_prompt, ending, fit
+from lingualift.training.encoding import encode_prompt, ends_of, fit
 from lingualift.training.sides import pad_sides, scored_sides, source_pad
 
 
@@ -45,7 +45,7 @@ def generate_answers(
     ]
     sides = scored_sides(model, tokenizer, examples, room)
     order = sorted(range(len(pairs)), key=lambda index: len(pairs[index].prompt))
-    ends = {end for end in (*ending(tokenizer)[:1], tokenizer.eos_token_id) if end is not None}
+    ends = ends_of(tokenizer)
     config = transformers.GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -53,7 +53,7 @@ def generate_answers(
         use_cache=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=sorted(ends) or None,
+        eos_token_id=ends or None,
     )
     texts = [""] * len(pairs)
     done = 0

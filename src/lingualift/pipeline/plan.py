@@ -21,7 +21,7 @@ from lingualift.tasks.language_modelling import REFERENCE_TASKS
 from lingualift.training.encoding import set_language
 from lingualift.training.feed import check_objective
 from lingualift.training.heads import head_of
-from lingualift.training.sides import check_sides
+from lingualift.training.sides import check_kept, check_sides
 from lingualift.training.tracking import check_trackers
 
 LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
@@ -201,7 +201,7 @@ def check_fusion(backbone: BackboneRef, steps: Iterable[Step]) -> None:
 
     Raises:
         UserError: a layer that is not there or cannot fuse; an empty source side, or one that is too long; a language
-            that a source encoder does not know.
+            that a source encoder does not know; source states that cannot be kept.
     """
     steps = list(steps)
     drawn = [step for step in steps if isinstance(step, InitialiseFused)]
@@ -218,6 +218,8 @@ def check_fusion(backbone: BackboneRef, steps: Iterable[Step]) -> None:
             encoder = reading.start.settings.get("source_encoder")
             if encoder:
                 find_translator(encoder).tag(reading.language)
+            if reading.cache_sources:
+                check_kept(backbone, tokenizer)
         if isinstance(reading, Train | Evaluate):
             beside = reading.source.beside
             if beside and beside.use == "beside":

@@ -49,6 +49,11 @@ def ending(tokenizer: Any) -> list[int]:
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
+def ends_of(tokenizer: Any) -> list[int]:
+    """Ids that a generated answer stops at: the first of its ending, and the end of the text; none if it has none."""
+    return sorted({end for end in (*ending(tokenizer)[:1], tokenizer.eos_token_id) if end is not None})
+
+
 def set_language(tokenizer: Any, language: str) -> None:
     """Tell a tokenizer that tags its texts (NLLB, M2M100, mBART) which language they are in; others need no telling.
 

@@ -193,6 +193,17 @@ def _bytes(example: Example) -> int:
     return max(len(example.prompt.encode()), sum(len(text.encode()) for text in example.parts) + options)
 
 
+def check_kept(ref: BackboneRef, tokenizer: Any) -> None:
+    """Check that source states can be kept: token types, by which encoders such as BERT tell texts apart, are not.
+
+    Raises:
+        UserError: the backbone is an encoder, and its tokenizer gives token types.
+    """
+    if ref.family == "encoder" and "token_type_ids" in tokenizer.model_input_names:
+        found = f"keeps no token types, by which the tokenizer of {ref.name!r} tells the texts of a pair"
+        raise UserError("flare.cache_sources", found, "false", "leave it out")
+
+
 def window_sides(
     tokenizer: Any,
     example: Example,

@@ -45,7 +45,7 @@ from lingualift.training.card import trained_card
 from lingualift.training.feed import Feed, feed_of
 from lingualift.training.heads import head_of, labels_of
 from lingualift.training.objectives import Noised
-from lingualift.training.sides import PREFIX, translator_on
+from lingualift.training.sides import check_kept, translator_on
 from lingualift.training.tracking import Tracking, reporting
 
 _LOG = logging.getLogger("lingualift.training")
@@ -457,7 +457,7 @@ def _fit(job: _Job) -> tuple[Any, Any]:
             trainer = _trainer(_with_states(job, wrapped), wrapped, at_once)
             trainer.train(resume_from_checkpoint=_last_checkpoint(job.work))
             return wrapped, trainer
-        except Exception as error:
+        except BaseException as error:  # an interrupt too: a notebook goes on with the resident backbone
             _take_off(job, wrapped)
             if not out_of_memory(error):
                 raise
@@ -472,7 +472,7 @@ def _with_states(job: _Job, wrapped: Any) -> _Job:
     kept unasked.
 
     Raises:
-        UserError: they will not fit, or the tokenizer tells the texts of a pair by token types, which are not kept.
+        UserError: they will not fit; or as `check_kept`.
     """
     settings, feed = job.settings, job.feed
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -480,10 +480,8 @@ def _with_states(job: _Job, wrapped: Any) -> _Job:
     again = drawn > len(feed.rows) if settings.steps else (settings.epochs or 1) > 1
     if not again or not (job.cache_sources or translator_on(wrapped)):
         return job
-    texts = feed.rows[0].get("inputs", [feed.rows[0]])
-    if f"{PREFIX}token_type_ids" in texts[0]:
-        found = f"keeps no token types, by which the tokenizer of {job.ref.name!r} tells the texts of a pair"
-        raise UserError("flare.cache_sources", found, "false", "leave it out")
+    if not translator_on(wrapped):
+        check_kept(job.ref, load_backbone(job.ref)[1])
     from lingualift.fusion.pairs import PairCollator, numbered
 
     rows, sources = numbered(feed.rows)
