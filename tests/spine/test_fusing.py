@@ -189,7 +189,7 @@ def test_a_sample_of_the_training_rows_is_the_same_in_every_language(data, tmp_p
     for step in planned.steps:
         if step.kind == "adapter":
             read[step.what()] = [row.id for row in step.source.rows(step.language, step.split)]
-    assert len(read) == 6
+    assert len(read) == 7
     assert len(set(map(tuple, read.values()))) == 1
     assert len(next(iter(read.values()))) == 7
 
