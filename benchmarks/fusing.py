@@ -123,13 +123,17 @@ def worsened(raw: Mapping[str, Any], share: float, folder: Path) -> dict[str, An
         split: load_rows(data, source, split, folder, ("id", "text")).dataset for split in ("train", "test")
     }
     words = sorted({word for row in rows_of(read["train"]) for word in row["text"].split()})
-    path = folder / "test.jsonl"
-    folder.mkdir(exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows_of(read["test"]):
-            changed = {"id": row["id"], "text": noisy(row["text"], share, f"0 {row['id']}", words)}
-            file.write(json.dumps(changed, ensure_ascii=False) + "\n")
-    into = {**task["translated"], "into_source": {"files": f"{folder.resolve()}/{{split}}.jsonl"}}
+    lines = []
+    for row in rows_of(read["test"]):
+        changed = {"id": row["id"], "text": noisy(row["text"], share, f"0 {row['id']}", words)}
+        lines.append(json.dumps(changed, ensure_ascii=False) + "\n")
+    for code in raw["languages"]["targets"]:  # one text for all: their rows say the same
+        (folder / code).mkdir(parents=True, exist_ok=True)
+        (folder / code / "test.jsonl").write_text("".join(lines), encoding="utf-8")
+    into = {
+        **task["translated"],
+        "into_source": {"files": f"{folder.resolve()}/{{language}}/{{split}}.jsonl"},
+    }
     return {**raw, "tasks": [{**task, "translated": into}]}
 
 

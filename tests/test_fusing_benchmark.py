@@ -57,7 +57,9 @@ def test_the_table_is_what_the_results_say(script, tmp_path, monkeypatch, capsys
     for method, one in exact.items():
         line = next(line for line in text.splitlines() if line.startswith(f"| {method} |"))
         assert f"{one['average']:.1f}" in line
-    changed = [json.loads(line) for line in (tmp_path / "out/noise-0.5/test.jsonl").read_text().splitlines()]
+    changed = [
+        json.loads(line) for line in (tmp_path / "out/noise-0.5/sw/test.jsonl").read_text().splitlines()
+    ]
     english = (tmp_path / "out/data/sentiment/en/test.jsonl").read_text().splitlines()
     assert [row["id"] for row in changed] == [json.loads(line)["id"] for line in english]
     assert (

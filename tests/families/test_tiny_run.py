@@ -14,12 +14,16 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import lingualift as ll
-from lingualift.backbone import find_backbone
+from lingualift.backbone import find_backbone, weight_bytes
 from lingualift.cli import app
 from lingualift.config import Backbone, load_experiment
 from lingualift.errors import UserError
+from lingualift.fusion.translator import find_translator
 from lingualift.miniworld import write_data
+from lingualift.pipeline import plan_of
+from lingualift.pipeline.cost import estimate
 from lingualift.pipeline.methods import METHODS
+from lingualift.pipeline.store import Store
 from lingualift.pipeline.tiny import tiny_model
 from lingualift.tasks import TASKS, shipped_languages, shipped_rows
 
@@ -192,6 +196,12 @@ def test_an_experiment_that_fuses_runs_to_its_report(backbone, tmp_path, name):
     }
     assert {row["n"] for row in finished.rows} == {8}
     assert any("M2M100" in note for note in finished.notes)
+    planned, _ = plan_of(finished.folder / "experiment.yaml", output=tmp_path / "again")
+    told = estimate(planned, Store(tmp_path / "empty"), calibrate=False).costs
+    memory = {step.what(): cost.memory for step, cost in told.items()}
+    encoder = find_translator(planned.experiment.flare.source_encoder, base=finished.folder).ref
+    more = memory["train nusax by flare-mt add_relu"] - memory["train nusax by flare add_relu"]
+    assert more == weight_bytes(encoder) > 0
 
 
 def test_a_language_that_the_source_encoder_cannot_tag_is_told_before_anything_runs(backbone, tmp_path):

@@ -326,6 +326,53 @@ def test_a_setting_that_cannot_be_right_is_told_before_anything_runs(cli, data, 
     assert not (inside / "store").exists() or not any((inside / "store").rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("flare", "said"),
+    [
+        ({"cache_sources": True}, "flare.cache_sources: is set, and no method here uses it"),
+        ({"source_encoder": "nllb"}, "flare.source_encoder: is set, and no method here uses it"),
+        ({"fusion_modules": ["q_proj"]}, "flare.fusion_modules: is set, and no method here uses it"),
+    ],
+)
+def test_settings_that_no_method_uses_are_refused(data, tmp_path, flare, said):
+    raw = one_target(data, tmp_path, flare=flare)
+    raw["methods"] = ["source-ft", "x-mixup"]
+    with pytest.raises(UserError) as caught:
+        plan_of(write_experiment(tmp_path / "e.yaml", raw))
+    assert said in str(caught.value)
+
+
+def test_a_sample_of_the_source_side_is_refused(data, tmp_path):
+    raw = one_target(data, tmp_path)
+    raw["tasks"][0]["translated"]["into_source"]["max_rows"] = {"test": 3}
+    with pytest.raises(UserError, match=r"into_source\.max_rows: is not used: the partners of the test rows"):
+        plan_of(write_experiment(tmp_path / "e.yaml", raw))
+
+
+def test_one_file_is_no_translation_of_several_languages_but_the_sources_own_rows(data, tmp_path):
+    raw = translating(data, tmp_path)
+    raw["tasks"][0]["translated"]["into_source"] = {"files": f"{data}/sentiment/en/{{split}}.jsonl"}
+    assert plan_of(write_experiment(tmp_path / "e.yaml", raw))
+    raw["tasks"][0]["translated"]["into_source"] = {"files": f"{tmp_path}/source/fr/{{split}}.jsonl"}
+    with pytest.raises(UserError, match="names one file of task 'mini-sentiment' for 2 languages"):
+        plan_of(write_experiment(tmp_path / "e.yaml", raw))
+    hub = {"hub": "a/b", "revision": 40 * "0", "config": "fr"}
+    raw["tasks"][0]["translated"]["into_source"] = hub
+    with pytest.raises(UserError, match=r"a/b: names one configuration of the hub's"):
+        plan_of(write_experiment(tmp_path / "e.yaml", raw))
+
+
+def test_a_sample_by_places_needs_equally_many_translations(data, tmp_path):
+    raw = one_target(data, tmp_path)
+    raw["tasks"][0]["data"]["max_rows"] = {"train": 7}
+    rewrite(tmp_path / "targets/sw/train.jsonl", lambda rows: rows[1:])
+    with pytest.raises(UserError, match="has 47 rows") as caught:
+        plan_of(write_experiment(tmp_path / "e.yaml", raw))
+    assert "give tasks.0.translated.into_targets a `max_rows` of its own" in str(caught.value)
+    raw["tasks"][0]["translated"]["into_targets"]["max_rows"] = {"train": 7}
+    assert plan_of(write_experiment(tmp_path / "e.yaml", raw))
+
+
 def test_states_of_sources_that_answer_anew_are_not_kept(data, tmp_path):
     raw = one_target(data, tmp_path, flare={"cache_sources": True})
     raw["methods"] = [{"method": "flare", "answer_source": "generate"}]

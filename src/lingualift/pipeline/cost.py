@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import math
 import shutil
@@ -171,7 +172,7 @@ def _cost(step: Step, sizes: _Sizes, pace: Pace | None) -> Cost:
     process = _PROCESS if device() == "cpu" else 0
     per_unit = pace.seconds if pace else None
     seconds = None if per_unit is None or pace is None else per_unit * _units(step, pace)
-    held = process + sizes.backbone
+    held = process + sizes.backbone + _encoder_bytes(step)
     if isinstance(step, Train):
         held += _TRAINED * sizes.adapter + (pace.memory * step.settings.batch_size if pace else 0)
         return Cost(seconds, held, 4 * sizes.adapter)
@@ -183,6 +184,21 @@ def _cost(step: Step, sizes: _Sizes, pace: Pace | None) -> Cost:
     held += 4 * sizes.adapter * (3 if isinstance(step, Sweep) else 1)
     held += pace.memory * step.scoring.batch_size if pace else 0  # type: ignore[attr-defined]
     return Cost(seconds, held, _PREDICTION * pace.rows if pace and isinstance(step, Evaluate) else 0)
+
+
+def _encoder_bytes(step: Step) -> int:
+    """Weights of the translation model that is loaded beside the backbone; 0 for steps without one."""
+    trained = step.adapter if isinstance(step, Evaluate) else step
+    drawn = trained.drawn if isinstance(trained, Train) else trained
+    encoder = drawn.settings.get("source_encoder") if isinstance(drawn, InitialiseFused) else None
+    return _translator_bytes(encoder) if encoder else 0
+
+
+@functools.cache
+def _translator_bytes(name: str) -> int:
+    from lingualift.fusion.translator import find_translator
+
+    return weight_bytes(find_translator(name).ref)
 
 
 def _units(step: Step, pace: Pace) -> float:

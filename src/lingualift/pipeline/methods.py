@@ -391,6 +391,30 @@ def check_methods(experiment: Experiment) -> None:
             raise UserError(where, f"{method.method} has no merge weight", mend=mend)
         _check_translations(where, method, entry, experiment)
         _check_settings(where, method, entry, experiment.adapter.type)
+    _check_shared(experiment)
+
+
+def _check_shared(experiment: Experiment) -> None:
+    """Refuse settings of fusing, and of the translations that are read beside rows, that nothing here uses."""
+    used = {name for method in experiment.methods for name in METHODS[method.method].settings}
+    of_mt = any(method.method == "flare-mt" for method in experiment.methods)
+    uses = {
+        "fusion_modules": "fusion" in used,
+        "cache_sources": "source_state" in used,
+        "source_encoder": of_mt,
+    }
+    for key in sorted(experiment.flare.given()):
+        if not uses[key]:
+            raise UserError(f"flare.{key}", "is set, and no method here uses it", mend="remove it")
+    for index, task in enumerate(experiment.tasks):
+        into = task.translated.into_source
+        idle = {"max_rows", "sample_seed", "aligned_on"} & into.given() if into else set()
+        if idle:
+            raise UserError(
+                f"tasks.{index}.translated.into_source.{min(idle)}",
+                "is not used: the partners of the test rows are found by `id`",
+                mend="remove it; `data` says which test rows there are",
+            )
 
 
 def check_family(experiment: Experiment, backbone: BackboneRef) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lingualift.backbone import BackboneRef, find_backbone, load_tokenizer, skeleton
 from lingualift.config import Experiment, Method
-from lingualift.data import check_aligned
+from lingualift.data import check_aligned, load_rows
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import is_ranked
 from lingualift.pipeline.methods import METHODS, Cell, asked, check_family, check_methods, is_seeded
@@ -77,6 +77,7 @@ def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> P
     cells = tuple(Planned(cell, _evaluation(cell)) for cell in _cells(experiment, backbone, base, logs))
     steps = tuple(_in_order(end for planned in cells for end in _ends(planned.evaluation)))
     check_data(experiment, backbone, steps)
+    check_samples(experiment, base)
     check_tags(backbone, steps)
     check_fusion(backbone, steps)
     return Plan(experiment, backbone, cells, steps)
@@ -242,20 +243,53 @@ def _check_room(task: Task, rows: Sequence[Any], experiment: Experiment) -> None
 
 
 def check_templates(experiment: Experiment) -> None:
-    """Check that the files of a task differ between languages.
+    """Check that the rows of a task differ between languages.
+
+    One file may be the translation of all targets if it holds the source language's own rows: parallel data.
 
     Raises:
-        UserError: names the path that has no place for the language.
+        UserError: names the path, or the data set on the hub, that has no place for the language.
     """
+    source, targets = experiment.languages.source, experiment.languages.targets
     reference = (experiment.reference,) if experiment.reference else ()
-    read = [(entry.task, entry.data) for entry in (*experiment.tasks, *reference)]
-    read += [(entry.task, data) for entry in experiment.tasks if (data := entry.translated.into_targets)]
-    for task, data in read:
-        template = data.files
-        if template and not any(place in template for place in LANGUAGE_PLACES):
+    read = [(entry.task, entry.data, 1 + len(targets)) for entry in (*experiment.tasks, *reference)]
+    for entry in experiment.tasks:
+        into = entry.translated
+        read += [(entry.task, into.into_targets, len(targets))] if into.into_targets else []
+        own = (entry.data.files or "").replace("{language}", source)  # of which all rows may be translations
+        if into.into_source and into.into_source.files != own:
+            read.append((entry.task, into.into_source, len(targets)))
+    for task, data, languages in read:
+        template = data.files or data.config or ""
+        if languages > 1 and not any(place in template for place in LANGUAGE_PLACES):
+            what, where = ("file", "path") if data.files else ("configuration of the hub's", "`config`")
             raise UserError(
-                template,
-                f"names one file of task {task!r} for {1 + len(experiment.languages.targets)} languages",
-                "{language} in the path",
-                "write for example data/{language}/{split}.jsonl",
+                data.files or str(data.hub),
+                f"names one {what} of task {task!r} for {languages} languages",
+                f"{{language}} in the {where}" if data.files else f"{{language}} in {where}",
+                "write for example data/{language}/{split}.jsonl" if data.files else "write it there",
             )
+
+
+def check_samples(experiment: Experiment, base: Path) -> None:
+    """Check that a sample of the training rows, which goes by their places, takes the same rows of their translations.
+
+    Raises:
+        UserError: the translations of a language are fewer or more than the rows, and name no sample of their own.
+    """
+    if not any(METHODS[method.method].trains_on_translations for method in experiment.methods):
+        return
+    for index, entry in enumerate(experiment.tasks):
+        into = entry.translated.into_targets
+        if into is None or "train" not in entry.data.max_rows or "train" in into.max_rows:
+            continue
+        rows = load_rows(entry.data, experiment.languages.source, "train", base, ())
+        for target in experiment.languages.targets:
+            theirs = load_rows(into, target, "train", base, ())
+            if len(theirs.dataset) != len(rows.dataset):
+                raise UserError(
+                    theirs.where,
+                    f"has {len(theirs.dataset)} rows",
+                    f"{len(rows.dataset)} as in {rows.where}, since `max_rows` samples both by their places",
+                    f"give tasks.{index}.translated.into_targets a `max_rows` of its own",
+                )
