@@ -13,7 +13,16 @@ from lingualift.backbone import BackboneRef, load_backbone, scored_bytes
 from lingualift.config import Adapter
 from lingualift.devices import use_threads
 from lingualift.evaluation.runner import answering, evaluate
-from lingualift.pipeline.steps import Evaluate, Initialise, InitialiseFused, Merge, Step, Sweep, Train
+from lingualift.pipeline.steps import (
+    Evaluate,
+    Initialise,
+    InitialiseFused,
+    Merge,
+    Step,
+    Sweep,
+    Train,
+    start_of,
+)
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_prompt
 from lingualift.training.trainer import initialise, measure_step
@@ -65,8 +74,7 @@ def measure(step: Step, ref: BackboneRef, adapter: Adapter, threads: int) -> Pac
 
 def _fused(step: Step, drawn: Path, output: Path) -> Path:
     """What a step trains or scores: the adapter that was drawn, or one that fuses, beside it."""
-    trained = step.adapter if isinstance(step, Evaluate) else step
-    start = trained.drawn if isinstance(trained, Train) else trained
+    start = start_of(step)
     if not isinstance(start, InitialiseFused):
         return drawn
     output.mkdir()

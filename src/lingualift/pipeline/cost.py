@@ -18,7 +18,16 @@ from lingualift.errors import UserError
 from lingualift.pipeline.calibration import Pace, measure
 from lingualift.pipeline.executors import default_workers, processors
 from lingualift.pipeline.plan import Plan
-from lingualift.pipeline.steps import Evaluate, Initialise, InitialiseFused, Merge, Step, Sweep, Train
+from lingualift.pipeline.steps import (
+    Evaluate,
+    Initialise,
+    InitialiseFused,
+    Merge,
+    Step,
+    Sweep,
+    Train,
+    start_of,
+)
 from lingualift.pipeline.store import Store
 from lingualift.pipeline.words import readable
 from lingualift.provenance import fingerprint
@@ -188,8 +197,7 @@ def _cost(step: Step, sizes: _Sizes, pace: Pace | None) -> Cost:
 
 def _encoder_bytes(step: Step) -> int:
     """Weights of the translation model that is loaded beside the backbone; 0 for steps without one."""
-    trained = step.adapter if isinstance(step, Evaluate) else step
-    drawn = trained.drawn if isinstance(trained, Train) else trained
+    drawn = start_of(step)
     encoder = drawn.settings.get("source_encoder") if isinstance(drawn, InitialiseFused) else None
     return _translator_bytes(encoder) if encoder else 0
 

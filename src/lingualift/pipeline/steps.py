@@ -371,6 +371,13 @@ class Train(Step):
         return {**{name: recorded[name] for name in names}, "name": self._name, "loss": loss}
 
 
+def start_of(step: Step) -> Initialise | InitialiseFused | None:
+    """The draw that the adapter began from that a step draws, trains or scores; None for merges and without one."""
+    found = step.adapter if isinstance(step, Evaluate) else step
+    found = found.drawn if isinstance(found, Train) else found
+    return found if isinstance(found, Initialise | InitialiseFused) else None
+
+
 @dataclass(frozen=True)
 class MergeRecipe:
     """How adapters are merged, but for the weight.
