@@ -15,8 +15,10 @@ ENTRIES = all_languages()
 
 
 def test_no_two_files_of_tests_have_one_name():
-    """pytest imports them by it: of two, one would be taken for the other."""
-    names = [path.stem for path in Path(__file__).parents[1].rglob("*.py") if path.name != "conftest.py"]
+    """They are imported by it, benchmarks too: of two, one would be taken for the other."""
+    root = Path(__file__).parents[2]
+    files = [*root.glob("tests/**/*.py"), *root.glob("benchmarks/*.py")]
+    names = [path.stem for path in files if path.name != "conftest.py"]
     assert len(set(names)) == len(names)
 
 

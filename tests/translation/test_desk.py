@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from translator import Prefixing, foreign
+from prefixing import Prefixing, foreign
 
 from lingualift.translation.cache import Cache, Desk
 

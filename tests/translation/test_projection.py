@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from translator import Prefixing, foreign, run
+from prefixing import Prefixing, foreign, run
 
 from lingualift.errors import UserError
 from lingualift.tasks import TASKS

@@ -10,7 +10,7 @@ import tiny
 import torch
 import transformers
 from commands import Commands
-from translator import write_rows
+from prefixing import write_rows
 
 import lingualift as ll
 from lingualift.backbone import find_backbone, load_backbone

@@ -5,7 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
-from translator import write_rows
+from prefixing import write_rows
 
 from lingualift.tasks import TASKS, PromptedTask, Task, shipped_rows
 from lingualift.translation import Counts
