@@ -3,8 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= lingualift-demo
 MODULES ?=
+SHARED ?= ../shared
+STUDY ?= runs/study
 
-.PHONY: demo test mutants clean
+.PHONY: demo test study mutants clean
 
 demo: .venv/.user
 	$(BIN)/lingualift demo --output $(DEMO)
@@ -14,6 +16,12 @@ test: .venv/.developer
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+# Hours; what is finished is not done again.
+study: .venv/.developer
+	$(BIN)/python study/run.py --shared $(SHARED) --work $(STUDY)
+	$(BIN)/python study/effects.py --work $(STUDY)
+	$(BIN)/python study/figures.py
 
 mutants: .venv/.developer
 	$(BIN)/mutmut run $(MODULES)

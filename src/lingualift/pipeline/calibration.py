@@ -87,7 +87,7 @@ def _answering(ref: BackboneRef, step: Step) -> BackboneRef:
     if isinstance(step, Train) and isinstance(step.drawn, InitialiseFused):
         step = step.drawn
     if isinstance(step, InitialiseFused):
-        return answering(ref, *step.first.source.labelled(step.first.language, step.split))
+        return answering(ref, *step.task.source.labelled(step.task.language, step.split))
     if not isinstance(step, Evaluate | Sweep):
         return ref
     return answering(ref, *step.source.labelled(step.language, step.split))

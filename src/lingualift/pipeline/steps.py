@@ -178,6 +178,7 @@ class InitialiseFused(Step):
     """Draw an adapter that fuses source and target (stage 2), beside the task adapter of the source language (stage 1).
 
     Attributes:
+        first: Stage 1, or a merge of it.
         settings: Its `kind` (`flare`, `x-mixup`) and what the experiment chooses of that kind's configuration; of a
             source encoder, its fingerprint counts.
     """
@@ -185,14 +186,19 @@ class InitialiseFused(Step):
     kind = "fused-initialisation"
     split: ClassVar[str] = "train"
     code = ("training", "fusion", "adapters", "attachment.py", "backbone.py", "architectures.py")
-    first: Train
+    first: Train | Merge
     adapter: Adapter
     settings: Mapping[str, Any]
 
     @property
+    def task(self) -> Train:
+        """The training of stage 1."""
+        return self.first if isinstance(self.first, Train) else dict(self.first.adapters)["task"]
+
+    @property
     def backbone(self) -> BackboneRef:
         """The backbone."""
-        return self.first.backbone
+        return self.task.backbone
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -207,7 +213,7 @@ class InitialiseFused(Step):
 
     @property
     def _seed(self) -> int:
-        return self.adapter.init_seed + self.first.seed
+        return self.adapter.init_seed + self.task.seed
 
     def what(self) -> str:
         """What people see of all steps that differ in language and seed alone."""
@@ -226,7 +232,7 @@ class InitialiseFused(Step):
 
     def label(self) -> str:
         """What people see of this step."""
-        return f"{self.what()}, seed {self.first.seed}"
+        return f"{self.what()}, seed {self.task.seed}"
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Write the untrained adapter with its first stage."""
@@ -239,15 +245,14 @@ class InitialiseFused(Step):
         from lingualift.fusion.kinds import fusion_config
         from lingualift.training.trainer import initialise_fused
 
-        first_step = self.first
-        task, rows = first_step.source.labelled(first_step.language, self.split)
+        task, rows = self.task.source.labelled(self.task.language, self.split)
         ref = answering(self.backbone, task, rows)
         config = fusion_config(load_backbone(ref)[0], self.adapter, self.settings)
         initialise_fused(ref, config, first, self._seed, output)
 
     def facts(self, folder: Path) -> dict[str, Any]:
         """How it fuses, and seed."""
-        return {"seed": self.first.seed, **self.settings}
+        return {"seed": self.task.seed, **self.settings}
 
 
 _READS = {

@@ -1,0 +1,434 @@
+"""From finished runs to `study/numbers.json`: every effect with interval and p-value, as PROTOCOL.md defines them.
+
+python study/effects.py --work runs/study
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from experiments import BACKBONES, FUSIONS, NOISE
+from rich.console import Console
+
+from lingualift.evaluation.comparisons import item_draws
+from lingualift.evaluation.metrics import METRICS
+
+NUMBERS = Path(__file__).parent / "numbers.json"
+DRAWS = 2000
+LEVEL = 0.05
+REPORTED = {
+    "world": ("sw", "id", "ht"),
+    "nusax": ("ace", "ban", "bjn", "jav", "min", "sun"),
+    "nusaxweak": ("jav", "min", "sun"),
+    "nusatranslation": ("mad", "min", "sun"),
+}
+"""The languages of averages; fusing on NusaX trains for those of `nusaxweak`."""
+TASKS = {"world": ("mini-sentiment", "mini-qa")}
+"""Tasks by setting; the others are named as their setting."""
+
+
+class Row(NamedTuple):
+    """A row of a table of results: of which run, which task, which method."""
+
+    part: str
+    task: str
+    method: str
+    variant: str = ""
+
+
+class Cell(NamedTuple):
+    """A score of a row."""
+
+    backbone: int
+    seed: int | None
+    language: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A score, and the scores on resamples of its items (draws,)."""
+
+    score: float
+    draws: np.ndarray
+    n: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A comparison to be made.
+
+    Attributes:
+        question: As PROTOCOL.md numbers it.
+        setting: World, NusaX, ...
+        label: What a figure calls it.
+        one: The row in question.
+        base: The row that it is compared with.
+        named: Whether it is among the comparisons that were named beforehand.
+    """
+
+    question: str
+    setting: str
+    label: str
+    one: Row
+    base: Row
+    named: bool = False
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The answer to one comparison.
+
+    Attributes:
+        gain: Mean difference in points.
+        low: Lower end of its 95% interval.
+        high: Upper end.
+        p: Two-sided.
+        score: Mean score of the row in question, in percent.
+        base_score: Of the row that it is compared with.
+        languages: Mean difference by language.
+        n: Test items, those of all languages together.
+        backbones: Backbones.
+        seeds: Seeds of adapters on each.
+    """
+
+    gain: float
+    low: float
+    high: float
+    p: float
+    score: float
+    base_score: float
+    languages: Mapping[str, float]
+    n: int
+    backbones: int
+    seeds: int
+
+
+def main() -> None:
+    """Compare, correct, and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, required=True, help="as of study/run.py")
+    parser.add_argument("--output", type=Path, default=NUMBERS)
+    options = parser.parse_args()
+    runs = Runs(options.work / "runs")
+    asked = list(questions())
+    found = [(one, runs.effect(one)) for one in asked]
+    entries = [asdict(one) | asdict(effect) for one, effect in found]
+    adjusted = holm([entry["p"] for entry in entries if entry["named"]])
+    for entry, p in zip([entry for entry in entries if entry["named"]], adjusted, strict=True):
+        entry |= {"p_holm": p, "clear": p <= LEVEL}
+    log = [json.loads(line) for line in (options.work / "log.jsonl").read_text().splitlines()]
+    latest = {entry["experiment"]: entry for entry in log}
+    numbers = {
+        "experiments": len(latest),
+        "configurations": sum(entry["configurations"] for entry in latest.values()),
+        "scores": sum(entry["scores"] for entry in latest.values()),
+        "hours": round(sum(entry["seconds"] for entry in log) / 3600, 1),
+        "effects": entries,
+        "curves": list(runs.curves()),
+        "weights": list(runs.weights()),
+    }
+    options.output.write_text(json.dumps(rounded(numbers), indent=1) + "\n", encoding="utf-8")
+    Console().print(f"{len(entries)} effects in {options.output}; next: python study/figures.py")
+
+
+def rounded(value: Any) -> Any:
+    """The same with numbers cut to four digits behind the point."""
+    if isinstance(value, float):
+        return round(value, 4) + 0.0
+    if isinstance(value, Mapping):
+        return {name: rounded(one) for name, one in value.items()}
+    return [rounded(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979, https://www.jstor.org/stable/4615733)."""
+    order = np.argsort(values)
+    steps = [min(1.0, (len(values) - place) * values[index]) for place, index in enumerate(order)]
+    corrected = np.maximum.accumulate(steps) if steps else []
+    return [float(corrected[int(place)]) for place in np.argsort(order)]
+
+
+class Runs:
+    """The finished runs of the study, read when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._draws = functools.cache(lambda ids: list(item_draws(ids)))
+
+    def names(self, setting: str, part: str) -> dict[int, Path]:
+        """Run folders by backbone."""
+        if setting == "world":
+            return {seed: self.folder / f"world{seed}-{part}" for seed in BACKBONES}
+        return {0: self.folder / f"{setting}-{part}"}
+
+    @functools.cache  # noqa: B019 - lives as long as the program
+    def cells(self, setting: str, row: Row) -> dict[Cell, Scored]:
+        """The scores of a row by the task's first metric."""
+        found = {}
+        for backbone, folder in self.names(setting, row.part).items():
+            every = json.loads((folder / "results.json").read_text(encoding="utf-8"))["rows"]
+            mine = [one for one in every if (one["task"], one["method"], one["variant"]) == row[1:]]
+            if not mine:
+                known = sorted({(one["task"], one["method"], one["variant"]) for one in every})
+                raise ValueError(f"{folder.name} has no {row[1:]}; it has {known}")
+            for one in mine:
+                if one["metric"] == mine[0]["metric"]:
+                    cell = Cell(backbone, one["seed"], one["language"])
+                    found[cell] = self.scored(folder / one["predictions"], one)
+        return found
+
+    def scored(self, path: Path, row: Mapping[str, Any]) -> Scored:
+        """A score on its items and on resamples of them."""
+        answers = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        golds = [tuple(answer["gold"]) for answer in answers]
+        given = [answer["prediction"] for answer in answers]
+        metric = METRICS[row["metric"]]
+        blocks = self._draws(tuple(answer["id"] for answer in answers))
+        draws = [metric.resampled(given, golds, row["answer_language"], counts) for counts in blocks]
+        return Scored(row["score"], np.concatenate(draws), len(answers))
+
+    def effect(self, question: Question) -> Effect:
+        """The difference of two rows on the average of the reported languages."""
+        one = self.cells(question.setting, question.one)
+        base = self.cells(question.setting, question.base)
+        there = {cell.language for cell in one} & {cell.language for cell in base}
+        languages = [code for code in REPORTED[question.setting] if code in there]
+        pairs = sorted({(cell.backbone, cell.seed or 0) for cell in (*one, *base) if cell.seed is not None})
+        table = {
+            pair: [(at(one, *pair, code), at(base, *pair, code)) for code in languages] for pair in pairs
+        }
+        differences = np.array(
+            [np.mean([a.draws - b.draws for a, b in table[pair]], axis=0) for pair in pairs]
+        )
+        drawn = np.einsum("sd,ds->d", differences, shares(pairs))
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        sides = min(int((drawn <= 1e-9).sum()), int((drawn >= -1e-9).sum()))
+        cells = [pair for row in table.values() for pair in row]
+        by_language = {
+            code: statistics.fmean(row[index][0].score - row[index][1].score for row in table.values())
+            for index, code in enumerate(languages)
+        }
+        return Effect(
+            gain=statistics.fmean(a.score - b.score for a, b in cells),
+            low=float(low),
+            high=float(high),
+            p=min(1.0, 2 * (sides + 1) / (DRAWS + 1)),
+            score=statistics.fmean(a.score for a, _ in cells),
+            base_score=statistics.fmean(b.score for _, b in cells),
+            languages=by_language,
+            n=sum(b.n for _, b in table[pairs[0]]),
+            backbones=len({backbone for backbone, _ in pairs}),
+            seeds=len({seed for _, seed in pairs}),
+        )
+
+    def curves(self) -> Iterator[dict[str, Any]]:
+        """Validation scores over λ, by setting, task, merge, backbone, seed and language."""
+        for setting in ("world", "nusax"):
+            for sweep in self._sweeps(setting, "curve"):
+                yield {"setting": setting, **sweep}
+
+    def weights(self) -> Iterator[dict[str, Any]]:
+        """The weights that each rule chose."""
+        for setting in ("world", "nusax", "nusatranslation"):
+            for rule, part in (("tuned", "main"), ("entropy", "entropy")):
+                for sweep in self._sweeps(setting, part):
+                    if sweep["decides"]:
+                        yield {"setting": setting, "rule": rule} | {
+                            name: sweep[name]
+                            for name in (
+                                "task",
+                                "method",
+                                "variant",
+                                "seed",
+                                "backbone",
+                                "language",
+                                "chosen",
+                            )
+                        }
+
+    def _sweeps(self, setting: str, part: str) -> Iterator[dict[str, Any]]:
+        for backbone, folder in self.names(setting, part).items():
+            steps = json.loads((folder / "steps.json").read_text(encoding="utf-8"))["steps"]
+            for step in steps:
+                if step["kind"] == "sweep":
+                    facts = dict(step["facts"])
+                    tried = [[entry["weight"], entry["score"]] for entry in facts.pop("tried")]
+                    yield {**facts, "backbone": backbone, "tried": tried}
+
+
+def at(cells: Mapping[Cell, Scored], backbone: int, seed: int, language: str) -> Scored:
+    """A score; of a row without seeds, the one that stands beside every seed."""
+    found = cells.get(Cell(backbone, seed, language)) or cells.get(Cell(backbone, None, language))
+    if found is None:
+        raise ValueError(f"no score for backbone {backbone}, seed {seed}, {language}")
+    return found
+
+
+def shares(pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The weight of each pair of backbone and seed in each draw, of shape (draws, pairs); a draw's sum is 1."""
+    backbones = sorted({backbone for backbone, _ in pairs})
+    outer = drawn_shares(len(backbones), 0)
+    columns = {}
+    for place, backbone in enumerate(backbones):
+        mine = [pair for pair in pairs if pair[0] == backbone]
+        inner = drawn_shares(len(mine), 1 + place)
+        columns |= {pair: outer[:, place] * inner[:, index] for index, pair in enumerate(mine)}
+    return np.stack([columns[pair] for pair in pairs], axis=1)
+
+
+def drawn_shares(count: int, key: int) -> np.ndarray:
+    """Shares of `count - 1` things drawn with replacement, of shape (draws, count)."""
+    if count == 1:
+        return np.ones((DRAWS, 1))
+    drawn = np.random.default_rng([count, key]).multinomial(count - 1, np.full(count, 1 / count), size=DRAWS)
+    return np.asarray(drawn / (count - 1))
+
+
+TUNED = ("adamergex", "factors")
+SUBTRACTED, PLAIN = ("adamergex", "delta-weight=1"), ("arithmetic", "delta-sum-weight=1")
+SOURCE = ("source-ft", "")
+
+
+def questions() -> Iterator[Question]:
+    """Every comparison of PROTOCOL.md."""
+    for setting in ("world", "nusax", "nusatranslation"):
+        for task in TASKS.get(setting, (setting,)):
+            yield from _merging(setting, task)
+    for setting in ("world", "nusaxweak"):
+        for task in TASKS.get(setting, ("nusax",)):
+            yield from _references(setting, task)
+    for setting, task in (("world", "mini-sentiment"), ("nusax", "nusax")):
+        yield from _fusing(setting, task)
+
+
+def _merging(setting: str, task: str) -> Iterator[Question]:
+    def row(part: str, method: str, variant: str = "") -> Row:
+        return Row(part, task, method, variant)
+
+    source = row("main", *SOURCE)
+    name = task.removeprefix("mini-")
+    for rival, variant in (SOURCE, ("arithmetic", "delta-sum"), ("reference-only", "")):
+        label = f"{name}: against {rival}"
+        yield Question("M1", setting, label, row("main", *TUNED), row("main", rival, variant), named=True)
+    for method, variant in (TUNED, ("adamergex", "delta"), ("arithmetic", "delta-sum")):
+        rules = [
+            ("λ = 0.5", row("main", method, f"{variant}-weight=0.5")),
+            ("λ = 1", row("main", method, f"{variant}-weight=1")),
+            ("tuned on another language", row("main", method, variant)),
+            ("least entropy", row("entropy", method, variant)),
+        ]
+        for rule, one in rules:
+            yield Question("M5", setting, f"{name}: {method} {variant}, {rule}", one, source)
+    if setting == "nusatranslation":
+        return
+    for method, start in (("adamergex", "shared"), ("adamergex-own-start", "own")):
+        for space in ("factors", "delta"):
+            for weight in ("0.5", "1"):
+                one = row("starts", method, f"{space}-weight={weight}")
+                label = f"{name}: {space}, {start} initialisation, λ = {weight}"
+                yield Question("M3", setting, label, one, row("starts", *SOURCE))
+    parts = {
+        "all modules": "",
+        "attention": "-modules=(q|k|v|o)_proj",
+        "queries, values": "-modules=(q|v)_proj",
+        "feed-forward": "-modules=(gate|up|down)_proj",
+    }
+    for what, pattern in parts.items():
+        one = row("modules", "adamergex", f"delta{pattern}-weight=1")
+        yield Question("M4", setting, f"{name}: {what}", one, row("modules", *SOURCE))
+
+
+def _references(setting: str, task: str) -> Iterator[Question]:
+    name = task.removeprefix("mini-")
+
+    def ask(question: str, label: str, one: Row, base: Row) -> Question:
+        return Question(question, setting, f"{name}: {label}", one, base)
+
+    regimes = {
+        "text as the task's": "main",
+        "trained for 400 steps": "steps400",
+        "format of its own": "format",
+        "100 target texts, all source": "unequal",
+    }
+    if setting == "world":
+        other = {"mini-sentiment": "sentimentbyqa", "mini-qa": "qabysentiment"}
+        regimes |= {"dialogues": "dialogue", "another labelled task": other[task]}
+    else:
+        regimes |= {"another domain": "news"}
+    for regime, part in regimes.items():
+        subtracted, plain = Row(part, task, *SUBTRACTED), Row(part, task, *PLAIN)
+        source = Row(part, task, *SOURCE)
+        yield ask("M2", regime, subtracted, plain)
+        yield ask("M2-source", f"{regime}, subtracted", subtracted, source)
+        yield ask("M2-source", f"{regime}, not subtracted", plain, source)
+    of_ia3 = Row("ia3", task, *SOURCE)
+    yield ask("M6", "LoRA, λ = 1", Row("main", task, *SUBTRACTED), Row("main", task, *SOURCE))
+    yield ask("M6", "(IA)³, λ = 1", Row("ia3", task, "adamergex", "weight=1"), of_ia3)
+    yield ask("M6", "(IA)³, λ tuned", Row("ia3", task, "adamergex"), of_ia3)
+    whole = "2000" if setting == "world" else "500"
+    for size in dict.fromkeys(("100", "500", whole)):
+        part = "main" if size == whole else f"text{size}"
+        yield ask("M7", f"{size} texts", Row(part, task, *SUBTRACTED), Row(part, task, *SOURCE))
+
+
+def _fusing(setting: str, task: str) -> Iterator[Question]:
+    fused = ("flare", "add_relu")
+    rivals = ("translate-test", "translate-train", "input-fusion", "x-mixup")
+    variants: list[tuple[str, str, str]] = [("flare cross_attention", "flare", "cross_attention")]
+    if setting == "world":
+        variants = [(f"flare {name}", "flare", name) for name in FUSIONS if name != "add_relu"]
+        variants += [
+            ("flare, block input", "flare", "add_relu-source_state=block-input"),
+            ("flare, projection input", "flare", "add_relu-source_state=projection-input"),
+            ("flare, padded on the right", "flare", "add_relu-padding=right"),
+            ("flare-mt", "flare-mt", "add_relu"),
+        ]
+
+    def ask(
+        question: str, label: str, one: tuple[str, str], base: tuple[str, str], part: str, **more: Any
+    ) -> Question:
+        return Question(question, setting, label, Row(part, task, *one), Row(part, task, *base), **more)
+
+    for share in NOISE:
+        part, wrong = f"noise{share:g}", f"{share:.0%} wrong"
+        named = share in (0.0, 0.2)
+        for rival in rivals:
+            yield ask("F1", f"{wrong}: flare against {rival}", fused, (rival, ""), part, named=named)
+        yield ask("F1-source", f"{wrong}: flare", fused, SOURCE, part)
+        for rival in rivals:
+            yield ask("F1-source", f"{wrong}: {rival}", (rival, ""), SOURCE, part)
+        for label, *row in variants:
+            yield ask("F1-kinds", f"{wrong}: {label}", (row[0], row[1]), fused, part)
+    reading = [("translate-test", ""), ("input-fusion", ""), ("x-mixup", ""), fused]
+    reading += [("flare", "cross_attention")]
+    for method, variant in reading:
+        label = f"{method} {variant}".strip()
+        for rival in (SOURCE, ("translate-train", "")):
+            yield ask("F2", f"{label} against {rival[0]}", (method, variant), rival, "blank")
+    both, merged = ("flare-on-merged", "add_relu-space=delta-weight=0.5"), ("adamergex", "delta-weight=0.5")
+    yield ask("B1", "both against flare", both, fused, "both")
+    yield ask("B1", "both against merging", both, merged, "both")
+    yield ask("B1", "merging against source-ft", merged, SOURCE, "both")
+
+
+def of_question(effects: Iterable[Mapping[str, Any]], question: str, **where: Any) -> list[Mapping[str, Any]]:
+    """The effects that answer a question."""
+    return [
+        one
+        for one in effects
+        if one["question"] == question and all(one[key] == value for key, value in where.items())
+    ]
+
+
+if __name__ == "__main__":
+    main()

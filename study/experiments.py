@@ -1,0 +1,343 @@
+"""The study's experiments, as experiment files. What each is for stands in PROTOCOL.md."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import fusing
+
+from lingualift.miniworld.data import QA_PROMPT
+
+SEEDS = (40, 41, 42)
+"""Seeds of adapters, used by nothing else."""
+BACKBONES = (1, 2, 3)
+"""Seeds of the rebuilt backbones of the mini-world."""
+WORLD_DATA = 7
+"""Seed of the mini-world's rows."""
+GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+NOISE = (0.0, 0.1, 0.2, 0.4)
+FUSIONS = ("add", "mul", "add_relu", "cross_attention", "matmul", "matmul_relu")
+WEAK = ("jav", "min", "sun")
+LOCAL = ("ind", "ace", "ban", "bjn", "jav", "min", "sun")
+
+Raw = dict[str, Any]
+
+FACTORS = {"method": "adamergex", "space": "factors"}
+DELTA = {"method": "adamergex", "space": "delta"}
+SUM = {"method": "arithmetic", "space": "delta"}
+SUBTRACTED = ["source-ft", {**SUM, "weight": 1.0}, {**DELTA, "weight": 1.0}]
+"""What tells whether subtracting the source reference matters: one space and one weight, with it and without it."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One experiment of the study.
+
+    Attributes:
+        name: Of its file and its run folder: SETTING-PART; a mini-world setting ends in its backbone's seed.
+        question: The first question of PROTOCOL.md that it answers.
+        raw: The experiment file.
+    """
+
+    name: str
+    question: str
+    raw: Raw
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie.
+
+    Attributes:
+        shared: Holds `data` and `backbones`.
+        work: What the study makes.
+    """
+
+    shared: Path
+    work: Path
+
+    def backbone(self, seed: int) -> Path:
+        """A rebuilt backbone of the mini-world."""
+        return self.work / "backbones" / str(seed)
+
+    @property
+    def translator(self) -> Path:
+        """The mini-world's translation model."""
+        return self.work / "translator"
+
+
+def experiments(places: Places) -> list[Study]:
+    """All of them, the named comparisons first; writes the texts that they read."""
+    write_texts(places)
+    found = [*merging(places), *fused(places)]
+    order = ("M1", "F1", "M5", "B1", "F2", "M2", "M3", "M4", "M6", "M7")
+    return sorted(found, key=lambda study: order.index(study.question))
+
+
+def world(places: Places, seed: int, **changes: Any) -> Raw:
+    """Both tasks of the mini-world on a rebuilt backbone."""
+    data = places.work / "data"
+
+    def rows(task: str) -> Raw:
+        return {"files": f"{data}/{task}/{{language}}/{{split}}.jsonl", "aligned_on": "id"}
+
+    return {
+        "backbone": {"name": str(places.backbone(seed))},
+        "languages": {"source": "en", "targets": ["fr", "sw", "id", "ht"]},
+        "tasks": [
+            {"task": "mini-sentiment", "data": rows("sentiment")},
+            {"task": "mini-qa", "data": rows("qa")},
+        ],
+        "reference": {
+            "data": {"files": f"{data}/reference/{{language}}/train.jsonl", "aligned_on": "id"},
+            "segment_tokens": 64,
+        },
+        "training": {
+            "task": {"steps": 100, "batch_size": 32, "learning_rate": 1e-3},
+            "reference": {"steps": 100, "batch_size": 16, "learning_rate": 3e-4},
+        },
+        "weights": {"tune_on": "fr", "grid": list(GRID)},
+        "seeds": list(SEEDS),
+        **changes,
+    }
+
+
+def nusax(places: Places, targets: Iterable[str] = LOCAL, **changes: Any) -> Raw:
+    """Sentiment in local languages of Indonesia, from English."""
+    folder = places.shared / "data/nusax"
+    return {
+        "backbone": {"name": str(places.shared / "backbones/nusantara-4m")},
+        "languages": {"source": "eng", "targets": list(targets)},
+        "tasks": [
+            {
+                "task": "nusax",
+                "data": {
+                    "files": f"{folder}/{{language}}/{{split}}.jsonl.gz",
+                    "splits": {"validation": "valid"},
+                    "aligned_on": "id",
+                },
+            }
+        ],
+        "reference": {
+            "data": {"files": f"{folder}/{{language}}/train.jsonl.gz", "aligned_on": "id"},
+            "segment_tokens": 128,
+        },
+        "training": {
+            "task": {"epochs": 3, "batch_size": 16, "learning_rate": 2e-3, "max_length": 256},
+            "reference": {"steps": 125, "batch_size": 16, "learning_rate": 1e-3},
+        },
+        "weights": {"tune_on": "ind", "grid": list(GRID)},
+        "seeds": list(SEEDS),
+        "scoring": {"max_length": 256},
+        **changes,
+    }
+
+
+def nusatranslation(places: Places) -> Raw:
+    """Sentiment of tweets, from Indonesian."""
+    folder = places.shared / "data/nusatranslation"
+    files = {
+        "files": f"{folder}/{{language}}/{{split}}.jsonl.gz",
+        "splits": {"validation": "valid"},
+        "max_rows": {"train": 1000},
+    }
+    return {
+        **nusax(places, weights={"tune_on": "jav", "grid": list(GRID)}),
+        "languages": {"source": "ind", "targets": ["jav", "mad", "min", "sun"]},
+        "tasks": [{"task": "nusatranslation", "data": files}],
+        "reference": {"data": files, "segment_tokens": 128},
+    }
+
+
+def merging(places: Places) -> Iterator[Study]:
+    """The questions on merging."""
+    worlds = [(f"world{seed}", world(places, seed)) for seed in BACKBONES]
+    real = [("nusax", nusax(places)), ("nusatranslation", nusatranslation(places))]
+    merged = ["source-ft", SUM, FACTORS, DELTA]
+    for name, raw in [*worlds, *real]:
+        bound = ["target-ft"] if name.startswith("world") else []
+        fixed = [{**one, "weight": weight} for one in (SUM, FACTORS, DELTA) for weight in (0.5, 1.0)]
+        yield Study(
+            f"{name}-main", "M1", {**raw, "methods": ["vanilla", "reference-only", *merged, *fixed, *bound]}
+        )
+        entropy = {"by": "entropy", "grid": list(GRID)}
+        yield Study(f"{name}-entropy", "M5", {**raw, "methods": merged, "weights": entropy})
+    for name, raw in [*worlds, real[0]]:
+        yield Study(f"{name}-curve", "M5", {**raw, "methods": merged, "weights": curves(raw)})
+        own = {"method": "adamergex-own-start"}
+        starts = [FACTORS, DELTA, {**own, "space": "factors"}, {**own, "space": "delta"}]
+        starts = [{**one, "weight": weight} for one in starts for weight in (0.5, 1.0)]
+        yield Study(f"{name}-starts", "M3", {**raw, "methods": ["source-ft", *starts]})
+        parts = ("(q|k|v|o)_proj", "(q|v)_proj", "(gate|up|down)_proj")
+        some = [{**DELTA, "modules": pattern, "weight": 1.0} for pattern in parts]
+        yield Study(
+            f"{name}-modules", "M4", {**raw, "methods": ["source-ft", {**DELTA, "weight": 1.0}, *some]}
+        )
+    weak = nusax(places, ("ind", *WEAK))
+    for name, raw in [*worlds, ("nusaxweak", weak)]:
+        if raw is weak:  # what the questions below are compared with; the World's is in its main part
+            yield Study(f"{name}-main", "M2", {**raw, "methods": SUBTRACTED})
+        yield Study(f"{name}-ia3", "M6", ia3(raw))
+        for rows in (100, 500):
+            if not (rows == 500 and raw is weak):  # all there are
+                text = with_text(raw, max_rows={"train": rows})
+                yield Study(f"{name}-text{rows}", "M7", {**text, "methods": SUBTRACTED})
+        yield Study(f"{name}-steps400", "M2", {**with_steps(raw, 400), "methods": SUBTRACTED})
+        yield from domains(places, name, raw)
+
+
+def ia3(raw: Mapping[str, Any]) -> Raw:
+    """The experiment with (IA)³, at the ten times larger learning rates that it is trained with."""
+    training = {
+        role: {**one, "learning_rate": 10 * one["learning_rate"]} for role, one in raw["training"].items()
+    }
+    methods = ["source-ft", "arithmetic", "adamergex", {"method": "adamergex", "weight": 1.0}]
+    return {**raw, "adapter": {"type": "ia3"}, "training": training, "methods": methods}
+
+
+def curves(raw: Mapping[str, Any]) -> Raw:
+    """The choice of the weight, with the validation scores of every target beside it."""
+    tune_on = raw["weights"]["tune_on"]
+    return {**raw["weights"], "curves": [code for code in raw["languages"]["targets"] if code != tune_on]}
+
+
+def with_text(raw: Mapping[str, Any], **data: Any) -> Raw:
+    """The experiment with another choice of reference text."""
+    reference = raw["reference"]
+    return {**raw, "reference": {**reference, "data": {**reference["data"], **data}}}
+
+
+def with_steps(raw: Mapping[str, Any], steps: int) -> Raw:
+    """The experiment with references trained for more or fewer steps."""
+    training = raw["training"]
+    return {**raw, "training": {**training, "reference": {**training["reference"], "steps": steps}}}
+
+
+def domains(places: Places, name: str, raw: Raw) -> Iterator[Study]:
+    """References of unequal size, of other domains than the task, with a format of their own, and of another task."""
+    segment = raw["reference"]["segment_tokens"]
+    data = places.work / "data"
+    tasks = [("sentiment", "qa"), ("qa", "sentiment")]
+    if name.startswith("world"):
+        for mine, other in tasks:
+            task = next(one for one in raw["tasks"] if one["task"] == f"mini-{mine}")
+            labelled = {
+                "task": f"mini-{other}",
+                "data": {"files": f"{data}/{other}/{{language}}/{{split}}.jsonl"},
+            }
+            one = {**raw, "tasks": [task], "reference": labelled, "methods": SUBTRACTED}
+            yield Study(f"{name}-{mine}by{other}", "M2", one)
+    kinds = ("unequal", "format", "dialogue") if name.startswith("world") else ("unequal", "format", "news")
+    which = "world" if name.startswith("world") else "nusax"
+    for kind in kinds:
+        text = {"files": f"{places.work}/text/{which}/{kind}/{{language}}.jsonl"}
+        reference = {"data": text, "segment_tokens": segment}
+        yield Study(f"{name}-{kind}", "M2", {**raw, "reference": reference, "methods": SUBTRACTED})
+
+
+def write_texts(places: Places) -> None:
+    """The reference texts of `domains`.
+
+    unequal: all texts of the source, the first 100 of the others.
+    format: each text between a heading and an ending that no task has.
+    dialogue (World): the training rows of mini-qa as text, with question and answer.
+    news (NusaX): NTREX's news in English and Indonesian, NusaParagraph's paragraphs in the others; 2,000 texts each.
+    """
+    for which, source, codes in (("world", "en", ("fr", "sw", "id", "ht")), ("nusax", "eng", ("ind", *WEAK))):
+        for code in (source, *codes):
+            if which == "world":
+                own = texts_of(places.work / f"data/reference/{code}/train.jsonl")
+                asked = read_rows(places.work / f"data/qa/{code}/train.jsonl")
+                kinds = {"dialogue": [f"{QA_PROMPT.format(**row)} {row['answer']}" for row in asked]}
+                heading, ending = "= = =", "= = ="
+            else:
+                own = texts_of(places.shared / f"data/nusax/{code}/train.jsonl.gz")
+                news = {"eng": "ntrex/en", "ind": "ntrex/id"}.get(code, f"nusaparagraph/{code}")
+                kinds = {"news": texts_of(places.shared / f"data/{news}.jsonl.gz")[:2000]}
+                heading, ending = "### TEXT", "### END"
+            kinds["unequal"] = own if code == source else own[:100]
+            kinds["format"] = [f"{heading} {text} {ending}" for text in own]
+            for kind, texts in kinds.items():
+                write_rows(
+                    places.work / "text" / which / kind / f"{code}.jsonl", ({"text": text} for text in texts)
+                )
+
+
+def texts_of(path: Path) -> list[str]:
+    """The texts of a file of rows."""
+    return [row["text"] for row in read_rows(path)]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON Lines."""
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [json.loads(line) for line in raw.decode().split("\n") if line]
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    """A file of JSON Lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def fused(places: Places) -> Iterator[Study]:
+    """The questions on fusing, and on both together."""
+    for seed in BACKBONES:
+        raw = fusing.world(places.work) | {
+            "backbone": {"name": str(places.backbone(seed))},
+            "seeds": list(SEEDS),
+        }
+        raw["flare"] = {"source_encoder": str(places.translator)}
+        places_of = [
+            {"method": "flare", "source_state": place} for place in ("block-input", "projection-input")
+        ]
+        sides = [{"method": "flare", "padding": "right"}]
+        further = [*({"method": "flare", "fusion": name} for name in FUSIONS), *places_of, *sides, "flare-mt"]
+        reference = {key: world(places, seed)["training"]["reference"] for key in ("reference",)}
+        text = world(places, seed)["reference"]
+        training = {**raw["training"], **reference}
+        yield from conditions(
+            places, f"world{seed}", {**raw, "reference": text, "training": training}, further
+        )
+    raw = fusing.nusax(places.shared) | {"seeds": list(SEEDS)}
+    merging_raw = nusax(places)
+    raw["reference"] = merging_raw["reference"]
+    raw["training"]["reference"] = merging_raw["training"]["reference"]
+    further = [{"method": "flare", "fusion": name} for name in ("add_relu", "cross_attention")]
+    yield from conditions(places, "nusax", raw, further)
+
+
+def conditions(places: Places, name: str, raw: Raw, further: list[Any]) -> Iterator[Study]:
+    """One setting: every method under every translation; with a blank English side; beside a merged adapter."""
+    rivals = ["source-ft", "translate-test", "translate-train", "input-fusion", "x-mixup"]
+    plain = {key: value for key, value in raw.items() if key != "reference"}
+    plain["training"] = {"task": raw["training"]["task"]}
+    methods = {**plain, "methods": [*rivals, *further]}
+    for share in NOISE:
+        folder = places.work / "noise" / f"{name}-{share:g}"
+        yield Study(f"{name}-noise{share:g}", "F1", fusing.worsened(methods, share, folder))
+    yield Study(f"{name}-blank", "F2", blanked(methods, places.work / "noise" / f"{name}-blank"))
+    merged = [{**DELTA, "weight": 0.5}, {"method": "flare-on-merged", "space": "delta", "weight": 0.5}]
+    without = {key: value for key, value in raw.items() if key != "flare"}
+    yield Study(
+        f"{name}-both", "B1", {**without, "methods": ["source-ft", "translate-train", "flare", *merged]}
+    )
+
+
+def blanked(raw: Raw, folder: Path) -> Raw:
+    """The experiment with a full stop for every English test text."""
+    task = raw["tasks"][0]
+    path = Path(task["translated"]["into_source"]["files"].format(split="test"))
+    ids = [row["id"] for row in read_rows(path)]
+    for code in raw["languages"]["targets"]:
+        write_rows(folder / code / "test.jsonl", ({"id": one, "text": "."} for one in ids))
+    into = {**task["translated"], "into_source": {"files": f"{folder}/{{language}}/{{split}}.jsonl"}}
+    return {**raw, "tasks": [{**task, "translated": into}]}

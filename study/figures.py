@@ -1,0 +1,200 @@
+"""From `study/numbers.json` to the figures in `docs/study/` and the tables in `docs/study.md`.
+
+python study/figures.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from effects import NUMBERS, of_question
+from rich.console import Console
+
+mpl.use("svg")
+
+import matplotlib.pyplot as plt
+
+DOCS = Path(__file__).parents[1] / "docs"
+ABOVE, BELOW, LEVEL = "#0b7285", "#c2410c", "#868e96"
+SETTINGS = {
+    "world": "mini-world, 3 backbones × 3 seeds",
+    "nusax": "NusaX, 3 seeds",
+    "nusaxweak": "NusaX (jav, min, sun), 3 seeds",
+    "nusatranslation": "NusaTranslation, 3 seeds",
+}
+TITLES = {
+    "M1": "AdaMergeX (factors, λ tuned) minus its rivals",
+    "M2": "What subtracting the source reference adds: AdaMergeX minus plain sum (delta, λ = 1)",
+    "M2-source": "AdaMergeX and plain sum minus source-ft (delta, λ = 1), by reference",
+    "M3": "AdaMergeX minus source-ft, by space and initialisation",
+    "M4": "AdaMergeX minus source-ft, by merged modules (delta, λ = 1)",
+    "M5": "Merging minus source-ft, by the rule that sets λ",
+    "M6": "AdaMergeX minus source-ft, by kind of adapter",
+    "M7": "AdaMergeX minus source-ft (delta, λ = 1), by texts per language",
+    "F1": "FLARE (add_relu) minus its rivals, by share of wrong English words",
+    "F1-source": "What reading translations adds: methods minus source-ft",
+    "F1-kinds": "Other ways to fuse minus FLARE (add_relu)",
+    "F2": "With a blank English side",
+    "B1": "Merging and fusing together",
+}
+
+Effect = Mapping[str, Any]
+
+
+def main() -> None:
+    """Draw the figures and fill the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--docs", type=Path, default=DOCS, help="holds study.md")
+    options = parser.parse_args()
+    numbers = json.loads(NUMBERS.read_text(encoding="utf-8"))
+    folder = options.docs / "study"
+    folder.mkdir(exist_ok=True)
+    style = {"svg.fonttype": "none", "svg.hashsalt": "study", "font.family": "sans-serif", "font.size": 9}
+    with plt.rc_context(style):
+        for question, title in TITLES.items():
+            save(forest(of_question(numbers["effects"], question), title), folder / f"{question}.svg")
+        save(curves(numbers["curves"]), folder / "M5-curves.svg")
+    page = options.docs / "study.md"
+    page.write_text(filled(page.read_text(encoding="utf-8"), numbers), encoding="utf-8")
+    Console().print(f"next: read {page}")
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure; the same numbers give the same file."""
+    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+
+
+def forest(effects: Sequence[Effect], title: str) -> Any:
+    """Effects with their intervals, a panel for each setting, a line for each comparison."""
+    settings = list(dict.fromkeys(one["setting"] for one in effects))
+    rows = [[one for one in effects if one["setting"] == setting] for setting in settings]
+    heights = [len(mine) + 1.5 for mine in rows]
+    figure, panels = plt.subplots(
+        len(rows),
+        1,
+        figsize=(8, 0.24 * sum(heights) + 0.8),
+        height_ratios=heights,
+        sharex=True,
+        squeeze=False,
+    )
+    for axes, setting, mine in zip(panels[:, 0], settings, rows, strict=True):
+        for place, one in enumerate(mine):
+            colour = ABOVE if one["low"] > 0 else BELOW if one["high"] < 0 else LEVEL
+            axes.plot(
+                [one["low"], one["high"]], [place, place], color=colour, linewidth=2, solid_capstyle="round"
+            )
+            axes.plot(one["gain"], place, "D" if one.get("clear") else "o", color=colour, markersize=5)
+            axes.annotate(
+                told(one), (1.01, place), xycoords=("axes fraction", "data"), va="center", color=colour
+            )
+        axes.axvline(0, color="#343a40", linewidth=0.8)
+        axes.set_yticks(range(len(mine)), [one["label"] for one in mine])
+        axes.set_ylim(len(mine) - 0.4, -0.6)
+        axes.set_title(SETTINGS[setting], loc="left", fontsize=9, fontweight="bold")
+        axes.grid(axis="x", color="#e9ecef")
+        axes.set_axisbelow(True)
+        axes.tick_params(left=False)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    panels[-1, 0].set_xlabel("points, with 95% interval")
+    return titled(figure, title)
+
+
+def curves(sweeps: Iterable[Mapping[str, Any]]) -> Any:
+    """Validation scores over λ, minus those at λ = 0, a line for each language."""
+    kept = [one for one in sweeps if (one["method"], one["variant"]) in MERGES]
+    columns = list(dict.fromkeys((one["setting"], one["task"]) for one in kept))
+    figure, panels = plt.subplots(
+        len(MERGES),
+        len(columns),
+        figsize=(3 * len(columns), 2.2 * len(MERGES)),
+        sharex=True,
+        sharey="col",
+        squeeze=False,
+    )
+    for line, (merge, name) in zip(panels, MERGES.items(), strict=True):
+        for axes, (setting, task) in zip(line, columns, strict=True):
+            mine = [
+                one
+                for one in kept
+                if (one["setting"], one["task"], one["method"], one["variant"]) == (setting, task, *merge)
+            ]
+            for language in dict.fromkeys(one["language"] for one in mine):
+                tried = [one["tried"] for one in mine if one["language"] == language]
+                weights = [weight for weight, _ in tried[0]]
+                change = [
+                    statistics.fmean(run[index][1] - run[0][1] for run in tried)
+                    for index in range(len(weights))
+                ]
+                decides = any(one["decides"] for one in mine if one["language"] == language)
+                label = f"{language} (λ is tuned here)" if decides else language
+                axes.plot(weights, change, "--" if decides else "-", label=label, linewidth=1.4)
+            axes.axhline(0, color="#343a40", linewidth=0.8)
+            axes.grid(color="#e9ecef")
+            axes.set_title(f"{task}: {name}", loc="left", fontsize=8)
+            for side in ("top", "right"):
+                axes.spines[side].set_visible(False)
+    for axes in panels[-1]:
+        axes.set_xlabel("λ")
+    for axes in panels[0]:
+        axes.legend(fontsize=6, frameon=False)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("points above λ = 0")
+    return titled(figure, "Validation scores over λ, mean over backbones and seeds")
+
+
+def titled(figure: Any, title: str) -> Any:
+    """The figure under its title."""
+    figure.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
+    figure.tight_layout()
+    return figure
+
+
+MERGES = {
+    ("adamergex", "factors"): "AdaMergeX, factors",
+    ("adamergex", "delta"): "AdaMergeX, delta",
+    ("arithmetic", "delta-sum"): "plain sum, delta",
+}
+"""The merges whose curves are drawn."""
+
+
+def told(effect: Effect) -> str:
+    """An effect with its interval: `+1.2 [+0.3, +2.0]`."""
+    return f"{effect['gain']:+.1f} [{effect['low']:+.1f}, {effect['high']:+.1f}]"
+
+
+def table(effects: Sequence[Effect]) -> str:
+    """A Markdown table of effects."""
+    named = any(one["named"] for one in effects)
+    heads = ["setting", "", "points, 95% interval", "score", "against", "n", *(["p (Holm)"] if named else [])]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for one in effects:
+        p = f"{one['p_holm']:.3f}" if one["named"] else "–"
+        scores = [f"{one['score']:.1f}", f"{one['base_score']:.1f}"]
+        cells = [one["setting"], one["label"], told(one), *scores, str(one["n"])]
+        lines.append("| " + " | ".join(cells + ([p] if named else [])) + " |")
+    return "\n".join(lines)
+
+
+def filled(page: str, numbers: Mapping[str, Any]) -> str:
+    """The page with every `<!-- table Q -->` ... `<!-- end -->` filled with the effects of question Q."""
+
+    def fill(found: re.Match[str]) -> str:
+        effects = of_question(numbers["effects"], found[1])
+        return f"<!-- table {found[1]} -->\n\n{table(effects)}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- table (\S+) -->.*?<!-- end -->", fill, page, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    main()

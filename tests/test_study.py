@@ -1,0 +1,190 @@
+"""The study: its experiments are valid, its comparisons are of rows that are run, its arithmetic is right."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import lingualift as ll
+from lingualift.config import load_experiment
+from lingualift.miniworld import write_data
+from lingualift.pipeline import plan_of
+from lingualift.pipeline.methods import METHODS, check_methods, variant
+from lingualift.pipeline.steps import InitialiseFused, Merge, Train
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+sys.path.insert(0, str(ROOT / "study"))
+
+import effects  # noqa: E402
+import experiments as study  # noqa: E402
+import methods  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered():
+    """The study's own methods are there for its tests, and for no others in this process."""
+    methods.register()
+    yield
+    for name in ("adamergex-own-start", "flare-on-merged"):
+        del METHODS._entries[name]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    work = tmp_path_factory.mktemp("study")
+    write_data(work / "data", seed=study.WORLD_DATA)
+    return study.Places(SHARED, work)
+
+
+@pytest.fixture(scope="module")
+def every(places):
+    if not SHARED.is_dir():
+        pytest.skip("the data sets are not here")
+    return {one.name: one for one in study.experiments(places)}
+
+
+def loaded(one, folder):
+    path = folder / f"{one.name}.yaml"
+    path.write_text(yaml.safe_dump(one.raw))
+    return load_experiment(path)
+
+
+def test_every_experiment_is_valid_and_every_comparison_is_of_rows_that_it_runs(every, tmp_path):
+    rows = {}
+    for one in every.values():
+        experiment = loaded(one, tmp_path)
+        check_methods(experiment)
+        tasks = [task.task for task in experiment.tasks]
+        names = {(method.method, variant(method, experiment.adapter.type)) for method in experiment.methods}
+        rows[one.name] = {(task, *name) for task in tasks for name in names}
+        assert set(effects.REPORTED[one.name.split("-")[0].rstrip("123")]) & set(experiment.languages.targets)
+    runs = effects.Runs(Path("runs"))
+    for question in effects.questions():
+        for row in (question.one, question.base):
+            for folder in runs.names(question.setting, row.part).values():
+                assert row[1:] in rows[folder.name], (question, folder.name)
+
+
+def test_the_tuning_language_is_in_no_average(every, tmp_path):
+    for one in every.values():
+        tuned = loaded(one, tmp_path).weights.tune_on
+        if tuned:
+            assert tuned not in effects.REPORTED[one.name.split("-")[0].rstrip("123")]
+
+
+def test_there_are_28_named_comparisons():
+    named = [question for question in effects.questions() if question.named]
+    assert [sum(one.question == name for one in named) for name in ("M1", "F1")] == [12, 16]
+    assert "all 28" in (ROOT / "study" / "PROTOCOL.md").read_text()
+
+
+def test_holm_on_a_case_worked_by_hand():
+    assert effects.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert effects.holm([]) == []
+
+
+def test_a_draw_takes_backbones_and_within_them_seeds():
+    pairs = [(backbone, seed) for backbone in (1, 2, 3) for seed in (40, 41, 42)]
+    drawn = effects.shares(pairs)
+    assert drawn.sum(axis=1) == pytest.approx(np.ones(len(drawn)))
+    assert drawn.mean(axis=0) == pytest.approx(np.full(9, 1 / 9), abs=0.02)
+    of_backbone = drawn.reshape(-1, 3, 3).sum(axis=2)
+    assert set(np.unique(of_backbone)) == {0.0, 0.5, 1.0}  # two of three
+    assert np.var(of_backbone[:, 0]) == pytest.approx(1 / 9, rel=0.1)  # of means of two: (1/3)(2/3)/2
+    assert effects.shares([(0, 40)]) == pytest.approx(np.ones((len(drawn), 1)))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three backbones, two seeds, 40 items: `better` is right on 8 items more than `base`, `same` is as it."""
+    for backbone in study.BACKBONES:
+        folder = tmp_path / f"world{backbone}-main"
+        (folder / "predictions").mkdir(parents=True)
+        rows = []
+        for method, right in (("base", 20), ("same", 20), ("better", 28)):
+            for seed in (40, 41):
+                for code in ("fr", "sw", "id", "ht"):
+                    name = f"{method}.{code}.{seed}.jsonl"
+                    answers = [
+                        {"id": str(item), "gold": ["a"], "prediction": "a" if item < right else "b"}
+                        for item in range(40)
+                    ]
+                    path = folder / "predictions" / name
+                    path.write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+                    row = {"task": "t", "method": method, "variant": "", "language": code, "seed": seed}
+                    score = {
+                        "metric": "accuracy",
+                        "score": 100 * right / 40 if code != "fr" else 0.0,
+                        "answer_language": code,
+                    }
+                    rows.append({**row, **score, "predictions": f"predictions/{name}"})
+        (folder / "results.json").write_text(json.dumps({"rows": rows}))
+    return effects.Runs(tmp_path)
+
+
+def ask(one, base="base"):
+    return effects.Question("Q", "world", "", effects.Row("main", "t", one), effects.Row("main", "t", base))
+
+
+def test_an_effect_is_the_mean_difference_in_the_reported_languages_with_its_interval(runs):
+    found = runs.effect(ask("better"))
+    assert found.gain == pytest.approx(20)
+    assert found.languages == pytest.approx({"sw": 20, "id": 20, "ht": 20})  # not fr
+    assert (found.score, found.base_score) == pytest.approx((70, 50))
+    assert (found.n, found.backbones, found.seeds) == (120, 3, 2)
+    # Of 40 items 8 differ, the same ones everywhere, so only items vary: a binomial share's 95% interval.
+    expected = 196 * np.sqrt(0.2 * 0.8 / 40)
+    assert (found.low, found.high) == pytest.approx((20 - expected, 20 + expected), abs=1.5)
+    assert found.p == pytest.approx(2 / 2001)
+
+
+def test_rows_that_are_equal_differ_by_nothing(runs):
+    found = runs.effect(ask("same"))
+    assert (found.gain, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
+def test_a_row_that_was_not_run_is_refused(runs):
+    with pytest.raises(ValueError, match="has no"):
+        runs.effect(ask("other"))
+
+
+def test_the_methods_of_the_study_begin_where_they_say(places, tmp_path):
+    """References drawn otherwise; FLARE beside the merged adapter. Both run."""
+    raw = study.world(places, 1)
+    rows = f"{places.work}/data/sentiment/{{language}}/{{split}}.jsonl"
+    some = {"train": 16, "validation": 8, "test": 8}
+    task = {
+        "task": "mini-sentiment",
+        "data": {"files": rows, "max_rows": some},
+        "translated": {
+            "into_targets": {"files": rows},
+            "into_source": {"files": rows.replace("{language}", "en")},
+        },
+    }
+    raw |= {
+        "backbone": {"name": "miniworld"},
+        "languages": {"source": "en", "targets": ["sw"]},
+        "tasks": [task],
+    }
+    names = ("adamergex", "adamergex-own-start", "flare-on-merged")
+    raw["methods"] = [{"method": name, "space": "delta", "weight": 0.5} for name in names]
+    raw |= {"weights": {}, "seeds": [0]}
+    raw["training"] = {role: {**one, "steps": 2} for role, one in raw["training"].items()}
+    path = tmp_path / "both.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    plan, _ = plan_of(path)
+    merged, own, fused = (planned.evaluation.adapter for planned in plan.cells)
+    seeds = [{role: step.start.recipe()["seed"] for role, step in one.adapters} for one in (merged, own)]
+    assert len(set(seeds[0].values())) == 1
+    other = seeds[0]["task"] + methods.OWN_START
+    assert seeds[1] == {**seeds[0], "target": other, "source": other}
+    assert isinstance(fused, Train)
+    assert isinstance(fused.start, InitialiseFused)
+    assert isinstance(fused.start.first, Merge)
+    assert fused.start.first == merged
+    done = ll.run(path, output=tmp_path / "run")
+    assert {row["method"] for row in done.rows} == set(names)
