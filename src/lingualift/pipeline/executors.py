@@ -83,7 +83,8 @@ def run_locally(steps: Sequence[Step], store: Store, workers: int, watch: Watch)
             raise UserError(
                 "worker process",
                 "died without a word, as it does when memory runs out",
-                mend="lower `workers` or the batch size, then run the same command again: finished steps are kept",
+                mend="lower `workers` or the batch size, then run the same command again: finished steps are kept; in "
+                "a script, call `run` under `if __name__ == '__main__':`, which worker processes need",
             ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
