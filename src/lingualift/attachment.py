@@ -10,7 +10,7 @@ from typing import Any
 from lingualift.adapters import open_adapter
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.architectures import head_modules, peft_task
-from lingualift.backbone import BackboneRef, load_backbone
+from lingualift.backbone import BackboneRef, load_backbone, take_off
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language
 from lingualift.provenance import PROVENANCE_FILE, read_json
@@ -280,20 +280,3 @@ def detach(wrapped: Any) -> None:
 def is_fused(model: Any) -> bool:
     """Whether a model has an adapter on it that reads a source side."""
     return hasattr(model, "fusion_config")
-
-
-def take_off(base: Any) -> None:
-    """Put back the modules of a backbone that an adapter wrapped or copied.
-
-    peft's own unloading leaves copies in place, and refuses (IA)³ on 4-bit weights.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import ModulesToSaveWrapper
-
-    for name, module in list(base.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper):
-            base.set_submodule(name, module.original_module)
-        elif isinstance(module, BaseTunerLayer):
-            base.set_submodule(name, module.get_base_layer())
-    if hasattr(base, "peft_config"):
-        del base.peft_config

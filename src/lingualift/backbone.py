@@ -1,4 +1,4 @@
-"""Finding and loading backbones and their tokenizers, and putting adapters on them."""
+"""Finding and loading backbones and their tokenizers, and freeing them of what adapters put in."""
 
 from __future__ import annotations
 
@@ -465,3 +465,20 @@ def keeps_logits(model: Any) -> bool:
     """Whether the model's forward pass can leave out the logits of a prompt (`logits_to_keep`)."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+def take_off(base: Any) -> None:
+    """Put back the modules of a backbone that an adapter wrapped or copied.
+
+    peft's own unloading leaves copies in place, and refuses (IA)³ on 4-bit weights.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    for name, module in list(base.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            base.set_submodule(name, module.original_module)
+        elif isinstance(module, BaseTunerLayer):
+            base.set_submodule(name, module.get_base_layer())
+    if hasattr(base, "peft_config"):
+        del base.peft_config

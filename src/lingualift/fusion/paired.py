@@ -17,7 +17,7 @@ from torch import Tensor
 from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.architectures import family_of
-from lingualift.attachment import take_off
+from lingualift.backbone import take_off
 from lingualift.errors import UserError
 from lingualift.fusion import stage
 from lingualift.fusion.config import FusionConfig
