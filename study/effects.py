@@ -331,12 +331,6 @@ def _merging(setting: str, task: str) -> Iterator[Question]:
             yield Question("M5", setting, f"{name}: {method} {variant}, {rule}", one, source)
     if setting == "nusatranslation":
         return
-    for method, start in (("adamergex", "shared"), ("adamergex-own-start", "own")):
-        for space in ("factors", "delta"):
-            for weight in ("0.5", "1"):
-                one = row("starts", method, f"{space}-weight={weight}")
-                label = f"{name}: {space}, {start} initialisation, λ = {weight}"
-                yield Question("M3", setting, label, one, row("starts", *SOURCE))
     parts = {
         "all modules": "",
         "attention": "-modules=(q|k|v|o)_proj",
@@ -354,27 +348,34 @@ def _references(setting: str, task: str) -> Iterator[Question]:
     def ask(question: str, label: str, one: Row, base: Row) -> Question:
         return Question(question, setting, f"{name}: {label}", one, base)
 
-    regimes = {
-        "text as the task's": "main",
-        "trained for 400 steps": "steps400",
-        "format of its own": "format",
-        "100 target texts, all source": "unequal",
-    }
     if setting == "world":
-        other = {"mini-sentiment": "sentimentbyqa", "mini-qa": "qabysentiment"}
-        regimes |= {"dialogues": "dialogue", "another labelled task": other[task]}
+        regimes = {
+            "text as the task's": "main",
+            "trained for 400 steps": "steps400",
+            "format of its own": "format",
+            "100 target texts, all source": "unequal",
+            "dialogues": "dialogue",
+            "another labelled task": "sentimentbyqa" if task == "mini-sentiment" else "qabysentiment",
+        }
     else:
-        regimes |= {"another domain": "news"}
+        regimes = {"text as the task's": "main", "trained for 25 steps": "steps25", "another domain": "news"}
     for regime, part in regimes.items():
         subtracted, plain = Row(part, task, *SUBTRACTED), Row(part, task, *PLAIN)
         source = Row(part, task, *SOURCE)
         yield ask("M2", regime, subtracted, plain)
         yield ask("M2-source", f"{regime}, subtracted", subtracted, source)
         yield ask("M2-source", f"{regime}, not subtracted", plain, source)
+    for method, start in (("adamergex", "shared"), ("adamergex-own-start", "own")):
+        for space in ("factors", "delta"):
+            for weight in ("0.5", "1"):
+                one = Row("starts", task, method, f"{space}-weight={weight}")
+                label = f"{space}, {start} initialisation, λ = {weight}"
+                yield ask("M3", label, one, Row("starts", task, *SOURCE))
     of_ia3 = Row("ia3", task, *SOURCE)
     yield ask("M6", "LoRA, λ = 1", Row("main", task, *SUBTRACTED), Row("main", task, *SOURCE))
     yield ask("M6", "(IA)³, λ = 1", Row("ia3", task, "adamergex", "weight=1"), of_ia3)
-    yield ask("M6", "(IA)³, λ tuned", Row("ia3", task, "adamergex"), of_ia3)
+    if setting == "world":
+        yield ask("M6", "(IA)³, λ tuned", Row("ia3", task, "adamergex"), of_ia3)
     whole = "2000" if setting == "world" else "500"
     for size in dict.fromkeys(("100", "500", whole)):
         part = "main" if size == whole else f"text{size}"

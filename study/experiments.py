@@ -172,26 +172,31 @@ def merging(places: Places) -> Iterator[Study]:
         yield Study(f"{name}-entropy", "M5", {**raw, "methods": merged, "weights": entropy})
     for name, raw in [*worlds, real[0]]:
         yield Study(f"{name}-curve", "M5", {**raw, "methods": merged, "weights": curves(raw)})
-        own = {"method": "adamergex-own-start"}
-        starts = [FACTORS, DELTA, {**own, "space": "factors"}, {**own, "space": "delta"}]
-        starts = [{**one, "weight": weight} for one in starts for weight in (0.5, 1.0)]
-        yield Study(f"{name}-starts", "M3", {**raw, "methods": ["source-ft", *starts]})
         parts = ("(q|k|v|o)_proj", "(q|v)_proj", "(gate|up|down)_proj")
         some = [{**DELTA, "modules": pattern, "weight": 1.0} for pattern in parts]
         yield Study(
             f"{name}-modules", "M4", {**raw, "methods": ["source-ft", {**DELTA, "weight": 1.0}, *some]}
         )
-    weak = nusax(places, ("ind", *WEAK))
-    for name, raw in [*worlds, ("nusaxweak", weak)]:
-        if raw is weak:  # what the questions below are compared with; the World's is in its main part
-            yield Study(f"{name}-main", "M2", {**raw, "methods": SUBTRACTED})
-        yield Study(f"{name}-ia3", "M6", ia3(raw))
-        for rows in (100, 500):
-            if not (rows == 500 and raw is weak):  # all there are
-                text = with_text(raw, max_rows={"train": rows})
-                yield Study(f"{name}-text{rows}", "M7", {**text, "methods": SUBTRACTED})
-        yield Study(f"{name}-steps400", "M2", {**with_steps(raw, 400), "methods": SUBTRACTED})
-        yield from domains(places, name, raw)
+    for name, raw in [*worlds, ("nusaxweak", nusax(places, WEAK, weights={}))]:
+        yield from references(places, name, raw)
+
+
+def references(places: Places, name: str, raw: Raw) -> Iterator[Study]:
+    """The questions that train references of their own; on NusaX few, since each takes minutes."""
+    is_world = name.startswith("world")
+    if not is_world:  # what the questions below are compared with; the World's is in its main part
+        yield Study(f"{name}-main", "M2", {**raw, "methods": SUBTRACTED})
+    own = {"method": "adamergex-own-start"}
+    starts = [FACTORS, DELTA, {**own, "space": "factors"}, {**own, "space": "delta"}]
+    starts = [{**one, "weight": weight} for one in starts for weight in (0.5, 1.0)]
+    yield Study(f"{name}-starts", "M3", {**raw, "methods": ["source-ft", *starts]})
+    yield Study(f"{name}-ia3", "M6", ia3(raw))
+    for rows in (100, 500) if is_world else (100,):
+        text = with_text(raw, max_rows={"train": rows})
+        yield Study(f"{name}-text{rows}", "M7", {**text, "methods": SUBTRACTED})
+    steps = 400 if is_world else 25
+    yield Study(f"{name}-steps{steps}", "M2", {**with_steps(raw, steps), "methods": SUBTRACTED})
+    yield from domains(places, name, raw)
 
 
 def ia3(raw: Mapping[str, Any]) -> Raw:
@@ -199,7 +204,8 @@ def ia3(raw: Mapping[str, Any]) -> Raw:
     training = {
         role: {**one, "learning_rate": 10 * one["learning_rate"]} for role, one in raw["training"].items()
     }
-    methods = ["source-ft", "arithmetic", "adamergex", {"method": "adamergex", "weight": 1.0}]
+    tuned = ["adamergex"] if raw["weights"] else []
+    methods = ["source-ft", *tuned, {"method": "adamergex", "weight": 1.0}]
     return {**raw, "adapter": {"type": "ia3"}, "training": training, "methods": methods}
 
 
@@ -235,7 +241,7 @@ def domains(places: Places, name: str, raw: Raw) -> Iterator[Study]:
             }
             one = {**raw, "tasks": [task], "reference": labelled, "methods": SUBTRACTED}
             yield Study(f"{name}-{mine}by{other}", "M2", one)
-    kinds = ("unequal", "format", "dialogue") if name.startswith("world") else ("unequal", "format", "news")
+    kinds = ("unequal", "format", "dialogue") if name.startswith("world") else ("news",)
     which = "world" if name.startswith("world") else "nusax"
     for kind in kinds:
         text = {"files": f"{places.work}/text/{which}/{kind}/{{language}}.jsonl"}
@@ -246,29 +252,26 @@ def domains(places: Places, name: str, raw: Raw) -> Iterator[Study]:
 def write_texts(places: Places) -> None:
     """The reference texts of `domains`.
 
-    unequal: all texts of the source, the first 100 of the others.
-    format: each text between a heading and an ending that no task has.
+    unequal (World): all texts of the source, the first 100 of the others.
+    format (World): each text between marks that no task has.
     dialogue (World): the training rows of mini-qa as text, with question and answer.
-    news (NusaX): NTREX's news in English and Indonesian, NusaParagraph's paragraphs in the others; 2,000 texts each.
+    news (NusaX): NTREX's news in English, NusaParagraph's paragraphs in the others, 2,000 at most.
     """
-    for which, source, codes in (("world", "en", ("fr", "sw", "id", "ht")), ("nusax", "eng", ("ind", *WEAK))):
-        for code in (source, *codes):
-            if which == "world":
-                own = texts_of(places.work / f"data/reference/{code}/train.jsonl")
-                asked = read_rows(places.work / f"data/qa/{code}/train.jsonl")
-                kinds = {"dialogue": [f"{QA_PROMPT.format(**row)} {row['answer']}" for row in asked]}
-                heading, ending = "= = =", "= = ="
-            else:
-                own = texts_of(places.shared / f"data/nusax/{code}/train.jsonl.gz")
-                news = {"eng": "ntrex/en", "ind": "ntrex/id"}.get(code, f"nusaparagraph/{code}")
-                kinds = {"news": texts_of(places.shared / f"data/{news}.jsonl.gz")[:2000]}
-                heading, ending = "### TEXT", "### END"
-            kinds["unequal"] = own if code == source else own[:100]
-            kinds["format"] = [f"{heading} {text} {ending}" for text in own]
-            for kind, texts in kinds.items():
-                write_rows(
-                    places.work / "text" / which / kind / f"{code}.jsonl", ({"text": text} for text in texts)
-                )
+    for code in ("en", "fr", "sw", "id", "ht"):
+        own = texts_of(places.work / f"data/reference/{code}/train.jsonl")
+        asked = read_rows(places.work / f"data/qa/{code}/train.jsonl")
+        kinds = {
+            "unequal": own if code == "en" else own[:100],
+            "format": [f"= = = {text} = = =" for text in own],
+            "dialogue": [f"{QA_PROMPT.format(**row)} {row['answer']}" for row in asked],
+        }
+        for kind, texts in kinds.items():
+            write_rows(
+                places.work / "text/world" / kind / f"{code}.jsonl", ({"text": text} for text in texts)
+            )
+    for code, file in {"eng": "ntrex/en", **{code: f"nusaparagraph/{code}" for code in WEAK}}.items():
+        texts = texts_of(places.shared / f"data/{file}.jsonl.gz")[:2000]
+        write_rows(places.work / "text/nusax/news" / f"{code}.jsonl", ({"text": text} for text in texts))
 
 
 def texts_of(path: Path) -> list[str]:
