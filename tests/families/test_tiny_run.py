@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,33 @@ def test_a_language_that_the_source_encoder_cannot_tag_is_told_before_anything_r
     with pytest.raises(UserError, match="has no tag in the tokenizer of the source encoder"):
         ll.run(path, output=tmp_path / "run", tiny=True)
     assert not list((tmp_path / "run").rglob("adapter_model.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["llama", "xlmr"])
+def test_a_text_that_the_source_encoder_has_no_positions_for_is_told_before_anything_runs(
+    backbone, tmp_path, name
+):
+    shutil.copytree(backbone("nllb").source, tmp_path / "short")
+    config = json.loads((tmp_path / "short" / "config.json").read_text())
+    (tmp_path / "short" / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 12}))
+    for code in ("en", "id"):
+        for split in ("train", "test"):
+            file = tmp_path / f"{code}.{split}.jsonl"
+            file.write_text("".join(json.dumps(row) + "\n" for row in shipped_rows("nusax", code)))
+    rows = {"files": "{language}.{split}.jsonl"}
+    path = write(
+        tmp_path,
+        backbone(name).source,
+        tasks=[{"task": "nusax", "data": rows, "translated": {"into_targets": rows}}],
+        methods=["flare-mt"],
+        languages={"source": "en", "targets": ["id"]},
+        reference=None,
+        weights={},
+        scoring={"max_length": 256},
+        flare={"source_encoder": str(tmp_path / "short")},
+    )
+    with pytest.raises(UserError, match=r"(?s)example .* has \d+ tokens for the source encoder.*at most 12"):
+        plan_of(path, output=tmp_path / "run")
 
 
 def test_references_of_languages_with_the_same_rows_differ(backbone, tmp_path):

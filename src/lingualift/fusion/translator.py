@@ -45,6 +45,11 @@ class Translator:
         """
         return _encoder(self.ref)
 
+    @property
+    def limit(self) -> int | None:
+        """The most tokens that a text may have: the encoder's positions."""
+        return positions_of(read_config(self.ref))
+
     def tag(self, language: str) -> str:
         """What the tokenizer calls a language.
 
@@ -64,7 +69,7 @@ class Translator:
         Raises:
             UserError: a language without a tag, or a text of more tokens than the encoder has positions.
         """
-        limit, rows, told = positions_of(read_config(self.ref)), [], None
+        limit, rows, told = self.limit, [], None
         for where, language, parts in texts:
             if language != told:
                 self.tokenizer.src_lang, told = self.tag(language), language

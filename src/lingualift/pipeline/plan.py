@@ -13,7 +13,7 @@ from lingualift.data import check_aligned, load_rows
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import is_ranked
 from lingualift.pipeline.methods import METHODS, Cell, asked, check_family, check_methods, is_seeded
-from lingualift.pipeline.steps import Evaluate, InitialiseFused, Merge, Step, Sweep, Train
+from lingualift.pipeline.steps import Evaluate, InitialiseFused, Merge, Step, Sweep, Train, start_of
 from lingualift.pipeline.store import Store
 from lingualift.source import Source
 from lingualift.tasks import Task, TextTask
@@ -21,7 +21,7 @@ from lingualift.tasks.language_modelling import REFERENCE_TASKS
 from lingualift.training.encoding import set_language
 from lingualift.training.feed import check_objective
 from lingualift.training.heads import head_of
-from lingualift.training.sides import check_kept, check_sides
+from lingualift.training.sides import check_kept, check_own, check_sides
 from lingualift.training.tracking import check_trackers
 
 LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
@@ -202,7 +202,7 @@ def check_fusion(backbone: BackboneRef, steps: Iterable[Step]) -> None:
 
     Raises:
         UserError: a layer that is not there or cannot fuse; an empty source side, or one that is too long; a language
-            that a source encoder does not know; source states that cannot be kept.
+            that a source encoder does not know, or a text longer than it reads; source states that cannot be kept.
     """
     steps = list(steps)
     drawn = [step for step in steps if isinstance(step, InitialiseFused)]
@@ -215,13 +215,15 @@ def check_fusion(backbone: BackboneRef, steps: Iterable[Step]) -> None:
     for step in drawn:
         KINDS[step.settings["kind"]].find(model, fusion_config(model, step.adapter, step.settings))
     for reading in steps:
-        if isinstance(reading, Train) and isinstance(reading.start, InitialiseFused):
-            encoder = reading.start.settings.get("source_encoder")
-            if encoder:
-                find_translator(encoder).tag(reading.language)
-            if reading.cache_sources:
-                check_kept(backbone, tokenizer)
+        if isinstance(reading, Train) and reading.cache_sources:
+            check_kept(backbone, tokenizer)
         if isinstance(reading, Train | Evaluate):
+            start = start_of(reading)
+            encoder = start.settings.get("source_encoder") if isinstance(start, InitialiseFused) else None
+            if encoder:
+                translator = find_translator(encoder)
+                translator.tag(reading.language)
+                check_own(translator, backbone, reading.source.rows(reading.language, reading.split))  # type: ignore[arg-type]
             beside = reading.source.beside
             if beside and beside.use == "beside":
                 limit = (reading.settings if isinstance(reading, Train) else reading.scoring).max_length

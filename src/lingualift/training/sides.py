@@ -177,6 +177,20 @@ def check_sides(
         prompt_sides(config, tokenizer, long, max_length)
 
 
+def check_own(translator: Translator, ref: BackboneRef, examples: Sequence[Example]) -> None:
+    """Check that the rows' own texts fit a translator; only those long enough to be in doubt are encoded.
+
+    Raises:
+        UserError: as `Translator.read`.
+    """
+    limit = translator.limit
+    long = [row for row in examples if limit is not None and _bytes(row) + _SPECIAL > limit]
+    if ref.family != "encoder":
+        _own(translator, [(row, (row.prompt,)) for row in long])
+    elif long and not long[0].starts:  # passages are read in windows
+        _own(translator, [(row, parts) for row in long for parts in _texts(row)])
+
+
 def _check_answered(ref: BackboneRef, tokenizer: Any, examples: Sequence[Example], limit: int) -> None:
     """Check that sources fit with the answers that follow them."""
     room = limit - len(ending(tokenizer))
