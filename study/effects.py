@@ -325,8 +325,9 @@ def _merging(setting: str, task: str) -> Iterator[Question]:
             ("λ = 0.5", row("main", method, f"{variant}-weight=0.5")),
             ("λ = 1", row("main", method, f"{variant}-weight=1")),
             ("tuned on another language", row("main", method, variant)),
-            ("least entropy", row("entropy", method, variant)),
         ]
+        if task != "mini-qa":  # which has no classes
+            rules.append(("least entropy", row("entropy", method, variant)))
         for rule, one in rules:
             yield Question("M5", setting, f"{name}: {method} {variant}, {rule}", one, source)
     if setting == "nusatranslation":

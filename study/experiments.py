@@ -168,8 +168,11 @@ def merging(places: Places) -> Iterator[Study]:
         yield Study(
             f"{name}-main", "M1", {**raw, "methods": ["vanilla", "reference-only", *merged, *fixed, *bound]}
         )
-        entropy = {"by": "entropy", "grid": list(GRID)}
-        yield Study(f"{name}-entropy", "M5", {**raw, "methods": merged, "weights": entropy})
+        entropy = {
+            "weights": {"by": "entropy", "grid": list(GRID)},
+            "tasks": raw["tasks"][:1],
+        }  # mini-qa has no classes
+        yield Study(f"{name}-entropy", "M5", {**raw, "methods": merged, **entropy})
     for name, raw in [*worlds, real[0]]:
         yield Study(f"{name}-curve", "M5", {**raw, "methods": merged, "weights": curves(raw)})
         parts = ("(q|k|v|o)_proj", "(q|v)_proj", "(gate|up|down)_proj")
