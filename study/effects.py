@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from experiments import BACKBONES, FUSIONS, NOISE
+from experiments import BACKBONES, NOISE
 from rich.console import Console
 
 from lingualift.evaluation.comparisons import item_draws
@@ -386,15 +386,16 @@ def _references(setting: str, task: str) -> Iterator[Question]:
 def _fusing(setting: str, task: str) -> Iterator[Question]:
     fused = ("flare", "add_relu")
     rivals = ("translate-test", "translate-train", "input-fusion", "x-mixup")
-    variants: list[tuple[str, str, str]] = [("flare cross_attention", "flare", "cross_attention")]
+    variants = [
+        ("flare cross_attention", "flare", "cross_attention"),
+        ("flare, block input", "flare", "add_relu-source_state=block-input"),
+        ("flare, projection input", "flare", "add_relu-source_state=projection-input"),
+    ]
     if setting == "world":
-        variants = [(f"flare {name}", "flare", name) for name in FUSIONS if name != "add_relu"]
-        variants += [
-            ("flare, block input", "flare", "add_relu-source_state=block-input"),
-            ("flare, projection input", "flare", "add_relu-source_state=projection-input"),
-            ("flare, padded on the right", "flare", "add_relu-padding=right"),
-            ("flare-mt", "flare-mt", "add_relu"),
-        ]
+        others = ("add", "mul", "matmul", "matmul_relu")
+        variants = [*((f"flare {name}", "flare", name) for name in others), *variants]
+        variants.append(("flare, padded on the right", "flare", "add_relu-padding=right"))
+        variants.append(("flare-mt", "flare-mt", "add_relu"))
 
     def ask(
         question: str, label: str, one: tuple[str, str], base: tuple[str, str], part: str, **more: Any

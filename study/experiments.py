@@ -296,29 +296,22 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
 
 def fused(places: Places) -> Iterator[Study]:
     """The questions on fusing, and on both together."""
+    states = [{"method": "flare", "source_state": place} for place in ("block-input", "projection-input")]
+    kinds = [{"method": "flare", "fusion": name} for name in FUSIONS]
     for seed in BACKBONES:
-        raw = fusing.world(places.work) | {
-            "backbone": {"name": str(places.backbone(seed))},
-            "seeds": list(SEEDS),
-        }
+        raw = with_references(fusing.world(places.work), world(places, seed))
         raw["flare"] = {"source_encoder": str(places.translator)}
-        places_of = [
-            {"method": "flare", "source_state": place} for place in ("block-input", "projection-input")
-        ]
-        sides = [{"method": "flare", "padding": "right"}]
-        further = [*({"method": "flare", "fusion": name} for name in FUSIONS), *places_of, *sides, "flare-mt"]
-        reference = {key: world(places, seed)["training"]["reference"] for key in ("reference",)}
-        text = world(places, seed)["reference"]
-        training = {**raw["training"], **reference}
-        yield from conditions(
-            places, f"world{seed}", {**raw, "reference": text, "training": training}, further
-        )
-    raw = fusing.nusax(places.shared) | {"seeds": list(SEEDS)}
-    merging_raw = nusax(places)
-    raw["reference"] = merging_raw["reference"]
-    raw["training"]["reference"] = merging_raw["training"]["reference"]
-    further = [{"method": "flare", "fusion": name} for name in ("add_relu", "cross_attention")]
-    yield from conditions(places, "nusax", raw, further)
+        further = [*kinds, *states, {"method": "flare", "padding": "right"}, "flare-mt"]
+        yield from conditions(places, f"world{seed}", raw, further)
+    some = [kind for kind in kinds if kind["fusion"] in ("add_relu", "cross_attention")]
+    raw = with_references(fusing.nusax(places.shared), nusax(places))
+    yield from conditions(places, "nusax", raw, [*some, *states])
+
+
+def with_references(raw: Raw, merged: Raw) -> Raw:
+    """An experiment on fusing with backbone, seeds and references of one on merging."""
+    training = {**raw["training"], "reference": merged["training"]["reference"]}
+    return {**raw, **{key: merged[key] for key in ("backbone", "seeds", "reference")}, "training": training}
 
 
 def conditions(places: Places, name: str, raw: Raw, further: list[Any]) -> Iterator[Study]:
