@@ -384,7 +384,7 @@ def _references(setting: str, task: str) -> Iterator[Question]:
 
 
 def _fusing(setting: str, task: str) -> Iterator[Question]:
-    fused = ("flare", "add_relu")
+    fused, entering = ("flare", "add_relu"), ("flare", "add_relu-source_state=block-input")
     rivals = ("translate-test", "translate-train", "input-fusion", "x-mixup")
     variants = [
         ("flare cross_attention", "flare", "cross_attention"),
@@ -407,7 +407,9 @@ def _fusing(setting: str, task: str) -> Iterator[Question]:
         named = share in (0.0, 0.2)
         for rival in rivals:
             yield ask("F1", f"{wrong}: flare against {rival}", fused, (rival, ""), part, named=named)
+            yield ask("F1-input", f"{wrong}: flare against {rival}", entering, (rival, ""), part)
         yield ask("F1-source", f"{wrong}: flare", fused, SOURCE, part)
+        yield ask("F1-source", f"{wrong}: flare, block input", entering, SOURCE, part)
         for rival in rivals:
             yield ask("F1-source", f"{wrong}: {rival}", (rival, ""), SOURCE, part)
         for label, *row in variants:

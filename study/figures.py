@@ -39,6 +39,7 @@ TITLES = {
     "M6": "AdaMergeX minus source-ft, by kind of adapter",
     "M7": "AdaMergeX minus source-ft (delta, λ = 1), by texts per language",
     "F1": "FLARE (add_relu) minus its rivals, by share of wrong English words",
+    "F1-input": "FLARE (add_relu, block input) minus its rivals, by share of wrong English words",
     "F1-source": "What reading translations adds: methods minus source-ft",
     "F1-kinds": "Other ways to fuse minus FLARE (add_relu)",
     "F2": "With a blank English side",
