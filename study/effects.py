@@ -415,14 +415,15 @@ def _fusing(setting: str, task: str) -> Iterator[Question]:
         for label, *row in variants:
             yield ask("F1-kinds", f"{wrong}: {label}", (row[0], row[1]), fused, part)
     reading = [("translate-test", ""), ("input-fusion", ""), ("x-mixup", ""), fused]
-    reading += [("flare", "cross_attention")]
+    reading += [entering, ("flare", "cross_attention")]
     for method, variant in reading:
         label = f"{method} {variant}".strip()
         for rival in (SOURCE, ("translate-train", "")):
             yield ask("F2", f"{label} against {rival[0]}", (method, variant), rival, "blank")
     both, merged = ("flare-on-merged", "add_relu-space=delta-weight=0.5"), ("adamergex", "delta-weight=0.5")
-    yield ask("B1", "both against flare", both, fused, "both")
-    yield ask("B1", "both against merging", both, merged, "both")
+    for part, wrong in (("both", "0%"), ("bothnoise", "20%")):
+        yield ask("B1", f"{wrong} wrong: both against flare", both, fused, part)
+        yield ask("B1", f"{wrong} wrong: both against merging", both, merged, part)
     yield ask("B1", "merging against source-ft", merged, SOURCE, "both")
 
 

@@ -326,9 +326,9 @@ def conditions(places: Places, name: str, raw: Raw, further: list[Any]) -> Itera
     yield Study(f"{name}-blank", "F2", blanked(methods, places.work / "noise" / f"{name}-blank"))
     merged = [{**DELTA, "weight": 0.5}, {"method": "flare-on-merged", "space": "delta", "weight": 0.5}]
     without = {key: value for key, value in raw.items() if key != "flare"}
-    yield Study(
-        f"{name}-both", "B1", {**without, "methods": ["source-ft", "translate-train", "flare", *merged]}
-    )
+    both = {**without, "methods": ["source-ft", "translate-train", "flare", *merged]}
+    yield Study(f"{name}-both", "B1", both)
+    yield Study(f"{name}-bothnoise", "B1", fusing.worsened(both, 0.2, places.work / "noise" / f"{name}-0.2"))
 
 
 def blanked(raw: Raw, folder: Path) -> Raw:
