@@ -356,6 +356,7 @@ def _references(setting: str, task: str) -> Iterator[Question]:
             "format of its own": "format",
             "100 target texts, all source": "unequal",
             "dialogues": "dialogue",
+            "dialogues, 200 steps at 2e-3": "dialoguelong",
             "another labelled task": "sentimentbyqa" if task == "mini-sentiment" else "qabysentiment",
         }
     else:
@@ -366,6 +367,13 @@ def _references(setting: str, task: str) -> Iterator[Question]:
         yield ask("M2", regime, subtracted, plain)
         yield ask("M2-source", f"{regime}, subtracted", subtracted, source)
         yield ask("M2-source", f"{regime}, not subtracted", plain, source)
+    if setting == "world":
+        long = [
+            Row("dialoguelong", task, *row) for row in (("reference-only", ""), SUBTRACTED, PLAIN, SOURCE)
+        ]
+        yield ask("M2-source", "dialogues, 200 steps at 2e-3, reference alone", long[0], long[3])
+        yield ask("M2-only", "subtracted against reference alone", long[1], long[0])
+        yield ask("M2-only", "not subtracted against reference alone", long[2], long[0])
     for method, start in (("adamergex", "shared"), ("adamergex-own-start", "own")):
         for space in ("factors", "delta"):
             for weight in ("0.5", "1"):

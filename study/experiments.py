@@ -248,8 +248,12 @@ def domains(places: Places, name: str, raw: Raw) -> Iterator[Study]:
     which = "world" if name.startswith("world") else "nusax"
     for kind in kinds:
         text = {"files": f"{places.work}/text/{which}/{kind}/{{language}}.jsonl"}
-        reference = {"data": text, "segment_tokens": segment}
-        yield Study(f"{name}-{kind}", "M2", {**raw, "reference": reference, "methods": SUBTRACTED})
+        one = {**raw, "reference": {"data": text, "segment_tokens": segment}, "methods": SUBTRACTED}
+        yield Study(f"{name}-{kind}", "M2", one)
+        if kind == "dialogue":
+            longer = {**raw["training"], "reference": {"steps": 200, "batch_size": 16, "learning_rate": 2e-3}}
+            methods = [*SUBTRACTED, {**SUM, "weight": 0.5}, {**DELTA, "weight": 0.5}, "reference-only"]
+            yield Study(f"{name}-dialoguelong", "M2", {**one, "training": longer, "methods": methods})
 
 
 def write_texts(places: Places) -> None:

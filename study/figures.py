@@ -33,6 +33,7 @@ TITLES = {
     "M1": "AdaMergeX (factors, λ tuned) minus its rivals",
     "M2": "What subtracting the source reference adds: AdaMergeX minus plain sum (delta, λ = 1)",
     "M2-source": "AdaMergeX and plain sum minus source-ft (delta, λ = 1), by reference",
+    "M2-only": "On dialogues, 200 steps at 2e-3: merging minus the reference adapter alone (delta, λ = 1)",
     "M3": "AdaMergeX minus source-ft, by space and initialisation",
     "M4": "AdaMergeX minus source-ft, by merged modules (delta, λ = 1)",
     "M5": "Merging minus source-ft, by the rule that sets λ",
