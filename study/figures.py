@@ -41,7 +41,7 @@ TITLES = {
     "M7": "AdaMergeX minus source-ft (delta, λ = 1), by texts per language",
     "F1": "FLARE (add_relu) minus its rivals, by share of wrong English words",
     "F1-input": "FLARE (add_relu, block input) minus its rivals, by share of wrong English words",
-    "F1-source": "What reading translations adds: methods minus source-ft",
+    "F1-source": "Scores over the share of wrong English words",
     "F1-kinds": "Other ways to fuse minus FLARE (add_relu)",
     "F2": "With a blank English side",
     "B1": "Merging and fusing together",
@@ -63,7 +63,8 @@ def main() -> None:
     style = {"svg.fonttype": "none", "svg.hashsalt": "study", "font.family": "sans-serif", "font.size": 9}
     with plt.rc_context(style):
         for question, title in TITLES.items():
-            save(forest(of_question(numbers["effects"], question), title), folder / f"{question}.svg")
+            draw = over_noise if question == "F1-source" else forest
+            save(draw(of_question(numbers["effects"], question), title), folder / f"{question}.svg")
         save(curves(numbers["curves"]), folder / "M5-curves.svg")
     page = options.docs / "study.md"
     page.write_text(filled(page.read_text(encoding="utf-8"), numbers), encoding="utf-8")
@@ -153,6 +154,40 @@ def curves(sweeps: Iterable[Mapping[str, Any]]) -> Any:
     for axes in panels[:, 0]:
         axes.set_ylabel("points above λ = 0")
     return titled(figure, "Validation scores over λ, mean over backbones and seeds")
+
+
+def over_noise(effects: Sequence[Effect], title: str) -> Any:
+    """Scores over the share of wrong words, a panel for each setting, a line for each method."""
+    settings = list(dict.fromkeys(one["setting"] for one in effects))
+    figure, panels = plt.subplots(1, len(settings), figsize=(4.4 * len(settings), 3.6), squeeze=False)
+    for axes, setting in zip(panels[0], settings, strict=True):
+        mine = [one for one in effects if one["setting"] == setting]
+        for name in dict.fromkeys(method_of(one) for one in mine):
+            line = [one for one in mine if method_of(one) == name]
+            shares = [100 * float(one["one"][0].removeprefix("noise")) for one in line]
+            scores = [one["score"] for one in line]
+            axes.plot(
+                shares,
+                scores,
+                marker="o",
+                markersize=4,
+                label=name,
+                linewidth=1.8 if "flare" in name else 1.2,
+            )
+        axes.axhline(mine[0]["base_score"], color="#343a40", linestyle=":", label="source-ft")
+        axes.set_title(SETTINGS[setting], loc="left", fontsize=9, fontweight="bold")
+        axes.set_xlabel("wrong English words at test time, in percent")
+        axes.grid(color="#e9ecef")
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    panels[0, 0].set_ylabel("score, mean over languages")
+    panels[0, -1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return titled(figure, title)
+
+
+def method_of(effect: Effect) -> str:
+    """The method in a label such as `20% wrong: flare`."""
+    return str(effect["label"]).split(": ", 1)[1]
 
 
 def titled(figure: Any, title: str) -> Any:
