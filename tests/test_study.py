@@ -72,8 +72,8 @@ def test_every_experiment_is_valid_and_every_comparison_is_of_rows_that_it_runs(
 def test_every_experiment_can_be_planned(every, tmp_path):
     """With the shipped backbone in place of the rebuilt ones, and without FLARE-MT, which needs a translator."""
     for name, one in every.items():
-        if name.startswith(("world2", "world3")):
-            continue  # as world1
+        if name.startswith(("world2", "world3")) or name.endswith(("noise0.1", "noise0.4", "text500")):
+            continue  # as others
         raw = dict(one.raw)
         if name.startswith("world"):
             raw["backbone"] = {"name": "miniworld"}
@@ -187,7 +187,7 @@ def test_the_methods_of_the_study_begin_where_they_say(places, tmp_path):
     }
     names = ("adamergex", "adamergex-own-start", "flare-on-merged")
     raw["methods"] = [{"method": name, "space": "delta", "weight": 0.5} for name in names]
-    raw |= {"weights": {}, "seeds": [0]}
+    raw |= {"weights": {}, "seeds": [0], "workers": 1}
     raw["training"] = {role: {**one, "steps": 2} for role, one in raw["training"].items()}
     path = tmp_path / "both.yaml"
     path.write_text(yaml.safe_dump(raw))

@@ -178,6 +178,7 @@ def test_lift_and_predict_on_every_family(backbone, tmp_path, name, task):
         backbone=ref.source, adapter=tmp_path / "task", to=target, text=tmp_path / target / "text.txt",
         source_text=tmp_path / source / "text.txt", output=tmp_path / "lifted", source_language=source, task=task,
         data=data, steps=2, max_length=64, batch_size=2, learning_rate=1e-2,
+        workers=1,
     )  # fmt: skip
     assert lifted.measures[0].what == "perplexity"
     assert lifted.measures[0].after != lifted.measures[0].before

@@ -55,6 +55,7 @@ def write(folder, name, **changes):
         "methods": ["source-ft", "adamergex"],
         "weights": {"tune_on": "de"},
         "scoring": {"max_length": 1024},
+        "workers": 1,
         **changes,
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -414,7 +415,7 @@ def test_every_recipe_is_run_here():
 
 
 def test_the_example_that_fuses_runs(backbone, tmp_path):
-    overrides = [f"backbone.name={backbone('llama').source}", "languages.targets=[jav]"]
+    overrides = [f"backbone.name={backbone('llama').source}", "languages.targets=[jav]", "workers=1"]
     path = ROOT / "examples" / "flare_nusax.yaml"
     finished = ll.run(path, output=tmp_path / "run", overrides=overrides, tiny=True)
     found = {(row["method"], row["variant"]) for row in finished.rows if row["language"] == "jav"}
@@ -470,7 +471,7 @@ def test_a_recipe_of_the_papers_runs(backbone, tmp_path, name):
         finished = ll.run(
             path,
             output=tmp_path / str(number),
-            overrides=[*overrides, folder, *filter(None, [few])],
+            overrides=[*overrides, folder, "workers=1", *filter(None, [few])],
             tiny=True,
         )
         assert {row["method"] for row in finished.rows} == {method.method for method in given.methods}
