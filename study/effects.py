@@ -395,15 +395,15 @@ def _fusing(setting: str, task: str) -> Iterator[Question]:
     fused, entering = ("flare", "add_relu"), ("flare", "add_relu-source_state=block-input")
     rivals = ("translate-test", "translate-train", "input-fusion", "x-mixup")
     variants = [
-        ("flare cross_attention", "flare", "cross_attention"),
-        ("flare, block input", "flare", "add_relu-source_state=block-input"),
-        ("flare, projection input", "flare", "add_relu-source_state=projection-input"),
+        ("flare cross_attention", ("flare", "cross_attention")),
+        ("flare, block input", entering),
+        ("flare, projection input", ("flare", "add_relu-source_state=projection-input")),
     ]
     if setting == "world":
         others = ("add", "mul", "matmul", "matmul_relu")
-        variants = [*((f"flare {name}", "flare", name) for name in others), *variants]
-        variants.append(("flare, padded on the right", "flare", "add_relu-padding=right"))
-        variants.append(("flare-mt", "flare-mt", "add_relu"))
+        variants = [*((f"flare {name}", ("flare", name)) for name in others), *variants]
+        variants.append(("flare, padded on the right", ("flare", "add_relu-padding=right")))
+        variants.append(("flare-mt", ("flare-mt", "add_relu")))
 
     def ask(
         question: str, label: str, one: tuple[str, str], base: tuple[str, str], part: str, **more: Any
@@ -420,8 +420,8 @@ def _fusing(setting: str, task: str) -> Iterator[Question]:
         yield ask("F1-source", f"{wrong}: flare, block input", entering, SOURCE, part)
         for rival in rivals:
             yield ask("F1-source", f"{wrong}: {rival}", (rival, ""), SOURCE, part)
-        for label, *row in variants:
-            yield ask("F1-kinds", f"{wrong}: {label}", (row[0], row[1]), fused, part)
+        for label, one in variants:
+            yield ask("F1-kinds", f"{wrong}: {label}", one, fused, part)
     reading = [("translate-test", ""), ("input-fusion", ""), ("x-mixup", ""), fused]
     reading += [entering, ("flare", "cross_attention")]
     for method, variant in reading:
@@ -435,13 +435,9 @@ def _fusing(setting: str, task: str) -> Iterator[Question]:
     yield ask("B1", "merging against source-ft", merged, SOURCE, "both")
 
 
-def of_question(effects: Iterable[Mapping[str, Any]], question: str, **where: Any) -> list[Mapping[str, Any]]:
+def of_question(effects: Iterable[Mapping[str, Any]], question: str) -> list[Mapping[str, Any]]:
     """The effects that answer a question."""
-    return [
-        one
-        for one in effects
-        if one["question"] == question and all(one[key] == value for key, value in where.items())
-    ]
+    return [one for one in effects if one["question"] == question]
 
 
 if __name__ == "__main__":

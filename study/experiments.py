@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import fusing
 
+from lingualift.fusion.functions import FUSIONS
 from lingualift.miniworld.data import QA_PROMPT
 
 SEEDS = (40, 41, 42)
@@ -24,7 +25,6 @@ WORLD_DATA = 7
 """Seed of the mini-world's rows."""
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 NOISE = (0.0, 0.1, 0.2, 0.4)
-FUSIONS = ("add", "mul", "add_relu", "cross_attention", "matmul", "matmul_relu")
 WEAK = ("jav", "min", "sun")
 LOCAL = ("ind", "ace", "ban", "bjn", "jav", "min", "sun")
 
@@ -82,7 +82,7 @@ def experiments(places: Places) -> list[Study]:
     return sorted(found, key=lambda study: order.index(study.question))
 
 
-def world(places: Places, seed: int, **changes: Any) -> Raw:
+def world(places: Places, seed: int) -> Raw:
     """Both tasks of the mini-world on a rebuilt backbone."""
     data = places.work / "data"
 
@@ -106,7 +106,6 @@ def world(places: Places, seed: int, **changes: Any) -> Raw:
         },
         "weights": {"tune_on": "fr", "grid": list(GRID)},
         "seeds": list(SEEDS),
-        **changes,
     }
 
 
@@ -168,10 +167,8 @@ def merging(places: Places) -> Iterator[Study]:
         yield Study(
             f"{name}-main", "M1", {**raw, "methods": ["vanilla", "reference-only", *merged, *fixed, *bound]}
         )
-        entropy = {
-            "weights": {"by": "entropy", "grid": list(GRID)},
-            "tasks": raw["tasks"][:1],
-        }  # mini-qa has no classes
+        classes = raw["tasks"][:1]  # mini-qa's answers are no choice
+        entropy = {"weights": {"by": "entropy", "grid": list(GRID)}, "tasks": classes}
         yield Study(f"{name}-entropy", "M5", {**raw, "methods": merged, **entropy})
     for name, raw in [*worlds, real[0]]:
         yield Study(f"{name}-curve", "M5", {**raw, "methods": merged, "weights": curves(raw)})

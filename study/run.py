@@ -5,7 +5,7 @@
     python study/run.py --shared ../shared --work runs/study --list
 
 Hours on two cores. What is finished is not done again, so that a killed run goes on where it was. Every configuration
-that is run is a line of WORK/log.jsonl; numbers and figures follow from the runs (`study/numbers.py`, `figures.py`).
+that is run is a line of WORK/log.jsonl; numbers and figures follow from the runs (`study/effects.py`, `figures.py`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
     for index, study in enumerate(chosen, 1):
         console.print(f"[bold]{index}/{len(chosen)} {study.name}[/] ({study.question})")
         run(study, places, options.workers)
-    console.print(f"next: python study/numbers.py --work {options.work}, then python study/figures.py")
+    console.print(f"next: python study/effects.py --work {options.work}, then python study/figures.py")
 
 
 def make_worlds(places: Places) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +213,7 @@ def check_fusion(backbone: BackboneRef, steps: Iterable[Step]) -> None:
     from lingualift.fusion.translator import find_translator
 
     model, tokenizer = skeleton(backbone), load_tokenizer(backbone)
+    translator_of = functools.cache(find_translator)  # one for all languages and seeds
     for step in drawn:
         KINDS[step.settings["kind"]].find(model, fusion_config(model, step.adapter, step.settings))
     for reading in steps:
@@ -221,7 +223,7 @@ def check_fusion(backbone: BackboneRef, steps: Iterable[Step]) -> None:
             start = start_of(reading)
             encoder = start.settings.get("source_encoder") if isinstance(start, InitialiseFused) else None
             if encoder:
-                translator = find_translator(encoder)
+                translator = translator_of(encoder)
                 translator.tag(reading.language)
                 check_own(translator, backbone, reading.source.rows(reading.language, reading.split))  # type: ignore[arg-type]
             beside = reading.source.beside
