@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--fusion", default="add_relu")
-    parser.add_argument("--source-state", default="block-output")
+    parser.add_argument("--source-state", default=ll.FlareConfig().source_state)
     parser.add_argument("--output", type=Path, help="file for the table")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -5,12 +5,12 @@
 
 Rows are parallel by construction (the mini-world) or translated by people (NusaX), so they stand for exact translations
 of each other. A worse translation is the English test row of which a share of the words is dropped or replaced
-(`benchmarks/noise.py`). Training sees exact translations only, so that every adapter is trained once and scored with
-each translation. `--encoder` is a translation model for FLARE-MT (`benchmarks/translator.py` trains small ones).
+(`lingualift.miniworld.noise`). Training sees exact translations only, so that every adapter is trained once and scored
+with each translation. `--encoder` is a translation model for FLARE-MT (`benchmarks/translator.py` trains small ones).
 
 Writes `table.md` and `table.json`: means over seeds, and the differences of the best-known rows to three baselines with
 95% intervals by paired bootstrap over test items and seeds. Nothing is tuned here: settings are those of
-`examples/flare_nusax.yaml`, and for the mini-world those below.
+`examples/flare_nusax.yaml`, and for the mini-world those below; `--source-state` is that of every FLARE.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from noise import noisy
 from rich.console import Console
 
 import lingualift as ll
@@ -31,6 +30,7 @@ from lingualift.config import Data
 from lingualift.data import load_rows
 from lingualift.evaluation.comparisons import compare
 from lingualift.miniworld import write_data
+from lingualift.miniworld.noise import noisy
 from lingualift.pipeline.progress import watching
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "flare_nusax.yaml"
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="training steps, in place of the experiment's")
     parser.add_argument("--seeds", type=int, nargs="*")
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--source-state", default=ll.FlareConfig().source_state, help="of every flare")
     options = parser.parse_args()
     console = Console()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -61,6 +62,7 @@ def main() -> None:
         raw["tasks"][0]["data"]["max_rows"] = {"train": options.rows}
     if options.steps:
         raw["training"]["task"] = {**raw["training"]["task"], "steps": options.steps, "epochs": None}
+    raw["methods"] = reading(raw["methods"], options.source_state)
     if options.encoder:
         raw["flare"] = {"source_encoder": str(options.encoder.resolve())}
         raw["methods"] = [*raw["methods"], "flare-mt"]
@@ -110,6 +112,12 @@ def nusax(shared: Path) -> dict[str, Any]:
     text = EXAMPLE.read_text(encoding="utf-8").replace("../../shared", str(shared))
     raw: dict[str, Any] = yaml.safe_load(text)
     return raw
+
+
+def reading(methods: Iterable[Any], place: str) -> list[Any]:
+    """The methods, each `flare` with the source's states of one place."""
+    whole = [{"method": one} if isinstance(one, str) else one for one in methods]
+    return [{**one, "source_state": place} if one["method"] == "flare" else one for one in whole]
 
 
 def worsened(raw: Mapping[str, Any], share: float, folder: Path) -> dict[str, Any]:
@@ -164,7 +172,7 @@ def summary(done: Any) -> dict[str, Any]:
             if any(row["language"] == code for row in mine)
         }
         deviation = statistics.stdev(by_seed) if len(by_seed) > 1 else None
-        scores[" ".join(filter(None, name))] = {
+        scores[called(*name)] = {
             **cells,
             "average": statistics.fmean(by_seed),
             "deviation": deviation,
@@ -177,13 +185,18 @@ def summary(done: Any) -> dict[str, Any]:
 
     against = {
         baseline: {
-            " ".join(filter(None, (one.method, one.variant))): [one.gain, one.low, one.high]
+            called(one.method, one.variant): [one.gain, one.low, one.high]
             for one in compare(rows, answers, {"average": targets}, baseline=baseline)
             if one.where == "average"
         }
         for baseline in BASELINES
     }
     return {"metric": metric, "n": rows[0]["n"], "targets": targets, "scores": scores, "against": against}
+
+
+def called(method: str, variant: str) -> str:
+    """A row's name; where FLARE's states are taken, which is the same in all rows, stands in the command."""
+    return f"{method} {variant.partition('-source_state=')[0]}".strip()
 
 
 def rendered(table: Mapping[str, Any]) -> str:

@@ -37,7 +37,6 @@ from typing import Any, Final, NamedTuple
 
 import sacrebleu
 import torch
-from noise import noisy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -49,6 +48,7 @@ from lingualift.languages import language as find_language
 from lingualift.miniworld import LANGUAGES, write_data
 from lingualift.miniworld.languages import GRAMMARS
 from lingualift.miniworld.lexicon import PLACES, QUESTIONS
+from lingualift.miniworld.noise import noisy
 from lingualift.miniworld.pretraining import LANGUAGE_SHARES
 from lingualift.miniworld.world import (
     only,

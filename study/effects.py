@@ -18,8 +18,10 @@ import numpy as np
 from experiments import BACKBONES, NOISE
 from rich.console import Console
 
+from lingualift.config import Method
 from lingualift.evaluation.comparisons import item_draws
 from lingualift.evaluation.metrics import METRICS
+from lingualift.pipeline.methods import variant
 
 NUMBERS = Path(__file__).parent / "numbers.json"
 DRAWS = 2000
@@ -93,7 +95,7 @@ class Effect:
         p: Two-sided.
         score: Mean score of the row in question, in percent.
         base_score: Of the row that it is compared with.
-        languages: Mean difference by language.
+        languages: By language, the mean score of the row that it is compared with, and the mean difference.
         n: Test items, those of all languages together.
         backbones: Backbones.
         seeds: Seeds of adapters on each.
@@ -105,7 +107,7 @@ class Effect:
     p: float
     score: float
     base_score: float
-    languages: Mapping[str, float]
+    languages: Mapping[str, tuple[float, float]]
     n: int
     backbones: int
     seeds: int
@@ -215,7 +217,10 @@ class Runs:
         sides = min(int((drawn <= 1e-9).sum()), int((drawn >= -1e-9).sum()))
         cells = [pair for row in table.values() for pair in row]
         by_language = {
-            code: statistics.fmean(row[index][0].score - row[index][1].score for row in table.values())
+            code: (
+                statistics.fmean(row[index][1].score for row in table.values()),
+                statistics.fmean(row[index][0].score - row[index][1].score for row in table.values()),
+            )
             for index, code in enumerate(languages)
         }
         return Effect(
@@ -317,19 +322,19 @@ def _merging(setting: str, task: str) -> Iterator[Question]:
 
     source = row("main", *SOURCE)
     name = task.removeprefix("mini-")
-    for rival, variant in (SOURCE, ("arithmetic", "delta-sum"), ("reference-only", "")):
-        label = f"{name}: against {rival}"
-        yield Question("M1", setting, label, row("main", *TUNED), row("main", rival, variant), named=True)
-    for method, variant in (TUNED, ("adamergex", "delta"), ("arithmetic", "delta-sum")):
+    for rival in (SOURCE, ("arithmetic", "delta-sum"), ("reference-only", "")):
+        label = f"{name}: against {rival[0]}"
+        yield Question("M1", setting, label, row("main", *TUNED), row("main", *rival), named=True)
+    for method, how in (TUNED, ("adamergex", "delta"), ("arithmetic", "delta-sum")):
         rules = [
-            ("λ = 0.5", row("main", method, f"{variant}-weight=0.5")),
-            ("λ = 1", row("main", method, f"{variant}-weight=1")),
-            ("tuned on another language", row("main", method, variant)),
+            ("λ = 0.5", row("main", method, f"{how}-weight=0.5")),
+            ("λ = 1", row("main", method, f"{how}-weight=1")),
+            ("tuned on another language", row("main", method, how)),
         ]
         if task != "mini-qa":  # which has no classes
-            rules.append(("least entropy", row("entropy", method, variant)))
+            rules.append(("least entropy", row("entropy", method, how)))
         for rule, one in rules:
-            yield Question("M5", setting, f"{name}: {method} {variant}, {rule}", one, source)
+            yield Question("M5", setting, f"{name}: {method} {how}, {rule}", one, source)
     if setting == "nusatranslation":
         return
     parts = {
@@ -392,17 +397,25 @@ def _references(setting: str, task: str) -> Iterator[Question]:
 
 
 def _fusing(setting: str, task: str) -> Iterator[Question]:
-    fused, entering = ("flare", "add_relu"), ("flare", "add_relu-source_state=block-input")
+    def flare(name: str, **settings: str) -> tuple[str, str]:
+        given = {
+            "source_state": "block-output",
+            **settings,
+        }  # that of the protocol; the default is another since
+        method = Method(method="flare", fusion=name, **given)
+        return "flare", variant(method, "lora")
+
+    fused, entering = flare("add_relu"), flare("add_relu", source_state="block-input")
     rivals = ("translate-test", "translate-train", "input-fusion", "x-mixup")
     variants = [
-        ("flare cross_attention", ("flare", "cross_attention")),
+        ("flare cross_attention", flare("cross_attention")),
         ("flare, block input", entering),
-        ("flare, projection input", ("flare", "add_relu-source_state=projection-input")),
+        ("flare, projection input", flare("add_relu", source_state="projection-input")),
     ]
     if setting == "world":
         others = ("add", "mul", "matmul", "matmul_relu")
-        variants = [*((f"flare {name}", ("flare", name)) for name in others), *variants]
-        variants.append(("flare, padded on the right", ("flare", "add_relu-padding=right")))
+        variants = [*((f"flare {name}", flare(name)) for name in others), *variants]
+        variants.append(("flare, padded on the right", flare("add_relu", padding="right")))
         variants.append(("flare-mt", ("flare-mt", "add_relu")))
 
     def ask(
@@ -422,13 +435,14 @@ def _fusing(setting: str, task: str) -> Iterator[Question]:
             yield ask("F1-source", f"{wrong}: {rival}", (rival, ""), SOURCE, part)
         for label, one in variants:
             yield ask("F1-kinds", f"{wrong}: {label}", one, fused, part)
-    reading = [("translate-test", ""), ("input-fusion", ""), ("x-mixup", ""), fused]
-    reading += [entering, ("flare", "cross_attention")]
-    for method, variant in reading:
-        label = f"{method} {variant}".strip()
+    reading = {name: (name, "") for name in ("translate-test", "input-fusion", "x-mixup")}
+    reading |= {"flare": fused, "flare, block input": entering}
+    reading["flare cross_attention"] = flare("cross_attention")
+    for label, one in reading.items():
         for rival in (SOURCE, ("translate-train", "")):
-            yield ask("F2", f"{label} against {rival[0]}", (method, variant), rival, "blank")
-    both, merged = ("flare-on-merged", "add_relu-space=delta-weight=0.5"), ("adamergex", "delta-weight=0.5")
+            yield ask("F2", f"{label} against {rival[0]}", one, rival, "blank")
+    onto = "add_relu-source_state=block-output-space=delta-weight=0.5"
+    both, merged = ("flare-on-merged", onto), ("adamergex", "delta-weight=0.5")
     for part, wrong in (("both", "0%"), ("bothnoise", "20%")):
         yield ask("B1", f"{wrong} wrong: both against flare", both, fused, part)
         yield ask("B1", f"{wrong} wrong: both against merging", both, merged, part)

@@ -33,6 +33,8 @@ Raw = dict[str, Any]
 FACTORS = {"method": "adamergex", "space": "factors"}
 DELTA = {"method": "adamergex", "space": "delta"}
 SUM = {"method": "arithmetic", "space": "delta"}
+FLARE = {"method": "flare", "source_state": "block-output"}
+"""FLARE as the protocol names it: what was the default before the study."""
 SUBTRACTED = ["source-ft", {**SUM, "weight": 1.0}, {**DELTA, "weight": 1.0}]
 """What tells whether subtracting the source reference matters: one space and one weight, with it and without it."""
 
@@ -298,11 +300,11 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
 def fused(places: Places) -> Iterator[Study]:
     """The questions on fusing, and on both together."""
     states = [{"method": "flare", "source_state": place} for place in ("block-input", "projection-input")]
-    kinds = [{"method": "flare", "fusion": name} for name in FUSIONS]
+    kinds = [{**FLARE, "fusion": name} for name in FUSIONS]
     for seed in BACKBONES:
         raw = with_references(fusing.world(places.work), world(places, seed))
         raw["flare"] = {"source_encoder": str(places.translator)}
-        further = [*kinds, *states, {"method": "flare", "padding": "right"}, "flare-mt"]
+        further = [*kinds, *states, {**FLARE, "padding": "right"}, "flare-mt"]
         yield from conditions(places, f"world{seed}", raw, further)
     some = [kind for kind in kinds if kind["fusion"] in ("add_relu", "cross_attention")]
     raw = with_references(fusing.nusax(places.shared), nusax(places))
@@ -325,9 +327,10 @@ def conditions(places: Places, name: str, raw: Raw, further: list[Any]) -> Itera
         folder = places.work / "noise" / f"{name}-{share:g}"
         yield Study(f"{name}-noise{share:g}", "F1", fusing.worsened(methods, share, folder))
     yield Study(f"{name}-blank", "F2", blanked(methods, places.work / "noise" / f"{name}-blank"))
-    merged = [{**DELTA, "weight": 0.5}, {"method": "flare-on-merged", "space": "delta", "weight": 0.5}]
+    onto = {**FLARE, "method": "flare-on-merged", "space": "delta", "weight": 0.5}
+    merged = [{**DELTA, "weight": 0.5}, onto]
     without = {key: value for key, value in raw.items() if key != "flare"}
-    both = {**without, "methods": ["source-ft", "translate-train", "flare", *merged]}
+    both = {**without, "methods": ["source-ft", "translate-train", FLARE, *merged]}
     yield Study(f"{name}-both", "B1", both)
     yield Study(f"{name}-bothnoise", "B1", fusing.worsened(both, 0.2, places.work / "noise" / f"{name}-0.2"))
 

@@ -66,6 +66,7 @@ def main() -> None:
             draw = over_noise if question == "F1-source" else forest
             save(draw(of_question(numbers["effects"], question), title), folder / f"{question}.svg")
         save(curves(numbers["curves"]), folder / "M5-curves.svg")
+        save(by_language(numbers["effects"]), folder / "languages.svg")
     page = options.docs / "study.md"
     page.write_text(filled(page.read_text(encoding="utf-8"), numbers), encoding="utf-8")
     Console().print(f"next: read {page}")
@@ -154,6 +155,39 @@ def curves(sweeps: Iterable[Mapping[str, Any]]) -> Any:
     for axes in panels[:, 0]:
         axes.set_ylabel("points above λ = 0")
     return titled(figure, "Validation scores over λ, mean over backbones and seeds")
+
+
+LIFTS = {
+    ("M5", "adamergex delta, λ = 0.5"): "merging: adamergex (delta, λ = 0.5)",
+    ("F1-source", "20% wrong: flare, block input"): "fusing: flare (block input), 20% wrong",
+    ("F1-source", "0% wrong: translate-train"): "translate-train",
+}
+"""The lifts over source-ft that are drawn by language: question and end of the label, and name."""
+
+
+def by_language(effects: Sequence[Effect]) -> Any:
+    """Points above source-ft over source-ft's own score, a panel for each setting, a mark for each language."""
+    settings = ("world", "nusax")
+    figure, panels = plt.subplots(1, len(settings), figsize=(4.4 * len(settings), 3.6), squeeze=False)
+    for axes, setting in zip(panels[0], settings, strict=True):
+        for (question, label), name in LIFTS.items():
+            mine = [one for one in of_question(effects, question) if one["setting"] == setting]
+            found = [
+                one for one in mine if one["label"].endswith(label) and not one["label"].startswith("qa")
+            ]
+            marks = [(code, *pair) for code, pair in found[0]["languages"].items()]
+            axes.plot([x for _, x, _ in marks], [y for *_, y in marks], "o", label=name, markersize=5)
+            for code, x, y in marks:
+                axes.annotate(code, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=7)
+        axes.axhline(0, color="#343a40", linewidth=0.8)
+        axes.set_title(SETTINGS[setting], loc="left", fontsize=9, fontweight="bold")
+        axes.set_xlabel("score of source-ft in the language")
+        axes.grid(color="#e9ecef")
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    panels[0, 0].set_ylabel("points above source-ft")
+    panels[0, -1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return titled(figure, "Lift by language, over what source-ft has there already")
 
 
 def over_noise(effects: Sequence[Effect], title: str) -> Any:

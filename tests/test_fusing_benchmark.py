@@ -35,7 +35,8 @@ def test_the_table_is_what_the_results_say(script, tmp_path, monkeypatch, capsys
         "--workers",
         "1",
     ]
-    monkeypatch.setattr(sys, "argv", ["fusing.py", *arguments, "--seeds", "0", "--noise", "0.5"])
+    arguments += ["--seeds", "0", "--noise", "0.5", "--source-state", "block-output"]
+    monkeypatch.setattr(sys, "argv", ["fusing.py", *arguments])
     script.main()
     table = json.loads((tmp_path / "out/table.json").read_text())
     text = (tmp_path / "out/table.md").read_text()
@@ -44,13 +45,17 @@ def test_the_table_is_what_the_results_say(script, tmp_path, monkeypatch, capsys
         rows = json.loads((tmp_path / "out/runs" / name / "results.json").read_text())["rows"]
         for row in rows:
             if row["metric"] == "accuracy":
-                method = " ".join(filter(None, (row["method"], row["variant"])))
+                method = script.called(row["method"], row["variant"])
                 assert found["scores"][method][row["language"]] == row["score"]
         for baseline, gains in found["against"].items():
             for method, (gain, low, high) in gains.items():
                 difference = found["scores"][method]["average"] - found["scores"][baseline]["average"]
                 assert gain == pytest.approx(difference, abs=1e-5)
                 assert low <= gain <= high
+    assert {row["variant"] for row in rows if row["method"] == "flare"} == {
+        "add_relu-source_state=block-output"
+    }
+    assert "flare add_relu" in table["exact"]["scores"]
     exact, worse = (table[name]["scores"] for name in ("exact", "noise-0.5"))
     assert all(exact[method] == worse[method] for method in ("source-ft", "translate-train"))
     assert exact["translate-test"] != worse["translate-test"]

@@ -1,16 +1,12 @@
-"""benchmarks/noise.py: what holds of any text, share and seed."""
+"""Worse translations: what holds of any text, share and seed."""
 
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-from noise import noisy
+from lingualift.miniworld.noise import noisy
 
 OTHERS = ["x0", "x1", "x2", "x3"]  # no text below has these
 TEXTS = st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=30).map(" ".join)

@@ -117,12 +117,13 @@ def demo(
     seeds: Annotated[int, typer.Option(help="Seeds of adapters.")] = 3,
 ) -> None:
     """Everything on bundled data, offline, in a few minutes."""
-    from lingualift.demo import run_demo
+    from lingualift.demo import SHOWN, run_demo
     from lingualift.pipeline.progress import watching
 
     with watching(_console(stderr=True)) as watch:
         finished = run_demo(output, seeds=seeds, watch=watch)
     _show(finished)
+    _console().print(f"\n{SHOWN}", markup=False, highlight=False)
     _next(f"open {finished.page}, then edit {output / 'demo.yaml'} into an experiment of your own")
 
 

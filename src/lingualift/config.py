@@ -294,7 +294,7 @@ class Method(_Record):
     "Fixed merge weight; tuned over `weights.grid` when left out."
     fusion: str = "add_relu"
     "`flare`, `flare-mt`: how the bottleneck states of source and target meet (docs/fusing.md)."
-    source_state: Literal["block-input", "block-output", "projection-input"] = "block-output"
+    source_state: Literal["block-input", "block-output", "projection-input"] = "block-input"
     "`flare`: where the source's states are taken."
     padding: Literal["left", "right"] = "left"
     "`flare`, `flare-mt`: the side on which texts of unequal length are filled up before they meet."

@@ -127,7 +127,7 @@ def test_it_is_made_once_and_anew_for_other_rows_weights_or_places(tmp_path):
         make(small.fused("llama"), [*rows[:2], [9, *rows[2][1:]]]),
         make(small.fused("llama", changed)),
         make(small.fused("llama", small.plain("llama", rms_norm_eps=1e-3))),
-        make(small.fused("llama", source_state="block-input")),
+        make(small.fused("llama", source_state="block-output")),
         make(small.fused("llama", fusion_modules=r"model\.layers\.0\.self_attn\.v_proj")),
     ]
     assert len({first, *others}) == 6

@@ -96,14 +96,14 @@ def test_what_meets_what_does_not_depend_on_how_a_batch_is_padded(padding, answe
     backbone = small.plain("llama")
     model = small.fused("llama", backbone, fusion="add", padding=padding, answer_source=answer)
     given = small.batch("llama", source_side=source_side)
-    assert agree("llama", given, model, backbone, "add", "block-output", padding=padding, answer=answer)
+    assert agree("llama", given, model, backbone, "add", "block-input", padding=padding, answer=answer)
 
 
 @pytest.mark.parametrize("name", ["xlmr", "t5"])
 def test_padding_right_lets_first_tokens_meet_in_encoders(name):
     backbone = small.plain(name)
     model = small.fused(name, backbone, padding="right")
-    assert agree(name, small.batch(name), model, backbone, "add_relu", "block-output", padding="right")
+    assert agree(name, small.batch(name), model, backbone, "add_relu", "block-input", padding="right")
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -112,7 +112,7 @@ def test_eager_and_sdpa(name, attention):
     backbone = small.plain(name, attention)
     assert backbone.config._attn_implementation == attention
     model = small.fused(name, backbone, fusion="cross_attention")
-    assert agree(name, small.batch(name), model, backbone, "cross_attention", "block-output")
+    assert agree(name, small.batch(name), model, backbone, "cross_attention", "block-input")
 
 
 def test_fused_modules_apart_from_the_others():

@@ -1,5 +1,6 @@
 """The honesty of the data: parallel, disjoint, deterministic; reference text gives the tasks away nowhere."""
 
+import difflib
 import itertools
 import json
 import re
@@ -16,7 +17,7 @@ from lingualift.miniworld import (
     WEAK,
     write_data,
 )
-from lingualift.miniworld.data import SIZES, qa_rows, reference_rows, sentiment_rows
+from lingualift.miniworld.data import SIZES, WRONG, qa_rows, reference_rows, sentiment_rows
 from lingualift.miniworld.languages import GRAMMARS
 from lingualift.miniworld.lexicon import PLACES, THINGS
 from lingualift.miniworld.pretraining import LANGUAGE_SHARES, documents
@@ -58,7 +59,9 @@ def pretraining():
 def test_the_folder_holds_what_it_says(folder):
     files = {str(path.relative_to(folder)) for path in folder.rglob("*.jsonl")}
     tasks = {f"{task}/{code}/{split}.jsonl" for task in COLUMNS for code in LANGUAGES for split in SIZES}
-    assert files == tasks | {f"reference/{code}/train.jsonl" for code in LANGUAGES}
+    reference = {f"reference/{code}/train.jsonl" for code in LANGUAGES}
+    poor = {f"into-english/sentiment/{code}/test.jsonl" for code in LANGUAGES if code != "en"}
+    assert files == tasks | reference | poor
     for task, columns in COLUMNS.items():
         for code, (split, count) in itertools.product(LANGUAGES, SIZES.items()):
             rows = read(folder / task / code / f"{split}.jsonl")
@@ -70,6 +73,19 @@ def test_the_folder_holds_what_it_says(folder):
         for code in LANGUAGES
         for row in read(folder / "reference" / code / "train.jsonl")
     )
+
+
+@pytest.mark.parametrize("code", [code for code in LANGUAGES if code != "en"])
+def test_a_fifth_of_the_words_of_the_translations_are_wrong(folder, code):
+    exact = read(folder / "sentiment" / "en" / "test.jsonl")
+    poor = read(folder / "into-english" / "sentiment" / code / "test.jsonl")
+    rows = read(folder / "sentiment" / code / "test.jsonl")
+    assert [row["id"] for row in poor] == [row["id"] for row in rows] == [row["id"] for row in exact]
+    assert all(row.keys() == {"id", "text"} for row in poor)
+    said = [row["text"].split() for row in exact]
+    pairs = [difflib.SequenceMatcher(None, a, row["text"].split()) for a, row in zip(said, poor, strict=True)]
+    kept = [block.size for pair in pairs for block in pair.get_matching_blocks()]
+    assert 1 - sum(kept) / sum(map(len, said)) == pytest.approx(WRONG, abs=0.01)
 
 
 def test_sizes_are_large_enough():
@@ -154,7 +170,9 @@ def test_pretraining_has_no_sentence_of_another_split(pretraining, folder):
         for sentence in re.split(r"(?<=[.?]) ", side)
     }
     assert any(" ist " in sentence for sentence in said)
-    for path in folder.rglob("*.jsonl"):
+    for path in folder.glob(
+        "*/*/*.jsonl"
+    ):  # not the translations: a wrong word may make another sentence of one
         assert not said & sentences(read(path)), path
 
 

@@ -34,9 +34,10 @@ def test_it_is_a_valid_experiment_whose_methods_have_what_they_need(path):
     experiment = load_experiment(path)
     check_methods(experiment)
     merges = {name for name, method in METHODS.items() if not (method.reads or method.trains_on_translations)}
-    fuses = set(METHODS) - merges | {"source-ft"}
-    whole = fuses if "flare" in path.name else merges - {"xlt"}  # their tasks have no such prompt
-    assert {method.method for method in experiment.methods} == whole - {"flare-mt"}
+    merges -= {"xlt"}  # their tasks have no such prompt
+    fuses = {"source-ft", "translate-test", "translate-train", "input-fusion", "x-mixup", "flare"}
+    whole = fuses if "flare" in path.name else merges | fuses - {"input-fusion"} if path == DEMO else merges
+    assert {method.method for method in experiment.methods} == whole
     assert dump_experiment(experiment)
 
 
@@ -54,8 +55,9 @@ def test_the_demo_can_be_planned(tmp_path):
     (tmp_path / "demo.yaml").write_text(DEMO.read_text(encoding="utf-8"), encoding="utf-8")
     planned, _ = plan_of(tmp_path / "demo.yaml", output=tmp_path / "run")
     experiment = planned.experiment
-    # one adapter of each task and of the source's text, one of text and one of each task per target, all per seed
-    tasks, targets = len(experiment.tasks), len(experiment.languages.targets)
+    # one adapter of the task and of the source's text; per target one of text, of labels, and of each of the three
+    # methods that train on translations; all per seed
+    targets = len(experiment.languages.targets)
     trained = [step for step in planned.steps if step.kind == "adapter"]
-    assert len(trained) == len(experiment.seeds) * (tasks + 1 + targets * (1 + tasks))
+    assert len(trained) == len(experiment.seeds) * (1 + 1 + targets * (1 + 1 + 3))
     assert len(experiment.seeds) >= 3

@@ -24,11 +24,11 @@ READING = [
     "translate-train",
     "input-fusion",
     "flare",
-    {"method": "flare", "fusion": "cross_attention", "source_state": "block-input"},
+    {"method": "flare", "fusion": "cross_attention", "source_state": "block-output"},
     "x-mixup",
     {"method": "x-mixup", "layer": 0, "ratio": 0.75},
 ]
-FUSED = ["flare.add_relu", "flare.cross_attention-source_state=block-input"]
+FUSED = ["flare.add_relu", "flare.cross_attention-source_state=block-output"]
 FUSED += ["x-mixup", "x-mixup.layer=0-ratio=0.75"]
 
 
@@ -110,7 +110,7 @@ def test_the_report_tells_trainings_of_one_task_apart(finished):
         "mini-sentiment on translations",
         "mini-sentiment joined with its translation",
         "mini-sentiment by flare add_relu",
-        "mini-sentiment by flare cross_attention source_state=block-input",
+        "mini-sentiment by flare cross_attention source_state=block-output",
         "mini-sentiment by x-mixup",
         "mini-sentiment by x-mixup layer=0 ratio=0.75",
     }

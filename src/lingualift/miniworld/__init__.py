@@ -8,7 +8,8 @@ Text is in lower case but for names and German nouns.
 
 Tasks: `mini-sentiment` (a review of two clauses, the verdict in the second decides; the words may be negated) and
 `mini-qa` (a one-fact story and a question after the thing, the place or the colour, answered in the story's language).
-Reference text is stories and opinions: no questions, no tags, no label words.
+Reference text is stories and opinions: no questions, no tags, no label words. Beside the test rows of `mini-sentiment`
+lie English translations of which a fifth of the words are wrong.
 
 The backbone in `BACKBONE` is a small Llama pretrained on such text, questions and tagged reviews of every language
 included, as web text has them; `python -m lingualift.miniworld.rebuild --output DIR` makes another one.

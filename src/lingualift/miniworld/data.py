@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from lingualift.miniworld.grammar import Grammar
 from lingualift.miniworld.languages import GRAMMARS
 from lingualift.miniworld.lexicon import PLACES
+from lingualift.miniworld.noise import noisy
 from lingualift.miniworld.world import (
     Review,
     Story,
@@ -35,6 +36,8 @@ LABEL_WORDS: Final = {"positive": "good", "negative": "bad"}
 SIZES: Final = {"train": 2000, "validation": 200, "test": 300}
 """Rows per language and task."""
 REFERENCE_ROWS: Final = 2000
+WRONG: Final = 0.2
+"""Share of the words of the bundled translations that are missing or others."""
 
 Row: TypeAlias = dict[str, Any]
 Meaning = TypeVar("Meaning")
@@ -76,12 +79,25 @@ def reference_rows(language: str, count: int, seed: int = 0) -> list[Row]:
     return rows
 
 
-def write_data(folder: Path, seed: int = 0) -> None:
-    """Write the task data and the reference text of every language.
+def translated_rows(count: int, seed: int = 0) -> list[Row]:
+    """The sentiment rows of the test split as a poor translation into English says them; columns id, text.
 
-    `sentiment/<language>/{train,validation,test}.jsonl`, `qa/<language>/{train,validation,test}.jsonl` and
-    `reference/<language>/train.jsonl`. The same seed gives the same bytes; rows are aligned over languages by id and
-    by position; no meaning is in two splits, whatever the seeds.
+    `WRONG` of the words are missing or are other English words.
+    """
+    known = sentiment_rows("en", "train", SIZES["train"], seed)
+    words = sorted({word for row in known for word in row["text"].split()})
+    return [
+        {"id": row["id"], "text": noisy(row["text"], WRONG, f"{seed} {row['id']}", words)}
+        for row in sentiment_rows("en", "test", count, seed)
+    ]
+
+
+def write_data(folder: Path, seed: int = 0) -> None:
+    """Write the task data and the reference text of every language, and poor translations into English.
+
+    `sentiment/<language>/{train,validation,test}.jsonl`, `qa/<language>/{train,validation,test}.jsonl`,
+    `reference/<language>/train.jsonl` and `into-english/sentiment/<language>/test.jsonl`. The same seed gives the same
+    bytes; rows are aligned over languages by id and by position; no meaning is in two splits, whatever the seeds.
 
     Args:
         folder: Appears by one rename, whole.
@@ -102,6 +118,9 @@ def write_data(folder: Path, seed: int = 0) -> None:
                     _write_rows(scratch / task / language / f"{split}.jsonl", rows)
             rows = reference_rows(language, REFERENCE_ROWS, seed)
             _write_rows(scratch / "reference" / language / "train.jsonl", rows)
+        poor = translated_rows(SIZES["test"], seed)  # one for all: the rows of all languages say the same
+        for language in [code for code in GRAMMARS if code != "en"]:
+            _write_rows(scratch / "into-english" / "sentiment" / language / "test.jsonl", poor)
 
 
 def _sentiment_row(review: Review, grammar: Grammar) -> Row:
