@@ -239,3 +239,34 @@ def test_the_table_of_tasks_is_what_is_registered():
     (entry,) = asked["tasks"]
     assert TaskData(**entry).prompt in prompts_of(entry["task"])
     assert Scoring(**asked["scoring"]).max_length > TASKS[entry["task"]].max_new_tokens
+
+
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "study/PROTOCOL.md",
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    """To a file that is there, and in a page of ours to a heading that it has."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", outside_code(page)):
+        if not target.startswith(("http://", "https://")):
+            name, _, anchor = target.partition("#")
+            path = page.parent / name if name else page
+            assert path.exists(), target
+            assert not anchor or anchor in headings(path), target
+
+
+def outside_code(page):
+    fenced = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^(?: {4}|\t).*$", "", fenced, flags=re.MULTILINE))
+
+
+def headings(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    plain = [re.sub(r"\]\([^)]*\)", "", title).lower() for title in titles]
+    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in plain}

@@ -252,7 +252,7 @@ def lift(
     source_text: Annotated[Path, typer.Option(help="Raw text in the adapter's language.")],
     output: OutputFolder,
     source_language: Annotated[str, typer.Option("--from", help="The adapter's language.")] = "en",
-    weight: Annotated[float, typer.Option(help="Factor of the references' difference.")] = 1.0,
+    weight: Annotated[float, typer.Option(help="Factor of the references' difference.")] = 0.5,
     rank: Annotated[
         int | None,
         typer.Option(help="LoRA: truncate to this rank; exact, up to three times as much, if left out."),

@@ -144,7 +144,7 @@ def lift(
     source_text: Path | str,
     output: Path | str,
     source_language: str = "en",
-    weight: float = 1.0,
+    weight: float = 0.5,
     rank: int | None = None,
     task: str | None = None,
     data: str | None = None,
@@ -178,7 +178,7 @@ def lift(
         source_text: Raw text in the adapter's language.
         output: Folder to write; it must not exist.
         source_language: The adapter's language.
-        weight: λ.
+        weight: λ; 0.5 cost least where lifting cost anything (docs/study.md).
         rank: LoRA: rank to truncate to; exact (ranks add up) when left out.
         task: Labelled task to score before and after; needs `data`.
         data: Path template of its rows, with {language} and {split}.
