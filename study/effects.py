@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.stats
 from experiments import BACKBONES, NOISE
 from rich.console import Console
 
@@ -96,7 +97,9 @@ class Effect:
         score: Mean score of the row in question, in percent.
         base_score: Of the row that it is compared with.
         languages: By language, the mean score of the row that it is compared with, and the mean difference.
-        n: Test items, those of all languages together.
+        parts: Mean difference on each backbone; where there is one backbone, with each seed.
+        p_parts: Two-sided p of a t-test on these few numbers, which the bootstrap takes for all there are.
+        n: Test items of a language.
         backbones: Backbones.
         seeds: Seeds of adapters on each.
     """
@@ -108,6 +111,8 @@ class Effect:
     score: float
     base_score: float
     languages: Mapping[str, tuple[float, float]]
+    parts: tuple[float, ...]
+    p_parts: float
     n: int
     backbones: int
     seeds: int
@@ -127,7 +132,7 @@ def main() -> None:
     entries = [asdict(one) | asdict(effect) for one, effect in found]
     adjusted = holm([entry["p"] for entry in entries if entry["named"]])
     for entry, p in zip([entry for entry in entries if entry["named"]], adjusted, strict=True):
-        entry |= {"p_holm": p, "clear": p <= LEVEL}
+        entry |= {"p_holm": p, "clear": max(p, entry["p_parts"]) <= LEVEL}
     log = [json.loads(line) for line in (options.work / "log.jsonl").read_text().splitlines()]
     latest = {entry["experiment"]: entry for entry in log}
     numbers = {
@@ -150,6 +155,13 @@ def rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: rounded(one) for name, one in value.items()}
     return [rounded(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def t_test(values: Sequence[float]) -> float:
+    """Two-sided p of the mean being zero; 1 where all values are, 0 where all are one other number."""
+    if len(set(values)) == 1:
+        return float(values[0] == 0)
+    return float(scipy.stats.ttest_1samp(values, 0).pvalue)
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -213,6 +225,13 @@ class Runs:
             [np.mean([a.draws - b.draws for a, b in table[pair]], axis=0) for pair in pairs]
         )
         drawn = np.einsum("sd,ds->d", differences, shares(pairs))
+        gains = {pair: statistics.fmean(a.score - b.score for a, b in row) for pair, row in table.items()}
+        backbones = sorted({backbone for backbone, _ in pairs})
+        parts = tuple(
+            statistics.fmean(gain for pair, gain in gains.items() if pair[0] == backbone)
+            for backbone in backbones
+        )
+        parts = parts if len(parts) > 1 else tuple(gains.values())
         low, high = np.percentile(drawn, [2.5, 97.5])
         sides = min(int((drawn <= 1e-9).sum()), int((drawn >= -1e-9).sum()))
         cells = [pair for row in table.values() for pair in row]
@@ -231,8 +250,10 @@ class Runs:
             score=statistics.fmean(a.score for a, _ in cells),
             base_score=statistics.fmean(b.score for _, b in cells),
             languages=by_language,
-            n=sum(b.n for _, b in table[pairs[0]]),
-            backbones=len({backbone for backbone, _ in pairs}),
+            parts=parts,
+            p_parts=t_test(parts),
+            n=max(b.n for _, b in table[pairs[0]]),
+            backbones=len(backbones),
             seeds=len({seed for _, seed in pairs}),
         )
 
@@ -312,8 +333,24 @@ def questions() -> Iterator[Question]:
     for setting in ("world", "nusaxweak"):
         for task in TASKS.get(setting, ("nusax",)):
             yield from _references(setting, task)
+    yield from _untrained()
     for setting, task in (("world", "mini-sentiment"), ("nusax", "nusax")):
         yield from _fusing(setting, task)
+
+
+def _untrained() -> Iterator[Question]:
+    """What training brought at all: rows against the backbone as it is."""
+    for setting in ("world", "nusax", "nusatranslation"):
+        for task in TASKS.get(setting, (setting,)):
+            found = [("main", *SOURCE), ("main", *TUNED), ("main", "reference-only", "")]
+            if setting == "world":
+                found.append(("main", "target-ft", ""))
+            if task in ("mini-sentiment", "nusax"):
+                found.append(("noise0", "translate-train", ""))
+            for part, method, how in found:
+                label = f"{task.removeprefix('mini-')}: {method}"
+                base = Row("main", task, "vanilla")
+                yield Question("V", setting, label, Row(part, task, method, how), base)
 
 
 def _merging(setting: str, task: str) -> Iterator[Question]:
@@ -335,6 +372,9 @@ def _merging(setting: str, task: str) -> Iterator[Question]:
             rules.append(("least entropy", row("entropy", method, how)))
         for rule, one in rules:
             yield Question("M5", setting, f"{name}: {method} {how}, {rule}", one, source)
+        half = rules[0][1]
+        for rule, one in rules[1:]:
+            yield Question("M5-rules", setting, f"{name}: {method} {how}, {rule}", one, half)
     if setting == "nusatranslation":
         return
     parts = {
@@ -346,6 +386,9 @@ def _merging(setting: str, task: str) -> Iterator[Question]:
     for what, pattern in parts.items():
         one = row("modules", "adamergex", f"delta{pattern}-weight=1")
         yield Question("M4", setting, f"{name}: {what}", one, row("modules", *SOURCE))
+        if pattern:
+            every = row("modules", "adamergex", "delta-weight=1")
+            yield Question("M4", setting, f"{name}: {what} against all modules", one, every)
 
 
 def _references(setting: str, task: str) -> Iterator[Question]:
@@ -372,28 +415,34 @@ def _references(setting: str, task: str) -> Iterator[Question]:
         yield ask("M2", regime, subtracted, plain)
         yield ask("M2-source", f"{regime}, subtracted", subtracted, source)
         yield ask("M2-source", f"{regime}, not subtracted", plain, source)
-    if setting == "world":
-        long = [
-            Row("dialoguelong", task, *row) for row in (("reference-only", ""), SUBTRACTED, PLAIN, SOURCE)
-        ]
-        yield ask("M2-source", "dialogues, 200 steps at 2e-3, reference alone", long[0], long[3])
-        yield ask("M2-only", "subtracted against reference alone", long[1], long[0])
-        yield ask("M2-only", "not subtracted against reference alone", long[2], long[0])
+    if setting != "world":
+        return
+    long = [Row("dialoguelong", task, *row) for row in (("reference-only", ""), SUBTRACTED, PLAIN, SOURCE)]
+    yield ask("M2-source", "dialogues, 200 steps at 2e-3, reference alone", long[0], long[3])
+    bound = Row("main", task, "target-ft")
+    yield ask("M2-only", "reference alone against target-ft", long[0], bound)
+    yield ask("M2-only", "subtracted against reference alone", long[1], long[0])
+    yield ask("M2-only", "not subtracted against reference alone", long[2], long[0])
     for method, start in (("adamergex", "shared"), ("adamergex-own-start", "own")):
         for space in ("factors", "delta"):
             for weight in ("0.5", "1"):
                 one = Row("starts", task, method, f"{space}-weight={weight}")
                 label = f"{space}, {start} initialisation, λ = {weight}"
                 yield ask("M3", label, one, Row("starts", task, *SOURCE))
+                if start == "own":
+                    shared = Row("starts", task, "adamergex", f"{space}-weight={weight}")
+                    yield ask("M3", f"{space}, λ = {weight}: own against shared", one, shared)
     of_ia3 = Row("ia3", task, *SOURCE)
     yield ask("M6", "LoRA, λ = 1", Row("main", task, *SUBTRACTED), Row("main", task, *SOURCE))
+    tuned = Row("main", task, "adamergex", "delta")
+    yield ask("M6", "LoRA, λ tuned", tuned, Row("main", task, *SOURCE))
     yield ask("M6", "(IA)³, λ = 1", Row("ia3", task, "adamergex", "weight=1"), of_ia3)
-    if setting == "world":
-        yield ask("M6", "(IA)³, λ tuned", Row("ia3", task, "adamergex"), of_ia3)
-    whole = "2000" if setting == "world" else "500"
-    for size in dict.fromkeys(("100", "500", whole)):
-        part = "main" if size == whole else f"text{size}"
-        yield ask("M7", f"{size} texts", Row(part, task, *SUBTRACTED), Row(part, task, *SOURCE))
+    yield ask("M6", "(IA)³, λ tuned", Row("ia3", task, "adamergex"), of_ia3)
+    for size, part in (("100", "text100"), ("500", "text500"), ("2000", "main")):
+        one = Row(part, task, *SUBTRACTED)
+        yield ask("M7", f"{size} texts", one, Row(part, task, *SOURCE))
+        if size != "2000":
+            yield ask("M7", f"{size} texts against 2000", one, Row("main", task, *SUBTRACTED))
 
 
 def _fusing(setting: str, task: str) -> Iterator[Question]:
@@ -407,16 +456,22 @@ def _fusing(setting: str, task: str) -> Iterator[Question]:
 
     fused, entering = flare("add_relu"), flare("add_relu", source_state="block-input")
     rivals = ("translate-test", "translate-train", "input-fusion", "x-mixup")
-    variants = [
-        ("flare cross_attention", flare("cross_attention")),
-        ("flare, block input", entering),
-        ("flare, projection input", flare("add_relu", source_state="projection-input")),
+    kinds = [
+        ("cross_attention", flare("cross_attention"), fused),
+        ("block input", entering, fused),
+        ("projection input", flare("add_relu", source_state="projection-input"), fused),
     ]
     if setting == "world":
         others = ("add", "mul", "matmul", "matmul_relu")
-        variants = [*((f"flare {name}", flare(name)) for name in others), *variants]
-        variants.append(("flare, padded on the right", flare("add_relu", padding="right")))
-        variants.append(("flare-mt", ("flare-mt", "add_relu")))
+        kinds = [*((name, flare(name), fused) for name in others), *kinds]
+        kinds.append(("padded on the right", flare("add_relu", padding="right"), fused))
+        mt = ("flare-mt", "add_relu")
+        crossed = flare("cross_attention", source_state="block-input")
+        right = flare("add_relu", source_state="block-input", padding="right")
+        kinds.append(("block input: cross_attention against add_relu", crossed, entering))
+        kinds.append(("block input: padded right against left", right, entering))
+        kinds.append(("flare-mt against flare, block input", mt, entering))
+        kinds.append(("flare-mt against translate-train", mt, ("translate-train", "")))
 
     def ask(
         question: str, label: str, one: tuple[str, str], base: tuple[str, str], part: str, **more: Any
@@ -429,23 +484,34 @@ def _fusing(setting: str, task: str) -> Iterator[Question]:
         for rival in rivals:
             yield ask("F1", f"{wrong}: flare against {rival}", fused, (rival, ""), part, named=named)
             yield ask("F1-input", f"{wrong}: flare against {rival}", entering, (rival, ""), part)
-        yield ask("F1-source", f"{wrong}: flare", fused, SOURCE, part)
+        yield ask("F1-source", f"{wrong}: flare, block output", fused, SOURCE, part)
         yield ask("F1-source", f"{wrong}: flare, block input", entering, SOURCE, part)
         for rival in rivals:
             yield ask("F1-source", f"{wrong}: {rival}", (rival, ""), SOURCE, part)
-        for label, one in variants:
-            yield ask("F1-kinds", f"{wrong}: {label}", one, fused, part)
+        for label, one, base in kinds:
+            yield ask("F1-kinds", f"{wrong}: {label}", one, base, part)
+    for rival in ("translate-train", "x-mixup"):
+        yield ask("F1-train", rival, (rival, ""), SOURCE, "worsetrain")
+    yield ask("F1-train", "flare, block input", entering, SOURCE, "worsetrain")
+    for rival in ("translate-train", "x-mixup"):
+        label = f"flare, block input, against {rival}"
+        yield ask("F1-train", label, entering, (rival, ""), "worsetrain")
     reading = {name: (name, "") for name in ("translate-test", "input-fusion", "x-mixup")}
-    reading |= {"flare": fused, "flare, block input": entering}
+    reading |= {"flare, block output": fused, "flare, block input": entering}
     reading["flare cross_attention"] = flare("cross_attention")
     for label, one in reading.items():
         for rival in (SOURCE, ("translate-train", "")):
             yield ask("F2", f"{label} against {rival[0]}", one, rival, "blank")
-    onto = "add_relu-source_state=block-output-space=delta-weight=0.5"
-    both, merged = ("flare-on-merged", onto), ("adamergex", "delta-weight=0.5")
+    merged = ("adamergex", "delta-weight=0.5")
+    places = {
+        "block output": (fused, "add_relu-source_state=block-output-space=delta-weight=0.5"),
+        "block input": (entering, "add_relu-space=delta-weight=0.5"),
+    }
     for part, wrong in (("both", "0%"), ("bothnoise", "20%")):
-        yield ask("B1", f"{wrong} wrong: both against flare", both, fused, part)
-        yield ask("B1", f"{wrong} wrong: both against merging", both, merged, part)
+        for place, (alone, onto) in places.items():
+            both = ("flare-on-merged", onto)
+            yield ask("B1", f"{wrong} wrong, {place}: both against flare", both, alone, part)
+            yield ask("B1", f"{wrong} wrong, {place}: both against merging", both, merged, part)
     yield ask("B1", "merging against source-ft", merged, SOURCE, "both")
 
 

@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import fusing
 
+from lingualift.config import Data
+from lingualift.data import load_rows
 from lingualift.fusion.functions import FUSIONS
 from lingualift.miniworld.data import QA_PROMPT
 
@@ -35,6 +37,8 @@ DELTA = {"method": "adamergex", "space": "delta"}
 SUM = {"method": "arithmetic", "space": "delta"}
 FLARE = {"method": "flare", "source_state": "block-output"}
 """FLARE as the protocol names it: what was the default before the study."""
+ENTERING = {"method": "flare", "source_state": "block-input"}
+"""FLARE as it is the default since."""
 SUBTRACTED = ["source-ft", {**SUM, "weight": 1.0}, {**DELTA, "weight": 1.0}]
 """What tells whether subtracting the source reference matters: one space and one weight, with it and without it."""
 
@@ -185,19 +189,19 @@ def merging(places: Places) -> Iterator[Study]:
 
 def references(places: Places, name: str, raw: Raw) -> Iterator[Study]:
     """The questions that train references of their own; on NusaX few, since each takes minutes."""
-    is_world = name.startswith("world")
-    if not is_world:  # what the questions below are compared with; the World's is in its main part
+    if name.startswith("world"):
+        own = {"method": "adamergex-own-start"}
+        starts = [FACTORS, DELTA, {**own, "space": "factors"}, {**own, "space": "delta"}]
+        starts = [{**one, "weight": weight} for one in starts for weight in (0.5, 1.0)]
+        yield Study(f"{name}-starts", "M3", {**raw, "methods": ["source-ft", *starts]})
+        yield Study(f"{name}-ia3", "M6", ia3(raw))
+        for rows in (100, 500):
+            text = with_text(raw, max_rows={"train": rows})
+            yield Study(f"{name}-text{rows}", "M7", {**text, "methods": SUBTRACTED})
+        yield Study(f"{name}-steps400", "M2", {**with_steps(raw, 400), "methods": SUBTRACTED})
+    else:  # what the others are compared with; the World's is in its main part
         yield Study(f"{name}-main", "M2", {**raw, "methods": SUBTRACTED})
-    own = {"method": "adamergex-own-start"}
-    starts = [FACTORS, DELTA, {**own, "space": "factors"}, {**own, "space": "delta"}]
-    starts = [{**one, "weight": weight} for one in starts for weight in (0.5, 1.0)]
-    yield Study(f"{name}-starts", "M3", {**raw, "methods": ["source-ft", *starts]})
-    yield Study(f"{name}-ia3", "M6", ia3(raw))
-    for rows in (100, 500) if is_world else (100,):
-        text = with_text(raw, max_rows={"train": rows})
-        yield Study(f"{name}-text{rows}", "M7", {**text, "methods": SUBTRACTED})
-    steps = 400 if is_world else 25
-    yield Study(f"{name}-steps{steps}", "M2", {**with_steps(raw, steps), "methods": SUBTRACTED})
+        yield Study(f"{name}-steps25", "M2", {**with_steps(raw, 25), "methods": SUBTRACTED})
     yield from domains(places, name, raw)
 
 
@@ -206,8 +210,7 @@ def ia3(raw: Mapping[str, Any]) -> Raw:
     training = {
         role: {**one, "learning_rate": 10 * one["learning_rate"]} for role, one in raw["training"].items()
     }
-    tuned = ["adamergex"] if raw["weights"] else []
-    methods = ["source-ft", *tuned, {"method": "adamergex", "weight": 1.0}]
+    methods = ["source-ft", "adamergex", {"method": "adamergex", "weight": 1.0}]
     return {**raw, "adapter": {"type": "ia3"}, "training": training, "methods": methods}
 
 
@@ -304,7 +307,8 @@ def fused(places: Places) -> Iterator[Study]:
     for seed in BACKBONES:
         raw = with_references(fusing.world(places.work), world(places, seed))
         raw["flare"] = {"source_encoder": str(places.translator)}
-        further = [*kinds, *states, {**FLARE, "padding": "right"}, "flare-mt"]
+        entering = [{**ENTERING, "fusion": "cross_attention"}, {**ENTERING, "padding": "right"}]
+        further = [*kinds, *states, {**FLARE, "padding": "right"}, "flare-mt", *entering]
         yield from conditions(places, f"world{seed}", raw, further)
     some = [kind for kind in kinds if kind["fusion"] in ("add_relu", "cross_attention")]
     raw = with_references(fusing.nusax(places.shared), nusax(places))
@@ -327,12 +331,35 @@ def conditions(places: Places, name: str, raw: Raw, further: list[Any]) -> Itera
         folder = places.work / "noise" / f"{name}-{share:g}"
         yield Study(f"{name}-noise{share:g}", "F1", fusing.worsened(methods, share, folder))
     yield Study(f"{name}-blank", "F2", blanked(methods, places.work / "noise" / f"{name}-blank"))
-    onto = {**FLARE, "method": "flare-on-merged", "space": "delta", "weight": 0.5}
-    merged = [{**DELTA, "weight": 0.5}, onto]
+    onto = {"method": "flare-on-merged", "space": "delta", "weight": 0.5}
+    merged = [{**DELTA, "weight": 0.5}, {**FLARE, **onto}, {**ENTERING, **onto}]
     without = {key: value for key, value in raw.items() if key != "flare"}
-    both = {**without, "methods": ["source-ft", "translate-train", FLARE, *merged]}
+    both = {**without, "methods": ["source-ft", "translate-train", FLARE, ENTERING, *merged]}
     yield Study(f"{name}-both", "B1", both)
     yield Study(f"{name}-bothnoise", "B1", fusing.worsened(both, 0.2, places.work / "noise" / f"{name}-0.2"))
+    trained = {**plain, "methods": ["source-ft", "translate-train", "x-mixup", ENTERING]}
+    trained.pop("flare", None)
+    noisy = fusing.worsened(trained, 0.2, places.work / "noise" / f"{name}-0.2")
+    yield Study(
+        f"{name}-worsetrain", "F1", worse_training(noisy, 0.2, places.work / "noise" / f"{name}-train")
+    )
+
+
+def worse_training(raw: Raw, share: float, folder: Path) -> Raw:
+    """The experiment with a share of the words of its translated training rows dropped or replaced too."""
+    task = raw["tasks"][0]
+    data = Data(**task["translated"]["into_targets"])
+    for code in raw["languages"]["targets"]:
+        rows = fusing.rows_of(load_rows(data, code, "train", folder, ("id", "text", "label")).dataset)
+        words = sorted({word for row in rows for word in row["text"].split()})
+        texts = [fusing.noisy(row["text"], share, f"0 {row['id']}", words) for row in rows]
+        kept = ({"id": row["id"], "label": row["label"]} for row in rows)
+        write_rows(
+            folder / code / "train.jsonl",
+            ({**row, "text": text} for row, text in zip(kept, texts, strict=True)),
+        )
+    into = {**task["translated"], "into_targets": {"files": f"{folder}/{{language}}/{{split}}.jsonl"}}
+    return {**raw, "tasks": [{**task, "translated": into}]}
 
 
 def blanked(raw: Raw, folder: Path) -> Raw:

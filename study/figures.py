@@ -24,25 +24,30 @@ import matplotlib.pyplot as plt
 DOCS = Path(__file__).parents[1] / "docs"
 ABOVE, BELOW, LEVEL = "#0b7285", "#c2410c", "#868e96"
 SETTINGS = {
-    "world": "mini-world, 3 backbones × 3 seeds",
-    "nusax": "NusaX, 3 seeds",
+    "world": "mini-world (sw, id, ht), 3 backbones × 3 seeds",
+    "nusax": "NusaX (ace, ban, bjn, jav, min, sun), 3 seeds",
     "nusaxweak": "NusaX (jav, min, sun), 3 seeds",
-    "nusatranslation": "NusaTranslation, 3 seeds",
+    "nusatranslation": "NusaTranslation (mad, min, sun), 3 seeds",
 }
+FUSED = {**SETTINGS, "nusax": SETTINGS["nusaxweak"]}
+"""Fusing on NusaX is trained for three languages."""
 TITLES = {
+    "V": "Trained minus untrained backbone",
     "M1": "AdaMergeX (factors, λ tuned) minus its rivals",
     "M2": "What subtracting the source reference adds: AdaMergeX minus plain sum (delta, λ = 1)",
     "M2-source": "AdaMergeX and plain sum minus source-ft (delta, λ = 1), by reference",
-    "M2-only": "On dialogues, 200 steps at 2e-3: merging minus the reference adapter alone (delta, λ = 1)",
+    "M2-only": "References on dialogues, 200 steps at 2e-3: alone, and merged (delta, λ = 1)",
     "M3": "AdaMergeX minus source-ft, by space and initialisation",
     "M4": "AdaMergeX minus source-ft, by merged modules (delta, λ = 1)",
     "M5": "Merging minus source-ft, by the rule that sets λ",
+    "M5-rules": "Rules that set λ minus λ = 0.5",
     "M6": "AdaMergeX minus source-ft, by kind of adapter",
     "M7": "AdaMergeX minus source-ft (delta, λ = 1), by texts per language",
-    "F1": "FLARE (add_relu) minus its rivals, by share of wrong English words",
+    "F1": "FLARE (add_relu, block output) minus its rivals, by share of wrong English words",
     "F1-input": "FLARE (add_relu, block input) minus its rivals, by share of wrong English words",
     "F1-source": "Scores over the share of wrong English words",
-    "F1-kinds": "Other ways to fuse minus FLARE (add_relu)",
+    "F1-kinds": "Ways to fuse; minus FLARE (add_relu, block output) where nothing else is said",
+    "F1-train": "A fifth of the words wrong in training rows too; minus source-ft where nothing else is said",
     "F2": "With a blank English side",
     "B1": "Merging and fusing together",
 }
@@ -97,6 +102,7 @@ def forest(effects: Sequence[Effect], title: str) -> Any:
             axes.plot(
                 [one["low"], one["high"]], [place, place], color=colour, linewidth=2, solid_capstyle="round"
             )
+            axes.plot(one["parts"], [place] * len(one["parts"]), "|", color=colour, markersize=7)
             axes.plot(one["gain"], place, "D" if one.get("clear") else "o", color=colour, markersize=5)
             axes.annotate(
                 told(one), (1.01, place), xycoords=("axes fraction", "data"), va="center", color=colour
@@ -104,7 +110,8 @@ def forest(effects: Sequence[Effect], title: str) -> Any:
         axes.axvline(0, color="#343a40", linewidth=0.8)
         axes.set_yticks(range(len(mine)), [one["label"] for one in mine])
         axes.set_ylim(len(mine) - 0.4, -0.6)
-        axes.set_title(SETTINGS[setting], loc="left", fontsize=9, fontweight="bold")
+        names = FUSED if one["question"][0] in "FB" else SETTINGS
+        axes.set_title(names[setting], loc="left", fontsize=9, fontweight="bold")
         axes.grid(axis="x", color="#e9ecef")
         axes.set_axisbelow(True)
         axes.tick_params(left=False)
@@ -158,36 +165,49 @@ def curves(sweeps: Iterable[Mapping[str, Any]]) -> Any:
 
 
 LIFTS = {
-    ("M5", "adamergex delta, λ = 0.5"): "merging: adamergex (delta, λ = 0.5)",
-    ("F1-source", "20% wrong: flare, block input"): "fusing: flare (block input), 20% wrong",
+    ("M5", "adamergex delta, λ = 0.5"): "merging (adamergex, delta, λ = 0.5)",
+    ("F1-source", "20% wrong: flare, block input"): "fusing (flare, block input), 20% wrong",
     ("F1-source", "0% wrong: translate-train"): "translate-train",
 }
 """The lifts over source-ft that are drawn by language: question and end of the label, and name."""
+RARITY = {
+    "world": {"sw": "4.5%", "id": "4.5%", "ht": "5.0%"},
+    "nusax": {
+        "ace": "0.07 MB",
+        "ban": "0.07 MB",
+        "bjn": "0.07 MB",
+        "jav": "4–7 MB",
+        "min": "4–7 MB",
+        "sun": "4–7 MB",
+    },
+}
+"""How much of the pretraining text is in a language, from rare to frequent."""
 
 
 def by_language(effects: Sequence[Effect]) -> Any:
-    """Points above source-ft over source-ft's own score, a panel for each setting, a mark for each language."""
-    settings = ("world", "nusax")
-    figure, panels = plt.subplots(1, len(settings), figsize=(4.4 * len(settings), 3.6), squeeze=False)
-    for axes, setting in zip(panels[0], settings, strict=True):
+    """Points above source-ft by language, from rare to frequent, a panel for each setting."""
+    figure, panels = plt.subplots(1, len(RARITY), figsize=(9, 3.6), width_ratios=[3, 6], squeeze=False)
+    for axes, (setting, languages) in zip(panels[0], RARITY.items(), strict=True):
         for (question, label), name in LIFTS.items():
             mine = [one for one in of_question(effects, question) if one["setting"] == setting]
             found = [
                 one for one in mine if one["label"].endswith(label) and not one["label"].startswith("qa")
             ]
-            marks = [(code, *pair) for code, pair in found[0]["languages"].items()]
-            axes.plot([x for _, x, _ in marks], [y for *_, y in marks], "o", label=name, markersize=5)
-            for code, x, y in marks:
-                axes.annotate(code, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=7)
+            gains = found[0]["languages"]
+            places = [place for place, code in enumerate(languages) if code in gains]
+            drawn = [gains[code][1] for code in languages if code in gains]
+            axes.plot(places, drawn, "o", label=name, markersize=6)
         axes.axhline(0, color="#343a40", linewidth=0.8)
-        axes.set_title(SETTINGS[setting], loc="left", fontsize=9, fontweight="bold")
-        axes.set_xlabel("score of source-ft in the language")
+        ticks = [f"{code}\n{share}" for code, share in languages.items()]
+        axes.set_xticks(range(len(languages)), ticks, fontsize=8)
+        axes.set_title(SETTINGS[setting].partition(" (")[0], loc="left", fontsize=9, fontweight="bold")
+        axes.set_xlabel("language, and what the pretraining text has of it")
         axes.grid(color="#e9ecef")
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     panels[0, 0].set_ylabel("points above source-ft")
     panels[0, -1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return titled(figure, "Lift by language, over what source-ft has there already")
+    return titled(figure, "Lift by language, from rare to frequent")
 
 
 def over_noise(effects: Sequence[Effect], title: str) -> Any:
@@ -209,7 +229,7 @@ def over_noise(effects: Sequence[Effect], title: str) -> Any:
                 linewidth=1.8 if "flare" in name else 1.2,
             )
         axes.axhline(mine[0]["base_score"], color="#343a40", linestyle=":", label="source-ft")
-        axes.set_title(SETTINGS[setting], loc="left", fontsize=9, fontweight="bold")
+        axes.set_title(FUSED[setting], loc="left", fontsize=9, fontweight="bold")
         axes.set_xlabel("wrong English words at test time, in percent")
         axes.grid(color="#e9ecef")
         for side in ("top", "right"):
@@ -247,12 +267,15 @@ def told(effect: Effect) -> str:
 def table(effects: Sequence[Effect]) -> str:
     """A Markdown table of effects."""
     named = any(one["named"] for one in effects)
-    heads = ["setting", "", "points, 95% interval", "score", "against", "n", *(["p (Holm)"] if named else [])]
+    each = "each backbone (mini-world) or seed"
+    heads = ["setting", "", "points, 95% interval", each, "score", "against", "n"]
+    heads += ["p (Holm)"] if named else []
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for one in effects:
         p = f"{one['p_holm']:.3f}" if one["named"] else "–"
         scores = [f"{one['score']:.1f}", f"{one['base_score']:.1f}"]
-        cells = [one["setting"], one["label"], told(one), *scores, str(one["n"])]
+        parts = ", ".join(f"{part:+.1f}" for part in one["parts"])
+        cells = [one["setting"], one["label"], told(one), parts, *scores, str(one["n"])]
         lines.append("| " + " | ".join(cells + ([p] if named else [])) + " |")
     return "\n".join(lines)
 

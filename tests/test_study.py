@@ -150,11 +150,20 @@ def test_an_effect_is_the_mean_difference_in_the_reported_languages_with_its_int
     assert found.gain == pytest.approx(20)
     assert found.languages == {code: (50, pytest.approx(20)) for code in ("sw", "id", "ht")}  # not fr
     assert (found.score, found.base_score) == pytest.approx((70, 50))
-    assert (found.n, found.backbones, found.seeds) == (120, 3, 2)
+    assert (found.n, found.backbones, found.seeds) == (40, 3, 2)
+    assert found.parts == pytest.approx((20, 20, 20))
+    assert found.p_parts == 0
     # Of 40 items 8 differ, the same ones everywhere, so only items vary: a binomial share's 95% interval.
     expected = 196 * np.sqrt(0.2 * 0.8 / 40)
     assert (found.low, found.high) == pytest.approx((20 - expected, 20 + expected), abs=1.5)
     assert found.p == pytest.approx(2 / 2001)
+
+
+def test_the_t_test_on_three_numbers_worked_by_hand():
+    """With two degrees of freedom the p-value is 1 - |t| / sqrt(2 + t²)."""
+    t = 2.0 / (1.0 / np.sqrt(3))
+    assert effects.t_test((1.0, 2.0, 3.0)) == pytest.approx(1 - t / np.sqrt(2 + t**2))
+    assert (effects.t_test((0.0, 0.0, 0.0)), effects.t_test((2.0, 2.0))) == (1, 0)
 
 
 def test_rows_that_are_equal_differ_by_nothing(runs):
