@@ -317,3 +317,19 @@ def test_two_sets_of_answers_compare_as_a_run_of_one_seed_does(metric):
     assert compare_answers(metric, "sw", *sides) == (found.gain, found.low, found.high)
     with pytest.raises(ValueError, match="different items"):
         compare_answers(metric, "sw", sides[0], [{**answer, "id": "x" + answer["id"]} for answer in sides[1]])
+
+
+@pytest.mark.parametrize(
+    ("seeds", "spread", "covered"), [(3, 4, 0.86), (5, 4, 0.91), (10, 4, 0.94), (3, 1, 0.945)]
+)
+def test_the_interval_covers_the_truth_as_often_as_the_documents_say(seeds, spread, covered):
+    """Scores that vary by 1 with the items and by `spread` with the seed, around no difference."""
+    random = np.random.default_rng(1)
+    weights = seed_draws(seeds)
+    hits = 0
+    for _ in range(2000):
+        found = random.normal(0, spread, seeds) + random.normal()
+        drawn = weights @ found + random.normal(size=len(weights))
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        hits += low <= 0 <= high
+    assert hits / 2000 == pytest.approx(covered, abs=0.02)
