@@ -89,7 +89,9 @@ def run(study: Study, places: Places, workers: int | None) -> None:
     overrides = [f"workers={workers}"] if workers else []
     started = time.time()
     with watching(console) as watch:
-        done = ll.run(path, output=places.work / "runs" / study.name, overrides=overrides, watch=watch)
+        done = ll.run(
+            path, output=places.work / "runs" / study.name, overrides=overrides, replace=True, watch=watch
+        )
     rows = {(row["task"], row["method"], row["variant"], row["language"], row["seed"]) for row in done.rows}
     entry = {
         "experiment": study.name,
