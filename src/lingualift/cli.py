@@ -603,7 +603,9 @@ def merge(
     source_reference: Annotated[
         Path | None, typer.Option(help="adamergex: reference adapter of the source language.")
     ] = None,
-    weight: Annotated[float, typer.Option(help="adamergex: factor of the references' difference.")] = 1.0,
+    weight: Annotated[
+        float, typer.Option(help="adamergex: factor of the references' difference; lift takes 0.5.")
+    ] = 1.0,
     adapter: Annotated[
         list[str] | None, typer.Option(help="Other methods: DIR=WEIGHT, once per adapter, the base first.")
     ] = None,

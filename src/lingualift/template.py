@@ -21,6 +21,7 @@ _WIDTH = 118
 _HEADER = """\
 # An experiment of lingualift: labels in one language, raw text in every language, a task in all of them.
 # Put your backbone, languages, files and length of training into it; the other values are the defaults.
+# With translated rows, fill in `translated` and add translate-train, flare and x-mixup to the methods (docs/fusing.md).
 """
 
 _METHODS = (

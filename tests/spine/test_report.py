@@ -14,9 +14,11 @@ from worlds import experiment, write_experiment
 
 from lingualift.errors import UserError
 from lingualift.pipeline import run
+from lingualift.pipeline.methods import METHODS
 from lingualift.pipeline.words import duration
 from lingualift.report import write_report
 from lingualift.report.figures import line_plot, nice_ticks
+from lingualift.report.page import _ROLES
 from lingualift.report.tables import BOUNDS
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -617,3 +619,9 @@ def test_in_print_the_recipe_is_open_and_nothing_is_cut(opened):
     for box in page.locator(".scroll").all():
         assert box.evaluate("node => getComputedStyle(node).overflowX") == "visible"
     assert page.pdf()[:5] == b"%PDF-"
+
+
+def test_every_method_of_the_package_has_its_role():
+    assert set(_ROLES) == {
+        name for name, entry in METHODS.items() if entry.adapter.__module__.startswith("lingualift.")
+    }

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from prefixing import write_rows
 
+from lingualift.miniworld.data import SIZES, sentiment_rows
 from lingualift.tasks import TASKS, PromptedTask, Task, shipped_rows
 from lingualift.translation import Counts
 from lingualift.translation.spans import MARKS
 
-TEXT = (Path(__file__).parents[2] / "docs/translate.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs/translate.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_documented_command_and_python_write_the_same_rows(inside, nllb, cli):
@@ -36,6 +39,26 @@ def test_the_documented_command_and_python_write_the_same_rows(inside, nllb, cli
     assert one == two
     written = [json.loads(line) for line in one.splitlines()]
     assert [row["answers"] for row in written] == [row["answers"] for row in rows]
+
+
+def test_the_readme_translates_rows_and_plans_an_experiment_on_them(inside, nllb, cli):
+    """With eight rows, and a small NLLB of random weights where the hub's name leads."""
+    text = README.split("## With translated rows\n")[1].split("\n## ")[0].replace("\\\n", "")
+    (command,) = re.findall(r"^    lingualift (.*)$", text, re.MULTILINE)
+    for split in SIZES:
+        for language in ("en", "sw"):
+            rows = sentiment_rows(language, split, 8)
+            write_rows(Path(f"data/sentiment/{language}/{split}.jsonl"), rows)
+    Path("facebook").mkdir()
+    Path("facebook/nllb-200-distilled-600M").symlink_to(nllb)
+    done = cli(*shlex.split(command))
+    assert done.code == 0, done.err
+    Path("experiment.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    planned = cli("plan", "experiment.yaml")
+    assert planned.code == 0, planned.err
+    assert "with its translation" not in planned.out  # none is read when answering
+    first = json.loads(Path("translated/sw/train.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first.keys() >= {"id", "text", "label"}
 
 
 def test_what_is_counted_is_told():

@@ -94,12 +94,14 @@ def _asked(run: RunFolder) -> list[tuple[str, str]]:
     loaded += f", rounded to {backbone.quantization}" if backbone.quantization else ""
     loaded += ", asked by its chat template" if backbone.chat_template else ""
     named = wanted.reference.task if wanted.reference else None
-    text = f" and unlabelled text{f' ({named})' if named else ''}" if wanted.reference else ""
+    told = [f"labels in {_named(wanted.languages.source)}"]
+    told += [f"unlabelled text{f' ({named})' if named else ''}"] if wanted.reference else []
+    told += ["translated rows"] if any(task.translated.given() for task in wanted.tasks) else []
     rank = f", rank {adapter.rank}, alpha {adapter.alpha}" if adapter.type == "lora" else ""
     seeds = f"seed{'s' * (len(wanted.seeds) > 1)} {', '.join(map(str, wanted.seeds))}"
     return [
         ("backbone", backbone.name + loaded),
-        ("from", f"labels in {_named(wanted.languages.source)}{text}"),
+        ("from", ", ".join(told)),
         ("into", ", ".join(map(_named, wanted.languages.targets))),
         ("tasks", ", ".join(dict.fromkeys(row["task"] for row in run.rows))),
         ("with", f"{adapter.type} adapters{rank}; {seeds}"),
@@ -119,6 +121,12 @@ _ROLES = {
     "arithmetic": "merged",
     "adamergex": "merged",
     "target-ft": "target labels: upper bound",
+    "translate-test": "reads the translation",
+    "translate-train": "translated rows",
+    "input-fusion": "reads both in one prompt",
+    "x-mixup": "reads both, mixed",
+    "flare": "reads both, fused",
+    "flare-mt": "a translation model reads too",
 }
 
 
