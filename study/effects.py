@@ -496,6 +496,8 @@ def _fusing(setting: str, task: str) -> Iterator[Question]:
     for rival in ("translate-train", "x-mixup"):
         label = f"flare, block input, against {rival}"
         yield ask("F1-train", label, entering, (rival, ""), "worsetrain")
+    mixed = ("x-mixup", "")
+    yield ask("F1-train", "x-mixup against translate-train", mixed, ("translate-train", ""), "worsetrain")
     reading = {name: (name, "") for name in ("translate-test", "input-fusion", "x-mixup")}
     reading |= {"flare, block output": fused, "flare, block input": entering}
     reading["flare cross_attention"] = flare("cross_attention")
