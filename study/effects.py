@@ -96,7 +96,7 @@ class Effect:
         p: Two-sided.
         score: Mean score of the row in question, in percent.
         base_score: Of the row that it is compared with.
-        languages: By language, the mean score of the row that it is compared with, and the mean difference.
+        languages: Mean difference by language.
         parts: Mean difference on each backbone; where there is one backbone, with each seed.
         p_parts: Two-sided p of a t-test on these few numbers, which the bootstrap takes for all there are.
         n: Test items of a language.
@@ -110,7 +110,7 @@ class Effect:
     p: float
     score: float
     base_score: float
-    languages: Mapping[str, tuple[float, float]]
+    languages: Mapping[str, float]
     parts: tuple[float, ...]
     p_parts: float
     n: int
@@ -236,10 +236,7 @@ class Runs:
         sides = min(int((drawn <= 1e-9).sum()), int((drawn >= -1e-9).sum()))
         cells = [pair for row in table.values() for pair in row]
         by_language = {
-            code: (
-                statistics.fmean(row[index][1].score for row in table.values()),
-                statistics.fmean(row[index][0].score - row[index][1].score for row in table.values()),
-            )
+            code: statistics.fmean(row[index][0].score - row[index][1].score for row in table.values())
             for index, code in enumerate(languages)
         }
         return Effect(
@@ -447,11 +444,8 @@ def _references(setting: str, task: str) -> Iterator[Question]:
 
 def _fusing(setting: str, task: str) -> Iterator[Question]:
     def flare(name: str, **settings: str) -> tuple[str, str]:
-        given = {
-            "source_state": "block-output",
-            **settings,
-        }  # that of the protocol; the default is another since
-        method = Method(method="flare", fusion=name, **given)
+        """A row of FLARE; at the block's output as in the protocol, where the default is another since."""
+        method = Method(method="flare", fusion=name, **{"source_state": "block-output", **settings})
         return "flare", variant(method, "lora")
 
     fused, entering = flare("add_relu"), flare("add_relu", source_state="block-input")

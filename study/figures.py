@@ -151,10 +151,8 @@ def curves(sweeps: Iterable[Mapping[str, Any]]) -> Any:
                 label = f"{language} (λ is tuned here)" if decides else language
                 axes.plot(weights, change, "--" if decides else "-", label=label, linewidth=1.4)
             axes.axhline(0, color="#343a40", linewidth=0.8)
-            axes.grid(color="#e9ecef")
             axes.set_title(f"{task}: {name}", loc="left", fontsize=8)
-            for side in ("top", "right"):
-                axes.spines[side].set_visible(False)
+            lighten(axes)
     for axes in panels[-1]:
         axes.set_xlabel("λ")
     for axes in panels[0]:
@@ -195,16 +193,14 @@ def by_language(effects: Sequence[Effect]) -> Any:
             ]
             gains = found[0]["languages"]
             places = [place for place, code in enumerate(languages) if code in gains]
-            drawn = [gains[code][1] for code in languages if code in gains]
+            drawn = [gains[code] for code in languages if code in gains]
             axes.plot(places, drawn, "o", label=name, markersize=6)
         axes.axhline(0, color="#343a40", linewidth=0.8)
         ticks = [f"{code}\n{share}" for code, share in languages.items()]
         axes.set_xticks(range(len(languages)), ticks, fontsize=8)
         axes.set_title(SETTINGS[setting].partition(" (")[0], loc="left", fontsize=9, fontweight="bold")
         axes.set_xlabel("language, and what the pretraining text has of it")
-        axes.grid(color="#e9ecef")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        lighten(axes)
     panels[0, 0].set_ylabel("points above source-ft")
     panels[0, -1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return titled(figure, "Lift by language, from rare to frequent")
@@ -231,9 +227,7 @@ def over_noise(effects: Sequence[Effect], title: str) -> Any:
         axes.axhline(mine[0]["base_score"], color="#343a40", linestyle=":", label="source-ft")
         axes.set_title(FUSED[setting], loc="left", fontsize=9, fontweight="bold")
         axes.set_xlabel("wrong English words at test time, in percent")
-        axes.grid(color="#e9ecef")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        lighten(axes)
     panels[0, 0].set_ylabel("score, mean over languages")
     panels[0, -1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return titled(figure, title)
@@ -242,6 +236,13 @@ def over_noise(effects: Sequence[Effect], title: str) -> Any:
 def method_of(effect: Effect) -> str:
     """The method in a label such as `20% wrong: flare`."""
     return str(effect["label"]).split(": ", 1)[1]
+
+
+def lighten(axes: Any) -> None:
+    """A pale grid, and no frame above and on the right."""
+    axes.grid(color="#e9ecef")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
 
 def titled(figure: Any, title: str) -> Any:
