@@ -186,20 +186,20 @@ def by_language(effects: Sequence[Effect]) -> Any:
     """Points above source-ft by language, from rare to frequent, a panel for each setting."""
     figure, panels = plt.subplots(1, len(RARITY), figsize=(9, 3.6), width_ratios=[3, 6], squeeze=False)
     for axes, (setting, languages) in zip(panels[0], RARITY.items(), strict=True):
-        for (question, label), name in LIFTS.items():
+        for offset, ((question, label), name) in zip((-0.1, 0, 0.1), LIFTS.items(), strict=True):
             mine = [one for one in of_question(effects, question) if one["setting"] == setting]
             found = [
                 one for one in mine if one["label"].endswith(label) and not one["label"].startswith("qa")
             ]
             gains = found[0]["languages"]
-            places = [place for place, code in enumerate(languages) if code in gains]
+            places = [place + offset for place, code in enumerate(languages) if code in gains]
             drawn = [gains[code] for code in languages if code in gains]
             axes.plot(places, drawn, "o", label=name, markersize=6)
         axes.axhline(0, color="#343a40", linewidth=0.8)
         ticks = [f"{code}\n{share}" for code, share in languages.items()]
         axes.set_xticks(range(len(languages)), ticks, fontsize=8)
         axes.set_title(SETTINGS[setting].partition(" (")[0], loc="left", fontsize=9, fontweight="bold")
-        axes.set_xlabel("language, and what the pretraining text has of it")
+        axes.set_xlabel("language, and its pretraining text")
         lighten(axes)
     panels[0, 0].set_ylabel("points above source-ft")
     panels[0, -1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
