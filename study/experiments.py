@@ -18,6 +18,7 @@ from lingualift.config import Data
 from lingualift.data import load_rows
 from lingualift.fusion.functions import FUSIONS
 from lingualift.miniworld.data import QA_PROMPT
+from lingualift.miniworld.noise import noisy
 
 SEEDS = (40, 41, 42)
 """Seeds of adapters, used by nothing else."""
@@ -339,9 +340,9 @@ def conditions(places: Places, name: str, raw: Raw, further: list[Any]) -> Itera
     yield Study(f"{name}-bothnoise", "B1", fusing.worsened(both, 0.2, places.work / "noise" / f"{name}-0.2"))
     trained = {**plain, "methods": ["source-ft", "translate-train", "x-mixup", ENTERING]}
     trained.pop("flare", None)
-    noisy = fusing.worsened(trained, 0.2, places.work / "noise" / f"{name}-0.2")
+    asked = fusing.worsened(trained, 0.2, places.work / "noise" / f"{name}-0.2")
     yield Study(
-        f"{name}-worsetrain", "F1", worse_training(noisy, 0.2, places.work / "noise" / f"{name}-train")
+        f"{name}-worsetrain", "F1", worse_training(asked, 0.2, places.work / "noise" / f"{name}-train")
     )
 
 
@@ -352,12 +353,15 @@ def worse_training(raw: Raw, share: float, folder: Path) -> Raw:
     for code in raw["languages"]["targets"]:
         rows = fusing.rows_of(load_rows(data, code, "train", folder, ("id", "text", "label")).dataset)
         words = sorted({word for row in rows for word in row["text"].split()})
-        texts = [fusing.noisy(row["text"], share, f"0 {row['id']}", words) for row in rows]
-        kept = ({"id": row["id"], "label": row["label"]} for row in rows)
-        write_rows(
-            folder / code / "train.jsonl",
-            ({**row, "text": text} for row, text in zip(kept, texts, strict=True)),
+        worse = (
+            {
+                "id": row["id"],
+                "label": row["label"],
+                "text": noisy(row["text"], share, f"0 {row['id']}", words),
+            }
+            for row in rows
         )
+        write_rows(folder / code / "train.jsonl", worse)
     into = {**task["translated"], "into_targets": {"files": f"{folder}/{{language}}/{{split}}.jsonl"}}
     return {**raw, "tasks": [{**task, "translated": into}]}
 
