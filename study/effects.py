@@ -440,6 +440,12 @@ def _references(setting: str, task: str) -> Iterator[Question]:
         yield ask("M7", f"{size} texts", one, Row(part, task, *SOURCE))
         if size != "2000":
             yield ask("M7", f"{size} texts against 2000", one, Row("main", task, *SUBTRACTED))
+    if task == "mini-sentiment":  # whose form the dialogues do not hold
+        return
+    for size, part in (("100", "dialogue100"), ("500", "dialogue500"), ("2000", "dialoguelong")):
+        for what, row in (("reference alone", ("reference-only", "")), ("not subtracted", PLAIN)):
+            label = f"{size} dialogues, 200 steps at 2e-3, {what}"
+            yield ask("M7", label, Row(part, task, *row), Row(part, task, *SOURCE))
 
 
 def _fusing(setting: str, task: str) -> Iterator[Question]:

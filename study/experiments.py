@@ -256,7 +256,12 @@ def domains(places: Places, name: str, raw: Raw) -> Iterator[Study]:
         if kind == "dialogue":
             longer = {**raw["training"], "reference": {"steps": 200, "batch_size": 16, "learning_rate": 2e-3}}
             methods = [*SUBTRACTED, {**SUM, "weight": 0.5}, {**DELTA, "weight": 0.5}, "reference-only"]
-            yield Study(f"{name}-dialoguelong", "M2", {**one, "training": longer, "methods": methods})
+            lifting = {**one, "training": longer}
+            yield Study(f"{name}-dialoguelong", "M2", {**lifting, "methods": methods})
+            for rows in (100, 500):
+                fewer = with_text({**lifting, "tasks": raw["tasks"][1:]}, max_rows={"train": rows})
+                kept = ["source-ft", {**SUM, "weight": 1.0}, "reference-only"]
+                yield Study(f"{name}-dialogue{rows}", "M7", {**fewer, "methods": kept})
 
 
 def write_texts(places: Places) -> None:
@@ -325,8 +330,7 @@ def with_references(raw: Raw, merged: Raw) -> Raw:
 def conditions(places: Places, name: str, raw: Raw, further: list[Any]) -> Iterator[Study]:
     """One setting: every method under every translation; with a blank English side; beside a merged adapter."""
     rivals = ["source-ft", "translate-test", "translate-train", "input-fusion", "x-mixup"]
-    plain = {key: value for key, value in raw.items() if key != "reference"}
-    plain["training"] = {"task": raw["training"]["task"]}
+    plain = {**less(raw, "reference"), "training": {"task": raw["training"]["task"]}}
     methods = {**plain, "methods": [*rivals, *further]}
     for share in NOISE:
         folder = places.work / "noise" / f"{name}-{share:g}"
@@ -334,16 +338,19 @@ def conditions(places: Places, name: str, raw: Raw, further: list[Any]) -> Itera
     yield Study(f"{name}-blank", "F2", blanked(methods, places.work / "noise" / f"{name}-blank"))
     onto = {"method": "flare-on-merged", "space": "delta", "weight": 0.5}
     merged = [{**DELTA, "weight": 0.5}, {**FLARE, **onto}, {**ENTERING, **onto}]
-    without = {key: value for key, value in raw.items() if key != "flare"}
-    both = {**without, "methods": ["source-ft", "translate-train", FLARE, ENTERING, *merged]}
+    both = {**less(raw, "flare"), "methods": ["source-ft", "translate-train", FLARE, ENTERING, *merged]}
     yield Study(f"{name}-both", "B1", both)
     yield Study(f"{name}-bothnoise", "B1", fusing.worsened(both, 0.2, places.work / "noise" / f"{name}-0.2"))
-    trained = {**plain, "methods": ["source-ft", "translate-train", "x-mixup", ENTERING]}
-    trained.pop("flare", None)
+    trained = {**less(plain, "flare"), "methods": ["source-ft", "translate-train", "x-mixup", ENTERING]}
     asked = fusing.worsened(trained, 0.2, places.work / "noise" / f"{name}-0.2")
     yield Study(
         f"{name}-worsetrain", "F1", worse_training(asked, 0.2, places.work / "noise" / f"{name}-train")
     )
+
+
+def less(raw: Mapping[str, Any], *keys: str) -> Raw:
+    """The experiment without some of its settings."""
+    return {key: value for key, value in raw.items() if key not in keys}
 
 
 def worse_training(raw: Raw, share: float, folder: Path) -> Raw:
