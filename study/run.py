@@ -29,6 +29,8 @@ from lingualift.miniworld import write_data
 from lingualift.pipeline.progress import watching
 
 ROOT = Path(__file__).parents[1]
+NEEDED = ("data/nusax", "data/nusatranslation", "data/ntrex", "data/nusaparagraph", "backbones/nusantara-4m")
+"""What the study reads that is not in the repository."""
 console = Console()
 
 
@@ -37,12 +39,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shared", type=Path, required=True, help="holds data/ and backbones/")
+    parser.add_argument("--shared", type=Path, required=True, help="holds data sets and a backbone")
     parser.add_argument("--work", type=Path, required=True, help="where everything is made")
     parser.add_argument("--only", default="", help="regular expression of the experiments' names")
     parser.add_argument("--list", action="store_true", help="name the experiments and their questions")
     parser.add_argument("--workers", type=int)
     options = parser.parse_args()
+    for name in NEEDED:
+        if not (options.shared / name).is_dir():
+            parser.error(f"--shared {options.shared} holds no {name}; it needs {', '.join(NEEDED)}")
     methods.register()
     places = Places(options.shared.resolve(), options.work.resolve())
     make_worlds(places)

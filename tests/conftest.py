@@ -1,4 +1,4 @@
-"""Every test runs offline, on one thread, with a hub cache of its own."""
+"""Every test runs offline, on one thread, with a hub cache of its own; some run the command line."""
 
 import os
 import tempfile
@@ -14,6 +14,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from commands import Commands
+
 torch.set_num_threads(1)
 settings.register_profile(
     "lingualift",
@@ -28,3 +30,17 @@ settings.load_profile("lingualift")
 def _remove_the_cache():
     yield
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cli():
+    """Runs the command line in processes of its own."""
+    with Commands() as commands:
+        yield commands
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -8,11 +8,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "spine"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 
 import plain_peft
-from commands import Commands
 from worlds import small_data
 
 from lingualift.miniworld import BACKBONE
@@ -45,9 +44,3 @@ def users(tmp_path_factory):
         return made[name]
 
     return make
-
-
-@pytest.fixture(scope="session")
-def cli():
-    with Commands() as commands:
-        yield commands

@@ -1,4 +1,4 @@
-"""What the tests of the spine share: two small backbones, the mini-world's files, and the command line."""
+"""What the tests of the spine share: two small backbones and the mini-world's files."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from commands import Commands
 from worlds import build_bpe_backbone, small_data
 
 from lingualift.backbone import find_backbone
@@ -34,17 +33,3 @@ def mini():
 def data(tmp_path_factory):
     """Task data of the mini-world, a few rows of it; read only."""
     return small_data(tmp_path_factory.mktemp("world") / "data")
-
-
-@pytest.fixture(scope="session")
-def cli():
-    """Runs the command line in processes of its own."""
-    with Commands() as commands:
-        yield commands
-
-
-@pytest.fixture
-def inside(tmp_path, monkeypatch):
-    """An empty folder to work in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path

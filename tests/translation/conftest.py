@@ -1,4 +1,4 @@
-"""A small NLLB with random weights, a stand-in that translates word for word, and the command line."""
+"""A small NLLB with random weights and a stand-in that translates word for word."""
 
 import json
 import sys
@@ -12,7 +12,6 @@ for folder in ("families", "spine"):
     sys.path.insert(0, str(Path(__file__).parents[1] / folder))
 
 import tiny  # noqa: E402
-from commands import Commands  # noqa: E402
 
 
 def widened(folder, config):
@@ -45,17 +44,3 @@ def mbart(tmp_path_factory):
         forced_eos_token_id=None,
     )  # fmt: skip
     return widened(folder, config)
-
-
-@pytest.fixture(scope="session")
-def cli():
-    """Runs the command line in processes of its own."""
-    with Commands() as commands:
-        yield commands
-
-
-@pytest.fixture
-def inside(tmp_path, monkeypatch):
-    """An empty folder to work in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
