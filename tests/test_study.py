@@ -1,6 +1,8 @@
 """The study: its experiments are valid, its comparisons are of rows that are run, its arithmetic is right."""
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import yaml
 
 import lingualift as ll
 from lingualift.config import load_experiment
+from lingualift.demo import SHOWN
 from lingualift.miniworld import write_data
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.methods import METHODS, check_methods, variant
@@ -21,6 +24,7 @@ sys.path.insert(0, str(ROOT / "study"))
 
 import effects  # noqa: E402
 import experiments as study  # noqa: E402
+import figures  # noqa: E402
 import methods  # noqa: E402
 
 
@@ -82,6 +86,14 @@ def test_every_experiment_can_be_planned(every, tmp_path):
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(raw))
         assert plan_of(path)[0].steps
+
+
+def test_a_folder_without_the_data_sets_is_refused_before_anything_is_made(tmp_path):
+    command = [sys.executable, ROOT / "study/run.py", "--shared", tmp_path, "--work", tmp_path / "work"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "holds no data/nusax" in done.stderr
+    assert not (tmp_path / "work").exists()
 
 
 def test_the_tuning_language_is_in_no_average(every, tmp_path):
@@ -212,3 +224,72 @@ def test_the_methods_of_the_study_begin_where_they_say(places, tmp_path):
     assert fused.start.first == merged
     done = ll.run(path, output=tmp_path / "run")
     assert {row["method"] for row in done.rows} == set(names)
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    return json.loads(effects.NUMBERS.read_text(encoding="utf-8"))
+
+
+PAGE = ROOT / "docs" / "study.md"
+FORESTS = tuple(name for name in figures.TITLES if name != "F1-source")
+"""Figures that show effects one by one."""
+LINES = ("F1-source", "M5-curves", "languages")
+
+
+def test_the_tables_of_the_page_are_those_of_the_numbers(numbers):
+    page = PAGE.read_text(encoding="utf-8")
+    assert figures.filled(page, numbers) == page
+    shown = set(re.findall(r"<!-- table (\S+) -->", page))
+    assert shown == {one["question"] for one in numbers["effects"]} == set(figures.TITLES)
+
+
+def test_every_effect_that_the_page_tells_is_among_the_numbers(numbers):
+    """In its sentences as in its tables: `+1.2 [+0.3, +2.0]`."""
+    known = {figures.told(one) for one in numbers["effects"]}
+    told = re.findall(r"[+-]\d+\.\d \[[^\]]*\]", PAGE.read_text(encoding="utf-8"))
+    assert told
+    assert set(told) <= known
+
+
+def test_what_the_demo_tells_is_among_the_numbers(numbers):
+    told = re.findall(r"[+-]\d+\.\d \[[^\]]*\]", SHOWN)
+    assert told
+    assert set(told) <= {figures.told(one) for one in numbers["effects"]}
+
+
+def test_every_comparison_of_the_protocol_has_its_number(numbers):
+    asked = [(one.question, one.setting, one.label, one.named) for one in effects.questions()]
+    found = [
+        tuple(one[key] for key in ("question", "setting", "label", "named")) for one in numbers["effects"]
+    ]
+    assert found == asked
+
+
+def test_the_corrected_p_values_are_holms(numbers):
+    named = [one for one in numbers["effects"] if one["named"]]
+    assert len(named) == 28
+    assert [one["p_holm"] for one in named] == pytest.approx(
+        [min(1, value) for value in effects.holm([one["p"] for one in named])], abs=28 * 1e-4
+    )
+    assert all(one["clear"] == (max(one["p_holm"], one["p_parts"]) <= effects.LEVEL) for one in named)
+
+
+def test_the_figures_show_the_numbers(numbers, tmp_path):
+    """Drawn anew, every figure tells the effects that the one in the docs tells."""
+    (tmp_path / "study.md").write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, ROOT / "study" / "figures.py", "--docs", tmp_path], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for name in (*FORESTS, *LINES):
+        drawn, kept = ((folder / "study" / f"{name}.svg").read_text() for folder in (tmp_path, PAGE.parent))
+        assert words(drawn) == words(kept)
+        if name in FORESTS:
+            for one in effects.of_question(numbers["effects"], name):
+                assert figures.told(one).replace("-", "\N{MINUS SIGN}") in kept or figures.told(one) in kept
+        assert f"study/{name}.svg" in PAGE.read_text(encoding="utf-8")
+
+
+def words(svg):
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
