@@ -42,7 +42,7 @@ TITLES = {
     "M5": "Merging minus source-ft, by the rule that sets λ",
     "M5-rules": "Rules that set λ minus λ = 0.5",
     "M6": "AdaMergeX minus source-ft, by kind of adapter",
-    "M7": "AdaMergeX minus source-ft (delta, λ = 1), by texts per language",
+    "M7": "By texts per language, AdaMergeX (delta, λ = 1) where no other row is named; minus source-ft",
     "F1": "FLARE (add_relu, block output) minus its rivals, by share of wrong English words",
     "F1-input": "FLARE (add_relu, block input) minus its rivals, by share of wrong English words",
     "F1-source": "Scores over the share of wrong English words",
@@ -155,8 +155,7 @@ def curves(sweeps: Iterable[Mapping[str, Any]]) -> Any:
             lighten(axes)
     for axes in panels[-1]:
         axes.set_xlabel("λ")
-    for axes in panels[0]:
-        axes.legend(fontsize=6, frameon=False)
+        axes.legend(fontsize=6, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.3))
     for axes in panels[:, 0]:
         axes.set_ylabel("points above λ = 0")
     return titled(figure, "Validation scores over λ, mean over backbones and seeds")
