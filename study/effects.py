@@ -416,6 +416,12 @@ def _references(setting: str, task: str) -> Iterator[Question]:
         return
     long = [Row("dialoguelong", task, *row) for row in (("reference-only", ""), SUBTRACTED, PLAIN, SOURCE)]
     yield ask("M2-source", "dialogues, 200 steps at 2e-3, reference alone", long[0], long[3])
+    for what, half in (
+        ("subtracted", ("adamergex", "delta")),
+        ("not subtracted", ("arithmetic", "delta-sum")),
+    ):
+        row = Row("dialoguelong", task, half[0], f"{half[1]}-weight=0.5")
+        yield ask("M2-source", f"dialogues, 200 steps at 2e-3, λ = 0.5, {what}", row, long[3])
     bound = Row("main", task, "target-ft")
     yield ask("M2-only", "reference alone against target-ft", long[0], bound)
     yield ask("M2-only", "subtracted against reference alone", long[1], long[0])
@@ -429,7 +435,13 @@ def _references(setting: str, task: str) -> Iterator[Question]:
                 if start == "own":
                     shared = Row("starts", task, "adamergex", f"{space}-weight={weight}")
                     yield ask("M3", f"{space}, λ = {weight}: own against shared", one, shared)
+    for weight in ("0.5", "1"):
+        one, base = (
+            Row("starts", task, "adamergex", f"{space}-weight={weight}") for space in ("delta", "factors")
+        )
+        yield ask("M3", f"λ = {weight}: delta against factors", one, base)
     of_ia3 = Row("ia3", task, *SOURCE)
+    yield ask("M6", "source-ft: (IA)³ against LoRA", of_ia3, Row("main", task, *SOURCE))
     yield ask("M6", "LoRA, λ = 1", Row("main", task, *SUBTRACTED), Row("main", task, *SOURCE))
     tuned = Row("main", task, "adamergex", "delta")
     yield ask("M6", "LoRA, λ tuned", tuned, Row("main", task, *SOURCE))
