@@ -266,6 +266,13 @@ def test_every_comparison_of_the_protocol_has_its_number(numbers):
     assert found == asked
 
 
+def test_the_page_counts_what_was_run(numbers):
+    counts = "about {hours} hours on two cores, resumable; {experiments} experiments, {configurations:,} configurations"
+    page = PAGE.read_text(encoding="utf-8")
+    assert counts.format(**numbers) in page
+    assert f"{numbers['scores']:,} scores" in page
+
+
 def test_the_corrected_p_values_are_holms(numbers):
     named = [one for one in numbers["effects"] if one["named"]]
     assert len(named) == 28
