@@ -5,10 +5,10 @@ import json
 
 import pytest
 from adapter_folders import write_lora
-from commands import fresh
 from huggingface_hub import ModelCard
 from stand_in import Hub
 
+from commands import fresh
 from lingualift.errors import UserError
 from lingualift.hub import check_repository, published
 from lingualift.merging import merge

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 import yaml
-from commands import fresh
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from test_methods import TASK
 from worlds import experiment, read_jsonl, write_experiment
 
+from commands import fresh
 from lingualift.languages import all_languages
 from lingualift.miniworld import BACKBONE
 from lingualift.pipeline.methods import METHODS

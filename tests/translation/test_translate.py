@@ -9,10 +9,10 @@ import pytest
 import tiny
 import torch
 import transformers
-from commands import Commands
 from prefixing import write_rows
 
 import lingualift as ll
+from commands import Commands
 from lingualift.backbone import find_backbone, load_backbone
 from lingualift.config import Backbone, Data, Translation
 from lingualift.errors import UserError
