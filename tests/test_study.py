@@ -26,6 +26,7 @@ import effects  # noqa: E402
 import experiments as study  # noqa: E402
 import figures  # noqa: E402
 import methods  # noqa: E402
+import questions  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +68,7 @@ def test_every_experiment_is_valid_and_every_comparison_is_of_rows_that_it_runs(
         rows[one.name] = {(task, *name) for task in tasks for name in names}
         assert set(effects.REPORTED[one.name.split("-")[0].rstrip("123")]) & set(experiment.languages.targets)
     runs = effects.Runs(Path("runs"))
-    for question in effects.questions():
+    for question in questions.questions():
         for row in (question.one, question.base):
             for folder in runs.names(question.setting, row.part).values():
                 assert row[1:] in rows[folder.name], (question, folder.name)
@@ -104,7 +105,7 @@ def test_the_tuning_language_is_in_no_average(every, tmp_path):
 
 
 def test_there_are_28_named_comparisons():
-    named = [question for question in effects.questions() if question.named]
+    named = [question for question in questions.questions() if question.named]
     assert [sum(one.question == name for one in named) for name in ("M1", "F1")] == [12, 16]
     assert "all 28" in (ROOT / "study" / "PROTOCOL.md").read_text()
 
@@ -154,7 +155,9 @@ def runs(tmp_path):
 
 
 def ask(one, base="base"):
-    return effects.Question("Q", "world", "", effects.Row("main", "t", one), effects.Row("main", "t", base))
+    return questions.Question(
+        "Q", "world", "", questions.Row("main", "t", one), questions.Row("main", "t", base)
+    )
 
 
 def test_an_effect_is_the_mean_difference_in_the_reported_languages_with_its_interval(runs):
@@ -259,7 +262,7 @@ def test_what_the_demo_tells_is_among_the_numbers(numbers):
 
 
 def test_every_comparison_of_the_protocol_has_its_number(numbers):
-    asked = [(one.question, one.setting, one.label, one.named) for one in effects.questions()]
+    asked = [(one.question, one.setting, one.label, one.named) for one in questions.questions()]
     found = [
         tuple(one[key] for key in ("question", "setting", "label", "named")) for one in numbers["effects"]
     ]
