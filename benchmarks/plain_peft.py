@@ -1,6 +1,6 @@
 """A user's own training script: plain torch, transformers and peft on rows of JSON Lines, nothing of lingualift.
 
-python plain_peft.py BACKBONE ROWS.jsonl TASK OUTPUT [--seed N] [--steps N] [--config JSON] [--base NAME]
+python plain_peft.py BACKBONE ROWS.jsonl TASK OUTPUT [--seed N] [--steps N] [--config JSON]
 """
 
 import argparse
