@@ -33,7 +33,9 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5, help="adapters of each task, and draws of references")
-    parser.add_argument("--steps", type=int, default=100, help="of each training; another number, another --output")
+    parser.add_argument(
+        "--steps", type=int, default=100, help="of each training; another number, another --output"
+    )
     parser.add_argument("--languages", nargs="+", default=WEAK)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
