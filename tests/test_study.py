@@ -240,6 +240,11 @@ FORESTS = tuple(name for name in figures.TITLES if name != "F1-source")
 LINES = ("F1-source", "M5-curves", "languages")
 
 
+def effects_in(text):
+    """Every `+1.2 [+0.3, +2.0]`."""
+    return set(re.findall(r"[+-]\d+\.\d \[[^\]]*\]", text))
+
+
 def test_the_tables_of_the_page_are_those_of_the_numbers(numbers):
     page = PAGE.read_text(encoding="utf-8")
     assert figures.filled(page, numbers) == page
@@ -250,15 +255,15 @@ def test_the_tables_of_the_page_are_those_of_the_numbers(numbers):
 def test_every_effect_that_the_page_tells_is_among_the_numbers(numbers):
     """In its sentences as in its tables: `+1.2 [+0.3, +2.0]`."""
     known = {figures.told(one) for one in numbers["effects"]}
-    told = re.findall(r"[+-]\d+\.\d \[[^\]]*\]", PAGE.read_text(encoding="utf-8"))
+    told = effects_in(PAGE.read_text(encoding="utf-8"))
     assert told
-    assert set(told) <= known
+    assert told <= known
 
 
 def test_what_the_demo_tells_is_among_the_numbers(numbers):
-    told = re.findall(r"[+-]\d+\.\d \[[^\]]*\]", SHOWN)
+    told = effects_in(SHOWN)
     assert told
-    assert set(told) <= {figures.told(one) for one in numbers["effects"]}
+    assert told <= {figures.told(one) for one in numbers["effects"]}
 
 
 def test_every_comparison_of_the_protocol_has_its_number(numbers):
