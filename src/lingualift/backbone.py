@@ -343,6 +343,7 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     model.fresh_weights = fresh
     _check_placed(ref, model)
     _keep_packing(model)
+    _read_in_order(model)
     if ref.head.kind != "words":
         _widen_head(model)
     if hasattr(
@@ -387,6 +388,21 @@ def _keep_packing(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def _read_in_order(model: Any) -> None:
+    """Give the head for words a contiguous input, whoever cuts the logits: we, peft or transformers' `generate`.
+
+    States that were cut from longer rows (`logits_to_keep` as a number) are not contiguous, and torch on a processor
+    then copies the head's matrix once for every row: 50 s for 16 rows of Gemma 3's 262,144 words, against 0.04 s.
+    """
+    head = model.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(_contiguous)
+
+
+def _contiguous(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.contiguous() for value in given)
 
 
 def _widen_head(model: Any) -> None:

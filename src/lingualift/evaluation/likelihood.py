@@ -15,6 +15,9 @@ from lingualift.tasks import Example
 from lingualift.training.encoding import encode_pair
 from lingualift.training.sides import Side, pad_sides, scored_sides, source_pad
 
+_LOGITS = 2**24
+"""Logits that are worked on at once, in float32: 64 MiB."""
+
 Progress = Callable[[int, int], None]
 """Told how many are done, of how many."""
 
@@ -136,7 +139,8 @@ def _log_likelihoods(
     rows = torch.tensor([row for row, _ in answers], device=model.device)
     targets = torch.tensor([ids + [0] * (longest - len(ids)) for _, ids in answers], device=model.device)
     real = torch.tensor([[i < len(ids) for i in range(longest)] for _, ids in answers], device=model.device)
-    logits = read.logits[rows, -1:]  # (answers, 1, vocabulary)
+    first = read.logits[:, -1:]
+    logprobs = (first[rows, 0, targets[:, 0]].float() - log_sums(first)[rows, 0])[:, None]  # (answers, 1)
     if longest > 1:
         cache = read.past_key_values
         cache.batch_select_indices(rows)
@@ -145,10 +149,25 @@ def _log_likelihoods(
         going_on = model(
             input_ids=targets[:, :-1], attention_mask=mask, position_ids=positions, past_key_values=cache
         )
-        logits = torch.cat([logits, going_on.logits], dim=1)
-    logprobs = torch.log_softmax(logits.float(), dim=-1).gather(2, targets[:, :, None])[:, :, 0]
+        logprobs = torch.cat([logprobs, label_logprobs(going_on.logits, targets[:, 1:])], dim=1)
     totals: list[float] = torch.where(real, logprobs, 0.0).sum(dim=1).tolist()
     return totals
+
+
+def label_logprobs(logits: Any, labels: Any) -> Any:
+    """Log-probabilities, in float32, of labels (rows, tokens) by logits (rows, tokens, vocabulary)."""
+    return logits.gather(2, labels[:, :, None])[:, :, 0].float() - log_sums(logits)
+
+
+def log_sums(logits: Any) -> Any:
+    """Logarithm of the summed exponentials (rows, tokens) of logits (rows, tokens, vocabulary), in float32.
+
+    A few rows at once: all of a large vocabulary's logits in float32 would take a multiple of what they take.
+    """
+    import torch
+
+    size = max(1, _LOGITS // max(1, logits.shape[1] * logits.shape[2]))
+    return torch.cat([few.float().logsumexp(dim=-1) for few in logits.split(size)])
 
 
 def left_pad(tokenizer: Any, rows: Sequence[Sequence[int]], device: Any) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from typing import Any
 
 from lingualift.backbone import BackboneRef
 from lingualift.config import Training
-from lingualift.evaluation.likelihood import Progress, left_pad
+from lingualift.evaluation.likelihood import Progress, label_logprobs, left_pad
 from lingualift.tasks import TASKS
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
 from lingualift.training.encoding import IGNORED
 from lingualift.training.feed import feed_of
 
 _ROWS = 8  # windows at once
-_LOGITS = 2**28  # numbers in the logits of one batch: 1 GiB in float32
+_LOGITS = 2**26  # numbers in the logits of one batch: 256 MiB in float32
 
 
 def mean_nats(
@@ -85,10 +85,9 @@ def _causal(model: Any, tokenizer: Any, texts: Sequence[str], window: int, progr
         batch = windows[done : done + max(1, min(64, _LOGITS // (longest * vocabulary)))]
         inputs = left_pad(tokenizer, batch, model.device)
         with torch.inference_mode():
-            logits = model(**inputs, use_cache=False).logits[:, :-1].float()
-        real = inputs["attention_mask"][:, :-1].bool()
-        targets = inputs["input_ids"][:, 1:]
-        total += torch.nn.functional.cross_entropy(logits[real], targets[real], reduction="sum").item()
+            logits = model(**inputs, use_cache=False).logits[:, :-1]
+            real = inputs["attention_mask"][:, :-1].bool()
+            total -= label_logprobs(logits, inputs["input_ids"][:, 1:])[real].sum().item()
         count += int(real.sum())
         done += len(batch)
         progress(done, len(windows))

@@ -143,16 +143,21 @@ def evaluate(
 
 
 def entropy(
-    ref: BackboneRef, adapter: Path, task: Task, examples: Sequence[Example], scoring: Scoring
+    ref: BackboneRef,
+    adapter: Path,
+    task: Task,
+    examples: Sequence[Example],
+    scoring: Scoring,
+    progress: Progress = lambda done, total: None,
 ) -> dict[str, float]:
-    """How unsure an adapter is of its answers to questions, whose gold is not looked at.
+    """How unsure an adapter is of its answers to questions, whose gold is not looked at; arguments as for `evaluate`.
 
     Returns:
         `score`: the mean entropy of the distributions over the labels, in percent of that of a fair draw; `stderr`.
     """
     ref = answering(ref, task, examples)
     with adapted(ref, adapter) as (model, tokenizer):
-        found, _ = predict(ref, model, tokenizer, task, examples, scoring)
+        found, _ = predict(ref, model, tokenizer, task, examples, scoring, progress)
     scores = np.array([list((one.scores or {}).values()) for one in found])  # (rows, labels)
     logs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
     each = -100 * (np.exp(logs) * logs).sum(axis=1) / math.log(scores.shape[1])

@@ -9,7 +9,7 @@ from typing import Any
 from lingualift.config import Scoring
 from lingualift.errors import UserError
 from lingualift.evaluation.batches import in_batches
-from lingualift.evaluation.likelihood import Progress
+from lingualift.evaluation.likelihood import Progress, label_logprobs
 from lingualift.tasks import Example
 from lingualift.training.collator import Padding
 from lingualift.training.encoding import IGNORED, source_ids, target_ids
@@ -123,8 +123,7 @@ def _log_likelihoods(
         real = torch.zeros_like(labels, dtype=torch.bool)
         for row, (_, ids) in enumerate(answers):
             real[row, _scored(tokenizer, ids)] = True
-        logprobs = torch.log_softmax(logits.float(), dim=-1)
-        picked = logprobs.gather(2, labels.masked_fill(labels == IGNORED, 0)[:, :, None])[:, :, 0]
+        picked = label_logprobs(logits, labels.masked_fill(labels == IGNORED, 0))
         totals: list[float] = torch.where(real, picked, 0.0).sum(dim=1).tolist()
     return totals
 

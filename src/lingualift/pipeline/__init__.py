@@ -159,6 +159,8 @@ def run_plan(plan: Plan, folder: Path, store: Store, watch: Watch = lambda event
                     "step": event.step.label(),
                     "key": event.step.key,
                     **({"text": event.text} if event.text else {}),
+                    **({"done": event.done, "total": event.total} if event.what == "pulse" else {}),
+                    **({"seconds_left": round(event.left, 1)} if event.left is not None else {}),
                 }
                 log.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 log.flush()

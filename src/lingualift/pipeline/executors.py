@@ -18,6 +18,7 @@ from typing import Any
 
 from lingualift.devices import device, use_threads
 from lingualift.errors import UserError
+from lingualift.pipeline.pulse import Beat, Pulse
 from lingualift.pipeline.steps import Step
 from lingualift.pipeline.store import Store, damage
 
@@ -27,11 +28,13 @@ class Event:
     """What happened: all steps are known ("plan"), one began ("start"), went on ("progress"), warned, failed, ended.
 
     Attributes:
-        what: "plan", "start", "progress", "warning", "failed" or "end".
+        what: "plan", "start", "progress", "pulse", "warning", "failed" or "end". A pulse comes every half minute of a
+            step that is running, however seldom it says how far it is.
         step: The step; the first one, for "plan".
-        done: Units done so far, for "progress"; how many steps there are, for "plan".
-        total: Units in all, for "progress"; the cost of all steps, for "plan".
-        text: What it warned of, or failed by.
+        done: Units done so far, for "progress" and "pulse"; how many steps there are, for "plan".
+        total: Units in all, for "progress" and "pulse" (0 while not known); the cost of all steps, for "plan".
+        text: What it warned of, or failed by; how far it is, for "pulse".
+        left: Seconds that are left, for "pulse"; None while not known.
     """
 
     what: str
@@ -39,6 +42,7 @@ class Event:
     done: int = 0
     total: int = 0
     text: str = ""
+    left: float | None = None
 
 
 Watch = Callable[[Event], None]
@@ -67,6 +71,34 @@ def run_locally(steps: Sequence[Step], store: Store, workers: int, watch: Watch)
     Raises:
         UserError: a step's own; or a worker died. Steps that were finished stay in the store.
     """
+    with _pulsing(watch) as told:
+        _run(steps, store, workers, told)
+
+
+@contextlib.contextmanager
+def _pulsing(watch: Watch) -> Iterator[Watch]:
+    """A watch that is told of every running step each half minute too, never of two things at once."""
+    lock = threading.Lock()
+
+    def tell(step: Step, beat: Beat) -> None:
+        with lock:
+            watch(Event("pulse", step, beat.done, beat.total, str(beat), beat.left()))
+
+    def told(event: Event) -> None:
+        if event.what == "start":
+            pulse.start(event.step)
+        elif event.what == "progress":
+            pulse.progress(event.step, event.done, event.total)
+        elif event.what in ("failed", "end"):
+            pulse.end(event.step)
+        with lock:
+            watch(event)
+
+    with Pulse(tell) as pulse:
+        yield told
+
+
+def _run(steps: Sequence[Step], store: Store, workers: int, watch: Watch) -> None:
     if workers == 1:
         for step in steps:
             _here(step, store, watch)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lingualift.pipeline.executors import Event, Watch
+from lingualift.pipeline.pulse import Beat, Pulse
 from lingualift.pipeline.words import duration
 
 
@@ -27,11 +28,15 @@ def _bars(console: Console) -> Progress:
 
 @contextlib.contextmanager
 def watching(console: Console) -> Iterator[Watch]:
-    """Bars for a run; where the console is no terminal, a line for each finished step instead."""
+    """Bars for a run; where the console is no terminal, lines instead: of each step its start, pulse and end."""
     with _bars(console) as bars:
         whole = bars.add_task("planning", total=None)
         running: dict[str, TaskID] = {}
         count, done, began = 0, 0, time.monotonic()
+
+        def say(line: str) -> None:
+            if not console.is_terminal:
+                console.print(line, markup=False, highlight=False)
 
         def watch(event: Event) -> None:
             nonlocal count, done
@@ -41,6 +46,9 @@ def watching(console: Console) -> Iterator[Watch]:
                 bars.update(whole, description=f"0 of {count} steps", total=event.total, completed=0)
             elif event.what == "start":
                 running[key] = bars.add_task(f"  {event.step.label()}", total=None)
+                say(f"{event.step.label()}: started")
+            elif event.what == "pulse":
+                say(f"{event.step.label()}: {event.text}")
             elif event.what == "progress":
                 bars.update(running[key], total=event.total, completed=event.done)
             elif event.what == "warning":
@@ -49,9 +57,7 @@ def watching(console: Console) -> Iterator[Watch]:
                 bars.remove_task(running.pop(key))
                 done += 1
                 bars.update(whole, description=f"{done} of {count} steps", advance=event.step.cost)
-                if not console.is_terminal:
-                    line = f"{done}/{count} {event.step.label()}"
-                    console.print(line, markup=False, highlight=False)
+                say(f"{done}/{count} {event.step.label()}")
 
         yield watch
     if done:
@@ -60,7 +66,18 @@ def watching(console: Console) -> Iterator[Watch]:
 
 @contextlib.contextmanager
 def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """One bar; what it yields takes units done and units in all."""
-    with _bars(console) as bars:
+    """One bar, or lines where the console is no terminal; what it yields takes units done and units in all."""
+
+    def tell(name: str, beat: Beat) -> None:
+        if not console.is_terminal:
+            console.print(f"{name}: {beat}", markup=False, highlight=False)
+
+    with _bars(console) as bars, Pulse(tell) as pulse:
         task = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        pulse.start(what)
+
+        def count(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+            pulse.progress(what, done, total)
+
+        yield count

@@ -485,7 +485,16 @@ class Sweep(Step):
         task, examples = self.source.labelled(self.language, self.split)
         backbone = self.adapters[0][1].backbone
         metric = "entropy" if self.by == "entropy" else task.metrics[0]
-        tried = []
+        tried, n = [], len(examples)
+
+        def score(folder: Path, before: int) -> dict[str, Any]:
+            def count(done: int, total: int) -> None:
+                progress(before + n * done // total, n * len(self.grid))
+
+            if self.by == "entropy":
+                return entropy(backbone, folder, task, examples, self.scoring, count)
+            return evaluate(backbone, folder, task, examples, self.scoring, count).scores[metric]
+
         with tempfile.TemporaryDirectory(dir=output) as scratch:
             for index, weight in enumerate(self.grid):
                 kept = work / f"{index}.json"
@@ -493,15 +502,11 @@ class Sweep(Step):
                 if entry is None:
                     folder = Path(scratch) / str(index)
                     self.how.merge(inputs, weight, folder)
-                    if self.by == "entropy":
-                        entry = {"weight": weight, **entropy(backbone, folder, task, examples, self.scoring)}
-                    else:
-                        found = evaluate(backbone, folder, task, examples, self.scoring)
-                        entry = {"weight": weight, **found.scores[metric]}
+                    entry = {"weight": weight, **score(folder, n * index)}
                     write_json(kept, {"entry": entry, "seal": fingerprint(entry)})
                     shutil.rmtree(folder)
                 tried.append(entry)
-                progress(index + 1, len(self.grid))
+                progress(n * (index + 1), n * len(self.grid))
         sign = -1.0 if self.by == "entropy" else 1.0
         chosen = choose_weight([(entry["weight"] or 0.0, sign * (entry["score"] or 0.0)) for entry in tried])
         write_json(
@@ -510,7 +515,7 @@ class Sweep(Step):
                 "chosen": chosen,
                 "metric": metric,
                 "language": self.language,
-                "n": len(examples),
+                "n": n,
                 "tried": tried,
             },
         )
@@ -633,7 +638,7 @@ class Evaluate(Step):
         from lingualift.evaluation.runner import evaluate
 
         task, examples = self.source.labelled(self.language, self.split)
-        found = evaluate(self.backbone, inputs.get("adapter"), task, examples, self.scoring)
+        found = evaluate(self.backbone, inputs.get("adapter"), task, examples, self.scoring, progress)
         write_jsonl(output / PREDICTIONS_FILE, found.rows())
         write_json(output / SCORES_FILE, found.summary())
 
