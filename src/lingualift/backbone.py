@@ -318,6 +318,8 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     import torch
     import transformers
 
+    from lingualift.products import multiplies_slowly, multiply_wide
+
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     config = _config(ref.source, ref.revision, ref.trust_remote_code, ref.name)
@@ -353,6 +355,8 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
             eos_token_id=ends_of(tokenizer) or None, pad_token_id=tokenizer.pad_token_id
         )
     model.requires_grad_(False).eval()
+    if multiplies_slowly(model.dtype, device()):
+        multiply_wide(model)
     return model if ref.device_map or ref.quantization else model.to(device()), tokenizer
 
 

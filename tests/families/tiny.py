@@ -25,6 +25,8 @@ NLLB_TAGS = [
 DECODERS = ("llama", "llama3", "gemma2", "qwen2", "qwen3")
 ENCODER_DECODERS = ("t5", "mt5", "nllb")
 ENCODERS = ("xlmr", "bert")
+LARGE = ("gemma3-words",)
+"""With as many words as the real model has, most of which the tokenizer never writes: what grows with them is seen."""
 
 
 def _texts():
@@ -85,7 +87,7 @@ def _pieces(special):
 
 def tokenizer_of(name):
     """The tokenizer of a kind of backbone."""
-    if name in DECODERS:
+    if name in (*DECODERS, *LARGE):
         return hf.PreTrainedTokenizerFast(
             tokenizer_object=_bytes(["<unk>", "<s>", "</s>", "<pad>"]), **SPECIAL
         )
@@ -130,6 +132,10 @@ def config_of(name, size):
         "llama": lambda: hf.LlamaConfig(**decoder),
         "llama3": lambda: hf.LlamaConfig(**{**decoder, "rope_theta": 500000.0, "tie_word_embeddings": True}),
         "gemma2": lambda: hf.Gemma2Config(**{**decoder, "sliding_window": 16, "query_pre_attn_scalar": 8}),
+        "gemma3-words": lambda: hf.Gemma3TextConfig(
+            **{**decoder, "vocab_size": 262_144, "hidden_size": 64, "tie_word_embeddings": True,
+               "sliding_window": 512, "query_pre_attn_scalar": 8},
+        ),
         "qwen2": lambda: hf.Qwen2Config(**decoder),
         "qwen3": lambda: hf.Qwen3Config(**decoder),
         "t5": lambda: hf.T5Config(**t5),
@@ -151,7 +157,7 @@ def build(name, folder: Path) -> Path:
     config = config_of(name, len(tokenizer))
     torch.manual_seed(0)
     kinds = {
-        **dict.fromkeys(DECODERS, hf.AutoModelForCausalLM),
+        **dict.fromkeys((*DECODERS, *LARGE), hf.AutoModelForCausalLM),
         **dict.fromkeys(ENCODER_DECODERS, hf.AutoModelForSeq2SeqLM),
         **dict.fromkeys(ENCODERS, hf.AutoModelForMaskedLM),
     }

@@ -111,7 +111,7 @@ def feed_of(
         collate: Any = Collator(tokenizer.pad_token_id, trims_logits=keeps_logits(model))
         if isinstance(task, TextTask):
             check_objective(ref, task)
-            return Feed(encode_texts(tokenizer, rows, segment_tokens), collate, 0, None)
+            return Feed(encode_texts(tokenizer, rows, segment_tokens), collate, 0, WordLoss())
         return _continued(tokenizer, rows, collate, settings.max_length)
     start = model.config.decoder_start_token_id if ref.family == "encoder-decoder" else None
     collate = Padding(tokenizer.pad_token_id, decoder_start=start)
@@ -144,7 +144,7 @@ def _fused(
         return _answered(tokenizer, ref.head, task, rows, collate, settings.max_length, **more)
     if ref.family == "decoder":
         collate = PairCollator(Collator(pad, trims_logits=keeps_logits(model)), pad=theirs)
-        feed = _continued(tokenizer, rows, collate, settings.max_length)
+        feed = replace(_continued(tokenizer, rows, collate, settings.max_length), loss=None)
     else:
         start = model.config.decoder_start_token_id
         collate = PairCollator(Padding(pad, decoder_start=start), pad=theirs)
@@ -235,7 +235,7 @@ def _continued(tokenizer: Any, rows: Sequence[Example], collate: Collate, max_le
     room = max_length - len(ending(tokenizer))
     pairs = [encode_pair(tokenizer, row.prompt, row.answer, room) for row in rows]
     encoded = [training_row(tokenizer, pair) for pair in pairs]
-    return Feed(encoded, collate, sum(pair.truncated > 0 for pair in pairs), None)
+    return Feed(encoded, collate, sum(pair.truncated > 0 for pair in pairs), WordLoss())
 
 
 def _written(tokenizer: Any, rows: Sequence[Example], collate: Collate, max_length: int) -> Feed:
@@ -299,6 +299,61 @@ def _windows(
     return [{**span_row(window, start, end), **side} for window, side in zip(windows, sides, strict=True)]
 
 
+class WordLoss:
+    """Mean negative log-likelihood of the next word, over all batches of a step, as a decoder of transformers has it.
+
+    Where the logits of a batch are more than `LOGITS` numbers, they are never all there at once. That asks for a plain
+    frozen head behind which the model does nothing to its logits, as Gemma 2 does: found out on the first batch.
+    """
+
+    def __init__(self) -> None:
+        self._alone: bool | None = None
+
+    def __call__(self, model: Any, batch: dict[str, Any], count: Any) -> Any:
+        """The loss of a batch, whose labels (rows, tokens) are those of its last tokens."""
+        import torch
+
+        from lingualift.products import LOGITS, summed_loss
+
+        labels = batch.pop("labels")
+        head = _base(model).get_output_embeddings()
+        large = labels.numel() * getattr(head, "out_features", 0) > LOGITS
+        plain = isinstance(head, torch.nn.Linear) and head.bias is None and not head.weight.requires_grad
+        if not (large and plain) or self._alone is False:
+            return self._whole(model, batch, labels, count)
+        read: list[Any] = []
+
+        def first(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+            read.append(given[0])
+            return (given[0][:, :1].contiguous(),)
+
+        hook = head.register_forward_pre_hook(first, prepend=True)
+        try:
+            logits = model(**batch).logits
+        finally:
+            hook.remove()
+        states = read.pop()
+        if self._alone is None:
+            with torch.no_grad():
+                self._alone = torch.equal(logits, head(states[:, :1].contiguous()))
+            if not self._alone:
+                return self._whole(model, batch, labels, count)
+        real = labels[:, 1:] != IGNORED
+        total = summed_loss(states[:, :-1][real], head.weight, labels[:, 1:][real])
+        return total / (real.sum() if count is None else count)
+
+    @staticmethod
+    def _whole(model: Any, batch: dict[str, Any], labels: Any, count: Any) -> Any:
+        counted = {} if count is None else {"num_items_in_batch": count}
+        return model(**batch, labels=labels, **counted).loss
+
+
+def _base(model: Any) -> Any:
+    """The backbone under DDP and an adapter."""
+    inner = getattr(model, "module", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
 def token_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
     """Mean negative log-likelihood of the labels, over all batches of a step."""
     labels = batch.pop("labels")
@@ -310,8 +365,7 @@ def masked_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
     """As `token_loss`; the head, most of the cost where the vocabulary is large, sees the masked tokens alone."""
     labels = batch.pop("labels")
     chosen = labels != IGNORED
-    inner = getattr(model, "module", model)  # under DDP
-    base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    base = _base(model)
     heads = head_modules(base)
     if len(heads) > 1:
         logits = model(**batch).logits[chosen]

@@ -1,0 +1,141 @@
+"""Products that torch is slow at, or that need too much memory.
+
+bfloat16 on processors without instructions for it: products are taken in float32 and rounded as bfloat16's are. There
+torch multiplies bfloat16 matrices about seven times slower than float32 ones (AVX2: 8 against 60 GFLOP/s a core). The
+product of two bfloat16 numbers is exact in float32, and either way the sum is taken in float32 and rounded once: it is
+the same function, up to the order of sums. Memory stays that of bfloat16: weights are widened a piece at a time.
+
+The loss of a large vocabulary: 8 segments of 128 tokens have a gigabyte of logits with 262,144 words, and as much again
+for each of softmax and gradients. A frozen head needs no more of them than the gradient of its input, which is taken
+in the same pass, a few tokens at a time (as in Liger Kernel, https://arxiv.org/abs/2410.10989).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_PIECE = 2**21  # weights that are held in float32 at once: 8 MiB, which caches hold
+LOGITS = 2**26
+"""Logits that a loss holds at once: 256 MiB in float32."""
+_ROWS = 4  # below, torch's own way is faster: it reads the weights once and widens nothing
+
+
+def multiplies_slowly(dtype: torch.dtype, place: str) -> bool:
+    """Whether torch has no fast product of matrices of this format on a device (`cpu`, `cuda`, …)."""
+    return place == "cpu" and dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def multiply_wide(model: torch.nn.Module) -> None:
+    """Let the frozen bfloat16 linear layers of a model multiply in float32; nothing else about them changes."""
+    for module in model.modules():
+        if type(module) is torch.nn.Linear and module.weight.dtype == torch.bfloat16:
+            module.__class__ = WideLinear
+
+
+class WideLinear(torch.nn.Linear):  # type: ignore[misc]
+    """A frozen bfloat16 linear layer that multiplies in float32."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """The output (..., n) of states (..., k), in bfloat16."""
+        fits = states.dtype == self.weight.dtype == torch.bfloat16 and states.device.type == "cpu"
+        if not fits or self.weight.requires_grad or states.numel() < _ROWS * self.in_features:
+            return super().forward(states)
+        found: Tensor = _Product.apply(states, self.weight, self.bias)
+        return found
+
+
+class _Product(torch.autograd.Function):  # type: ignore[misc]
+    """States times a frozen matrix, plus a frozen bias."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        with torch.autocast("cpu", enabled=False):
+            rows = states.reshape(-1, states.shape[-1]).float()
+            out = states.new_empty(len(rows), len(weight))
+            for part, piece in _pieces(weight):
+                if bias is None:
+                    out[:, part] = rows @ piece.T
+                else:
+                    out[:, part] = torch.addmm(bias[part].float(), rows, piece.T)
+        return out.view(*states.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        grad = grads[0].reshape(-1, len(weight))
+        with torch.autocast("cpu", enabled=False):
+            total = torch.zeros(len(grad), weight.shape[1])
+            for part, piece in _pieces(weight):
+                total.addmm_(grad[:, part].float(), piece)
+        return total.to(weight.dtype).view(*grads[0].shape[:-1], -1), None, None
+
+
+def _pieces(weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows of a matrix after another, in float32."""
+    size = max(1, _PIECE // weight.shape[1])
+    for start in range(0, len(weight), size):
+        yield slice(start, start + size), weight[start : start + size].float()
+
+
+def summed_loss(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Summed negative log-likelihood, in float32, of words under a frozen head.
+
+    Args:
+        states: What the head reads, (tokens, width).
+        weight: The head's matrix, (words, width); it gets no gradient.
+        labels: Ids of the words, (tokens,).
+    """
+    found: Tensor = _SummedLoss.apply(states, weight, labels)
+    return found
+
+
+class _SummedLoss(torch.autograd.Function):  # type: ignore[misc]
+    """The loss, and the gradient of the states beside it."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        total = torch.zeros((), device=states.device)
+        grad = torch.empty_like(states)
+        size = max(1, LOGITS // len(weight))
+        with torch.autocast(states.device.type, enabled=False):
+            for start in range(0, len(states), size):
+                few, theirs = states[start : start + size], labels[start : start + size, None]
+                logits = _product(few, weight)
+                sums = logits.logsumexp(1, keepdim=True)
+                total += (sums - logits.gather(1, theirs)).sum()
+                errors = logits.sub_(sums).exp_()
+                errors.scatter_add_(1, theirs, errors.new_full(theirs.shape, -1.0))
+                grad[start : start + size] = _product_back(errors, weight, states.dtype)
+        ctx.save_for_backward(grad)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * grads[0].to(grad.dtype), None, None
+
+
+def _product(states: Tensor, weight: Tensor) -> Tensor:
+    """Logits in float32."""
+    if not multiplies_slowly(weight.dtype, weight.device.type):
+        return torch.nn.functional.linear(states.to(weight.dtype), weight).float()
+    out = torch.empty(len(states), len(weight))
+    rows = states.float()
+    for part, piece in _pieces(weight):
+        out[:, part] = rows @ piece.T
+    return out
+
+
+def _product_back(errors: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Gradient of the states."""
+    if not multiplies_slowly(weight.dtype, weight.device.type):
+        return (errors.to(weight.dtype) @ weight).to(dtype)
+    total = torch.zeros(len(errors), weight.shape[1])
+    for part, piece in _pieces(weight):
+        total.addmm_(errors[:, part], piece)
+    return total.to(dtype)

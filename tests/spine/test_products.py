@@ -1,0 +1,83 @@
+"""bfloat16 products in float32, and the loss of a large vocabulary in parts, against torch's own."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from lingualift import products
+from lingualift.products import WideLinear, multiply_wide, summed_loss
+
+
+@pytest.fixture(params=[True, False], ids=["slow", "fast"])
+def processor(request, monkeypatch):
+    """A processor without, and one with, instructions for bfloat16."""
+    monkeypatch.setattr(products, "multiplies_slowly", lambda dtype, place: request.param)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [(1, 2), (3, 7), (300,)])
+def test_a_wide_layer_rounds_the_exact_product_once(rows, bias, monkeypatch):
+    monkeypatch.setattr(products, "_PIECE", 500)  # several pieces, and the last one shorter
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(40, 33, bias=bias, dtype=torch.bfloat16).requires_grad_(False)
+    states = torch.randn(*rows, 40, dtype=torch.bfloat16)
+    exact = functional.linear(states.double(), plain.weight.double(), plain.bias.double() if bias else None)
+    model = torch.nn.Sequential(plain)
+    multiply_wide(model)
+    assert type(model[0]) is WideLinear
+    found = model(states)
+    assert found.dtype == torch.bfloat16
+    # half a unit in the last place of bfloat16, and what float32 sums lose
+    assert ((found.double() - exact).abs() <= exact.abs() * 2**-8 * 1.01 + 1e-5).all()
+
+
+def test_its_gradient_is_that_of_the_product(monkeypatch):
+    monkeypatch.setattr(products, "_PIECE", 500)
+    torch.manual_seed(1)
+    layer = torch.nn.Linear(40, 33, dtype=torch.bfloat16).requires_grad_(False)
+    layer.__class__ = WideLinear
+    states = torch.randn(5, 6, 40, dtype=torch.bfloat16, requires_grad=True)
+    above = torch.randn(5, 6, 33, dtype=torch.bfloat16)
+    layer(states).backward(above)
+    exact = above.double() @ layer.weight.double()
+    assert ((states.grad.double() - exact).abs() <= exact.abs() * 2**-8 * 1.01 + 1e-5).all()
+
+
+def test_layers_that_are_trained_or_in_another_format_are_left_to_torch():
+    trained = torch.nn.Linear(4, 4, dtype=torch.bfloat16)
+    trained.__class__ = WideLinear
+    trained(torch.randn(8, 4, dtype=torch.bfloat16)).sum().backward()
+    assert trained.weight.grad is not None
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    multiply_wide(model)
+    assert type(model[0]) is torch.nn.Linear
+
+
+def test_autocast_does_not_reach_inside():
+    torch.manual_seed(2)
+    layer = torch.nn.Linear(64, 64, dtype=torch.bfloat16).requires_grad_(False)
+    layer.__class__ = WideLinear
+    states = torch.randn(16, 64, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(states), layer(states))
+        inside = layer(states)
+    assert torch.equal(inside, layer(states))
+
+
+@pytest.mark.usefixtures("processor")
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("tokens", [1, 9])
+def test_the_loss_in_parts_is_the_loss_at_once(dtype, close, tokens, monkeypatch):
+    monkeypatch.setattr(products, "LOGITS", 4 * 50)  # four tokens at once
+    torch.manual_seed(3)
+    weight = torch.randn(50, 12).to(dtype)
+    states = torch.randn(tokens, 12).to(dtype).requires_grad_()
+    labels = torch.randint(50, (tokens,))
+    loss = summed_loss(states, weight, labels)
+    (3 * loss).backward()
+    exact = states.detach().double().requires_grad_()
+    whole = functional.cross_entropy(exact @ weight.double().T, labels, reduction="sum")
+    (3 * whole).backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(whole.item(), rel=close)
+    assert (states.grad.double() - exact.grad).abs().max() <= close * exact.grad.abs().max()
