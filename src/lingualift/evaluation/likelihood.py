@@ -139,8 +139,7 @@ def _log_likelihoods(
     rows = torch.tensor([row for row, _ in answers], device=model.device)
     targets = torch.tensor([ids + [0] * (longest - len(ids)) for _, ids in answers], device=model.device)
     real = torch.tensor([[i < len(ids) for i in range(longest)] for _, ids in answers], device=model.device)
-    first = read.logits[:, -1:]
-    logprobs = (first[rows, 0, targets[:, 0]].float() - log_sums(first)[rows, 0])[:, None]  # (answers, 1)
+    logprobs = label_logprobs(read.logits[:, -1:], targets[:, :1], rows)
     if longest > 1:
         cache = read.past_key_values
         cache.batch_select_indices(rows)
@@ -154,20 +153,26 @@ def _log_likelihoods(
     return totals
 
 
-def label_logprobs(logits: Any, labels: Any) -> Any:
-    """Log-probabilities, in float32, of labels (rows, tokens) by logits (rows, tokens, vocabulary)."""
-    return logits.gather(2, labels[:, :, None])[:, :, 0].float() - log_sums(logits)
+def label_logprobs(logits: Any, labels: Any, rows: Any = None) -> Any:
+    """Log-probabilities, in float32, of labels.
 
+    A few rows at once: all of a large vocabulary's in float32 would take a multiple of what the logits take.
 
-def log_sums(logits: Any) -> Any:
-    """Logarithm of the summed exponentials (rows, tokens) of logits (rows, tokens, vocabulary), in float32.
-
-    A few rows at once: all of a large vocabulary's logits in float32 would take a multiple of what they take.
+    Args:
+        logits: (rows, tokens, vocabulary).
+        labels: Ids, (answers, tokens).
+        rows: Which row each answer is for, (answers,); None where each row has one.
     """
     import torch
 
+    rows = torch.arange(len(logits), device=logits.device) if rows is None else rows
     size = max(1, _LOGITS // max(1, logits.shape[1] * logits.shape[2]))
-    return torch.cat([few.float().logsumexp(dim=-1) for few in logits.split(size)])
+    return torch.cat(
+        [
+            torch.log_softmax(logits[few].float(), dim=-1).gather(2, theirs[:, :, None])[:, :, 0]
+            for few, theirs in zip(rows.split(size), labels.split(size), strict=True)
+        ]
+    )
 
 
 def left_pad(tokenizer: Any, rows: Sequence[Sequence[int]], device: Any) -> dict[str, Any]:
