@@ -25,6 +25,9 @@ NLLB_TAGS = [
 DECODERS = ("llama", "llama3", "gemma2", "qwen2", "qwen3")
 ENCODER_DECODERS = ("t5", "mt5", "nllb")
 ENCODERS = ("xlmr", "bert")
+BODIES = ("e5", "e5-words")
+"""Encoders without a head for words and a pooling layer: `BertModel` with XLM-R's kind of tokenizer, and the second
+with as many words as XLM-R."""
 
 
 def _texts():
@@ -142,6 +145,8 @@ def config_of(name, size):
         ),
         "xlmr": lambda: hf.XLMRobertaConfig(**encoder),
         "bert": lambda: hf.BertConfig(**encoder),
+        "e5": lambda: hf.BertConfig(**encoder),
+        "e5-words": lambda: hf.BertConfig(**{**encoder, "vocab_size": 250_037, "hidden_size": 64}),
     }[name]()  # fmt: skip
 
 
@@ -155,6 +160,9 @@ def build(name, folder: Path) -> Path:
         **dict.fromkeys(ENCODER_DECODERS, hf.AutoModelForSeq2SeqLM),
         **dict.fromkeys(ENCODERS, hf.AutoModelForMaskedLM),
     }
-    kinds[name].from_config(config).save_pretrained(folder)
+    if name in BODIES:
+        hf.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    else:
+        kinds[name].from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lingualift.architectures import Head, head_modules
 from lingualift.attachment import MIXUP
-from lingualift.backbone import BackboneRef, keeps_logits
+from lingualift.backbone import BackboneRef, check_speaks, keeps_logits
 from lingualift.config import Training
 from lingualift.errors import UserError
 from lingualift.tasks import Example, Task, TextTask
@@ -116,6 +116,7 @@ def feed_of(
     start = model.config.decoder_start_token_id if ref.family == "encoder-decoder" else None
     collate = Padding(tokenizer.pad_token_id, decoder_start=start)
     if isinstance(task, TextTask):
+        check_speaks(ref, model)
         return _texts(ref, tokenizer, task, rows, collate, segment_tokens, seed)
     if ref.family == "encoder-decoder":
         return _written(tokenizer, rows, collate, settings.max_length)
