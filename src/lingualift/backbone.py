@@ -449,7 +449,9 @@ def _put_words(model: Any, folder: Path) -> None:
     from lingualift.training.words import load_words
 
     load_words(model, folder)
-    model.fresh_weights = {name for name in model.fresh_weights if name.split(".")[0] not in head_modules(model)}
+    model.fresh_weights = {
+        name for name in model.fresh_weights if name.split(".")[0] not in head_modules(model)
+    }
 
 
 def _attention(config: Any) -> dict[str, str]:

@@ -442,7 +442,7 @@ def train_head(
             progress=progress,
         )
     _next(
-        f"lingualift train --backbone {backbone} --task masked-lm --words-head {output} --language … --data … --output …"
+        f"lingualift train --backbone {backbone} --task masked-lm --words-head {output} --language … --data …"
     )
 
 

@@ -27,6 +27,9 @@ from lingualift.pipeline import plan_of
 from lingualift.pipeline.cost import estimate
 from lingualift.provenance import read_json
 from lingualift.tasks import TASKS
+from lingualift.training.collator import Padding
+from lingualift.training.feed import masked_loss
+from lingualift.training.objectives import masked
 from lingualift.training.trainer import initialise_words, train_words
 from lingualift.training.words import HEAD_FILE, draw_words, expect, own_weights
 
@@ -49,7 +52,9 @@ def masked_model(ref):
     return load_backbone(ref.answering(WORDS))[0]
 
 
-@pytest.mark.parametrize(("name", "lacks"), [("e5", True), ("bert", False), ("xlmr", False), ("llama", False)])
+@pytest.mark.parametrize(
+    ("name", "lacks"), [("e5", True), ("bert", False), ("xlmr", False), ("llama", False)]
+)
 def test_whether_a_checkpoint_has_a_head_for_words_is_told_before_loading(backbone, name, lacks, monkeypatch):
     ref = backbone(name)
     monkeypatch.setattr("lingualift.backbone.load_model", None)
@@ -68,7 +73,9 @@ def test_a_head_for_other_things_is_no_head_for_words(backbone, tmp_path):
 
 def test_a_head_for_words_that_is_half_there_is_refused_as_before(backbone, tmp_path):
     model = hf.AutoModelForMaskedLM.from_pretrained(backbone("bert").source)
-    state = {name: value for name, value in model.state_dict().items() if "transform.LayerNorm.bias" not in name}
+    state = {
+        name: value for name, value in model.state_dict().items() if "transform.LayerNorm.bias" not in name
+    }
     model.save_pretrained(tmp_path / "half", state_dict=state)
     hf.AutoTokenizer.from_pretrained(backbone("bert").source).save_pretrained(tmp_path / "half")
     with pytest.raises(UserError, match=r"lacks cls.predictions.transform.LayerNorm.bias"):
@@ -124,7 +131,7 @@ def test_words_are_refused_without_a_head(backbone, tmp_path):
     """transformers would draw one at random, another one every time."""
     ref = backbone("e5")
     start = heads.drawn(ref, tmp_path / "start")
-    with pytest.raises(UserError, match="its checkpoint has no head for words .*\n.*train-head"):
+    with pytest.raises(UserError, match=r"its checkpoint has no head for words .*\n.*train-head"):
         heads.learn(ref, TASKS["masked-lm"], TEXTS["en"], start, tmp_path / "one")
     with pytest.raises(UserError, match="its checkpoint has no head for words"):
         mean_nats(ref, *load_backbone(ref), TEXTS["en"], 24, "en")
@@ -194,7 +201,7 @@ def test_a_head_is_the_same_again_and_after_a_stop(trained, tmp_path, monkeypatc
     arguments = {"seed": 0, "work": tmp_path / "work", "segment_tokens": 24}
     with pytest.raises(Stop):
         train_words(ref, TEXTS, saving, output=tmp_path / "stopped", progress=stop, **arguments)
-    kept = [path for path in (tmp_path / "work").glob("checkpoint-*/model.safetensors")]
+    kept = list((tmp_path / "work").glob("checkpoint-*/model.safetensors"))
     assert kept
     assert set(load_file(kept[0])) == set(first)  # no embeddings, no body
     seen = []
@@ -235,9 +242,21 @@ def test_references_read_by_the_frozen_head_and_hold_nothing_of_it(trained, tmp_
     assert "trained by lingualift on en, jv" in (made / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_head_is_trained_in_float32_for_a_bfloat16_backbone(trained, tmp_path):
+    """A step at the learning rate is lost in bfloat16; references read by what is left of it there."""
+    ref, folder = trained
+    narrow = replace(ref, dtype="bfloat16")
+    first, second = (load_file(one / HEAD_FILE) for one in (folder, head_of(narrow, tmp_path / "head")))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    speaking = narrow.with_words(folder)
+    assert masked_model(speaking).cls.predictions.transform.dense.weight.dtype == torch.bfloat16
+    start = heads.drawn(speaking, tmp_path / "start")
+    assert heads.learn(speaking, TASKS["masked-lm"], TEXTS["en"], start, tmp_path / "en", FEW)
+
+
 def test_a_damaged_head_or_one_of_another_backbone_is_refused(trained, backbone, tmp_path):
     ref, folder = trained
-    with pytest.raises(UserError, match="holds no words_head.safetensors"):
+    with pytest.raises(UserError, match=r"holds no words_head\.safetensors"):
         ref.with_words(tmp_path)
     with pytest.raises(UserError, match="was made for the backbone"):
         replace(ref, fingerprint="other").with_words(folder)
@@ -328,7 +347,14 @@ def test_two_references_of_the_command_line_share_a_head(backbone, tmp_path):
     ref = backbone("e5")
     whole.write(tmp_path, "e", ref.source, "nusax")
     runner = CliRunner()
-    shared = ["--backbone", ref.source, "--data", str(tmp_path / "{language}" / "text.txt"), "--max-length", "24"]
+    shared = [
+        "--backbone",
+        ref.source,
+        "--data",
+        str(tmp_path / "{language}" / "text.txt"),
+        "--max-length",
+        "24",
+    ]
 
     def told(*arguments):
         return runner.invoke(app, [*map(str, arguments), *shared, "--steps", "2", "--batch-size", "2"])
@@ -342,7 +368,9 @@ def test_two_references_of_the_command_line_share_a_head(backbone, tmp_path):
     for code in ("en", "jv"):
         made = told(*train, "--language", code, "--words-head", head, "--output", tmp_path / f"ref-{code}")
         assert made.exit_code == 0, made.output
-    one, other = (read_json(tmp_path / f"ref-{code}" / "provenance.json")["words_head"] for code in ("en", "jv"))
+    one, other = (
+        read_json(tmp_path / f"ref-{code}" / "provenance.json")["words_head"] for code in ("en", "jv")
+    )
     assert one == other
     assert one["languages"] == ["en", "jv"]
     idle = runner.invoke(
@@ -352,7 +380,9 @@ def test_two_references_of_the_command_line_share_a_head(backbone, tmp_path):
     assert "the task learns no words" in str(idle.exception)
 
 
-def test_a_large_vocabulary_costs_no_optimizer_state_and_no_logits_of_all_tokens(backbone, tmp_path, monkeypatch):
+def test_a_large_vocabulary_costs_no_optimizer_state_and_no_logits_of_all_tokens(
+    backbone, tmp_path, monkeypatch
+):
     """250,037 words: the trained numbers are a bias and the transform, and the head sees masked tokens alone."""
     ref = backbone("e5-words")
     seen = []
@@ -362,3 +392,23 @@ def test_a_large_vocabulary_costs_no_optimizer_state_and_no_logits_of_all_tokens
     assert all(len(shape) == 2 and shape[0] <= 20 for shape in seen)
     numbers = sum(value.numel() for value in load_file(folder / HEAD_FILE).values())
     assert numbers < 250_037 + 2 * 64 * 64
+
+
+@pytest.mark.parametrize("name", ["bert", "xlmr"])
+def test_masked_tokens_in_parts_have_the_loss_and_the_gradient_of_all_at_once(backbone, name, monkeypatch):
+    """Against transformers' own loss, over logits of every token."""
+    ref = backbone(name)
+    model, tokenizer = load_backbone(ref)
+    rows = masked(tokenizer, TEXTS["en"], 24, 0)
+    batch = Padding(tokenizer.pad_token_id)([rows[place] for place in range(4)])
+    states = model.get_input_embeddings().weight.requires_grad_(True)
+    try:
+        expected = model(**batch).loss
+        (slope,) = torch.autograd.grad(expected, states)
+        for at_once in (2**26, 3 * model.config.vocab_size, 1):
+            monkeypatch.setattr("lingualift.training.feed._LOGITS", at_once)
+            found = masked_loss(model, dict(batch), None)
+            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(torch.autograd.grad(found, states)[0], slope, rtol=1e-4, atol=1e-6)
+    finally:
+        states.requires_grad_(False)

@@ -114,7 +114,11 @@ def check(
     by_task = [[look for look in tasks if look.task == name] for name in names]
     findings = [
         *(Finding("error", each.where, each.found, each.expected, each.mend) for each in problems),
-        *in_backbone(plan.backbone.name, plan.backbone.lacks_words, any(step.kind == "words-head" for step in plan.steps)),
+        *in_backbone(
+            plan.backbone.name,
+            plan.backbone.lacks_words,
+            any(step.kind == "words-head" for step in plan.steps),
+        ),
         *(finding for look in seen for finding in in_spelling(look)),
         *(finding for look in tasks for finding in in_labels(look)),
         *(finding for look in overlaps for finding in in_overlap(look)),

@@ -68,7 +68,12 @@ def _made_here(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Lines of the recipe about parts that the backbone's checkpoint lacks."""
     lines = []
     if head := facts.get("words_head"):
-        lines.append(("head for words", f"trained by lingualift on {', '.join(head['languages'])}, then frozen: {_LACKS}"))
+        lines.append(
+            (
+                "head for words",
+                f"trained by lingualift on {', '.join(head['languages'])}, then frozen: {_LACKS}",
+            )
+        )
     if "pooler" in facts.get("drawn", ()):
         lines.append(("pooling layer", f"drawn from the seed and trained with the head: {_LACKS}"))
     return lines

@@ -189,6 +189,9 @@ def _mixed(
     return Feed(encoded, collate, sum(target.truncated for target in targets), loss)
 
 
+_LOGITS = 2**26
+"""Numbers in the logits that a head for words gives at once: 256 MiB in float32, and as much again in each pass."""
+
 OBJECTIVES = {
     "decoder": ("causal",),
     "encoder": ("masked",),
@@ -308,22 +311,50 @@ def token_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
 
 
 def masked_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
-    """As `token_loss`; the head, most of the cost where the vocabulary is large, sees the masked tokens alone."""
+    """As `token_loss`; the head, most of the cost where the vocabulary is large, sees the masked tokens alone.
+
+    Where even their logits are many, the head reads them in parts, and again in the backward pass.
+    """
+    from torch.utils.checkpoint import checkpoint
+
     labels = batch.pop("labels")
     chosen = labels != IGNORED
     inner = getattr(model, "module", model)  # under DDP
     base = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    heads = head_modules(base)
-    if len(heads) > 1:
-        logits = model(**batch).logits[chosen]
-    else:
-        head = getattr(base, heads[0])
-        hook = head.register_forward_pre_hook(lambda _, given: (given[0][chosen], *given[1:]))
-        try:
-            logits = model(**batch).logits
-        finally:
-            hook.remove()
-    return _mean(logits, labels[chosen], count)
+    names = head_modules(base)
+    head = getattr(base, names[0])  # what comes after it takes what it is given
+    most = max(1, _LOGITS // base.config.vocab_size) if len(names) == 1 else len(labels.flatten())
+    kept: dict[str, Any] = {}
+
+    def choose(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        states = given[0][chosen]
+        kept.update(states=states, more=given[1:], autocast=_autocast(states))
+        return (states[:most], *given[1:])
+
+    def part(states: Any, answers: Any) -> Any:
+        with kept["autocast"]:
+            return _mean(head(states, *kept["more"]), answers, count)
+
+    hook = head.register_forward_pre_hook(choose)
+    try:
+        logits = model(**batch).logits
+    finally:
+        hook.remove()
+    answers = labels[chosen]
+    count = len(answers) if count is None else count
+    loss = _mean(logits, answers[:most], count)
+    for start in range(most, len(answers), most):
+        place = slice(start, start + most)
+        loss = loss + checkpoint(part, kept["states"][place], answers[place], use_reentrant=False)
+    return loss
+
+
+def _autocast(states: Any) -> Any:
+    """The format of arithmetic that is in force: the trainer sets it for a model's own forward pass alone."""
+    import torch
+
+    kind = states.device.type
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
 
 
 def mixed_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Training a single adapter, or a head for words, outside an experiment, from the command line or a script of your own."""
+"""Training one adapter, or a head for words, outside an experiment: from the command line or a script of your own."""
 
 from __future__ import annotations
 

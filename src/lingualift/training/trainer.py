@@ -273,8 +273,8 @@ def measure_step(
         language=language,
         segment_tokens=segment_tokens,
         seed=0,
-        fused=start and _fused(start),
-        translator=start and _translator(start),
+        fused=_fused(start) if start else None,
+        translator=_translator(start) if start else None,
     )
     encoded = [feed.rows[index] for index in np.argsort(feed.lengths, kind="stable")]
     wrapped = attach(ref, start, trainable=True) if start else head_alone(model)
@@ -489,11 +489,12 @@ def train_words(
     if not ref.lacks_words:
         found = "has a head for words of its own, or needs none"
         raise UserError(f"backbone {ref.name!r}", found, "an encoder without one", "use it as it is")
-    model, tokenizer = load_backbone(ref)
+    wide = replace(ref, dtype="float32")  # in which a head is trained, whatever the backbone is held in
+    model, tokenizer = load_backbone(wide)
     rows = words_rows(tokenizer, texts, segment_tokens, seed)
     feed = Feed(rows, Padding(tokenizer.pad_token_id), 0, masked_loss)
     check_positions(model.config, "segment_tokens", max(feed.lengths), 0)
-    job = _Job(ref, model, feed, settings, None, seed, work, progress, Tracking(), False)
+    job = _Job(wide, model, feed, settings, None, seed, work, progress, Tracking(), False)
     try:
         wrapped, trainer = _fit(job)
         try:

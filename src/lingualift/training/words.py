@@ -6,7 +6,7 @@ transform, and a decoder that is the frozen embeddings with a bias. Only transfo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def head_alone(model: Any) -> Any:
     """
     import torch
 
-    class HeadAlone(torch.nn.Module):
+    class HeadAlone(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.whole = (model,)  # in a tuple, lest it be a part of this one
@@ -128,9 +128,7 @@ def settings_of(reference: Training, languages: int) -> Training:
     return reference.model_copy(update=changed)
 
 
-def words_rows(
-    tokenizer: Any, texts: Mapping[str, Sequence[str]], tokens: int, seed: int
-) -> Noised:
+def words_rows(tokenizer: Any, texts: Mapping[str, Sequence[str]], tokens: int, seed: int) -> Noised:
     """Segments of the texts of several languages, none of which holds two; tokens are masked as by `masked`."""
     each = [masked(tokenizer, some, tokens, seed) for some in texts.values()]
     return Noised([ids for one in each for ids in one.segments], each[0].noise, seed)
@@ -180,13 +178,15 @@ def load_words(model: Any, folder: Path) -> None:
     own = own_weights(model)
     problem = next(_misfits(own, tensors), None)
     if problem:
-        raise UserError(file, problem, f"the head of {type(model).__name__}", "make it anew for this backbone")
+        raise UserError(
+            file, problem, f"the head of {type(model).__name__}", "make it anew for this backbone"
+        )
     with torch.no_grad():
         for name, weight in own.items():
             weight.copy_(tensors[name])
 
 
-def _misfits(own: Mapping[str, Any], tensors: Mapping[str, Any]) -> Iterable[str]:
+def _misfits(own: Mapping[str, Any], tensors: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the tensors of a head, in words."""
     import torch
 
