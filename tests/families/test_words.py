@@ -254,6 +254,32 @@ def test_a_head_is_trained_in_float32_for_a_bfloat16_backbone(trained, tmp_path)
     assert heads.learn(speaking, TASKS["masked-lm"], TEXTS["en"], start, tmp_path / "en", FEW)
 
 
+SMALL = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 64}
+CONFIGS = {
+    "xlmr": lambda size: hf.XLMRobertaConfig(vocab_size=size, max_position_embeddings=66, pad_token_id=1, **SMALL),
+    "mpnet": lambda size: hf.MPNetConfig(vocab_size=size, pad_token_id=1, **SMALL),
+    "distilbert": lambda size: hf.DistilBertConfig(vocab_size=size, dim=32, hidden_dim=64, n_layers=2, n_heads=4),
+    "modernbert": lambda size: hf.ModernBertConfig(
+        vocab_size=size, pad_token_id=1, bos_token_id=0, eos_token_id=2, cls_token_id=0, sep_token_id=2, **SMALL
+    ),
+    "untied": lambda size: hf.BertConfig(vocab_size=size, tie_word_embeddings=False, **SMALL),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_bodies_of_other_classes_get_a_head_too(backbone, tmp_path, kind):
+    """As sentence encoders are saved; heads of several modules, and a config that would not tie."""
+    tokenizer = hf.AutoTokenizer.from_pretrained(backbone("xlmr").source)
+    hf.AutoModel.from_config(CONFIGS[kind](len(tokenizer))).save_pretrained(tmp_path / "body")
+    tokenizer.save_pretrained(tmp_path / "body")
+    ref = find_backbone(Backbone(name=str(tmp_path / "body")))
+    assert ref.lacks_words
+    speaking = ref.with_words(head_of(ref, tmp_path / "head"))
+    model = masked_model(speaking)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert math.isfinite(mean_nats(speaking, model, tokenizer, TEXTS["jv"], 24, "jv"))
+
+
 def test_a_damaged_head_or_one_of_another_backbone_is_refused(trained, backbone, tmp_path):
     ref, folder = trained
     with pytest.raises(UserError, match=r"holds no words_head\.safetensors"):
@@ -409,6 +435,8 @@ def test_masked_tokens_in_parts_have_the_loss_and_the_gradient_of_all_at_once(ba
             monkeypatch.setattr("lingualift.training.feed._LOGITS", at_once)
             found = masked_loss(model, dict(batch), None)
             torch.testing.assert_close(found, expected)
+            with torch.inference_mode():
+                torch.testing.assert_close(masked_loss(model, dict(batch), None), expected.detach())
             torch.testing.assert_close(torch.autograd.grad(found, states)[0], slope, rtol=1e-4, atol=1e-6)
     finally:
         states.requires_grad_(False)
