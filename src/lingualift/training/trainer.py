@@ -123,7 +123,7 @@ def initialise_fused(
     config, translator = named(config, base)
     model, _ = load_backbone(ref)
     heads = None if ref.head.kind == "words" else sorted(set(head_modules(model)))
-    if heads and not read_json(first_stage / CONFIG_FILE).get("modules_to_save"):
+    if heads and not _has_head(first_stage):
         found = "has no head, which the adapter's would begin from"
         raise UserError(first_stage, found, "an adapter trained on the task", "name the task adapter")
     torch.manual_seed(seed)
@@ -413,7 +413,7 @@ def train(
                     **({} if isinstance(task, TextTask) else {"chat_template": ref.chat}),
                     **({"labels": _labels(task, rows)} if ref.head.labels else {}),
                     **_beside_language(start, wrapped, rows),
-                    **_made_here(ref, task, model),
+                    **_made_here(ref, task, model, start),
                     "settings": settings.model_dump(mode="json"),
                     "rows_at_once": trainer.args.per_device_train_batch_size,
                     "seed": seed,
@@ -434,8 +434,8 @@ def train(
         raise
 
 
-def _made_here(ref: BackboneRef, task: Task | TextTask, model: Any) -> dict[str, Any]:
-    """What an adapter's provenance says of parts that the checkpoint lacks; the log tells of a pooling layer.
+def _made_here(ref: BackboneRef, task: Task | TextTask, model: Any, start: Path) -> dict[str, Any]:
+    """What an adapter's provenance says of parts that the checkpoint lacks; the log tells of a pooling layer, once.
 
     Returns:
         `words_head`: the facts of the head for words that was read by, which is no part of the adapter. `drawn`: the
@@ -445,7 +445,7 @@ def _made_here(ref: BackboneRef, task: Task | TextTask, model: Any) -> dict[str,
         return {} if ref.words is None else {"words_head": _words_facts(ref.words)}
     fresh = {part for name in model.fresh_weights for part in name.split(".")}
     drawn = [name for name in head_modules(model) if name in fresh]
-    if "pooler" in drawn:
+    if "pooler" in drawn and not _has_head(start):
         _LOG.warning(
             "%s has no pooling layer: it is drawn from the seed and trained with the head", shown(ref.name)
         )
@@ -581,9 +581,14 @@ def _put_on(job: _Job) -> Any:
         expect(job.model, job.feed.rows.segments)  # type: ignore[attr-defined]
         return head_alone(job.model)
     wrapped = attach(job.ref, job.start, trainable=True)
-    if not read_json(job.start / CONFIG_FILE).get("modules_to_save"):
+    if not _has_head(job.start):
         draw_head(wrapped, job.model.fresh_weights, job.seed)
     return wrapped
+
+
+def _has_head(start: Path) -> bool:
+    """Whether an adapter has a trained head, which is trained further."""
+    return bool(read_json(start / CONFIG_FILE).get("modules_to_save"))
 
 
 def _with_states(job: _Job, wrapped: Any) -> _Job:
