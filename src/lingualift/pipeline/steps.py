@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from lingualift.adapters.card import shown
 from lingualift.backbone import BackboneRef
 from lingualift.config import Adapter, GivenAdapter, Method, Scoring, Training
 from lingualift.errors import UserError
@@ -286,8 +287,8 @@ class WordsHead(Step):
 
     @property
     def cost(self) -> int:
-        """Training steps, guessed where epochs are given, each a third of a reference's."""
-        return max(1, (self.own_settings.steps or 500 * len(self.languages)) // 3)
+        """Training steps, guessed where epochs are given, each about half of a reference's."""
+        return max(1, (self.own_settings.steps or 500 * len(self.languages)) // 2)
 
     def recipe(self) -> dict[str, Any]:
         """Backbone, text, settings and seed."""
@@ -301,7 +302,7 @@ class WordsHead(Step):
 
     def what(self) -> str:
         """What people see of all steps that differ in language and seed alone."""
-        return f"train the head for words that {Path(self.backbone.name).name} lacks"
+        return f"train the head for words that {shown(self.backbone.name)} lacks"
 
     def label(self) -> str:
         """What people see of this step."""
@@ -315,7 +316,7 @@ class WordsHead(Step):
         about = {"data": {code: self.source.identity(code, self.split)["data"] for code in self.languages}}
         _LOG.warning(
             "the checkpoint of %s has no head for words: one is trained on %s, for the references alone",
-            self.backbone.name,
+            shown(self.backbone.name),
             ", ".join(self.languages),
         )
         train_words(

@@ -121,7 +121,7 @@ def head_alone(model: Any) -> Any:
 def settings_of(reference: Training, languages: int) -> Training:
     """How a head is trained, where references are trained by `reference`: it reads of each language as much as they.
 
-    The backward pass ends in the head, so that a step costs about a third of a reference's.
+    The backward pass ends in the head: a step of e5-small's takes about six tenths of a reference's.
     """
     steps = None if reference.steps is None else reference.steps * languages
     changed = {"learning_rate": LEARNING_RATE, "steps": steps, "gradient_checkpointing": False}
