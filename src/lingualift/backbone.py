@@ -28,7 +28,7 @@ from lingualift.architectures import (
 from lingualift.config import Backbone
 from lingualift.devices import device
 from lingualift.errors import UserError
-from lingualift.provenance import sha256_folder
+from lingualift.provenance import read_json, sha256_file, sha256_folder
 from lingualift.training.chat import frame
 from lingualift.training.encoding import ends_of
 
@@ -56,6 +56,9 @@ class BackboneRef:
         quantization: Number format that the weights are rounded to when they are loaded; None for `dtype`.
         device_map: How the weights are spread over devices; None for one device.
         chat: Whether prompts are asked by the tokenizer's chat template.
+        words: Folder of the head for words that is put on an encoder without one of its own
+            (`lingualift.training.words`).
+        words_fingerprint: sha256 of its weights.
     """
 
     name: str
@@ -68,12 +71,14 @@ class BackboneRef:
     quantization: str | None = None
     device_map: str | None = None
     chat: bool = False
+    words: Path | None = None
+    words_fingerprint: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """What determines results; where a folder lies does not, and the head follows from the task."""
         fields = asdict(self)
         always = ("dtype", "trust_remote_code", "fingerprint")
-        chosen = [key for key in ("quantization", "chat") if fields[key]]
+        chosen = [key for key in ("quantization", "chat", "words_fingerprint") if fields[key]]
         return {key: fields[key] for key in (*always, *chosen)}
 
     def record(self) -> dict[str, Any]:
@@ -94,6 +99,24 @@ class BackboneRef:
     def answering(self, head: Head) -> BackboneRef:
         """The same backbone with another head."""
         return replace(self, head=head)
+
+    @property
+    def lacks_words(self) -> bool:
+        """Whether it is an encoder whose checkpoint has no head for words; told before it is loaded."""
+        return self.family == "encoder" and not _holds_words(self.answering(WORDS).with_words(None))
+
+    def with_words(self, folder: Path | None) -> BackboneRef:
+        """The same backbone with a head for words that was trained for it; None for that of its checkpoint.
+
+        Raises:
+            UserError: the folder holds no such head, or one of another backbone.
+        """
+        if folder is None:
+            return replace(self, words=None, words_fingerprint=None)
+        from lingualift.training.words import HEAD_FILE, check_words
+
+        check_words(folder, self)
+        return replace(self, words=folder, words_fingerprint=sha256_file(folder / HEAD_FILE))
 
 
 def find_backbone(backbone: Backbone, base: Path = Path()) -> BackboneRef:
@@ -286,13 +309,77 @@ def weight_bytes(ref: BackboneRef) -> int:
     return round(total)
 
 
-def _headed(config: Any, head: Head) -> Any:
-    """A configuration with as many outputs as a head has."""
-    if not head.outputs:
+def _headed(config: Any, head: Head, *, tied: bool = False) -> Any:
+    """A configuration with as many outputs as a head has; `tied`: the head for words is the embeddings'."""
+    if not head.outputs and not tied:
         return config
     changed = copy.deepcopy(config)
-    changed.num_labels = head.outputs
+    if head.outputs:
+        changed.num_labels = head.outputs
+    else:
+        changed.tie_word_embeddings = True
     return changed
+
+
+@functools.cache
+def _holds_words(ref: BackboneRef) -> bool:
+    """Whether an encoder's checkpoint has weights for every part of its head for words.
+
+    A part that is there under an older name of its weight (`gamma`), or lacks one of several, counts as there: loading
+    tells. Embeddings that the head shares are no part of it.
+    """
+    found = _weight_names(ref)
+    if found is None:  # of the hub, and it cannot be asked for the names
+        return any(
+            name.endswith(("ForMaskedLM", "ForPreTraining")) for name in read_config(ref).architectures or ()
+        )
+    model = skeleton(ref)
+    heads = set(head_modules(model))
+    table = model.get_input_embeddings().weight
+    parts = {
+        name.rpartition(".")[0]
+        for name, weight in model.named_parameters()
+        if name.split(".")[0] in heads and weight is not table
+    }
+    return all(any(name.startswith(f"{part}.") for name in found) for part in parts)
+
+
+def _weight_names(ref: BackboneRef) -> set[str] | None:
+    """Names of the weights of a checkpoint, from the headers of its files; None if the hub does not tell them."""
+    folder = Path(ref.source)
+    if ref.revision is None and folder.is_dir():
+        index = folder / "model.safetensors.index.json"
+        if index.is_file():
+            return set(read_json(index)["weight_map"])
+        whole = folder / "model.safetensors"
+        files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+        return {name for file in files for name in _names_in(file)}
+    return _names_on_hub(ref)
+
+
+def _names_in(file: Path) -> list[str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "numpy") as tensors:
+            return list(tensors.keys())
+    except (OSError, SafetensorError) as error:
+        raise UserError(file, f"cannot be read ({error})", "safetensors weights", "fetch it again") from None
+
+
+def _names_on_hub(ref: BackboneRef) -> set[str] | None:
+    """Of a model of the hub: from the cache, else by its first bytes; no weight is fetched."""
+    from huggingface_hub import get_safetensors_metadata, try_to_load_from_cache
+
+    for name in ("model.safetensors.index.json", "model.safetensors"):
+        cached = try_to_load_from_cache(ref.source, name, revision=ref.revision)
+        if isinstance(cached, str):
+            file = Path(cached)
+            return set(read_json(file)["weight_map"] if name.endswith("json") else _names_in(file))
+    try:
+        return set(get_safetensors_metadata(ref.source, revision=ref.revision).weight_map)
+    except Exception:  # the hub's client raises many kinds; the architecture's name tells then
+        return None
 
 
 def _unloadable(name: str, error: Exception) -> UserError:
@@ -310,7 +397,7 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     """The model (frozen, in eval mode, on this process's device) and its tokenizer.
 
     A head that the checkpoint does not hold has weights of no meaning until an adapter brings its own; their names
-    are the model's `fresh_weights`.
+    are the model's `fresh_weights`. A head for words that `ref.words` names is put in its place, frozen too.
 
     Raises:
         UserError: the model or tokenizer cannot be loaded; weights of the model are missing.
@@ -327,7 +414,7 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     try:
         model, loaded = model_class(ref.family, ref.head).from_pretrained(
             ref.source,
-            config=_headed(config, ref.head),
+            config=_headed(config, ref.head, tied=ref.head == WORDS and ref.lacks_words),
             dtype=getattr(torch, ref.dtype),
             use_safetensors=True,
             output_loading_info=True,
@@ -343,6 +430,8 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     fresh = {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
     _check_loaded(ref, model, fresh)
     model.fresh_weights = fresh
+    if ref.head == WORDS and ref.words is not None:
+        _put_words(model, ref.words)
     _check_placed(ref, model)
     _keep_packing(model)
     _read_in_order(model)
@@ -358,6 +447,16 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     if multiplies_slowly(model.dtype, device()):
         multiply_wide(model)
     return model if ref.device_map or ref.quantization else model.to(device()), tokenizer
+
+
+def _put_words(model: Any, folder: Path) -> None:
+    """Put a trained head for words where the checkpoint has none."""
+    from lingualift.training.words import load_words
+
+    load_words(model, folder)
+    model.fresh_weights = {
+        name for name in model.fresh_weights if name.split(".")[0] not in head_modules(model)
+    }
 
 
 def _attention(config: Any) -> dict[str, str]:
@@ -434,7 +533,7 @@ def _check_placed(ref: BackboneRef, model: Any) -> None:
 
 def _check_loaded(ref: BackboneRef, model: Any, missing: Iterable[str]) -> None:
     """Refuse a checkpoint that leaves weights out which no adapter brings."""
-    head = () if ref.head.kind == "words" else head_modules(model)
+    head = () if ref.head.kind == "words" and not ref.lacks_words else head_modules(model)
     lost = sorted(key for key in missing if not any(part in head for part in key.split(".")))
     if lost:
         raise UserError(
@@ -443,6 +542,24 @@ def _check_loaded(ref: BackboneRef, model: Any, missing: Iterable[str]) -> None:
             + (f" and {len(lost) - 1} more weights" if len(lost) > 1 else ""),
             f"all weights of {type(model).__name__}",
             "take the checkpoint that was pretrained, with the head that it was pretrained with",
+        )
+
+
+def check_speaks(ref: BackboneRef, model: Any) -> None:
+    """Refuse a model whose head for words was never trained, where words are asked of it.
+
+    Raises:
+        UserError: its checkpoint has none, and none was put on it.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = head_modules(base)
+    fresh = sorted(name for name in base.fresh_weights if name.split(".")[0] in head)
+    if fresh:
+        raise UserError(
+            f"backbone {ref.name!r}",
+            f"its checkpoint has no head for words (it lacks {fresh[0]})",
+            "one that was trained, for a task that is learnt from raw text",
+            "train one, on text of all languages: lingualift train-head; then name it (--words-head)",
         )
 
 

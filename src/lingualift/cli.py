@@ -360,6 +360,10 @@ def train(
     start: Annotated[
         Path | None, typer.Option(help="Adapter to start from, so that factors share a basis.")
     ] = None,
+    words_head: Annotated[
+        Path | None,
+        typer.Option(help="Head for words, on raw text and an encoder without one: lingualift train-head."),
+    ] = None,
     prompt: PromptName = None,
     prompt_language: PromptLanguage = None,
     answers: Answers = "ranked",
@@ -395,9 +399,51 @@ def train(
             output=output,
             progress=progress,
             report_to=report_to or (),
+            words=words_head,
         )
     _push(output, push_to_hub, private)
     _next(f"lingualift evaluate --backbone {backbone} --adapter {output} --task … --language … --data …")
+
+
+@app.command()
+def train_head(
+    backbone: BackboneName,
+    language: Annotated[
+        list[str], typer.Option("--language", help="Language of a reference to come; once for each.")
+    ],
+    data: DataTemplate,
+    output: OutputFolder,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps for each language.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the data; 3 if steps are not given.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Segments of text per step and device.")] = 16,
+    max_length: Annotated[int, typer.Option(help="Tokens per segment.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Draw of the head, order of the text.")] = 0,
+    revision: Revision = None,
+    dtype: Dtype = "float32",
+    quantization: Quantization = None,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
+) -> None:
+    """Train the head for words that an encoder lacks (e5, LaBSE), on raw text of all languages: for references."""
+    from lingualift.config import Data, Training, checked
+    from lingualift.pipeline.progress import counting
+    from lingualift.training.once import train_head as train_one
+
+    settings = {"steps": steps, "epochs": epochs if epochs or steps else 3, "batch_size": batch_size}
+    with counting(_console(stderr=True), f"train a head for words in {', '.join(language)}") as progress:
+        train_one(
+            _backbone(backbone, revision, dtype, quantization, False),
+            checked(Data, files=data),
+            language,
+            checked(Training, **settings, max_length=max_length, precision=precision),
+            seed=seed,
+            output=output,
+            progress=progress,
+        )
+    _next(
+        f"lingualift train --backbone {backbone} --task masked-lm --words-head {output} --language … --data …"
+    )
 
 
 @app.command()

@@ -23,7 +23,7 @@ from lingualift.evaluation.perplexity import mean_nats
 from lingualift.languages import language
 from lingualift.merging import merge
 from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
-from lingualift.pipeline.steps import Initialise, Train
+from lingualift.pipeline.steps import Initialise, Train, words_head
 from lingualift.pipeline.store import Store
 from lingualift.provenance import (
     PROVENANCE_FILE,
@@ -237,7 +237,8 @@ def lift(
     finished = Store(Path(store) if store else output.parent / STORE)
     with tempfile.TemporaryDirectory() as scratch:
         target, source = _references(ref, given, texts, settings, seed, Path(scratch))
-        missing = [step for step in (target.start, target, source) if not finished.has(step)]
+        needed = (target.start, *((target.words,) if target.words else ()), target, source)
+        missing = [step for step in needed if not finished.has(step)]
         if missing:
             watch(Event("plan", missing[0], done=len(missing), total=sum(step.cost for step in missing)))
             run_locally(missing, finished, workers or default_workers(), watch)
@@ -253,7 +254,8 @@ def lift(
             rank=rank,
             output=folder,
         )
-        measures = _measure(ref, opened.path, folder, texts[languages[0]], rows, settings)
+        words = finished.folder(target.words) if target.words else None
+        measures = _measure(ref.with_words(words), opened.path, folder, texts[languages[0]], rows, settings)
         _check_effect(measures, weight)
         lifted = Lifted(
             output=output,
@@ -398,7 +400,10 @@ def _references(
         write_jsonl(folder / f"{code}.jsonl", ({"text": line} for line in item.train))
     data = Source(REFERENCE_TASKS[ref.objective], Data(files="{language}.jsonl"), folder)
     start = Initialise(ref, given, seed)
-    target, source = (Train(start, data, code, settings, seed, settings.max_length) for code in texts)
+    words = words_head(ref, data, tuple(texts), settings, seed, settings.max_length)
+    target, source = (
+        Train(start, data, code, settings, seed, settings.max_length, words=words) for code in texts
+    )
     return target, source
 
 
@@ -446,6 +451,11 @@ def _notes(
     ref: BackboneRef, adapter: Adapter, texts: Mapping[str, _Texts], measures: Sequence[Measure]
 ) -> list[str]:
     notes = []
+    if ref.lacks_words:
+        notes.append(
+            f"the checkpoint of {shown(ref.name)!r} has no head for words: one was trained on both texts, to train the "
+            "references and to measure perplexity by; the lifted adapter holds nothing of it"
+        )
     name = adapter.config.get("base_model_name_or_path")
     if name and name not in (ref.name, ref.source):
         notes.append(

@@ -27,6 +27,9 @@ ENCODER_DECODERS = ("t5", "mt5", "nllb")
 ENCODERS = ("xlmr", "bert")
 LARGE = ("gemma3-words",)
 """With as many words as the real model has, most of which the tokenizer never writes: what grows with them is seen."""
+BODIES = ("e5", "e5-words")
+"""Encoders without a head for words and a pooling layer: `BertModel` with XLM-R's kind of tokenizer, and the second
+with as many words as XLM-R."""
 
 
 def _texts():
@@ -148,6 +151,8 @@ def config_of(name, size):
         ),
         "xlmr": lambda: hf.XLMRobertaConfig(**encoder),
         "bert": lambda: hf.BertConfig(**encoder),
+        "e5": lambda: hf.BertConfig(**encoder),
+        "e5-words": lambda: hf.BertConfig(**{**encoder, "vocab_size": 250_037, "hidden_size": 64}),
     }[name]()  # fmt: skip
 
 
@@ -161,6 +166,9 @@ def build(name, folder: Path) -> Path:
         **dict.fromkeys(ENCODER_DECODERS, hf.AutoModelForSeq2SeqLM),
         **dict.fromkeys(ENCODERS, hf.AutoModelForMaskedLM),
     }
-    kinds[name].from_config(config).save_pretrained(folder)
+    if name in BODIES:
+        hf.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    else:
+        kinds[name].from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -29,6 +29,7 @@ COMMANDS = (
     "plan",
     "store",
     "lift",
+    "train-head",
     "train",
     "evaluate",
     "predict",

@@ -19,6 +19,7 @@ from lingualift.look.backbone import label_counts, lengths, vanilla_score
 from lingualift.look.findings import (
     Finding,
     by_grade,
+    in_backbone,
     in_labels,
     in_lengths,
     in_overlap,
@@ -113,6 +114,11 @@ def check(
     by_task = [[look for look in tasks if look.task == name] for name in names]
     findings = [
         *(Finding("error", each.where, each.found, each.expected, each.mend) for each in problems),
+        *in_backbone(
+            plan.backbone.name,
+            plan.backbone.lacks_words,
+            any(step.kind == "words-head" for step in plan.steps),
+        ),
         *(finding for look in seen for finding in in_spelling(look)),
         *(finding for look in tasks for finding in in_labels(look)),
         *(finding for look in overlaps for finding in in_overlap(look)),
@@ -161,7 +167,9 @@ def _languages(
             relative=None,
             parallel=language in translated,
             longest=max(len(ids) for ids in tokenizer(some, add_special_tokens=False)["input_ids"]),
-            nats=mean_nats(plan.backbone, model, tokenizer, some, window, language, progress),
+            nats=None
+            if plan.backbone.lacks_words
+            else mean_nats(plan.backbone, model, tokenizer, some, window, language, progress),
         )
         if language == languages[0]:
             base = look

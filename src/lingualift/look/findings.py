@@ -55,6 +55,26 @@ class Finding:
         return asdict(self)
 
 
+def in_backbone(name: str, lacks_words: bool, learns_text: bool) -> Iterator[Finding]:
+    """What a checkpoint lacks.
+
+    Args:
+        name: The backbone's.
+        lacks_words: Whether it is an encoder without a head for words.
+        learns_text: Whether the experiment trains one, for its references.
+    """
+    if lacks_words:
+        trained = "; the plan trains one, on the text of all languages, for the references alone"
+        yield Finding(
+            "note",
+            f"backbone {name!r}",
+            "its checkpoint has no head for words: how well it knows a language cannot be told"
+            + (trained if learns_text else ""),
+            "",
+            "nothing to mend; a checkpoint with the head that it was pretrained with has a perplexity",
+        )
+
+
 def in_spelling(look: LanguageLook) -> Iterator[Finding]:
     """What is wrong with how a language is spelled and known."""
     spelling, where = look.spelling, look.language
@@ -85,7 +105,7 @@ def in_spelling(look: LanguageLook) -> Iterator[Finding]:
             f"at most {TOKENS_NOTED:g}",
             "plan for that much more time and context (`max_length`), or take another tokenizer",
         )
-    if not math.isfinite(look.nats):
+    if look.nats is not None and not math.isfinite(look.nats):
         mend = "load the backbone in float32 or bfloat16 (`backbone.dtype`)"
         yield Finding("error", where, "the backbone's likelihood is no number", "a number", mend)
 

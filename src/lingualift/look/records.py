@@ -26,7 +26,8 @@ class LanguageLook:
             neither can be told, and for the source language itself.
         parallel: Whether `relative` compares translations.
         longest: Tokens of the longest text of the sample.
-        nats: Mean negative log-likelihood of a token under the plain backbone, natural logarithm; NaN if it gives none.
+        nats: Mean negative log-likelihood of a token under the plain backbone, natural logarithm; NaN if it gives none,
+            None if it is an encoder without a head for words.
     """
 
     language: str
@@ -37,7 +38,7 @@ class LanguageLook:
     relative: float | None
     parallel: bool
     longest: int
-    nats: float
+    nats: float | None
 
     @property
     def tokens(self) -> int:
@@ -67,8 +68,8 @@ class LanguageLook:
 
     @property
     def perplexity(self) -> float:
-        """Of a token; comparable between models with one tokenizer, not between languages."""
-        return math.exp(self.nats)
+        """Of a token; comparable between models with one tokenizer, not between languages. NaN where there is none."""
+        return math.nan if self.nats is None else math.exp(self.nats)
 
     @property
     def bits_per_character(self) -> float:
@@ -82,7 +83,7 @@ class LanguageLook:
 
     def _bits(self) -> float:
         """Of the whole sample. An unknown token is cheap to predict and says nothing, so its bits are no measure."""
-        if self.spelling.lost_share > LOST_NOTED:
+        if self.nats is None or self.spelling.lost_share > LOST_NOTED:
             return math.nan
         return self.nats / math.log(2) * self.spelling.tokens
 

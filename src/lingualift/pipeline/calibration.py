@@ -21,11 +21,12 @@ from lingualift.pipeline.steps import (
     Step,
     Sweep,
     Train,
+    WordsHead,
     start_of,
 )
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_prompt
-from lingualift.training.trainer import initialise, measure_step
+from lingualift.training.trainer import initialise, initialise_words, measure_step
 
 _ROWS = 64  # rows that are scored, at most
 
@@ -57,6 +58,8 @@ def measure(step: Step, ref: BackboneRef, adapter: Adapter, threads: int) -> Pac
     with _threads(threads), tempfile.TemporaryDirectory() as scratch:
         drawn = Path(scratch) / "drawn"
         drawn.mkdir()
+        if isinstance(step, WordsHead):
+            return Pace(*_words_training(step, _speaking(ref, Path(scratch) / "words")))
         began = time.perf_counter()
         initialise(_answering(ref, step), adapter, 0, drawn)
         drawn = _fused(step, drawn, Path(scratch) / "fused")
@@ -67,7 +70,8 @@ def measure(step: Step, ref: BackboneRef, adapter: Adapter, threads: int) -> Pac
             step.how.merge(dict.fromkeys(("task", "target", "source"), drawn), 0.0, Path(scratch) / "merged")
             return Pace(time.perf_counter() - began, 0, 0)
         if isinstance(step, Train):
-            return Pace(*_training(step, ref, drawn))
+            speaking = _speaking(ref, Path(scratch) / "words") if step.words else ref
+            return Pace(*_training(step, speaking, drawn))
         assert isinstance(step, Evaluate | Sweep)
         return _scoring(step, ref, drawn)
 
@@ -91,6 +95,26 @@ def _answering(ref: BackboneRef, step: Step) -> BackboneRef:
     if not isinstance(step, Evaluate | Sweep):
         return ref
     return answering(ref, *step.source.labelled(step.language, step.split))
+
+
+def _speaking(ref: BackboneRef, folder: Path) -> BackboneRef:
+    """An encoder without a head for words with an untrained one, which takes as long to read by."""
+    folder.mkdir()
+    initialise_words(ref, 0, folder)
+    return ref.with_words(folder)
+
+
+def _words_training(step: WordsHead, ref: BackboneRef) -> tuple[float, int, int]:
+    rows: list[str] = [text for code in step.languages for text in step.source.rows(code, step.split)]  # type: ignore[misc]
+    return measure_step(
+        ref,
+        step.source.get_task(),
+        rows,
+        step.own_settings,
+        start=None,
+        language=step.languages[0],
+        segment_tokens=step.segment_tokens,
+    )
 
 
 def _training(step: Train, ref: BackboneRef, drawn: Path) -> tuple[float, int, int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone import BackboneRef, weight_bytes
+from lingualift.backbone import BackboneRef, skeleton, weight_bytes
 from lingualift.devices import device, free_memory
 from lingualift.errors import UserError
 from lingualift.pipeline.calibration import Pace, measure
@@ -26,12 +26,14 @@ from lingualift.pipeline.steps import (
     Step,
     Sweep,
     Train,
+    WordsHead,
     start_of,
 )
 from lingualift.pipeline.store import Store
 from lingualift.pipeline.words import readable
 from lingualift.provenance import fingerprint
 from lingualift.training.trainer import count_parameters
+from lingualift.training.words import own_weights
 
 _PROCESS = (
     600 * 2**20
@@ -185,6 +187,10 @@ def _cost(step: Step, sizes: _Sizes, pace: Pace | None) -> Cost:
     if isinstance(step, Train):
         held += _TRAINED * sizes.adapter + (pace.memory * step.settings.batch_size if pace else 0)
         return Cost(seconds, held, 4 * sizes.adapter)
+    if isinstance(step, WordsHead):
+        head = _words_numbers(step.backbone)
+        held += _TRAINED * head + (pace.memory * step.settings.batch_size if pace else 0)
+        return Cost(seconds, held, 4 * head)
     if isinstance(step, Initialise | InitialiseFused):
         return Cost(seconds, held, 4 * sizes.adapter)
     if isinstance(step, Merge):
@@ -193,6 +199,12 @@ def _cost(step: Step, sizes: _Sizes, pace: Pace | None) -> Cost:
     held += 4 * sizes.adapter * (3 if isinstance(step, Sweep) else 1)
     held += pace.memory * step.scoring.batch_size if pace else 0  # type: ignore[attr-defined]
     return Cost(seconds, held, _PREDICTION * pace.rows if pace and isinstance(step, Evaluate) else 0)
+
+
+@functools.cache
+def _words_numbers(backbone: BackboneRef) -> int:
+    """Numbers in a head for words that are its own."""
+    return sum(weight.numel() for weight in own_weights(skeleton(backbone)).values())
 
 
 def _encoder_bytes(step: Step) -> int:
@@ -211,11 +223,12 @@ def _translator_bytes(name: str) -> int:
 
 def _units(step: Step, pace: Pace) -> float:
     """How many times the measured unit a step does: optimiser steps, answered rows, merges."""
-    if isinstance(step, Train):
-        if step.settings.steps is not None:
-            return step.settings.steps
-        per_step = step.settings.batch_size * step.settings.accumulation
-        return math.ceil((step.settings.epochs or 1) * math.ceil(pace.rows / per_step))
+    if isinstance(step, Train | WordsHead):
+        settings = step.own_settings if isinstance(step, WordsHead) else step.settings
+        if settings.steps is not None:
+            return settings.steps
+        per_step = settings.batch_size * settings.accumulation
+        return math.ceil((settings.epochs or 1) * math.ceil(pace.rows / per_step))
     if isinstance(step, Evaluate):
         return pace.rows
     return pace.rows * len(step.grid) if isinstance(step, Sweep) else 1

@@ -13,7 +13,15 @@ from lingualift.attachment import FLARE, MIXUP
 from lingualift.backbone import BackboneRef, check_positions, read_config
 from lingualift.config import Data, Experiment, Method, Translated
 from lingualift.errors import UserError
-from lingualift.pipeline.steps import Initialise, InitialiseFused, Merge, MergeRecipe, Sweep, Train
+from lingualift.pipeline.steps import (
+    Initialise,
+    InitialiseFused,
+    Merge,
+    MergeRecipe,
+    Sweep,
+    Train,
+    words_head,
+)
 from lingualift.registry import Registry
 from lingualift.source import Beside, Source, Use
 
@@ -51,7 +59,11 @@ class Cell:
     def reference_adapter(self, language: str) -> Train:
         """The adapter of the reference task in a language; needs text only."""
         assert self.reference is not None
-        return self._train(self.reference, language, "reference")
+        trained = self._train(self.reference, language, "reference")
+        source, targets = self.experiment.languages.source, self.experiment.languages.targets
+        read = (source, *targets) if _subtracts(self.experiment) else targets
+        how = (self.backbone, self.reference, read, trained.settings, self.seed, trained.segment_tokens)
+        return replace(trained, words=words_head(*how))
 
     def translated_adapter(self, *, use: Use | None = None) -> Train:
         """The task adapter of the source language, trained further on rows translated into the target language.
@@ -145,6 +157,11 @@ class Cell:
         return (*roles, ("source", self.reference_adapter(source))) if subtract_source else tuple(roles)
 
 
+def _subtracts(experiment: Experiment) -> bool:
+    """Whether a method reads the text of the source language."""
+    return any(METHODS[method.method].subtracts for method in experiment.methods)
+
+
 @functools.cache
 def _encoder(name: str, base: Path) -> dict[str, str]:
     """Settings of FLARE-MT that say which translation model is meant; raises as `find_translator`."""
@@ -170,6 +187,7 @@ class TransferMethod:
         source: Where it was published.
         needs_reference: Whether it needs unlabelled text.
         merges: Whether it has a merge weight.
+        subtracts: Whether it takes the source language's reference away, and so needs text in it.
         seeded: Whether it differs between seeds (`is_seeded` asks the method's settings too).
         on_source: Whether a score in the source language makes sense.
         prompt: The prompt that it asks by; None for the one that the experiment chooses.
@@ -186,6 +204,7 @@ class TransferMethod:
     source: str
     needs_reference: bool = False
     merges: bool = False
+    subtracts: bool = False
     seeded: bool = True
     on_source: bool = False
     prompt: str | None = None
@@ -251,7 +270,14 @@ def arithmetic(cell: Cell) -> Merge:
     return cell.merged(subtract_source=False)
 
 
-@_method("adamergex", paper_name="AdaMergeX", source=_ADAMERGEX, needs_reference=True, merges=True)
+@_method(
+    "adamergex",
+    paper_name="AdaMergeX",
+    source=_ADAMERGEX,
+    needs_reference=True,
+    merges=True,
+    subtracts=True,
+)
 def adamergex(cell: Cell) -> Merge:
     """Task adapter plus weight times (target reference minus source reference), as the adapter's structure asks."""
     return cell.merged(subtract_source=True)

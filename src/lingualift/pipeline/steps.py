@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from lingualift.adapters.card import shown
 from lingualift.backbone import BackboneRef
 from lingualift.config import Adapter, GivenAdapter, Method, Scoring, Training
 from lingualift.errors import UserError
@@ -29,6 +31,7 @@ from lingualift.source import Source
 from lingualift.tasks import TextTask
 from lingualift.training.trainer import TRAINING_LOG_FILE
 
+_LOG = logging.getLogger("lingualift.pipeline")
 Progress = Callable[[int, int], None]
 PREDICTIONS_FILE, SCORES_FILE, SWEEP_FILE = "predictions.jsonl", "scores.json", "sweep.json"
 _SCORES = (  # the code that decides a score
@@ -255,6 +258,100 @@ class InitialiseFused(Step):
         return {"seed": self.task.seed, **self.settings}
 
 
+@dataclass(frozen=True, eq=False)
+class WordsHead(Step):
+    """Train the head for words of an encoder whose checkpoint has none, for all references of a seed.
+
+    Attributes:
+        source: The reference task and its text.
+        languages: Those whose text the references read.
+        settings: Of the references; the head's own follow from them.
+    """
+
+    kind = "words-head"
+    split: ClassVar[str] = "train"
+    code = ("training", "backbone.py", "architectures.py", "tasks/base.py")
+    backbone: BackboneRef
+    source: Source
+    languages: tuple[str, ...]
+    settings: Training
+    seed: int
+    segment_tokens: int
+
+    @property
+    def own_settings(self) -> Training:
+        """How the head is trained."""
+        from lingualift.training.words import settings_of
+
+        return settings_of(self.settings, len(self.languages))
+
+    @property
+    def cost(self) -> int:
+        """Training steps, guessed where epochs are given, each about half of a reference's."""
+        return max(1, (self.own_settings.steps or 500 * len(self.languages)) // 2)
+
+    def recipe(self) -> dict[str, Any]:
+        """Backbone, text, settings and seed."""
+        return {
+            "backbone": self.backbone.identity(),
+            "rows": [self.source.identity(code, self.split) for code in self.languages],
+            "settings": self.own_settings.model_dump(mode="json", exclude={"checkpoint_steps"}),
+            "seed": self.seed,
+            "segment_tokens": self.segment_tokens,
+        }
+
+    def what(self) -> str:
+        """What people see of all steps that differ in language and seed alone."""
+        return f"train the head for words that {shown(self.backbone.name)} lacks"
+
+    def label(self) -> str:
+        """What people see of this step."""
+        return f"{self.what()} on {', '.join(self.languages)}, seed {self.seed}"
+
+    def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
+        """Train the head, and say so."""
+        from lingualift.training.trainer import train_words
+
+        texts = {code: self.source.rows(code, self.split) for code in self.languages}
+        about = {"data": {code: self.source.identity(code, self.split)["data"] for code in self.languages}}
+        _LOG.warning(
+            "the checkpoint of %s has no head for words: one is trained on %s, for the references alone",
+            shown(self.backbone.name),
+            ", ".join(self.languages),
+        )
+        train_words(
+            self.backbone,
+            texts,  # type: ignore[arg-type]
+            self.own_settings,
+            seed=self.seed,
+            output=output,
+            work=work,
+            segment_tokens=self.segment_tokens,
+            about=about,
+            progress=progress,
+        )
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """Languages, settings, and the loss along the way."""
+        recorded = read_json(folder / PROVENANCE_FILE)
+        names = ("languages", "seed", "rows", "segments", "steps", "settings")
+        return {**{name: recorded[name] for name in names}, "loss": _losses(folder)}
+
+
+def words_head(
+    backbone: BackboneRef,
+    source: Source,
+    languages: tuple[str, ...],
+    settings: Training,
+    seed: int,
+    segment_tokens: int,
+) -> WordsHead | None:
+    """The step that trains a head for words; None where text is not learnt, or the backbone has one. As `WordsHead`."""
+    if not isinstance(source.get_task(), TextTask) or not backbone.lacks_words:
+        return None
+    return WordsHead(backbone, source, languages, settings, seed, segment_tokens)
+
+
 _READS = {
     "beside": " with its translation",
     "instead": " in translation",
@@ -269,6 +366,7 @@ class Train(Step):
     Attributes:
         start: What it begins from; with a `Train`, it goes on from that adapter.
         cache_sources: Whether the source states of its rows are kept while it trains.
+        words: The head for words that it learns text by, where the backbone's checkpoint has none.
     """
 
     kind = "adapter"
@@ -294,6 +392,7 @@ class Train(Step):
     report_to: tuple[str, ...] = ()
     logs: Path | None = None
     cache_sources: bool = False
+    words: WordsHead | None = None
 
     @property
     def backbone(self) -> BackboneRef:
@@ -307,8 +406,8 @@ class Train(Step):
 
     @property
     def inputs(self) -> dict[str, Step]:
-        """What it begins from."""
-        return {"start": self.start}
+        """What it begins from, and the head for words that it reads by."""
+        return {"start": self.start, **({"words": self.words} if self.words else {})}
 
     @property
     def cost(self) -> int:
@@ -347,7 +446,7 @@ class Train(Step):
 
         name = f"{self._name.replace(' ', '-')}.{self.language}.seed{self.seed}"
         train(
-            self.backbone,
+            self.backbone.with_words(inputs.get("words")),
             self.source.get_task(),
             self.source.rows(self.language, self.split),
             self.settings,
@@ -371,9 +470,13 @@ class Train(Step):
         """Task, what the adapter is, rows, settings, and the loss along the way."""
         recorded = read_json(folder / PROVENANCE_FILE)
         names = ("task", "language", "seed", "rows", "segments", "truncated_prompts", "steps", "settings")
-        log = map(json.loads, (folder / TRAINING_LOG_FILE).read_text(encoding="utf-8").splitlines())
-        loss = [[entry["step"], entry["loss"]] for entry in log if "loss" in entry]
-        return {**{name: recorded[name] for name in names}, "name": self._name, "loss": loss}
+        return {**{name: recorded[name] for name in names}, "name": self._name, "loss": _losses(folder)}
+
+
+def _losses(folder: Path) -> list[list[float]]:
+    """Step and loss, along a training."""
+    log = map(json.loads, (folder / TRAINING_LOG_FILE).read_text(encoding="utf-8").splitlines())
+    return [[entry["step"], entry["loss"]] for entry in log if "loss" in entry]
 
 
 def start_of(step: Step) -> Initialise | InitialiseFused | None:

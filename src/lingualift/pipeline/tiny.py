@@ -141,6 +141,8 @@ def _tiny(ref: BackboneRef) -> tuple[str, dict[str, tuple[Any, Any]]]:
 def tiny_model(ref: BackboneRef) -> tuple[Any, Any]:
     """A small model of the same class with random weights, always the same ones, and the backbone's own tokenizer.
 
+    An encoder without a head for words stays without one.
+
     Raises:
         UserError: configuration or tokenizer cannot be read; no small model can be made of it.
     """
@@ -166,7 +168,7 @@ def tiny_model(ref: BackboneRef) -> tuple[Any, Any]:
             "a language model of transformers",
             "name a backbone of another class, or run without --tiny",
         ) from error
-    return model, tokenizer
+    return model.base_model if ref.lacks_words else model, tokenizer
 
 
 def _smaller(values: dict[str, Any]) -> dict[str, Any]:

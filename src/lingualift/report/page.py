@@ -383,6 +383,7 @@ class _Cost:
 
 _VERBS = {
     "initialisation": "initialise",
+    "words-head": "train a head for words",
     "adapter": "train",
     "sweep": "choose weights",
     "merged": "merge",

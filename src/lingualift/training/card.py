@@ -10,6 +10,7 @@ from lingualift.adapters.card import Card, shown, table
 from lingualift.languages import language
 
 _SOURCE = "https://arxiv.org/abs/2402.18913"
+_LACKS = "the backbone's checkpoint has none"
 _FUSED = {
     "flare": ("FLARE", "https://arxiv.org/abs/2501.06892"),
     "x-mixup": ("X-Mixup", "https://arxiv.org/abs/2205.04182"),
@@ -41,6 +42,7 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         ("rows per step and device", settings["batch_size"] * settings["accumulation"]),
         ("peak learning rate", f"{settings['learning_rate']:g}, {settings['scheduler']}"),
         ("seed", facts["seed"]),
+        *_made_here(facts),
     ]
     source, use = _SOURCE, f"to be used as it is or merged into another language ([AdaMergeX]({_SOURCE}))"
     if kind in _FUSED:
@@ -60,6 +62,41 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         sections=(table(("made with", ""), recipe),),
         sources=(source,),
     ).text()
+
+
+def _made_here(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Lines of the recipe about parts that the backbone's checkpoint lacks."""
+    lines = []
+    if head := facts.get("words_head"):
+        lines.append(
+            (
+                "head for words",
+                f"trained by lingualift on {', '.join(head['languages'])}, then frozen: {_LACKS}",
+            )
+        )
+    if "pooler" in facts.get("drawn", ()):
+        lines.append(("pooling layer", f"drawn from the seed and trained with the head: {_LACKS}"))
+    return lines
+
+
+def words_card(facts: Mapping[str, Any]) -> str:
+    """The card of a trained head for words, from its provenance."""
+    settings, names = facts["settings"], [language(code).name for code in facts["languages"]]
+    recipe = [
+        ("backbone", f"`{shown(facts['backbone']['name'])}`"),
+        ("languages", ", ".join(names)),
+        ("texts", facts["rows"]),
+        ("optimiser steps", facts["steps"]),
+        ("segments per step and device", settings["batch_size"] * settings["accumulation"]),
+        ("peak learning rate", f"{settings['learning_rate']:g}, {settings['scheduler']}"),
+        ("seed", facts["seed"]),
+    ]
+    about = (
+        "For training reference adapters by masked words on a backbone whose checkpoint has no head for that. It is a "
+        "small transform before the backbone's own embeddings, trained on the frozen backbone, and frozen itself while "
+        "references are trained. It is no adapter, and no part of one: neither a merge nor a task reads it."
+    )
+    return "\n\n".join(["# Head for words", about, table(("made with", ""), recipe)]) + "\n"
 
 
 def _told(beside: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lingualift.architectures import Head, head_modules
 from lingualift.attachment import MIXUP
-from lingualift.backbone import BackboneRef, keeps_logits
+from lingualift.backbone import BackboneRef, check_speaks, keeps_logits
 from lingualift.config import Training
 from lingualift.errors import UserError
 from lingualift.tasks import Example, Task, TextTask
@@ -116,6 +116,7 @@ def feed_of(
     start = model.config.decoder_start_token_id if ref.family == "encoder-decoder" else None
     collate = Padding(tokenizer.pad_token_id, decoder_start=start)
     if isinstance(task, TextTask):
+        check_speaks(ref, model)
         return _texts(ref, tokenizer, task, rows, collate, segment_tokens, seed)
     if ref.family == "encoder-decoder":
         return _written(tokenizer, rows, collate, settings.max_length)
@@ -187,6 +188,9 @@ def _mixed(
     loss = None if ref.head.kind == "span" else mixed_loss
     return Feed(encoded, collate, sum(target.truncated for target in targets), loss)
 
+
+_LOGITS = 2**26
+"""Numbers in the logits that a head for words gives at once: 256 MiB in float32, and as much again in each pass."""
 
 OBJECTIVES = {
     "decoder": ("causal",),
@@ -362,21 +366,49 @@ def token_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
 
 
 def masked_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
-    """As `token_loss`; the head, most of the cost where the vocabulary is large, sees the masked tokens alone."""
+    """As `token_loss`; the head, most of the cost where the vocabulary is large, sees the masked tokens alone.
+
+    Where even their logits are many, the head reads them in parts, and again in the backward pass.
+    """
+    from torch.utils.checkpoint import checkpoint
+
     labels = batch.pop("labels")
     chosen = labels != IGNORED
     base = _base(model)
-    heads = head_modules(base)
-    if len(heads) > 1:
-        logits = model(**batch).logits[chosen]
-    else:
-        head = getattr(base, heads[0])
-        hook = head.register_forward_pre_hook(lambda _, given: (given[0][chosen], *given[1:]))
-        try:
-            logits = model(**batch).logits
-        finally:
-            hook.remove()
-    return _mean(logits, labels[chosen], count)
+    names = head_modules(base)
+    head = getattr(base, names[0])  # what comes after it takes what it is given
+    most = max(1, _LOGITS // base.config.vocab_size) if len(names) == 1 else len(labels.flatten())
+    kept: dict[str, Any] = {}
+
+    def choose(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        states = given[0][chosen]
+        kept.update(states=states, more=given[1:], autocast=_autocast(states))
+        return (states[:most], *given[1:])
+
+    def part(states: Any, answers: Any) -> Any:
+        with kept["autocast"]:
+            return _mean(head(states, *kept["more"]), answers, count)
+
+    hook = head.register_forward_pre_hook(choose)
+    try:
+        logits = model(**batch).logits
+    finally:
+        hook.remove()
+    answers = labels[chosen]
+    count = len(answers) if count is None else count
+    loss = _mean(logits, answers[:most], count)
+    for start in range(most, len(answers), most):
+        place = slice(start, start + most)
+        loss = loss + checkpoint(part, kept["states"][place], answers[place], use_reentrant=False)
+    return loss
+
+
+def _autocast(states: Any) -> Any:
+    """The format of arithmetic that is in force: the trainer sets it for a model's own forward pass alone."""
+    import torch
+
+    kind = states.device.type
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
 
 
 def mixed_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:

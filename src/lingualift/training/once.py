@@ -1,4 +1,4 @@
-"""Training a single adapter outside an experiment, from the command line or a script of your own."""
+"""Training one adapter, or a head for words, outside an experiment: from the command line or a script of your own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lingualift.attachment import check_adapter
-from lingualift.backbone import find_backbone
-from lingualift.config import Adapter, Backbone, Training
+from lingualift.backbone import BackboneRef, find_backbone
+from lingualift.config import Adapter, Backbone, Data, Training
+from lingualift.errors import UserError
+from lingualift.languages import language as find_language
 from lingualift.provenance import atomic_folder, fingerprint, sha256_folder
 from lingualift.source import Source
+from lingualift.tasks import TextTask
 from lingualift.training.tracking import Tracking, check_trackers
-from lingualift.training.trainer import Progress, initialise, train
+from lingualift.training.trainer import Progress, initialise, train, train_words
+from lingualift.training.words import settings_of
 
 
 def train_once(
@@ -29,6 +33,7 @@ def train_once(
     start: Path | None = None,
     progress: Progress = lambda done, total: None,
     report_to: Sequence[str] = (),
+    words: Path | None = None,
 ) -> None:
     """Train one adapter into a new folder.
 
@@ -43,12 +48,13 @@ def train_once(
         start: Adapter folder to start from instead of a fresh initialisation.
         progress: Called with steps done and steps in all.
         report_to: Experiment trackers; what they write to files goes to `logs` in the output.
+        words: Folder of the head for words that text is learnt by, on an encoder without one: `train_head`.
 
     Raises:
         UserError: bad data, no backbone, an adapter to start from that does not fit, an output that exists.
     """
     check_trackers(report_to)
-    ref = find_backbone(backbone)
+    ref = _speaking(find_backbone(backbone), source, words)
     if start is not None:
         check_adapter(ref, start)
     rows = source.rows(language, "train")
@@ -77,6 +83,74 @@ def train_once(
             about={"task": source.task, "language": language, **source.identity(language, "train")["data"]},
             progress=progress,
             tracking=Tracking(tuple(report_to), f"{Path(source.task).stem}.{language}.seed{seed}"),
+        )
+
+
+def _speaking(ref: BackboneRef, source: Source, words: Path | None) -> BackboneRef:
+    """The backbone with the head for words that was named; one that it lacks or cannot use is told before anything."""
+    needed = isinstance(source.get_task(), TextTask) and ref.lacks_words
+    if needed and words is None:
+        raise UserError(
+            f"backbone {ref.name!r}",
+            f"has no head for words in its checkpoint, and {source.task} learns words",
+            "one that was trained on the text of all languages, for all of their references",
+            "train it once: lingualift train-head; then name it: --words-head DIR",
+        )
+    if words is not None and not needed:
+        why = "the task learns no words" if ref.lacks_words else f"{ref.name!r} needs none"
+        raise UserError("--words-head", f"is given, and {why}", mend="leave it out")
+    return ref.with_words(words)
+
+
+def train_head(
+    backbone: Backbone,
+    data: Data,
+    languages: Sequence[str],
+    settings: Training,
+    *,
+    output: Path,
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+) -> None:
+    """Train a head for words into a new folder, for all references that are to be merged with each other.
+
+    Args:
+        backbone: An encoder whose checkpoint has none.
+        data: Raw text, by language.
+        languages: All that references will be trained in: the source language and the targets.
+        settings: As references will be trained; the head's own follow from them (`words.settings_of`).
+        output: Folder to write; it must not exist. Checkpoints lie beside it until it is whole.
+        seed: Draw of the head, order of the text.
+        progress: Called with steps done and steps in all.
+
+    Raises:
+        UserError: bad data, no such backbone or one that needs no head, an output that exists.
+    """
+    ref = find_backbone(backbone)
+    codes = list(dict.fromkeys(languages))
+    for code in codes:
+        find_language(code)
+    source = Source("masked-lm", data, Path())
+    texts = {code: source.rows(code, "train") for code in codes}
+    own = settings_of(settings, len(codes))
+    identities = {code: source.identity(code, "train") for code in codes}
+    everything = {
+        "backbone": ref.identity(),
+        "rows": identities,
+        "settings": own.model_dump(mode="json"),
+        "seed": seed,
+    }
+    with _output(output) as scratch:
+        train_words(
+            ref,
+            texts,  # type: ignore[arg-type]
+            own,
+            seed=seed,
+            output=scratch,
+            work=output.parent / f".{output.name}.{fingerprint(everything)[:12]}.checkpoints",
+            segment_tokens=settings.max_length,
+            about={"data": {code: found["data"] for code, found in identities.items()}},
+            progress=progress,
         )
 
 

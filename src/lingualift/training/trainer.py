@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lingualift.adapters import open_adapter
-from lingualift.adapters.card import CARD_FILE
+from lingualift.adapters.card import CARD_FILE, shown
 from lingualift.architectures import (
     WORDS,
     draw_head,
@@ -41,12 +41,21 @@ from lingualift.provenance import (
     write_text,
 )
 from lingualift.tasks import Example, Task, TextTask
-from lingualift.training.card import trained_card
-from lingualift.training.feed import Feed, feed_of
+from lingualift.training.card import trained_card, words_card
+from lingualift.training.collator import Padding
+from lingualift.training.feed import Feed, feed_of, masked_loss
 from lingualift.training.heads import head_of, labels_of
 from lingualift.training.objectives import Noised
 from lingualift.training.sides import check_kept, translator_on
 from lingualift.training.tracking import Tracking, reporting
+from lingualift.training.words import (
+    HEAD_FILE,
+    draw_words,
+    expect,
+    head_alone,
+    save_words,
+    words_rows,
+)
 
 _LOG = logging.getLogger("lingualift.training")
 _SAMPLED = 512  # rows that a calibration encodes
@@ -114,7 +123,7 @@ def initialise_fused(
     config, translator = named(config, base)
     model, _ = load_backbone(ref)
     heads = None if ref.head.kind == "words" else sorted(set(head_modules(model)))
-    if heads and not read_json(first_stage / CONFIG_FILE).get("modules_to_save"):
+    if heads and not _has_head(first_stage):
         found = "has no head, which the adapter's would begin from"
         raise UserError(first_stage, found, "an adapter trained on the task", "name the task adapter")
     torch.manual_seed(seed)
@@ -230,7 +239,7 @@ def measure_step(
     rows: Sequence[Example] | Sequence[str],
     settings: Training,
     *,
-    start: Path,
+    start: Path | None,
     language: str,
     segment_tokens: int = 512,
 ) -> tuple[float, int, int]:
@@ -241,7 +250,7 @@ def measure_step(
         task: As for `train`.
         rows: As for `train`.
         settings: As for `train`.
-        start: Adapter folder to start from.
+        start: Adapter folder to start from; None to train the head for words that the backbone names.
         language: Code of the rows' language.
         segment_tokens: Tokens per segment, for texts.
 
@@ -264,11 +273,11 @@ def measure_step(
         language=language,
         segment_tokens=segment_tokens,
         seed=0,
-        fused=_fused(start),
-        translator=_translator(start),
+        fused=_fused(start) if start else None,
+        translator=_translator(start) if start else None,
     )
     encoded = [feed.rows[index] for index in np.argsort(feed.lengths, kind="stable")]
-    wrapped = attach(ref, start, trainable=True)
+    wrapped = attach(ref, start, trainable=True) if start else head_alone(model)
     try:
         optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad])
         precision = torch.autocast(device(), torch.bfloat16, enabled=settings.precision == "bfloat16")
@@ -307,7 +316,7 @@ def measure_step(
         if settings.gradient_checkpointing:
             recompute_activations(model, on=False)
         detach(wrapped)
-        model.eval()
+        model.requires_grad_(False).eval()
     seconds = passed * settings.accumulation * settings.batch_size / count
     return seconds, kept, round(len(encoded) * len(rows) / len(sample))
 
@@ -404,6 +413,7 @@ def train(
                     **({} if isinstance(task, TextTask) else {"chat_template": ref.chat}),
                     **({"labels": _labels(task, rows)} if ref.head.labels else {}),
                     **_beside_language(start, wrapped, rows),
+                    **_made_here(ref, task, model, start),
                     "settings": settings.model_dump(mode="json"),
                     "rows_at_once": trainer.args.per_device_train_batch_size,
                     "seed": seed,
@@ -424,15 +434,116 @@ def train(
         raise
 
 
+def _made_here(ref: BackboneRef, task: Task | TextTask, model: Any, start: Path) -> dict[str, Any]:
+    """What an adapter's provenance says of parts that the checkpoint lacks; the log tells of a pooling layer, once.
+
+    Returns:
+        `words_head`: the facts of the head for words that was read by, which is no part of the adapter. `drawn`: the
+        parts of the adapter's own head that were drawn from the seed.
+    """
+    if isinstance(task, TextTask):
+        return {} if ref.words is None else {"words_head": _words_facts(ref.words)}
+    fresh = {part for name in model.fresh_weights for part in name.split(".")}
+    drawn = [name for name in head_modules(model) if name in fresh]
+    if "pooler" in drawn and not _has_head(start):
+        _LOG.warning(
+            "%s has no pooling layer: it is drawn from the seed and trained with the head", shown(ref.name)
+        )
+    return {"drawn": drawn} if drawn else {}
+
+
+def _words_facts(folder: Path) -> dict[str, Any]:
+    facts = read_json(folder / PROVENANCE_FILE)
+    return {name: facts[name] for name in ("weights_sha256", "languages", "seed", "steps")}
+
+
+def train_words(
+    ref: BackboneRef,
+    texts: Mapping[str, Sequence[str]],
+    settings: Training,
+    *,
+    seed: int,
+    output: Path,
+    work: Path,
+    segment_tokens: int = 512,
+    about: Mapping[str, Any] | None = None,
+    progress: Progress = lambda done, total: None,
+) -> None:
+    """Train a head for words on a frozen encoder whose checkpoint has none.
+
+    Args:
+        ref: The backbone.
+        texts: Language -> its texts.
+        settings: Steps, batch, learning rate and so on; `lingualift.training.words.settings_of` derives them.
+        seed: Draw of the head, order of the text, masks.
+        output: An empty folder, filled with the head, `provenance.json`, `training_log.jsonl` and a card.
+        work: Folder for the checkpoints that a killed run resumes from; removed at the end.
+        segment_tokens: Tokens per segment.
+        about: Further facts for the provenance.
+        progress: Called with steps done and steps in all.
+
+    Raises:
+        UserError: the backbone has a head of its own, or is no encoder; the loss or a weight became infinite or NaN.
+    """
+    ref = ref.answering(WORDS).with_words(None)
+    if not ref.lacks_words:
+        found = "has a head for words of its own, or needs none"
+        raise UserError(f"backbone {ref.name!r}", found, "an encoder without one", "use it as it is")
+    wide = replace(ref, dtype="float32")  # in which a head is trained, whatever the backbone is held in
+    model, tokenizer = load_backbone(wide)
+    rows = words_rows(tokenizer, texts, segment_tokens, seed)
+    feed = Feed(rows, Padding(tokenizer.pad_token_id), 0, masked_loss)
+    check_positions(model.config, "segment_tokens", max(feed.lengths), 0)
+    job = _Job(wide, model, feed, settings, None, seed, work, progress, Tracking(), False)
+    try:
+        wrapped, trainer = _fit(job)
+        try:
+            _check_finite(wrapped)
+            if trainer.is_world_process_zero():
+                write_jsonl(output / TRAINING_LOG_FILE, _finite_log(trainer.state.log_history))
+                facts = {
+                    "languages": list(texts),
+                    "rows": sum(map(len, texts.values())),
+                    "segments": len(rows),
+                    "settings": settings.model_dump(mode="json"),
+                    "steps": trainer.state.global_step,
+                    **(about or {}),
+                }
+                _write_words(ref, model, output, seed, facts)
+                write_text(output / CARD_FILE, words_card(read_json(output / PROVENANCE_FILE)))
+                shutil.rmtree(work, ignore_errors=True)
+        finally:
+            _take_off(job, wrapped)
+    except UserError:
+        shutil.rmtree(work, ignore_errors=True)  # its checkpoints lead to the same error
+        raise
+
+
+def initialise_words(ref: BackboneRef, seed: int, output: Path) -> None:
+    """Draw a head for words and write it untrained into an empty folder: enough to measure a training by."""
+    ref = ref.answering(WORDS).with_words(None)
+    model, _ = load_backbone(ref)
+    draw_words(model, seed)
+    _write_words(ref, model, output, seed, {"languages": [], "steps": 0})
+
+
+def _write_words(ref: BackboneRef, model: Any, output: Path, seed: int, facts: Mapping[str, Any]) -> None:
+    """Write the head for words of a model, and its provenance."""
+    save_words(model, output)
+    made = {"kind": "words-head", "backbone": ref.record(), "seed": seed, **facts}
+    weights = {"weights_sha256": sha256_file(output / HEAD_FILE)}
+    write_json(output / PROVENANCE_FILE, {**made, **weights, "libraries": library_versions(*LIBRARIES)})
+
+
 @dataclass(frozen=True)
 class _Job:
-    """What a training needs; see `train`."""
+    """What a training needs; see `train`. Without a `start` it is the head for words that is trained."""
 
     ref: BackboneRef
     model: Any
     feed: Feed
     settings: Training
-    start: Path
+    start: Path | None
     seed: int
     work: Path
     progress: Progress
@@ -450,9 +561,7 @@ def _fit(job: _Job) -> tuple[Any, Any]:
     """
     at_once = job.settings.batch_size
     while True:
-        wrapped = attach(job.ref, job.start, trainable=True)
-        if not read_json(job.start / CONFIG_FILE).get("modules_to_save"):
-            draw_head(wrapped, job.model.fresh_weights, job.seed)
+        wrapped = _put_on(job)
         try:
             trainer = _trainer(_with_states(job, wrapped), wrapped, at_once)
             trainer.train(resume_from_checkpoint=_last_checkpoint(job.work))
@@ -463,6 +572,23 @@ def _fit(job: _Job) -> tuple[Any, Any]:
                 raise
         at_once = _fewer(at_once)  # out of the handler, whose traceback holds on to tensors
         clear_memory()
+
+
+def _put_on(job: _Job) -> Any:
+    """The model with what is trained on it, as it begins."""
+    if job.start is None:
+        draw_words(job.model, job.seed)
+        expect(job.model, job.feed.rows.segments)  # type: ignore[attr-defined]
+        return head_alone(job.model)
+    wrapped = attach(job.ref, job.start, trainable=True)
+    if not _has_head(job.start):
+        draw_head(wrapped, job.model.fresh_weights, job.seed)
+    return wrapped
+
+
+def _has_head(start: Path) -> bool:
+    """Whether an adapter has a trained head, which is trained further."""
+    return bool(read_json(start / CONFIG_FILE).get("modules_to_save"))
 
 
 def _with_states(job: _Job, wrapped: Any) -> _Job:
@@ -513,6 +639,8 @@ def _take_off(job: _Job, wrapped: Any) -> None:
     if job.settings.gradient_checkpointing:
         recompute_activations(job.model, on=False)
     detach(wrapped)
+    if job.start is None:
+        job.model.requires_grad_(False)
     job.model.eval()
 
 
