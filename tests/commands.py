@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SERVER = """
-import json, os, signal, sys
+import gc, json, os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits "ignore"
 import torch, transformers, peft, datasets
 from transformers import Trainer, AutoModelForCausalLM
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["LINGUALIFT_TEST_THREADS"]))
 from lingualift.cli import main
+gc.collect()
+gc.freeze()
 print(flush=True)
 for line in sys.stdin:
     job = json.loads(line)

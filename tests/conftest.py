@@ -1,4 +1,4 @@
-"""Every test runs offline, on one thread, with a hub cache of its own; some run the command line."""
+"""Every test runs offline, on one thread (or LINGUALIFT_TEST_THREADS), with a hub cache of its own; some run the command line."""
 
 import os
 import tempfile
@@ -6,8 +6,10 @@ import tempfile
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="lingualift-tests-")  # before a library reads it
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["OMP_NUM_THREADS"] = "1"
+THREADS = int(os.environ.setdefault("LINGUALIFT_TEST_THREADS", "1"))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
+import gc
 import shutil
 
 import pytest
@@ -16,7 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from commands import Commands
 
-torch.set_num_threads(1)
+torch.set_num_threads(THREADS)
 settings.register_profile(
     "lingualift",
     deadline=None,
@@ -30,6 +32,13 @@ settings.load_profile("lingualift")
 def _remove_the_cache():
     yield
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settled():
+    """Spare garbage collection what is imported by now: each training collects, and there is a lot."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

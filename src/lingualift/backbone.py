@@ -28,6 +28,7 @@ from lingualift.architectures import (
 from lingualift.config import Backbone
 from lingualift.devices import device
 from lingualift.errors import UserError
+from lingualift.processes import settle
 from lingualift.provenance import sha256_folder
 from lingualift.training.chat import frame
 from lingualift.training.encoding import ends_of
@@ -318,6 +319,7 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     import torch
     import transformers
 
+    settle()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     config = _config(ref.source, ref.revision, ref.trust_remote_code, ref.name)
