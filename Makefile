@@ -6,16 +6,24 @@ MODULES ?=
 SHARED ?= ../shared
 STUDY ?= runs/study
 
-.PHONY: demo test study mutants clean
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
+
+.PHONY: demo test test-all gates study mutants clean
 
 demo: .venv/.user
 	$(BIN)/lingualift demo --output $(DEMO)
 
-test: .venv/.developer
+test: gates
+	$(PYTEST) -m 'not slow'
+
+# All that `test` runs, and the tests marked `slow`: before an issue is resolved.
+test-all: gates
+	$(PYTEST)
+
+gates: .venv/.developer
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadgroup
 
 # Hours; what is finished is not done again.
 study: .venv/.developer

@@ -1,4 +1,7 @@
-"""Every test runs offline, on one thread (or LINGUALIFT_TEST_THREADS), with a hub cache of its own; some run the command line."""
+"""Every test runs offline, with a hub cache of its own, on one thread or LINGUALIFT_TEST_THREADS of them.
+
+Some run the command line, in processes of its own.
+"""
 
 import os
 import tempfile
@@ -6,8 +9,8 @@ import tempfile
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="lingualift-tests-")  # before a library reads it
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-THREADS = int(os.environ.setdefault("LINGUALIFT_TEST_THREADS", "1"))
-os.environ["OMP_NUM_THREADS"] = str(THREADS)
+os.environ.setdefault("LINGUALIFT_TEST_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = os.environ["LINGUALIFT_TEST_THREADS"]
 
 import gc
 import shutil
@@ -18,7 +21,7 @@ from hypothesis import HealthCheck, settings
 
 from commands import Commands
 
-torch.set_num_threads(THREADS)
+torch.set_num_threads(int(os.environ["LINGUALIFT_TEST_THREADS"]))
 settings.register_profile(
     "lingualift",
     deadline=None,

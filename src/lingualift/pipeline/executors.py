@@ -95,9 +95,10 @@ def run_locally(steps: Sequence[Step], store: Store, workers: int, watch: Watch)
 def _context() -> Any:
     """How worker processes are started: by a fork server on Linux, each by itself elsewhere and where there is a GPU.
 
-    The server is a fresh process, which has imported the libraries before it forks the first worker; it stays for the
-    next run, until this process ends. What this process holds (threads, locks, models) never reaches a worker. A GPU
-    does not survive a fork once a library has so much as counted the devices, as bitsandbytes does while it is imported.
+    The server is a fresh process, which has imported the libraries before it forks the first worker; it stays for
+    the next run, until this process ends. What this process holds (threads, locks, models) never reaches a worker.
+    A GPU does not survive a fork once a library has so much as counted the devices, as bitsandbytes does while it is
+    imported: where there is one, no worker is forked.
     """
     if sys.platform != "linux" or device() != "cpu":
         return multiprocessing.get_context("spawn")

@@ -5,7 +5,11 @@ import warnings
 
 from lingualift.pipeline.executors import make_ready
 
-warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # by numpy's idle threads
-_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends with its run; workers heed it themselves
+warnings.filterwarnings(
+    "ignore", "This process .* is multi-threaded", DeprecationWarning
+)  # by numpy's idle threads
+_interrupt = signal.signal(
+    signal.SIGINT, signal.SIG_IGN
+)  # the server ends with its run; workers heed it themselves
 make_ready()
 signal.signal(signal.SIGINT, _interrupt)
