@@ -73,6 +73,7 @@ def test_every_experiment_is_valid_and_every_comparison_is_of_rows_that_it_runs(
                 assert row[1:] in rows[folder.name], (question, folder.name)
 
 
+@pytest.mark.slow
 def test_every_experiment_can_be_planned(every, tmp_path):
     """With the shipped backbone in place of the rebuilt ones, and without FLARE-MT, which needs a translator."""
     for name, one in every.items():
