@@ -92,6 +92,14 @@ def run_locally(steps: Sequence[Step], store: Store, workers: int, watch: Watch)
             raise
 
 
+def expect_workers(workers: int | None) -> None:
+    """Start the fork server of a run that will come, so that it imports while this process plans."""
+    if (workers or default_workers()) > 1 and _context().get_start_method() == "forkserver":
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
+
+
 def _context() -> Any:
     """How worker processes are started: by a fork server on Linux, each by itself elsewhere and where there is a GPU.
 
