@@ -5,17 +5,26 @@ DEMO ?= lingualift-demo
 MODULES ?=
 SHARED ?= ../shared
 STUDY ?= runs/study
+PIP_OPTIONS ?=
 
-.PHONY: demo test study mutants clean
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
+
+.PHONY: demo test test-all gates study mutants clean
 
 demo: .venv/.user
 	$(BIN)/lingualift demo --output $(DEMO)
 
-test: .venv/.developer
+test: gates
+	$(PYTEST) -m 'not slow'
+
+# All that `test` runs, and the tests marked `slow`: before an issue is resolved.
+test-all: gates
+	$(PYTEST)
+
+gates: .venv/.developer
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadgroup
 
 # Hours; what is finished is not done again.
 study: .venv/.developer
@@ -27,16 +36,19 @@ mutants: .venv/.developer
 	$(BIN)/mutmut run $(MODULES)
 	$(BIN)/mutmut results | grep -v 'not checked' || true
 
-# torch goes first and alone: the constraints pin it, so that nothing that follows pulls a second one.
-.venv/.user: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+# One call for everything: the constraints pin torch, so that nothing pulls a second one.
+INSTALL = $(BIN)/python -m pip install --quiet $(PIP_OPTIONS) --constraint constraints.txt --editable
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.user: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) .
 	touch $@
 
-.venv/.developer: .venv/.user
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+.venv/.developer: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) '.[dev]'
+	touch .venv/.user $@
 
 clean:
 	rm -rf .venv lingualift-demo mutants

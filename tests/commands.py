@@ -1,4 +1,4 @@
-"""Runs the command line in real processes, forked from one that has imported the heavy libraries already."""
+"""Runs the command line, and scripts, in real processes, forked from one that has imported the libraries."""
 
 import contextlib
 import json
@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SERVER = """
-import json, os, signal, sys
+import gc, json, os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits "ignore"
 import torch, transformers, peft, datasets
 from transformers import Trainer, AutoModelForCausalLM
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["LINGUALIFT_TEST_THREADS"]))
+import runpy, sklearn.metrics
+import lingualift.evaluation.runner, lingualift.fusion, lingualift.lifting, lingualift.look, lingualift.merging
+import lingualift.pipeline, lingualift.prediction, lingualift.report, lingualift.translation
 from lingualift.cli import main
+gc.collect()
+gc.freeze()
 print(flush=True)
 for line in sys.stdin:
     job = json.loads(line)
@@ -30,10 +35,16 @@ for line in sys.stdin:
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         os.dup2(null, 0)
-        sys.argv = ["lingualift", *job["arguments"]]
+        sys.argv = [job["script"] or "lingualift", *job["arguments"]]
         code = 0
         try:
-            main()
+            if job["before"]:
+                exec(job["before"])
+            if job["script"]:
+                sys.path[0] = os.path.dirname(job["script"])
+                runpy.run_path(job["script"], run_name="__main__")
+            else:
+                main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:
@@ -64,7 +75,7 @@ class Finished:
 
 
 class Commands:
-    """Call it with the arguments of `lingualift`; the working folder is the caller's."""
+    """Call it with the arguments of `lingualift`; the working folder is the caller's, the libraries are loaded."""
 
     def __enter__(self):
         self._server = subprocess.Popen(
@@ -81,12 +92,17 @@ class Commands:
         self._server.wait()
         self._server.stdout.close()
 
-    def __call__(self, *arguments, kill_when=None, with_signal=signal.SIGKILL, **env):
+    def script(self, path, *arguments, before="", **env):
+        """Run a Python file instead, after the code `before`."""
+        return self(*arguments, script=str(path), before=before, **env)
+
+    def __call__(self, *arguments, kill_when=None, with_signal=signal.SIGKILL, script=None, before="", **env):
         """Run to the end, or until `kill_when()` holds, upon which the process group gets `with_signal`."""
         with tempfile.TemporaryDirectory() as scratch:
             out, err = Path(scratch) / "out", Path(scratch) / "err"
             job = {"arguments": [str(argument) for argument in arguments], "cwd": str(Path.cwd())}
             job |= {"out": str(out), "err": str(err), "env": {"COLUMNS": "200", **env}}
+            job |= {"script": script, "before": before}
             self._server.stdin.write(json.dumps(job) + "\n")
             self._server.stdin.flush()
             child = int(self._server.stdout.readline())

@@ -1,4 +1,7 @@
-"""Every test runs offline, on one thread, with a hub cache of its own; some run the command line."""
+"""Every test runs offline, with a hub cache of its own, on one thread or LINGUALIFT_TEST_THREADS of them.
+
+Some run the command line, in processes of its own.
+"""
 
 import os
 import tempfile
@@ -6,8 +9,10 @@ import tempfile
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="lingualift-tests-")  # before a library reads it
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("LINGUALIFT_TEST_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = os.environ["LINGUALIFT_TEST_THREADS"]
 
+import gc
 import shutil
 
 import pytest
@@ -16,7 +21,7 @@ from hypothesis import HealthCheck, settings
 
 from commands import Commands
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["LINGUALIFT_TEST_THREADS"]))
 settings.register_profile(
     "lingualift",
     deadline=None,
@@ -26,10 +31,27 @@ settings.register_profile(
 settings.load_profile("lingualift")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Tests that share a fixture of their module run in one process, which makes it once."""
+    for item in items:
+        fixtures = (found for name, found in item._fixtureinfo.name2fixturedefs.items() if name[0] != "_")
+        shared = any(one.scope == "module" for found in fixtures for one in found)
+        if shared and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _remove_the_cache():
     yield
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settled():
+    """Spare garbage collection what is imported by now: each training collects, and there is a lot."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,7 @@ import gzip
 import importlib.util
 import itertools
 import json
-import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -40,14 +38,12 @@ NEVER = [
     "xquad/en/test.jsonl.gz",
 ]
 WATCHED = """
-import json, os, runpy, sys
+import json, os, sys
 log = os.open(os.environ["LOG"], os.O_WRONLY | os.O_CREAT)
 def watch(event, args):
     if event in ("open", "os.rename"):
         os.write(log, (json.dumps([event, str(args[event == "os.rename"])]) + "\\n").encode())
 sys.addaudithook(watch)
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
@@ -62,7 +58,7 @@ def write(path, columns, rows=60):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(cli, tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder")
     data, output, log = folder / "data", folder / "encoder", folder / "log"
     for name, columns in (TRAINING | HELD_OUT).items():
@@ -70,15 +66,8 @@ def run(tmp_path_factory):
     for name in NEVER:
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         (data / name).write_text("not gzip: whoever reads this stops")
-    command = [sys.executable, "-c", WATCHED, str(SCRIPT), "--data", str(data), "--output", str(output)]
-    done = subprocess.run(
-        [*command, "--steps", "3"],
-        env=os.environ | {"LOG": str(log)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = cli.script(SCRIPT, "--data", data, "--output", output, "--steps", 3, before=WATCHED, LOG=str(log))
+    assert done.code == 0, done.err
     return data, output, [json.loads(line) for line in log.read_text().splitlines()]
 
 

@@ -4,8 +4,6 @@ import dataclasses
 import gzip
 import itertools
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -32,22 +30,12 @@ def write(path, texts, key="id"):
             print(json.dumps({key: number, "text": text, "label": "neutral"}), file=file)
 
 
-def run(*arguments):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(cli, tmp_path_factory):
     folder = tmp_path_factory.mktemp("translator") / "world"
-    return folder, run("--world", "--output", folder, "--steps", "2", "--rows", "1")
+    done = cli.script(SCRIPT, "--world", "--output", folder, "--steps", 2, "--rows", 1)
+    assert done.code == 0, done.err
+    return folder, done.out
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +62,7 @@ def texts(tmp_path_factory):
     return folder
 
 
-def test_a_translator_of_the_world_translates_and_encodes(world, tmp_path):
+def test_a_translator_of_the_world_translates_and_encodes(cli, world, tmp_path):
     folder, out = world
     told = json.loads((folder / "provenance.json").read_text())
     assert {(row["task"], row["language"]) for row in told["scores"]} == {
@@ -104,11 +92,9 @@ def test_a_translator_of_the_world_translates_and_encodes(world, tmp_path):
             32,
         ),
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "lingualift", *map(str, command)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "test: 3 of 3 rows written" in done.stdout
+    done = cli(*command)
+    assert done.code == 0, done.err
+    assert "test: 3 of 3 rows written" in done.out
     backbone = AutoModelForSeq2SeqLM.from_config(model.config)
     config = ll.FlareConfig(target_modules=["q_proj"], source_encoder=str(folder))
     assert (

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -74,6 +73,7 @@ def test_every_experiment_is_valid_and_every_comparison_is_of_rows_that_it_runs(
                 assert row[1:] in rows[folder.name], (question, folder.name)
 
 
+@pytest.mark.slow
 def test_every_experiment_can_be_planned(every, tmp_path):
     """With the shipped backbone in place of the rebuilt ones, and without FLARE-MT, which needs a translator."""
     for name, one in every.items():
@@ -89,11 +89,10 @@ def test_every_experiment_can_be_planned(every, tmp_path):
         assert plan_of(path)[0].steps
 
 
-def test_a_folder_without_the_data_sets_is_refused_before_anything_is_made(tmp_path):
-    command = [sys.executable, ROOT / "study/run.py", "--shared", tmp_path, "--work", tmp_path / "work"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "holds no data/nusax" in done.stderr
+def test_a_folder_without_the_data_sets_is_refused_before_anything_is_made(cli, tmp_path):
+    done = cli.script(ROOT / "study/run.py", "--shared", tmp_path, "--work", tmp_path / "work")
+    assert done.code == 2
+    assert "holds no data/nusax" in done.err
     assert not (tmp_path / "work").exists()
 
 
@@ -290,13 +289,11 @@ def test_the_corrected_p_values_are_holms(numbers):
     assert all(one["clear"] == (max(one["p_holm"], one["p_parts"]) <= effects.LEVEL) for one in named)
 
 
-def test_the_figures_show_the_numbers(numbers, tmp_path):
+def test_the_figures_show_the_numbers(cli, numbers, tmp_path):
     """Drawn anew, every figure tells the effects that the one in the docs tells."""
     (tmp_path / "study.md").write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, ROOT / "study" / "figures.py", "--docs", tmp_path], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    done = cli.script(ROOT / "study" / "figures.py", "--docs", tmp_path)
+    assert done.code == 0, done.err
     for name in (*FORESTS, *LINES):
         drawn, kept = ((folder / "study" / f"{name}.svg").read_text() for folder in (tmp_path, PAGE.parent))
         assert words(drawn) == words(kept)

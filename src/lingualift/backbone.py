@@ -28,6 +28,7 @@ from lingualift.architectures import (
 from lingualift.config import Backbone
 from lingualift.devices import device
 from lingualift.errors import UserError
+from lingualift.processes import settle
 from lingualift.provenance import read_json, sha256_file, sha256_folder
 from lingualift.training.chat import frame
 from lingualift.training.encoding import ends_of
@@ -407,6 +408,7 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
 
     from lingualift.products import multiplies_slowly, multiply_wide
 
+    settle()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     config = _config(ref.source, ref.revision, ref.trust_remote_code, ref.name)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lingualift.errors import UserError
+from lingualift.processes import claim
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,6 +93,7 @@ app.add_typer(store_app, name="store")
 def main() -> None:
     """Run the command line: 0 done, 2 the user can mend it (one message on stderr), 1 our bug."""
     warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries, to their own users
+    claim()
     try:
         app()
     except UserError as error:

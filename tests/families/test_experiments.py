@@ -53,6 +53,7 @@ def write(folder, name, backbone, task, **changes):
     return path
 
 
+# Those that are not slow have each class of model once; test_matrix.py has all tasks and kinds.
 CASES = [
     ("xlmr", "nusax", "lora", "masked-lm"),
     ("xlmr", "xcopa", "ia3", "masked-lm"),
@@ -63,10 +64,15 @@ CASES = [
     ("nllb", "xcopa", "ia3", "prefix-lm"),
     ("gemma2", "nusax", "lora", "causal-lm"),
 ]
+SLOW = {("xlmr", "nusax"), ("xlmr", "xcopa"), ("mt5", "xquad")}
 
 
 @pytest.mark.parametrize(
-    ("name", "task", "kind", "reference"), CASES, ids=["-".join(case[:3]) for case in CASES]
+    ("name", "task", "kind", "reference"),
+    [
+        pytest.param(*case, id="-".join(case[:3]), marks=pytest.mark.slow if case[:2] in SLOW else ())
+        for case in CASES
+    ],
 )
 def test_an_experiment_runs_on_every_family(backbone, tmp_path, name, task, kind, reference):
     path = write(tmp_path, "e", backbone(name).source, task, adapter={"type": kind, "rank": 2, "tokens": 3})
@@ -152,7 +158,7 @@ def test_a_task_that_needs_text_of_its_own_is_not_for_encoders(backbone, tmp_pat
         plan_of(path, output=tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["xlmr", "mt5", "nllb"])
+@pytest.mark.parametrize("name", ["xlmr", pytest.param("mt5", marks=pytest.mark.slow), "nllb"])
 def test_check_looks_at_every_family(backbone, tmp_path, name):
     look = check(write(tmp_path, "e", backbone(name).source, "nusax"))
     assert all(math.isfinite(one.nats) and one.nats > 0 for one in look.languages)

@@ -25,13 +25,33 @@ TEXTS = {
     "en": ["the red book is on the table in the kitchen, and nobody reads it"] * 6,
     "id": ["buku merah ada di atas meja di dapur, dan tidak ada yang membacanya"] * 6,
 }
-KINDS = [
-    *((name, kind) for name in tiny.DECODERS for kind in ("lora", "ia3")),
-    *(
-        (name, kind)
-        for name in (*tiny.ENCODER_DECODERS, *tiny.ENCODERS)
-        for kind in ("lora", "ia3", "prefix")
-    ),
+FAMILIES = {
+    **dict.fromkeys(tiny.DECODERS, ("lora", "ia3")),
+    **dict.fromkeys((*tiny.ENCODER_DECODERS, *tiny.ENCODERS), ("lora", "ia3", "prefix")),
+}
+EVERY = [(name, kind, task) for name, kinds in FAMILIES.items() for kind in kinds for task in LABELLED]
+PAIRS = ((0, 1), (0, 2), (1, 2))
+
+
+def covering(cases):
+    """The first of the cases that leave no pair out: class × kind, class × task, kind × task."""
+    left = {(pair, *(case[place] for place in pair)) for case in cases for pair in PAIRS}
+    taken = []
+    while left:
+        held = {case: {(pair, *(case[place] for place in pair)) for pair in PAIRS} & left for case in cases}
+        taken.append(max(cases, key=lambda case: len(held[case])))
+        left -= held[taken[-1]]
+    return taken
+
+
+QUICK = set(covering(EVERY))
+CASES = [
+    pytest.param(
+        *case,
+        id="-".join(case),
+        marks=[pytest.mark.xdist_group(f"matrix-{case[0]}"), *([] if case in QUICK else [pytest.mark.slow])],
+    )
+    for case in EVERY
 ]
 
 
@@ -75,8 +95,7 @@ def references(backbone, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("task", LABELLED)
-@pytest.mark.parametrize(("name", "kind"), KINDS, ids=["-".join(each) for each in KINDS])
+@pytest.mark.parametrize(("name", "kind", "task"), CASES)
 def test_a_family_trains_merges_evaluates_and_reloads(backbone, references, tmp_path, name, kind, task):
     ref = backbone(name)
     code = shipped_languages(task)[0]
@@ -113,6 +132,7 @@ def test_a_family_trains_merges_evaluates_and_reloads(backbone, references, tmp_
     assert any(not torch.equal(before[key], after[key]) for key in before.keys() - heads)
 
 
+@pytest.mark.xdist_group("matrix-xlmr")  # its references are made once
 @pytest.mark.parametrize("task", ["nusax", "xcopa", "xquad"])
 @pytest.mark.parametrize("kind", ["lora", "ia3", "prefix"])
 def test_plain_peft_loads_the_adapter_of_an_encoder(backbone, references, tmp_path, kind, task):
@@ -154,6 +174,7 @@ def test_plain_peft_loads_the_adapter_of_an_encoder(backbone, references, tmp_pa
         assert torch.allclose(torch.tensor(list(found.scores.values())), expected, atol=1e-5)
 
 
+@pytest.mark.xdist_group("matrix-xlmr")  # its references are made once
 def test_the_head_follows_from_the_seed_alone(backbone, references, tmp_path):
     ref = backbone("xlmr")
     _, examples = rows(tmp_path / "rows", "nusax", shipped_languages("nusax")[0]).labelled(
@@ -174,6 +195,7 @@ def test_the_head_follows_from_the_seed_alone(backbone, references, tmp_path):
     ]
 
 
+@pytest.mark.xdist_group("matrix-xlmr")  # its references are made once
 def test_a_reference_has_no_head_to_answer_with(backbone, references, tmp_path):
     code = shipped_languages("nusax")[0]
     _, examples = rows(tmp_path / "rows", "nusax", code).labelled(code, "train")

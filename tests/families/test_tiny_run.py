@@ -136,7 +136,15 @@ def test_a_model_that_cannot_be_made_small_is_told(tmp_path):
         tiny_model(find_backbone(Backbone(name=str(tmp_path))))
 
 
-@pytest.mark.parametrize(("name", "kind"), SIX.items())
+def quick(cases, *names):
+    """The cases, all but the named ones marked slow: the code that they run is the same, the class another."""
+    for case in cases:
+        name = case[0] if isinstance(case, tuple) else case
+        values = case if isinstance(case, tuple) else (case,)
+        yield pytest.param(*values, marks=() if name in names else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("name", "kind"), quick(SIX.items(), "llama", "t5", "xlmr"))
 def test_an_experiment_with_every_task_that_suits_runs_to_its_report(backbone, tmp_path, name, kind):
     encoder = name in tiny.ENCODERS
     tasks = [
@@ -167,7 +175,7 @@ def test_an_experiment_with_every_task_that_suits_runs_to_its_report(backbone, t
     assert {row["weight"] for row in finished.rows if row["method"] == "adamergex"} <= {0.0, 1.5}
 
 
-@pytest.mark.parametrize("name", ["llama", "t5", "xlmr"])
+@pytest.mark.parametrize("name", quick(["llama", "t5", "xlmr"], "llama", "xlmr"))
 def test_an_experiment_that_fuses_runs_to_its_report(backbone, tmp_path, name):
     """Classes, pairs of texts, choices and spans, with and without ids; a source encoder beside the backbone."""
     tasks = ["nusax", "xnli", "xcopa", "tydiqa-goldp"]
@@ -453,7 +461,10 @@ def test_states_that_cannot_be_kept_are_told_before_anything_runs(backbone, tmp_
     assert not (tmp_path / "run" / "store").exists()
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# The recipe of LoRA shows the most commands; those that (IA)³ shares with it are its alone.
+@pytest.mark.parametrize(
+    "name", quick(RECIPES, "adamergex-llama2-ia3.yaml", "adamergex-xlmr.yaml", "adamergex-mt5-prefix.yaml")
+)
 def test_a_recipe_of_the_papers_runs(backbone, tmp_path, name):
     path = ROOT / "examples" / name
     folder = f"backbone.name={backbone(RECIPES[name]).source}"

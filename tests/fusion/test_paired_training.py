@@ -1,12 +1,9 @@
 """Our own training with a FLARE adapter: from where it begins, what it learns, and that it goes on after a kill."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,8 +217,6 @@ def test_the_first_stage_goes_wherever_the_adapter_goes(refs, tmp_path):
 KILLED = """
 import os, signal, sys
 sys.path[:0] = sys.argv[1:3]
-import torch
-torch.set_num_threads(1)
 from pathlib import Path
 import paired, test_paired_training as this
 from lingualift.backbone import find_backbone
@@ -243,15 +238,13 @@ case.trained("cut", steps=7, progress=kill)
 
 
 @pytest.mark.parametrize("name", ["llama", "xlmr"])
-def test_a_killed_training_goes_on_to_the_same_bits(refs, tmp_path, name):
+def test_a_killed_training_goes_on_to_the_same_bits(cli, refs, tmp_path, name):
     case = Case(refs, tmp_path, name, fusion="cross_attention", lora_dropout=0.2)
     whole = case.trained("whole", steps=7)
     places = [str(HERE), str(HERE.parent / "families"), str(tmp_path), refs[name].source, name]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *places], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    (tmp_path / "killed.py").write_text(KILLED)
+    done = cli.script(tmp_path / "killed.py", *places)
+    assert done.code == -signal.SIGKILL, done.err[-2000:]
     assert {path.name for path in (tmp_path / "work/cut").glob("checkpoint-*")} == {
         "checkpoint-2",
         "checkpoint-4",

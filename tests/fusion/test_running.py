@@ -156,7 +156,13 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize(("fusion", "how"), [("add_relu", "plain"), ("cross_attention", "checkpointed")])
+@pytest.mark.parametrize(
+    ("fusion", "how"),
+    [
+        pytest.param("add_relu", "plain", marks=pytest.mark.slow),
+        ("cross_attention", "checkpointed"),  # does all that the other does
+    ],
+)
 def test_two_processes_learn_what_one_learns(tmp_path, fusion, how):
     """DDP averages the gradients of the halves of every batch."""
     script = tmp_path / "worker.py"

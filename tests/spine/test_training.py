@@ -1,5 +1,6 @@
 """One trainer: from one recorded start, repeatable, and the backbone stays as it was."""
 
+import itertools
 import json
 
 import pytest
@@ -196,19 +197,38 @@ def test_the_resident_backbone_is_as_it_was(mini, tmp_path, examples, settings):
         assert torch.equal(model(ids).logits, before)
 
 
-@pytest.mark.parametrize("rate", [1e3, 1e18, 1e36])
-def test_a_training_that_diverges_is_told_and_writes_nothing(mini, tmp_path, examples, rate):
-    output, work = tmp_path / "out", tmp_path / "work"
+def check_divergence(mini, folder, rows, rate):
+    output, work = folder / "out", folder / "work"
     output.mkdir()
     settings = Training(steps=20, batch_size=6, learning_rate=rate, max_grad_norm=0.0, checkpoint_steps=2)
     with pytest.raises(UserError, match=r"training: .*(NaN|nan|inf)(?s:.*)lower `learning_rate`"):
-        learn(
-            mini, examples, settings, start=begin(mini, tmp_path / "start"), seed=0, output=output, work=work
-        )
+        learn(mini, rows, settings, start=begin(mini, folder / "start"), seed=0, output=output, work=work)
     assert list(output.iterdir()) == []
     assert not work.exists()
+
+
+@pytest.mark.parametrize("rate", [1e18, 1e36])
+def test_a_training_that_diverges_is_told_and_writes_nothing(mini, tmp_path, examples, rate):
+    """Rates at which the product of two factors is beyond float32, however a processor rounds."""
+    check_divergence(mini, tmp_path, examples, rate)
     with torch.inference_mode():
         assert load_backbone(mini)[0](torch.tensor([[1, 5]])).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_training_that_diverges_late_is_told_and_writes_nothing(mini, tmp_path, examples, value):
+    """After the second checkpoint one activation is no number any more."""
+    calls = itertools.count(1)
+
+    def spoil(module, given, states):
+        return states * value if next(calls) == 5 else None
+
+    hook = load_backbone(mini)[0].model.norm.register_forward_hook(spoil)
+    try:
+        check_divergence(mini, tmp_path, examples, 1e-3)
+    finally:
+        hook.remove()
+    assert next(calls) > 5
 
 
 def test_unknown_modules_are_refused_with_the_known_ones(mini, tmp_path):

@@ -1,15 +1,19 @@
-"""A run that is killed leaves no worker behind that would go on beside the next one."""
+"""Worker processes: none outlives the run that started it, and what is done in them is not done to their caller."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import psutil
 import pytest
+from worlds import experiment, write_experiment
 
 from lingualift.miniworld import write_data
+from lingualift.pipeline import executors, run
 
 EXPERIMENT = """
 backbone: {name: miniworld}
@@ -21,27 +25,141 @@ training:
 methods: [source-ft, target-ft]
 workers: 2
 """
+posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_workers_end_with_the_run_that_started_them(tmp_path):
-    write_data(tmp_path / "data")
-    (tmp_path / "long.yaml").write_text(EXPERIMENT, encoding="utf-8")
+def started(folder):
+    """A run whose two workers train for hours, and all processes that it started."""
+    write_data(folder / "data")
+    (folder / "long.yaml").write_text(EXPERIMENT, encoding="utf-8")
     command = [sys.executable, "-m", "lingualift", "run", "long.yaml", "--output", "out"]
-    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    log = tmp_path / "out" / "log.jsonl"
-    deadline = time.monotonic() + 120
+    with (folder / "said").open("w") as said:
+        one = subprocess.Popen(
+            command, cwd=folder, stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    log = folder / "out" / "log.jsonl"
+    deadline = time.monotonic() + 240
     while not (log.exists() and log.read_text(encoding="utf-8").count("train mini-qa") == 2):
-        assert run.poll() is None
+        assert one.poll() is None, (folder / "said").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.2)
+    return one, psutil.Process(one.pid).children(recursive=True)
+
+
+def ended(processes):
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    for process in alive:
+        process.kill()
+    return not alive
+
+
+@posix
+def test_workers_end_with_the_run_that_started_them(tmp_path):
+    one, others = started(tmp_path)
     workers = [
-        child for child in psutil.Process(run.pid).children() if "spawn_main" in " ".join(child.cmdline())
+        child
+        for child in others
+        if any(name in " ".join(child.cmdline()) for name in ("forkserver", "spawn"))
     ]
-    assert len(workers) == 2
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    _, alive = psutil.wait_procs(workers, timeout=60)
-    for worker in alive:
-        worker.kill()
-    assert not alive
+    assert len(workers) >= 2
+    one.send_signal(signal.SIGKILL)
+    one.wait()
+    assert ended(others)
+
+
+@posix
+def test_an_interrupt_from_the_keyboard_ends_workers_too(tmp_path):
+    one, others = started(tmp_path)
+    os.killpg(one.pid, signal.SIGINT)
+    assert one.wait(60) == 130
+    assert ended(others)
+    assert "stopped; the same command goes on where it was" in (tmp_path / "said").read_text()
+
+
+@pytest.mark.parametrize("place", ["cuda", "mps"])
+def test_where_there_is_a_gpu_no_worker_is_forked(monkeypatch, place):
+    monkeypatch.setattr(executors, "device", lambda: place)
+    assert executors._context().get_start_method() == "spawn"
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_no_worker_is_forked_but_on_linux(monkeypatch, platform):
+    monkeypatch.setattr(sys, "platform", platform)
+    assert executors._context().get_start_method() == "spawn"
+
+
+TASK = """
+import gc, os
+from lingualift.tasks import TASKS
+from lingualift.tasks.miniworld import MiniSentiment
+
+
+class Mine(MiniSentiment):
+    def example(self, row, language):
+        if os.environ["LOOK"] and not getattr(self, "told", False):
+            self.told = True
+            with open(os.environ["LOOK"], "a") as file:
+                print(os.getpid(), os.environ.get("GONE"), gc.get_freeze_count() > 10_000, file=file)
+        return super().example(row, language)
+
+
+TASKS.register("mine-of-workers")(Mine())
+"""
+
+
+def test_workers_have_the_callers_environment_and_the_caller_keeps_its_objects(data, tmp_path, monkeypatch):
+    """In two runs with one server, which began before the environment changed."""
+    (tmp_path / "mine.py").write_text(TASK)
+    raw = experiment(data, workers=2)
+    raw["tasks"][0]["task"] = "mine.py"
+    frozen = gc.get_freeze_count()
+    for number in ("0", "1"):
+        monkeypatch.setenv("LOOK", str(tmp_path / number))
+        monkeypatch.delenv("GONE", raising=False)
+        if number == "0":
+            monkeypatch.setenv("GONE", "here")
+        raw["seeds"] = [int(number)]
+        run(write_experiment(tmp_path / f"{number}.yaml", raw), output=tmp_path / "out" / number)
+        told = [line.split() for line in (tmp_path / number).read_text().splitlines()]
+        mine = [line for line in told if line[0] == str(os.getpid())]
+        workers = [line for line in told if line not in mine]
+        assert workers
+        assert all(line[1:] == ["here" if number == "0" else "None", "True"] for line in workers)
+    assert gc.get_freeze_count() <= frozen  # those that were let go
+
+
+def test_the_command_line_spares_garbage_collection_what_is_imported_and_a_caller_does_not(data, tmp_path):
+    code = """
+        import gc, sys
+        import lingualift.cli as cli
+        from lingualift.backbone import find_backbone, load_backbone
+        from lingualift.config import Backbone
+        mini = find_backbone(Backbone(name="miniworld"))
+        load_backbone(mini)
+        assert gc.get_freeze_count() == 0
+        load_backbone.cache_clear()
+        sys.argv = ["lingualift", "--help"]
+        try:
+            cli.main()
+        except SystemExit:
+            pass
+        assert gc.get_freeze_count() == 0
+        load_backbone(mini)
+        frozen = gc.get_freeze_count()
+        assert frozen > 100_000
+        load_backbone.cache_clear()
+        load_backbone(mini)
+        assert gc.get_freeze_count() <= frozen
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_script_without_a_guard_is_told_what_workers_need(data, tmp_path):
+    write_experiment(tmp_path / "e.yaml", experiment(data, workers=2))
+    (tmp_path / "script.py").write_text("import lingualift as ll\nll.run('e.yaml')\n")
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "UserError: worker process: died without a word" in done.stderr
+    assert "call `run` under `if __name__ == '__main__':`" in " ".join(done.stderr.split())
+    assert not list(tmp_path.rglob("results.json"))

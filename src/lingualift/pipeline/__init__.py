@@ -17,7 +17,7 @@ from lingualift.config import Experiment, dump_experiment, load_experiment
 from lingualift.errors import UserError
 from lingualift.evaluation.comparisons import Comparison
 from lingualift.pipeline.cost import check_fits, estimate
-from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
+from lingualift.pipeline.executors import Event, Watch, default_workers, expect_workers, run_locally
 from lingualift.pipeline.plan import Plan, check_data, make_plan
 from lingualift.pipeline.results import collect
 from lingualift.pipeline.store import Store
@@ -84,8 +84,10 @@ def run(
     """
     if tiny:
         return _run_tiny(Path(experiment), output, overrides, replace, watch)
-    plan, steps = plan_of(experiment, output=output, overrides=overrides, store=store)
     folder = _folder(experiment, output)
+    if not (folder / RESULTS_FILE).is_file():  # else nothing may be left to do
+        expect_workers(load_experiment(Path(experiment), overrides).workers)
+    plan, steps = plan_of(experiment, output=output, overrides=overrides, store=store)
     if plan.missing(steps):
         check_fits(estimate(plan, steps, calibrate=False))
     _claim(folder, plan.experiment, replace)

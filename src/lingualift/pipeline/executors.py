@@ -8,8 +8,8 @@ import multiprocessing
 import os
 import queue
 import shutil
+import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +21,7 @@ from lingualift.errors import UserError
 from lingualift.pipeline.pulse import Beat, Pulse
 from lingualift.pipeline.steps import Step
 from lingualift.pipeline.store import Store, damage
+from lingualift.processes import claim, settle
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,11 @@ def _run(steps: Sequence[Step], store: Store, workers: int, watch: Watch) -> Non
         for step in steps:
             _here(step, store, watch)
         return
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     reports = context.Queue()
     threads = max(1, processors() // workers)
     with concurrent.futures.ProcessPoolExecutor(
-        min(workers, max(1, len(steps))), context, _begin, (reports, threads, os.getpid())
+        min(workers, max(1, len(steps))), context, _begin, (reports, threads, dict(os.environ))
     ) as pool:
         try:
             _drive(pool, steps, store, workers, watch, reports)
@@ -121,6 +122,29 @@ def _run(steps: Sequence[Step], store: Store, workers: int, watch: Watch) -> Non
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def expect_workers(workers: int | None) -> None:
+    """Start the fork server of a run that will come, so that it imports while this process plans."""
+    if (workers or default_workers()) > 1 and _context().get_start_method() == "forkserver":
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
+
+
+def _context() -> Any:
+    """How worker processes are started: by a fork server on Linux, each by itself elsewhere and where there is a GPU.
+
+    The server is a fresh process, which has imported the libraries before it forks the first worker; it stays for
+    the next run, until this process ends. What this process holds (threads, locks, models) never reaches a worker.
+    A GPU does not survive a fork once a library has so much as counted the devices, as bitsandbytes does while it is
+    imported: where there is one, no worker is forked.
+    """
+    if sys.platform != "linux" or device() != "cpu":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lingualift.pipeline.server"])
+    return context
 
 
 def _here(step: Step, store: Store, watch: Watch) -> None:
@@ -210,18 +234,33 @@ def _drain(reports: Any) -> Iterator[tuple[str, int, int]]:
 _reports: Any = None  # of a worker process: where it tells how far it is
 
 
-def _begin(reports: Any, threads: int, parent: int) -> None:
+def _begin(reports: Any, threads: int, environment: dict[str, str]) -> None:
     global _reports
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    os.environ.clear()  # a server's is as old as the server
+    os.environ.update(environment)
     warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries, to their own users
     _reports = reports
+    make_ready()
     use_threads(threads)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """End this worker when its parent is gone: a killed run leaves nothing running behind."""
-    while os.getppid() == parent:
-        time.sleep(1)
+def make_ready() -> None:
+    """Import all that trains and scores into a process of ours."""
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    from transformers import AutoModelForCausalLM, Trainer  # noqa: F401
+
+    import lingualift.evaluation.runner
+    import lingualift.merging  # noqa: F401
+
+    claim()
+    settle()
+
+
+def _end_with(run: Any) -> None:
+    """End this worker when the process that started the run is gone: a killed run leaves nothing running behind."""
+    run.join()
     os._exit(1)
 
 

@@ -713,6 +713,14 @@ def _trainer(job: _Job, model: Any, at_once: int) -> Any:
             return iter(super().__iter__())
 
     class Trainer(transformers.Trainer):  # type: ignore[misc]
+        operations: int | None = None  # per token; transformers counts the weights anew at every step
+
+        def floating_point_ops(self, inputs: Any) -> int:
+            tokens = inputs["input_ids"].numel()
+            if self.operations is None:
+                self.operations = int(super().floating_point_ops(inputs)) // tokens
+            return self.operations * tokens
+
         def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
             return ByLength(settings.batch_size * settings.accumulation, lengths=job.feed.lengths)
 
