@@ -231,15 +231,28 @@ def plan(
     calibrate: Annotated[
         bool, typer.Option(help="Measure a few steps, to tell times; loads the backbone.")
     ] = True,
+    machine: Annotated[
+        str | None,
+        typer.Option("--for", metavar="GPU", help="Estimate for a GPU that is not here, e.g. h100 or l4."),
+    ] = None,
 ) -> None:
     """Check an experiment and its data, list its steps and what they will cost; trains nothing."""
     from lingualift.pipeline import plan_of
     from lingualift.pipeline.cost import check_fits, estimate
+    from lingualift.pipeline.machines import MACHINES
+    from lingualift.pipeline.progress import saying
     from lingualift.report.terminal import show_plan
 
+    gpu = MACHINES[machine] if machine else None
     planned, steps = plan_of(experiment, output=output, overrides=overrides, store=store)
-    with _console(stderr=True).status("measuring a few steps"):
-        found = estimate(planned, steps, calibrate=calibrate)
+    with saying(_console(stderr=True)) as say:
+        found = estimate(
+            planned,
+            steps,
+            calibrate=calibrate,
+            machine=gpu,
+            tell=lambda step: say(f"measuring: {step.label()}"),
+        )
     show_plan(planned.steps, found, _console())
     check_fits(found)
     _next(f"lingualift run {experiment}")

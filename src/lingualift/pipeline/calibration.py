@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lingualift.backbone import BackboneRef, load_backbone, scored_bytes
 from lingualift.config import Adapter
 from lingualift.devices import use_threads
-from lingualift.evaluation.runner import answering, evaluate
+from lingualift.evaluation.runner import answering, evaluate, is_ranked
 from lingualift.pipeline.steps import (
     Evaluate,
     Initialise,
@@ -24,11 +25,13 @@ from lingualift.pipeline.steps import (
     WordsHead,
     start_of,
 )
+from lingualift.provenance import fingerprint
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_prompt
-from lingualift.training.trainer import initialise, initialise_words, measure_step
+from lingualift.training.trainer import initialise, initialise_words, measure_step, seconds_of_batch
 
-_ROWS = 64  # rows that are scored, at most
+_BUDGET = 12.0  # seconds of arithmetic, shared by all that is measured; each is done a little of, however long it takes
+_TOKENS, _WRITTEN = 4, 4  # tokens that are generated to tell how long each takes, and for how many rows
 
 
 @dataclass(frozen=True)
@@ -46,44 +49,96 @@ class Pace:
     rows: int
 
 
-def measure(step: Step, ref: BackboneRef, adapter: Adapter, threads: int) -> Pace:
-    """Do a little of a step, with an adapter that is drawn for it, and measure.
+def measure_all(
+    steps: Mapping[str, Step],
+    ref: BackboneRef,
+    adapter: Adapter,
+    threads: int,
+    tell: Callable[[Step], None] = lambda step: None,
+) -> tuple[dict[str, Pace], float]:
+    """Do a little of each step, with adapters that are drawn for it, and measure.
 
     Args:
-        step: The step.
+        steps: One for each kind of work, at least one.
         ref: The backbone; it is loaded.
         adapter: The experiment's adapter.
         threads: Processor threads, as many as a worker will have.
+        tell: Told which step is measured next.
+
+    Returns:
+        The pace of each, and the seconds that loading the backbone took; 0 where it was loaded already.
     """
+    paces: dict[str, Pace] = {}
     with _threads(threads), tempfile.TemporaryDirectory() as scratch:
-        drawn = Path(scratch) / "drawn"
-        drawn.mkdir()
-        if isinstance(step, WordsHead):
-            return Pace(*_words_training(step, _speaking(ref, Path(scratch) / "words")))
+        heads = {name: _answering(ref, step).head for name, step in steps.items()}
+        order = sorted(steps, key=lambda name: heads[name].kind)  # another head is another model to load
         began = time.perf_counter()
-        initialise(_answering(ref, step), adapter, 0, drawn)
-        drawn = _fused(step, drawn, Path(scratch) / "fused")
+        load_backbone(ref.answering(heads[order[0]]))
+        loading = time.perf_counter() - began
+        long = [step for step in steps.values() if isinstance(step, Train | WordsHead | Evaluate | Sweep)]
+        bench = _Bench(ref, adapter, Path(scratch), _BUDGET / max(1, len(long)))
+        for name in order:
+            tell(steps[name])
+            paces[name] = bench.measure(steps[name])
+    return paces, loading
+
+
+class _Bench:
+    """Measures steps on adapters that are drawn once for all that are alike.
+
+    Args:
+        ref: The backbone.
+        adapter: The experiment's adapter.
+        scratch: An empty folder.
+        budget: Seconds for each step.
+    """
+
+    def __init__(self, ref: BackboneRef, adapter: Adapter, scratch: Path, budget: float) -> None:
+        self.ref, self.adapter, self.scratch, self.budget = ref, adapter, scratch, budget
+        self._drawn: dict[Any, tuple[Path, float]] = {}
+
+    def measure(self, step: Step) -> Pace:
+        """The pace of a step."""
+        if isinstance(step, WordsHead):
+            return Pace(*_words_training(step, self._speaking(), self.budget))
+        drawn, seconds = self._draw(step)
         if isinstance(step, Initialise | InitialiseFused):
-            return Pace(time.perf_counter() - began, 0, 0)
+            return Pace(seconds, 0, 0)
         if isinstance(step, Merge):
-            began = time.perf_counter()
-            step.how.merge(dict.fromkeys(("task", "target", "source"), drawn), 0.0, Path(scratch) / "merged")
-            return Pace(time.perf_counter() - began, 0, 0)
+            return Pace(self._merging(step, drawn), 0, 0)
         if isinstance(step, Train):
-            speaking = _speaking(ref, Path(scratch) / "words") if step.words else ref
-            return Pace(*_training(step, speaking, drawn))
+            return Pace(*_training(step, self._speaking() if step.words else self.ref, drawn, self.budget))
         assert isinstance(step, Evaluate | Sweep)
-        return _scoring(step, ref, drawn)
+        return _scoring(step, self.ref, drawn, self.budget)
 
+    def _draw(self, step: Step) -> tuple[Path, float]:
+        """What a step trains, merges or scores, and the seconds that drawing it took: plain, or fusing beside that."""
+        ref, start = _answering(self.ref, step), start_of(step)
+        plain = self._once((ref.head,), lambda folder: initialise(ref, self.adapter, 0, folder))
+        if not isinstance(start, InitialiseFused):
+            return plain
+        settings = fingerprint(dict(start.settings))
+        return self._once((ref.head, settings), lambda folder: start.draw(plain[0], folder))
 
-def _fused(step: Step, drawn: Path, output: Path) -> Path:
-    """What a step trains or scores: the adapter that was drawn, or one that fuses, beside it."""
-    start = start_of(step)
-    if not isinstance(start, InitialiseFused):
-        return drawn
-    output.mkdir()
-    start.draw(drawn, output)
-    return output
+    def _once(self, key: Any, draw: Callable[[Path], None]) -> tuple[Path, float]:
+        if key not in self._drawn:
+            folder = self.scratch / str(len(self._drawn))
+            folder.mkdir()
+            began = time.perf_counter()
+            draw(folder)
+            self._drawn[key] = folder, time.perf_counter() - began
+        return self._drawn[key]
+
+    def _speaking(self) -> BackboneRef:
+        """An encoder without a head for words with an untrained one, which takes as long to read by."""
+        folder, _ = self._once("words", lambda folder: initialise_words(self.ref, 0, folder))
+        return self.ref.with_words(folder)
+
+    def _merging(self, step: Merge, drawn: Path) -> float:
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory(dir=self.scratch) as scratch:
+            step.how.merge(dict.fromkeys(("task", "target", "source"), drawn), 0.0, Path(scratch) / "merged")
+        return time.perf_counter() - began
 
 
 def _answering(ref: BackboneRef, step: Step) -> BackboneRef:
@@ -97,14 +152,7 @@ def _answering(ref: BackboneRef, step: Step) -> BackboneRef:
     return answering(ref, *step.source.labelled(step.language, step.split))
 
 
-def _speaking(ref: BackboneRef, folder: Path) -> BackboneRef:
-    """An encoder without a head for words with an untrained one, which takes as long to read by."""
-    folder.mkdir()
-    initialise_words(ref, 0, folder)
-    return ref.with_words(folder)
-
-
-def _words_training(step: WordsHead, ref: BackboneRef) -> tuple[float, int, int]:
+def _words_training(step: WordsHead, ref: BackboneRef, budget: float) -> tuple[float, int, int]:
     rows: list[str] = [text for code in step.languages for text in step.source.rows(code, step.split)]  # type: ignore[misc]
     return measure_step(
         ref,
@@ -114,10 +162,11 @@ def _words_training(step: WordsHead, ref: BackboneRef) -> tuple[float, int, int]
         start=None,
         language=step.languages[0],
         segment_tokens=step.segment_tokens,
+        budget=budget,
     )
 
 
-def _training(step: Train, ref: BackboneRef, drawn: Path) -> tuple[float, int, int]:
+def _training(step: Train, ref: BackboneRef, drawn: Path, budget: float) -> tuple[float, int, int]:
     rows = step.source.rows(step.language, step.split)
     return measure_step(
         ref,
@@ -127,25 +176,34 @@ def _training(step: Train, ref: BackboneRef, drawn: Path) -> tuple[float, int, i
         start=drawn,
         language=step.language,
         segment_tokens=step.segment_tokens,
+        budget=budget,
     )
 
 
-def _scoring(step: Evaluate | Sweep, ref: BackboneRef, drawn: Path) -> Pace:
+def _scoring(step: Evaluate | Sweep, ref: BackboneRef, drawn: Path, budget: float) -> Pace:
     task, examples = step.source.labelled(step.language, step.split)
-    sample = _spread(sorted(examples, key=lambda example: len(example.prompt)), _ROWS)
-    evaluate(ref, drawn, task, sample[-1:], step.scoring)  # the first is slow
-    began = time.perf_counter()
-    evaluate(ref, drawn, task, sample, step.scoring)
-    seconds = time.perf_counter() - began
-    model, tokenizer = load_backbone(answering(ref, task, examples))
-    longest = len(encode_prompt(tokenizer, sample[-1].prompt)) + step.scoring.new_tokens(task.max_new_tokens)
-    memory = scored_bytes(model, min(longest, step.scoring.max_length))
-    return Pace(seconds / len(sample), memory, len(examples))
+    ref = answering(ref, task, examples)
+    rows = sorted(examples, key=lambda example: len(example.prompt))
+    longest = step.scoring.new_tokens(task.max_new_tokens)
+    written = ref.head.kind == "words" and not is_ranked(ref, task, examples)
 
+    def seconds(few: Sequence[Example], tokens: int) -> float:
+        scoring = step.scoring.model_copy(update={"max_new_tokens": tokens} if written else {})
+        began = time.perf_counter()
+        evaluate(ref, drawn, task, few, scoring)
+        return time.perf_counter() - began
 
-def _spread(rows: Sequence[Example], count: int) -> list[Example]:
-    """At most `count` rows, evenly over the sequence."""
-    return [rows[round(i * (len(rows) - 1) / max(1, count - 1))] for i in range(min(count, len(rows)))]
+    batch = step.scoring.batch_size
+    seconds(rows[-1:], 1)  # the first is slow
+    passed = seconds_of_batch(lambda few: seconds(few, 1), rows, batch, budget)
+    if written and longest > 1:  # a further token of all answers of a batch reads the weights once
+        few, tokens = rows[-_WRITTEN:], min(_TOKENS, longest - 1)
+        passed += max(0.0, seconds(few, 1 + tokens) - seconds(few, 1)) / tokens * (longest - 1)
+    each = passed / batch
+    model, tokenizer = load_backbone(ref)
+    length = len(encode_prompt(tokenizer, rows[-1].prompt)) + longest
+    memory = scored_bytes(model, min(length, step.scoring.max_length))
+    return Pace(each, memory, len(examples))
 
 
 @contextmanager

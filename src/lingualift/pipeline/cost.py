@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import functools
 import heapq
-import math
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lingualift.backbone import BackboneRef, skeleton, weight_bytes
 from lingualift.devices import device, free_memory
 from lingualift.errors import UserError
-from lingualift.pipeline.calibration import Pace, measure
-from lingualift.pipeline.executors import default_workers, processors
+from lingualift.pipeline.calibration import Pace, measure_all
+from lingualift.pipeline.executors import default_workers, processors, ways
+from lingualift.pipeline.machines import Estimator, Machine, Work, optimiser_steps
 from lingualift.pipeline.plan import Plan
 from lingualift.pipeline.steps import (
     Evaluate,
@@ -51,11 +51,15 @@ class Cost:
         seconds: Time; None where it was not measured.
         memory: Bytes held at the peak, of the device's memory.
         disk: Bytes that stay in the store.
+        steps: Optimiser steps; 0 where they were not counted.
+        tokens: Tokens that are read; 0 where they were not counted.
     """
 
     seconds: float | None
     memory: int
     disk: int
+    steps: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,9 @@ class Estimate:
         memory_free: Bytes of the device that are free.
         disk: Bytes needed on the store's disk, checkpoints included.
         disk_free: Bytes that are free there.
-        device: "cpu", "cuda" or "mps".
+        device: "cpu", "cuda" or "mps"; what the machine is called that the plan is for.
+        loading: Seconds of `seconds` in which the backbone is loaded.
+        machine: The machine that the plan is for; None for this one.
     """
 
     costs: Mapping[Step, Cost]
@@ -81,9 +87,18 @@ class Estimate:
     disk: int
     disk_free: int
     device: str
+    loading: float = 0.0
+    machine: Machine | None = None
 
 
-def estimate(plan: Plan, store: Store, *, calibrate: bool) -> Estimate:
+def estimate(
+    plan: Plan,
+    store: Store,
+    *,
+    calibrate: bool,
+    machine: Machine | None = None,
+    tell: Callable[[Step], None] = lambda step: None,
+) -> Estimate:
     """Estimate what the steps that a store does not hold will take.
 
     Args:
@@ -91,29 +106,41 @@ def estimate(plan: Plan, store: Store, *, calibrate: bool) -> Estimate:
         store: Finished steps; the seconds that they took tell those of their kind.
         calibrate: Measure what finished steps do not tell, by a few steps of training and scoring; loads the backbone.
             Otherwise times are unknown, and memory is that of the weights alone, which is a lower bound.
+        machine: A machine that this is not: counted from configuration and data, nothing is measured, one step at once.
+        tell: Told which step is measured next.
 
     Raises:
         UserError: the backbone alone does not fit into memory (before it is loaded).
     """
     missing = plan.missing(store)
-    workers = min(plan.experiment.workers or default_workers(), max(1, len(missing)))
+    workers = min(plan.experiment.workers or (1 if machine else default_workers()), max(1, len(missing)))
     sizes = _Sizes.of(plan)
-    _check_backbone(plan.backbone, sizes, missing)
-    paces = _paces(plan, store, missing, workers) if calibrate else {}
-    costs = {step: _cost(step, sizes, paces.get(_workload(step))) for step in missing}
+    where = machine.name if machine else device()
+    free = int(machine.memory) if machine else free_memory()
+    _check_backbone(plan.backbone, sizes, missing, free, where)
+    loading = 0.0
+    if machine:
+        counted = Estimator(plan.backbone, machine, sizes.backbone)
+        costs = {step: _counted(step, sizes, counted.work(step)) for step in missing}
+    else:
+        paces, loading = _paces(plan, store, missing, workers, tell) if calibrate else ({}, 0.0)
+        costs = {step: _cost(step, sizes, paces.get(_workload(step))) for step in missing}
     heaviest = sorted((cost.memory for cost in costs.values()), reverse=True)[:workers]
     checkpoints = (
         2 * _CHECKPOINT * sizes.adapter * min(workers, sum(isinstance(step, Train) for step in missing))
     )
+    wall = _wall_time(costs, workers)
     return Estimate(
         costs,
         workers,
-        _wall_time(costs, workers),
+        None if wall is None else wall + loading,
         sum(heaviest),
-        free_memory(),
+        free,
         sum(cost.disk for cost in costs.values()) + checkpoints,
         shutil.disk_usage(_existing(store.root)).free,
-        device(),
+        where,
+        loading,
+        machine,
     )
 
 
@@ -166,21 +193,31 @@ class _Sizes:
         return cls(weight_bytes(plan.backbone), trained)
 
 
-def _check_backbone(backbone: BackboneRef, sizes: _Sizes, missing: Sequence[Step]) -> None:
-    free = free_memory()
+def _check_backbone(
+    backbone: BackboneRef, sizes: _Sizes, missing: Sequence[Step], free: int, where: str
+) -> None:
     if sizes.backbone > free and not all(isinstance(step, Merge) for step in missing):
         raise UserError(
             f"backbone {backbone.name!r}",
             f"needs {readable(sizes.backbone)} of memory for its weights alone "
             f"({backbone.quantization or backbone.dtype})",
-            f"at most the {readable(free)} that are free ({device()})",
+            f"at most the {readable(free)} that are free ({where})",
             "take a smaller backbone, `backbone.dtype: bfloat16`, `backbone.quantization: nf4`, or a machine with "
             "more memory",
         )
 
 
-def _cost(step: Step, sizes: _Sizes, pace: Pace | None) -> Cost:
-    process = _PROCESS if device() == "cpu" else 0
+def _counted(step: Step, sizes: _Sizes, work: Work) -> Cost:
+    """What a step takes on another machine: what it holds as here, its activations as they were counted."""
+    found = _cost(step, sizes, None, process=0)
+    return replace(
+        found, seconds=work.seconds, memory=found.memory + work.memory, steps=work.steps, tokens=work.tokens
+    )
+
+
+def _cost(step: Step, sizes: _Sizes, pace: Pace | None, process: int | None = None) -> Cost:
+    if process is None:
+        process = _PROCESS if device() == "cpu" else 0
     per_unit = pace.seconds if pace else None
     seconds = None if per_unit is None or pace is None else per_unit * _units(step, pace)
     held = process + sizes.backbone + _encoder_bytes(step)
@@ -225,10 +262,7 @@ def _units(step: Step, pace: Pace) -> float:
     """How many times the measured unit a step does: optimiser steps, answered rows, merges."""
     if isinstance(step, Train | WordsHead):
         settings = step.own_settings if isinstance(step, WordsHead) else step.settings
-        if settings.steps is not None:
-            return settings.steps
-        per_step = settings.batch_size * settings.accumulation
-        return math.ceil((settings.epochs or 1) * math.ceil(pace.rows / per_step))
+        return optimiser_steps(settings, pace.rows)
     if isinstance(step, Evaluate):
         return pace.rows
     return pace.rows * len(step.grid) if isinstance(step, Sweep) else 1
@@ -249,9 +283,9 @@ def _workload(step: Step) -> str:
         about += ["train", step.segment_tokens, step.settings.model_dump(mode="json"), *_drawn(step)]
     else:
         about += ["score", step.split, step.scoring.model_dump(mode="json")]
-        about += (
-            _drawn(step.adapter) if isinstance(step, Evaluate) and isinstance(step.adapter, Train) else []
-        )
+        trained = step.adapter if isinstance(step, Evaluate) else None
+        if isinstance(trained, Train) and isinstance(trained.drawn, InitialiseFused):
+            about += _drawn(trained)
     return fingerprint(about)
 
 
@@ -260,36 +294,46 @@ def _drawn(step: Train) -> list[Any]:
     return [step.drawn.kind, {**step.drawn.recipe(), "seed": None}]
 
 
-def _paces(plan: Plan, store: Store, missing: Sequence[Step], workers: int) -> dict[str, Pace]:
-    """The pace of every workload that is left, measured on its first step."""
+def _paces(
+    plan: Plan, store: Store, missing: Sequence[Step], workers: int, tell: Callable[[Step], None]
+) -> tuple[dict[str, Pace], float]:
+    """The pace of every workload that is left, measured on its first step, and the time that loading took."""
     threads = max(1, processors() // workers)
     finished: dict[str, list[tuple[Step, float]]] = {}
     left = set(missing)
     for step in plan.steps:
         if step not in left:
             finished.setdefault(_workload(step), []).append((step, store.recipe(step)["seconds"]))
-    paces: dict[str, Pace] = {}
+    first: dict[str, Step] = {}
     for step in missing:
-        workload = _workload(step)
-        if workload not in paces:
-            pace = measure(step, plan.backbone, plan.experiment.adapter, threads)
-            told = [seconds / max(1e-9, _units(other, pace)) for other, seconds in finished.get(workload, [])]
-            paces[workload] = Pace(statistics.median(told), pace.memory, pace.rows) if told else pace
-    return paces
+        first.setdefault(_workload(step), step)
+    if not first:
+        return {}, 0.0
+    paces, loading = measure_all(first, plan.backbone, plan.experiment.adapter, threads, tell)
+    for workload, pace in paces.items():
+        told = [seconds / max(1e-9, _units(other, pace)) for other, seconds in finished.get(workload, [])]
+        if told:
+            paces[workload] = replace(pace, seconds=statistics.median(told))
+    return paces, loading
 
 
 def _wall_time(costs: Mapping[Step, Cost], workers: int) -> float | None:
-    """Seconds until all steps are done, each started as soon as its inputs and a worker are there."""
+    """Seconds until all steps are done, each started as soon as its inputs and a worker are there, as a run does it."""
     if any(cost.seconds is None for cost in costs.values()):
         return None
-    done: dict[str, float] = {}
-    free = [0.0] * workers
-    for step, cost in costs.items():
-        ready = max((done.get(source.key, 0.0) for source in step.inputs.values()), default=0.0)
-        start = max(ready, heapq.heappop(free))
-        done[step.key] = start + (cost.seconds or 0.0)
-        heapq.heappush(free, done[step.key])
-    return max(done.values(), default=0.0)
+    seconds = {step.key: cost.seconds or 0.0 for step, cost in costs.items()}
+    way = ways(list(costs), lambda step: seconds[step.key])
+    waiting = sorted(costs, key=lambda step: -way[step.key])
+    left, now = set(seconds), 0.0
+    running: list[tuple[float, str]] = []
+    while waiting or running:
+        ready = [step for step in waiting if not any(source.key in left for source in step.inputs.values())]
+        for step in ready[: workers - len(running)]:
+            waiting.remove(step)
+            heapq.heappush(running, (now + seconds[step.key], step.key))
+        now, key = heapq.heappop(running)
+        left.discard(key)
+    return now
 
 
 def _existing(path: Path) -> Path:

@@ -186,6 +186,17 @@ def run_step(step: Step, store: Store, progress: Callable[[int, int], None]) -> 
         shutil.rmtree(store.work(step), ignore_errors=True)
 
 
+def ways(steps: Sequence[Step], cost: Callable[[Step], float]) -> dict[str, float]:
+    """Key of each step -> the cost of the longest way from its start to an end; steps come after their inputs."""
+    found: dict[str, float] = {}
+    behind: dict[str, float] = {}
+    for step in reversed(steps):
+        found[step.key] = cost(step) + behind.get(step.key, 0.0)
+        for source in step.inputs.values():
+            behind[source.key] = max(behind.get(source.key, 0.0), found[step.key])
+    return found
+
+
 def _drive(
     pool: concurrent.futures.ProcessPoolExecutor,
     steps: Sequence[Step],
@@ -194,8 +205,9 @@ def _drive(
     watch: Watch,
     reports: Any,
 ) -> None:
-    """Keep as many steps running as there are workers, longest chains first as the order of steps has them."""
-    waiting = {step.key: step for step in steps}
+    """Keep as many steps running as there are workers, those first that most work hangs on."""
+    way = ways(steps, lambda step: step.cost)
+    waiting = {step.key: step for step in sorted(steps, key=lambda step: -way[step.key])}
     running: dict[concurrent.futures.Future[None], Step] = {}
     unfinished = set(waiting)
     while waiting or running:

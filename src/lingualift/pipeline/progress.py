@@ -81,3 +81,13 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]
             pulse.progress(what, done, total)
 
         yield count
+
+
+@contextlib.contextmanager
+def saying(console: Console) -> Iterator[Callable[[str], None]]:
+    """One line that changes; what it yields takes what goes on now. A line each where the console is no terminal."""
+    if not console.is_terminal:
+        yield lambda what: console.print(what, markup=False, highlight=False)
+        return
+    with console.status("") as status:
+        yield status.update

@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 
 from lingualift.evaluation.comparisons import Comparison
 from lingualift.pipeline.cost import Estimate
+from lingualift.pipeline.machines import LAUNCH, UTILISATION, Machine
 from lingualift.pipeline.steps import Step
 from lingualift.pipeline.store import Entry
 from lingualift.pipeline.words import duration, readable
@@ -39,24 +40,37 @@ def show(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout,
 
 def show_plan(steps: Sequence[Step], found: Estimate, console: Console) -> None:
     """Print the steps of a plan, how many of them are done, and what the others will cost."""
-    timed = found.seconds is not None
+    timed, counted = found.seconds is not None, found.machine is not None
     table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("steps", no_wrap=True)
-    for name in ("done", "to do", *(("time",) if timed else ()), "memory", "disk"):
-        table.add_column(name, justify="right", no_wrap=True)
+    here, there = (
+        ("done", "to do", "time", "memory", "disk"),
+        ("to do", "optimiser steps", "tokens", "time", "memory"),
+    )
+    for name in there if counted else here:
+        if timed or name != "time":
+            table.add_column(name, justify="right", no_wrap=True)
     for what in dict.fromkeys(step.what() for step in steps):
         mine = [step for step in steps if step.what() == what]
         costs = [found.costs[step] for step in mine if step in found.costs]
-        cells = [str(len(mine) - len(costs)), str(len(costs) or "")]
+        cells = [str(len(costs) or "")] if counted else [str(len(mine) - len(costs)), str(len(costs) or "")]
         if costs:
-            memory, disk = max(cost.memory for cost in costs), sum(cost.disk for cost in costs)
+            if counted:
+                cells += [
+                    _count(sum(cost.steps for cost in costs)),
+                    _count(sum(cost.tokens for cost in costs)),
+                ]
             cells += [duration(sum(cost.seconds or 0.0 for cost in costs))] if timed else []
-            cells += [readable(memory), readable(disk)]
+            cells.append(readable(max(cost.memory for cost in costs)))
+            cells += [] if counted else [readable(sum(cost.disk for cost in costs))]
         table.add_row(what, *cells)
     console.print(table)
     count, done = len(found.costs), len(steps) - len(found.costs)
     if not count:
         console.print(f"All {done} steps are done.")
+        return
+    if found.machine is not None:
+        console.print(_elsewhere(found, found.machine, count, done), markup=False, highlight=False)
         return
     time = f"about {duration(found.seconds or 0.0)} with {found.workers} at once," if timed else "at least"
     console.print(
@@ -64,6 +78,26 @@ def show_plan(steps: Sequence[Step], found: Estimate, console: Console) -> None:
         f"free, {found.device}), {readable(found.disk)} on disk ({readable(found.disk_free)} free).",
         markup=False,
         highlight=False,
+    )
+
+
+def _count(number: int) -> str:
+    """A number for people, empty for none."""
+    return f"{number:,}" if number else ""
+
+
+def _elsewhere(found: Estimate, machine: Machine, count: int, done: int) -> str:
+    """What a plan takes on a machine that is not here."""
+    steps, tokens = (
+        sum(getattr(cost, name) for cost in found.costs.values()) for name in ("steps", "tokens")
+    )
+    seconds = sum(cost.seconds or 0.0 for cost in found.costs.values())
+    return (
+        f"{count} steps to do, {done} done, on one {machine.what}: about {duration(seconds)} ({seconds / 3600:.2g} "
+        f"GPU-hours) for {steps:,} optimiser steps and {tokens:,} tokens, {readable(found.memory)} of its "
+        f"{readable(machine.memory)}. An estimate from configuration and data alone, at {UTILISATION:.0%} of the data "
+        f"sheet's peak and {1000 * LAUNCH:.0f} ms at least for a layer in each pass; nothing was measured, and loading, "
+        "merging and padding are not in it."
     )
 
 

@@ -306,8 +306,8 @@ def _windows(
 class WordLoss:
     """Mean negative log-likelihood of the next word, over all batches of a step, as a decoder of transformers has it.
 
-    Where the logits of a batch are more than `LOGITS` numbers, they are never all there at once. That asks for a plain
-    frozen head behind which the model does nothing to its logits, as Gemma 2 does: found out on the first batch.
+    The logits of a batch are never all there at once where the head is plain and frozen and the model does nothing
+    more to its logits, as Gemma 2 does: found out on the first batch. Elsewhere the loss is the model's own.
     """
 
     def __init__(self) -> None:
@@ -317,13 +317,12 @@ class WordLoss:
         """The loss of a batch, whose labels (rows, tokens) are those of its last tokens."""
         import torch
 
-        from lingualift.products import LOGITS, summed_loss
+        from lingualift.products import summed_loss
 
         labels = batch.pop("labels")
         head = _base(model).get_output_embeddings()
-        large = labels.numel() * getattr(head, "out_features", 0) > LOGITS
         plain = isinstance(head, torch.nn.Linear) and head.bias is None and not head.weight.requires_grad
-        if not (large and plain) or self._alone is False:
+        if not plain or self._alone is False:
             return self._whole(model, batch, labels, count)
         read: list[Any] = []
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -64,6 +64,7 @@ TRAINING_LOG_FILE, LOGS = "training_log.jsonl", "logs"
 STATES = "source-states"
 LIBRARIES = ("lingualift", "torch", "transformers", "peft", "accelerate", "tokenizers")
 Progress = Callable[[int, int], None]
+Row = TypeVar("Row")
 
 
 def initialise(ref: BackboneRef, adapter: Adapter | GivenAdapter, seed: int, output: Path) -> None:
@@ -242,8 +243,11 @@ def measure_step(
     start: Path | None,
     language: str,
     segment_tokens: int = 512,
+    budget: float = 3.0,
 ) -> tuple[float, int, int]:
     """Do a few optimiser steps on some of the rows, and measure; nothing is kept.
+
+    Where a step takes long, it is measured on fewer rows than it will have, never on more.
 
     Args:
         ref: The backbone.
@@ -253,6 +257,7 @@ def measure_step(
         start: Adapter folder to start from; None to train the head for words that the backbone names.
         language: Code of the rows' language.
         segment_tokens: Tokens per segment, for texts.
+        budget: Seconds that measuring may take, but for a row at least.
 
     Returns:
         Seconds of an optimiser step; bytes that autograd keeps for each row of a batch, the longest of the sample;
@@ -282,7 +287,7 @@ def measure_step(
         optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad])
         precision = torch.autocast(device(), torch.bfloat16, enabled=settings.precision == "bfloat16")
 
-        def forward(batch: list[Any]) -> Any:
+        def forward(batch: Sequence[Any]) -> Any:
             inputs = {
                 name: value.to(model.device) if isinstance(value, torch.Tensor) else value
                 for name, value in feed.collate(batch).items()
@@ -290,12 +295,14 @@ def measure_step(
             with precision:
                 return feed.loss(wrapped, inputs, None) if feed.loss else wrapped(**inputs).loss
 
-        def step(batch: list[Any]) -> None:
+        def step(batch: Sequence[Any]) -> float:
+            began = time.perf_counter()
             loss = forward(batch)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             loss.item()  # waits for a GPU
+            return time.perf_counter() - began
 
         wrapped.train()
         kept = _kept_bytes(wrapped, lambda: forward(encoded[-1:]))
@@ -305,20 +312,45 @@ def measure_step(
             kept = (
                 _kept_bytes(wrapped, lambda: forward(encoded[-1:])) + kept // layers
             )  # one is recomputed at a time
-        step(encoded[-1:])  # the first is slow
-        count = min(settings.batch_size, len(encoded))
-        places = [int(share * (len(encoded) - count)) for share in (1 / 6, 3 / 6, 5 / 6)]
-        began = time.perf_counter()
-        for place in places:  # short, middling and long rows, as batches by length are
-            step(encoded[place : place + count])
-        passed = (time.perf_counter() - began) / len(places)
+        passed = seconds_of_batch(step, encoded, settings.batch_size, budget)
     finally:
         if settings.gradient_checkpointing:
             recompute_activations(model, on=False)
         detach(wrapped)
         model.requires_grad_(False).eval()
-    seconds = passed * settings.accumulation * settings.batch_size / count
-    return seconds, kept, round(len(encoded) * len(rows) / len(sample))
+    return passed * settings.accumulation, kept, round(len(encoded) * len(rows) / len(sample))
+
+
+def seconds_of_batch(
+    seconds: Callable[[Sequence[Row]], float], rows: Sequence[Row], most: int, budget: float
+) -> float:
+    """Seconds that a batch of rows takes, told from as little as the time allows, never from more rows at once.
+
+    Where there is time, from batches of short, middling and long rows, as batches by length are. Else from one middling
+    row and from a few: what each further row adds is what a whole batch's further rows add.
+
+    Args:
+        seconds: Does the work of some rows and says how long it took; warm.
+        rows: By length, at least one.
+        most: Rows of a batch; fewer rows than that stand for as many.
+        budget: Seconds that all may take, but for two rows.
+    """
+
+    def window(count: int, share: float) -> Sequence[Row]:
+        place = int(share * (len(rows) - count))
+        return rows[place : place + count]
+
+    count = min(most, len(rows))
+    one = seconds(window(1, 1 / 2))
+    if 3 * count * one <= budget:
+        found = sum(seconds(window(count, share)) for share in (1 / 6, 3 / 6, 5 / 6)) / 3
+    elif count == 1:
+        found = one
+    else:
+        few = min(count, max(2, int(budget / one)))
+        some = seconds(window(few, 1 / 2))
+        found = some + max(0.0, some - one) / (few - 1) * (count - few)
+    return found * most / count
 
 
 def _kept_bytes(model: Any, forward: Callable[[], Any]) -> int:
@@ -716,7 +748,7 @@ def _trainer(job: _Job, model: Any, at_once: int) -> Any:
         operations: int | None = None  # per token; transformers counts the weights anew at every step
 
         def floating_point_ops(self, inputs: Any) -> int:
-            tokens = inputs["input_ids"].numel()
+            tokens = int(inputs["input_ids"].numel())
             if self.operations is None:
                 self.operations = int(super().floating_point_ops(inputs)) // tokens
             return self.operations * tokens
