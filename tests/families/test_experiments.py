@@ -159,10 +159,11 @@ def test_a_task_that_needs_text_of_its_own_is_not_for_encoders(backbone, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["xlmr", pytest.param("mt5", marks=pytest.mark.slow), "nllb"])
-def test_check_looks_at_every_family(backbone, tmp_path, name):
+def test_check_looks_at_every_family(backbone, tmp_path, monkeypatch, name):
     look = check(write(tmp_path, "e", backbone(name).source, "nusax"))
     assert all(math.isfinite(one.nats) and one.nats > 0 for one in look.languages)
     assert all((one.vanilla is None) == (name == "xlmr") for one in look.tasks)
+    monkeypatch.setattr("lingualift.look.check", lambda *_, **__: look)  # it takes a while
     found = CliRunner().invoke(app, ["check", str(tmp_path / "e.yaml")])
     assert "nusax: rows" in found.output
 

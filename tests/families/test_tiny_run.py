@@ -138,10 +138,8 @@ def test_a_model_that_cannot_be_made_small_is_told(tmp_path):
 
 def quick(cases, *names):
     """The cases, all but the named ones marked slow: the code that they run is the same, the class another."""
-    for case in cases:
-        name = case[0] if isinstance(case, tuple) else case
-        values = case if isinstance(case, tuple) else (case,)
-        yield pytest.param(*values, marks=() if name in names else pytest.mark.slow)
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*case, marks=() if case[0] in names else pytest.mark.slow) for case in values]
 
 
 @pytest.mark.parametrize(("name", "kind"), quick(SIX.items(), "llama", "t5", "xlmr"))

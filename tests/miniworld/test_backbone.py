@@ -145,6 +145,7 @@ def test_a_failed_probe_exits_with_2(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.slow  # the shipped one is probed above
 def test_a_rebuild_passes_the_probe(tmp_path):
     """Fewer steps than the full recipe has: enough for English, which is all that the probe asks."""
     threads = torch.get_num_threads()

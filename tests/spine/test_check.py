@@ -21,6 +21,7 @@ from lingualift.look.backbone import lengths
 from lingualift.look.findings import Finding, by_grade, in_lengths, in_scores, in_spelling
 from lingualift.look.records import LanguageLook, TaskLook, Vanilla
 from lingualift.look.spelling import Spelling
+from lingualift.pipeline.cost import estimate
 from lingualift.source import Source
 from lingualift.tasks import get_task
 from lingualift.training.encoding import encode_pair
@@ -33,6 +34,17 @@ TEXTS = [
     "so bad",
     "the book is good and the red book is bad . " * 5,
 ]
+
+
+@pytest.fixture(autouse=True)
+def _unmeasured(monkeypatch):
+    """Looks in this process measure no steps, which decides nothing here; those of the command line do."""
+
+    def told_from_sizes(plan, store, *, calibrate):
+        assert calibrate
+        return estimate(plan, store, calibrate=False)
+
+    monkeypatch.setattr("lingualift.look.estimate", told_from_sizes)
 
 
 @pytest.fixture

@@ -107,6 +107,7 @@ def test_two_that_want_one_step_make_it_once(tmp_path):
 PACKAGE = Path(lingualift.__file__).parent
 NEVER_DECIDE = {  # settings are in recipes; the others change no number of an adapter
     *("config.py", "errors.py", "provenance.py", "registry.py", "devices.py", "activations.py"),
+    "processes.py",
 }
 AS_ROWS = ("miniworld/", "tasks/", "evaluation/numbers.py")  # rows and backbones are told by their content
 NAMES_ONLY = {"training/feed.py", "training/objectives.py"}  # of which evaluation takes the name of a type

@@ -28,22 +28,40 @@ workers: 2
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 
-def started(folder):
-    """A run whose two workers train for hours, and all processes that it started."""
+@pytest.fixture
+def started(tmp_path):
+    """A run whose two workers train for hours, and all processes that it started; none is left behind."""
+    one = began(tmp_path)
+    family = psutil.Process(one.pid)
+    try:
+        wait_for_both(one, tmp_path)
+        others = family.children(recursive=True)
+        yield one, others
+    finally:
+        if one.poll() is None:
+            others = family.children(recursive=True)
+            one.kill()
+            one.wait()
+        ended(others)
+
+
+def began(folder):
     write_data(folder / "data")
     (folder / "long.yaml").write_text(EXPERIMENT, encoding="utf-8")
     command = [sys.executable, "-m", "lingualift", "run", "long.yaml", "--output", "out"]
     with (folder / "said").open("w") as said:
-        one = subprocess.Popen(
+        return subprocess.Popen(
             command, cwd=folder, stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True
         )
+
+
+def wait_for_both(one, folder):
     log = folder / "out" / "log.jsonl"
     deadline = time.monotonic() + 240
     while not (log.exists() and log.read_text(encoding="utf-8").count("train mini-qa") == 2):
         assert one.poll() is None, (folder / "said").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    return one, psutil.Process(one.pid).children(recursive=True)
 
 
 def ended(processes):
@@ -54,8 +72,8 @@ def ended(processes):
 
 
 @posix
-def test_workers_end_with_the_run_that_started_them(tmp_path):
-    one, others = started(tmp_path)
+def test_workers_end_with_the_run_that_started_them(started):
+    one, others = started
     workers = [
         child
         for child in others
@@ -68,8 +86,8 @@ def test_workers_end_with_the_run_that_started_them(tmp_path):
 
 
 @posix
-def test_an_interrupt_from_the_keyboard_ends_workers_too(tmp_path):
-    one, others = started(tmp_path)
+def test_an_interrupt_from_the_keyboard_ends_workers_too(started, tmp_path):
+    one, others = started
     os.killpg(one.pid, signal.SIGINT)
     assert one.wait(60) == 130
     assert ended(others)
