@@ -96,8 +96,8 @@ def _elsewhere(found: Estimate, machine: Machine, count: int, done: int) -> str:
         f"{count} steps to do, {done} done, on one {machine.what}: about {duration(seconds)} ({seconds / 3600:.2g} "
         f"GPU-hours) for {steps:,} optimiser steps and {tokens:,} tokens, {readable(found.memory)} of its "
         f"{readable(machine.memory)}. An estimate from configuration and data alone, at {UTILISATION:.0%} of the data "
-        f"sheet's peak and {1000 * LAUNCH:.0f} ms at least for a layer in each pass; nothing was measured, and loading, "
-        "merging and padding are not in it."
+        f"sheet's peak and {1000 * LAUNCH:.0f} ms at least for a layer in each pass; nothing was measured, and "
+        "loading, merging and padding are not in it."
     )
 
 
