@@ -1,0 +1,65 @@
+"""On a GPU: an experiment in bfloat16 and in NF4, merging and FLARE included, and where the tensors are."""
+
+import importlib.util
+import math
+
+import pytest
+import torch
+from worlds import experiment, small_data, write_experiment
+
+import lingualift as ll
+from lingualift.attachment import attach, detach
+from lingualift.backbone import find_backbone, load_backbone
+from lingualift.config import Adapter, Backbone
+from lingualift.devices import device, free_memory
+from lingualift.training.trainer import initialise
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu"), pytest.mark.xdist_group("gpu")]
+METHODS = [
+    "vanilla",
+    "source-ft",
+    {"method": "adamergex", "space": "delta", "weight": 0.5},
+    "translate-train",
+    "flare",
+    "x-mixup",
+]
+
+
+@pytest.fixture(params=[None, "nf4"], ids=["bfloat16", "nf4"])
+def quantization(request):
+    if request.param and importlib.util.find_spec("bitsandbytes") is None:
+        pytest.skip("bitsandbytes is not installed")
+    return request.param
+
+
+def test_an_experiment_runs_on_it(quantization, tmp_path):
+    data = small_data(tmp_path / "data")
+    raw = experiment(data, methods=METHODS)
+    raw["backbone"] = {"name": "miniworld", "dtype": "bfloat16", "quantization": quantization}
+    files = raw["tasks"][0]["data"]["files"]
+    raw["tasks"][0]["translated"] = {
+        "into_targets": {"files": files},
+        "into_source": {"files": files.replace("{language}", "en")},
+    }
+    before = free_memory()
+    run = ll.run(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")
+    assert {row["method"] for row in run.rows} >= {"source-ft", "adamergex", "flare", "x-mixup"}
+    assert all(math.isfinite(row["score"]) for row in run.rows)
+    assert before > 0
+
+
+def test_backbone_and_adapter_lie_on_it(quantization, tmp_path):
+    ref = find_backbone(Backbone(name="miniworld", dtype="bfloat16", quantization=quantization))
+    initialise(ref, Adapter(rank=2), 0, tmp_path)
+    assert device() == "cuda"
+    wrapped = attach(ref, tmp_path, trainable=True)
+    try:
+        assert {parameter.device.type for parameter in wrapped.parameters()} == {"cuda"}
+        model, tokenizer = load_backbone(ref)
+        ids = tokenizer("the red book", return_tensors="pt").to("cuda")
+        logits = wrapped(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"]).logits
+        assert logits.device.type == "cuda"
+        assert torch.isfinite(logits).all()
+        assert model.dtype == torch.bfloat16
+    finally:
+        detach(wrapped)
