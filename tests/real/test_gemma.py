@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from lingualift.attachment import attach, detach
 from lingualift.backbone import find_backbone, load_backbone
 from lingualift.config import Backbone
+from lingualift.tasks import TASKS
 
 TEXT = "Makanan di restoran ini enak sekali, tetapi pelayanannya lambat.\nSentiment:"
 
@@ -133,10 +134,10 @@ def test_rows_are_evaluated_and_predicted_alike(cli, gemma, references, rows, wo
     assert done.code == 0, done.err
     found = [json.loads(line)["prediction"] for line in (work / "found.jsonl").read_text().splitlines()]
     scores = json.loads((work / "scores.json").read_text())
-    right = sum(one == row["label"] for one, row in zip(found, texts, strict=True))
+    labels = TASKS["nusax"].labels
+    right = sum(one == labels[row["label"]] for one, row in zip(found, texts, strict=True))
     assert scores["n"] == len(texts)
-    if "accuracy" in scores["scores"]:
-        assert scores["scores"]["accuracy"]["score"] == pytest.approx(100 * right / len(texts))
+    assert scores["scores"]["accuracy"]["score"] == pytest.approx(100 * right / len(texts))
 
 
 def test_answers_are_generated(cli, gemma, rows, work):

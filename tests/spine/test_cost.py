@@ -12,9 +12,11 @@ from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from worlds import experiment, write_experiment
 
-from lingualift.backbone import find_backbone, load_backbone
+from lingualift import backbone
+from lingualift.backbone import find_backbone, load_backbone, load_tokenizer
 from lingualift.config import Adapter, Backbone, Training
 from lingualift.errors import UserError
+from lingualift.pipeline import cost as costing
 from lingualift.pipeline import plan_of, run
 from lingualift.pipeline.cost import (
     Cost,
@@ -23,9 +25,16 @@ from lingualift.pipeline.cost import (
     estimate,
     misfits,
 )
+from lingualift.pipeline.machines import MACHINES
 from lingualift.pipeline.words import duration, readable
 from lingualift.tasks import TASKS
-from lingualift.training.trainer import _kept_bytes, count_parameters, initialise, measure_step
+from lingualift.training.trainer import (
+    _kept_bytes,
+    count_parameters,
+    initialise,
+    measure_step,
+    seconds_of_batch,
+)
 
 
 @pytest.mark.parametrize("adapter", [{}, {"rank": 3, "modules": ("q_proj", "down_proj")}, {"type": "ia3"}])
@@ -197,3 +206,57 @@ def test_durations_for_people(seconds, text):
 )
 def test_sizes_for_people(size, text):
     assert readable(size) == text
+
+
+def test_a_batch_is_told_from_few_rows():
+    """What a row takes is linear here, so a few rows tell a batch exactly, however little time there is."""
+    asked = []
+
+    def seconds(rows):
+        asked.append(len(rows))
+        return 2.0 + 0.5 * len(rows)
+
+    rows = list(range(100))
+    for budget in (0.0, 10.0, 40.0, 1000.0):
+        asked.clear()
+        assert seconds_of_batch(seconds, rows, 16, budget) == pytest.approx(2.0 + 0.5 * 16)
+        assert max(asked) <= 16
+    asked.clear()
+    assert seconds_of_batch(seconds, rows[:4], 16, 1000.0) == pytest.approx(4 * (2.0 + 0.5 * 4))
+    assert max(asked) <= 4
+
+
+def test_another_machine_is_counted_from_configuration_and_data(tmp_path, data, monkeypatch):
+    plan, store = planned(tmp_path, data)
+    monkeypatch.setattr(costing, "free_memory", lambda: pytest.fail("this machine's memory is asked"))
+    monkeypatch.setattr(backbone, "load_model", lambda ref: pytest.fail("the backbone is loaded"))
+    found = estimate(plan, store, calibrate=True, machine=MACHINES["h100"])
+    assert found.memory_free == 80e9
+    assert found.seconds > 0
+    train = {step.label(): costs for step, costs in found.costs.items() if step.kind == "adapter"}
+    task = train["train mini-sentiment in en, seed 0"]
+    assert task.steps == 3  # by the file, of 8 rows each
+    tokenizer = load_tokenizer(plan.backbone)
+    rows = [f"{row.prompt} {row.answer}" for row in plan.steps[1].source.rows("en", "train")]
+    mean = sum(len(ids) for ids in tokenizer(rows)["input_ids"]) / len(rows)
+    assert task.tokens == round(3 * 8 * mean)
+    slower = estimate(plan, store, calibrate=True, machine=MACHINES["l4"])
+    assert slower.seconds >= found.seconds
+    with pytest.raises(UserError, match="h10"):
+        MACHINES["h10"]
+
+
+def test_operations_are_those_of_the_formula(bpe, monkeypatch):
+    """A long training on one layer's worth of launches: 2 operations a weight and token forward, and 2 backward."""
+    from lingualift.pipeline import machines
+
+    monkeypatch.setattr(machines, "LAUNCH", 0.0)
+    machine = MACHINES["a100"]
+    counted = machines.Estimator(bpe, machine, 0)
+    model, _ = load_backbone(bpe)
+    inside = sum(
+        p.numel() for name, p in model.named_parameters() if "embed" not in name and "lm_head" not in name
+    )
+    assert counted._inside == inside
+    assert counted._words == model.lm_head.weight.numel()
+    assert counted._at_speed(19.5e12 * machines.UTILISATION) == pytest.approx(1.0)  # float32 on an A100
