@@ -17,7 +17,7 @@ from torch import Tensor
 from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.architectures import family_of
-from lingualift.backbone import take_off
+from lingualift.backbone import read_in_order, take_off
 from lingualift.errors import UserError
 from lingualift.fusion import stage
 from lingualift.fusion.config import FusionConfig
@@ -71,6 +71,7 @@ class PairedModel(peft.PeftModel):  # type: ignore[misc]
             lora._register_custom_module(layers)
         super().__init__(backbone, lora, ADAPTER)
         self._first_stage = before
+        self._head_hooks = read_in_order(backbone)  # a caller's own backbone has none yet
         self._first_stage_hooks = []
         if before is not None:
             self._first_stage_hooks = before.attach(backbone)
@@ -229,6 +230,8 @@ class PairedModel(peft.PeftModel):  # type: ignore[misc]
         for module in self.modules():
             swap_back(module, FusedBlock)
         stage.detach(self._first_stage_hooks)
+        for hook in self._head_hooks:
+            hook.remove()
         backbone = self.get_base_model()
         take_off(backbone)
         return backbone
