@@ -588,7 +588,7 @@ def _trainer(job: _Job, model: Any, at_once: int) -> Any:
         operations: int | None = None  # per token; transformers counts the weights anew at every step
 
         def floating_point_ops(self, inputs: Any) -> int:
-            tokens = inputs["input_ids"].numel()
+            tokens = int(inputs["input_ids"].numel())
             if self.operations is None:
                 self.operations = int(super().floating_point_ops(inputs)) // tokens
             return self.operations * tokens
