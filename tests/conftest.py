@@ -31,16 +31,6 @@ settings.register_profile(
 settings.load_profile("lingualift")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Tests that share a fixture of their module run in one process, which makes it once."""
-    for item in items:
-        fixtures = (found for name, found in item._fixtureinfo.name2fixturedefs.items() if name[0] != "_")
-        shared = any(one.scope == "module" for found in fixtures for one in found)
-        if shared and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _remove_the_cache():
     yield

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import lingualift as ll
 from lingualift.config import Data, Reference, Scoring, TaskData, load_experiment
 from lingualift.data import load_examples
 from lingualift.demo import run_demo
@@ -54,7 +55,6 @@ def test_the_readme_shows_the_two_commands_of_the_makefile():
     assert set(shown) <= set(targets)
 
 
-@pytest.mark.xdist_group("readme")
 def test_the_readme_commands_run_one_after_the_other(folder):
     lines = commands("One step at a time")
     assert [line[0] for line in lines] == ["train"] * 3 + ["merge", "evaluate", "predict", "inspect"]
@@ -109,7 +109,6 @@ def test_the_table_of_findings_has_the_thresholds_that_count():
     assert f"`--rows`, {ROWS} per language and task" in text
 
 
-@pytest.mark.xdist_group("readme")
 def test_the_readme_python_runs(folder):
     block = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     merging = block.split("run = ")[0]
@@ -189,7 +188,18 @@ def test_the_documented_comparison_has_the_keys_of_a_comparison():
     assert Comparison(**shown).verdict == "above"
 
 
-def test_the_demo_ends_with_a_table_of_what_it_measured(tmp_path):
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param([], marks=pytest.mark.slow, id="as it is"),
+        pytest.param(["training.task.steps=3", "training.reference.steps=3"], id="with fewer steps"),
+    ],
+)
+def test_the_demo_ends_with_a_table_of_what_it_measured(tmp_path, monkeypatch, overrides):
+    def run(*arguments, **named):
+        return ll.run(*arguments, **{**named, "overrides": [*named["overrides"], *overrides]})
+
+    monkeypatch.setattr("lingualift.demo.run", run)
     finished = run_demo(tmp_path / "demo", seeds=1)
     results = json.loads((finished.folder / "results.json").read_text(encoding="utf-8"))
     assert results["schema"] == 1

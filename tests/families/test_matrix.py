@@ -46,12 +46,7 @@ def covering(cases):
 
 QUICK = set(covering(EVERY))
 CASES = [
-    pytest.param(
-        *case,
-        id="-".join(case),
-        marks=[pytest.mark.xdist_group(f"matrix-{case[0]}"), *([] if case in QUICK else [pytest.mark.slow])],
-    )
-    for case in EVERY
+    pytest.param(*case, id="-".join(case), marks=() if case in QUICK else pytest.mark.slow) for case in EVERY
 ]
 
 
@@ -132,7 +127,6 @@ def test_a_family_trains_merges_evaluates_and_reloads(backbone, references, tmp_
     assert any(not torch.equal(before[key], after[key]) for key in before.keys() - heads)
 
 
-@pytest.mark.xdist_group("matrix-xlmr")  # its references are made once
 @pytest.mark.parametrize("task", ["nusax", "xcopa", "xquad"])
 @pytest.mark.parametrize("kind", ["lora", "ia3", "prefix"])
 def test_plain_peft_loads_the_adapter_of_an_encoder(backbone, references, tmp_path, kind, task):
@@ -174,7 +168,6 @@ def test_plain_peft_loads_the_adapter_of_an_encoder(backbone, references, tmp_pa
         assert torch.allclose(torch.tensor(list(found.scores.values())), expected, atol=1e-5)
 
 
-@pytest.mark.xdist_group("matrix-xlmr")  # its references are made once
 def test_the_head_follows_from_the_seed_alone(backbone, references, tmp_path):
     ref = backbone("xlmr")
     _, examples = rows(tmp_path / "rows", "nusax", shipped_languages("nusax")[0]).labelled(
@@ -195,7 +188,6 @@ def test_the_head_follows_from_the_seed_alone(backbone, references, tmp_path):
     ]
 
 
-@pytest.mark.xdist_group("matrix-xlmr")  # its references are made once
 def test_a_reference_has_no_head_to_answer_with(backbone, references, tmp_path):
     code = shipped_languages("nusax")[0]
     _, examples = rows(tmp_path / "rows", "nusax", code).labelled(code, "train")

@@ -12,14 +12,12 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "spi
 from rows import write_rows  # noqa: E402
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Mark what needs a real model, and run it in one process: they are large."""
+    """Mark what needs a real model."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("gpu") is None:
             item.add_marker(pytest.mark.real)
             item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.xdist_group("real"))
 
 
 def _model(name):

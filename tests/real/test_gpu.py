@@ -14,7 +14,7 @@ from lingualift.config import Adapter, Backbone
 from lingualift.devices import device, free_memory
 from lingualift.training.trainer import initialise
 
-pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu"), pytest.mark.xdist_group("gpu")]
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 METHODS = [
     "vanilla",
     "source-ft",

@@ -34,7 +34,6 @@ pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not here: pip in
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-pytestmark = pytest.mark.xdist_group("lm_eval")  # its adapters are trained once
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs/interop.md").read_text(encoding="utf-8")
 SHARED = ROOT.parent / "shared"
