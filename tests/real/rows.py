@@ -17,3 +17,28 @@ def write_rows(folder):
             lines = [json.dumps({**found[i % len(found)], "id": f"{split}-{i}"}) for i in range(count)]
             path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+def experiment(backbone, rows, methods, steps, **changes):
+    """English to Javanese in very few steps, with the aligned rows as exact translations."""
+    files = f"{rows}/{{language}}/{{split}}.jsonl"
+    training = {"steps": steps, "batch_size": 2 * steps, "max_length": 64}
+    return {
+        "backbone": {"name": str(backbone)},
+        "languages": {"source": "eng", "targets": ["jav"]},
+        "tasks": [
+            {
+                "task": "nusax",
+                "data": {"files": files},
+                "translated": {
+                    "into_targets": {"files": files},
+                    "into_source": {"files": f"{rows}/eng/{{split}}.jsonl"},
+                },
+            }
+        ],
+        "reference": {"data": {"files": f"{rows}/{{language}}/train.jsonl"}, "segment_tokens": 32},
+        "training": {"task": training, "reference": training},
+        "methods": methods,
+        "workers": 1,
+        **changes,
+    }

@@ -7,33 +7,22 @@ import pytest
 import torch
 import transformers
 import yaml
+from rows import experiment
 
 
 @pytest.fixture(scope="module")
 def finished(cli, e5, rows, tmp_path_factory):
     """An experiment with every way of transfer, run from the command line."""
     folder = tmp_path_factory.mktemp("e5")
-    raw = {
-        "backbone": {"name": str(e5)},
-        "languages": {"source": "eng", "targets": ["jav"]},
-        "tasks": [
-            {
-                "task": "nusax",
-                "data": {"files": f"{rows}/{{language}}/{{split}}.jsonl"},
-                "translated": {
-                    "into_targets": {"files": f"{rows}/{{language}}/{{split}}.jsonl"},
-                    "into_source": {"files": f"{rows}/eng/{{split}}.jsonl"},
-                },
-            }
-        ],
-        "reference": {"data": {"files": f"{rows}/{{language}}/train.jsonl"}, "segment_tokens": 32},
-        "training": {role: {"steps": 2, "batch_size": 4, "max_length": 64} for role in ("task", "reference")},
-        "methods": [
-            "source-ft", {"method": "arithmetic", "space": "delta", "weight": 0.5},
-            {"method": "adamergex", "space": "delta", "weight": 0.5}, "translate-train", "flare", "x-mixup",
-        ],
-        "workers": 1,
-    }  # fmt: skip
+    methods = [
+        "source-ft",
+        {"method": "arithmetic", "space": "delta", "weight": 0.5},
+        {"method": "adamergex", "space": "delta", "weight": 0.5},
+        "translate-train",
+        "flare",
+        "x-mixup",
+    ]
+    raw = experiment(e5, rows, methods, 2)
     (folder / "e.yaml").write_text(yaml.safe_dump(raw))
     planned = cli("plan", folder / "e.yaml", "--output", folder / "run")
     assert planned.code == 0, planned.err

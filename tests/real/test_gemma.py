@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 import yaml
+from rows import experiment
 from safetensors.torch import load_file
 
 from lingualift.attachment import attach, detach
@@ -150,28 +151,10 @@ def test_answers_are_generated(cli, gemma, rows, work):
 
 
 def test_an_experiment_is_checked_planned_run_and_reported(cli, gemma, rows, tmp_path):
-    raw = {
-        "backbone": {"name": str(gemma), "dtype": "bfloat16"},
-        "languages": {"source": "eng", "targets": ["jav"]},
-        "tasks": [
-            {
-                "task": "nusax",
-                "data": {"files": f"{rows}/{{language}}/{{split}}.jsonl"},
-                "translated": {
-                    "into_targets": {"files": f"{rows}/{{language}}/{{split}}.jsonl"},
-                    "into_source": {"files": f"{rows}/eng/{{split}}.jsonl"},
-                },
-            }
-        ],
-        "reference": {"data": {"files": f"{rows}/{{language}}/train.jsonl"}, "segment_tokens": 32},
-        "training": {role: {"steps": 1, "batch_size": 2, "max_length": 64} for role in ("task", "reference")},
-        "methods": [
-            "vanilla", "source-ft", {"method": "adamergex", "space": "delta", "weight": 0.5}, "translate-train",
-            "flare", "x-mixup",
-        ],
-        "scoring": {"max_length": 128},
-        "workers": 1,
-    }  # fmt: skip
+    adamergex = {"method": "adamergex", "space": "delta", "weight": 0.5}
+    methods = ["vanilla", "source-ft", adamergex, "translate-train", "flare", "x-mixup"]
+    raw = experiment(gemma, rows, methods, 1, scoring={"max_length": 128})
+    raw["backbone"]["dtype"] = "bfloat16"
     (tmp_path / "e.yaml").write_text(yaml.safe_dump(raw))
     checked = cli("check", tmp_path / "e.yaml", "--rows", 4)
     assert checked.code in (0, 2), checked.err  # rows that repeat are found
