@@ -32,8 +32,14 @@ def commands(section):
     return [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("    lingualift ")]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param([], marks=pytest.mark.slow, id="as shown"),
+        pytest.param(["--steps", "2"], id="with fewer steps"),
+    ],
+)
+def folder(request, tmp_path_factory):
     """A folder in which the README's commands were run one after the other."""
     from lingualift.cli import app
 
@@ -42,7 +48,8 @@ def folder(tmp_path_factory):
     before = Path.cwd()
     os.chdir(folder)
     for line in commands("One step at a time"):
-        result = CliRunner().invoke(app, line, catch_exceptions=False)
+        more = request.param if line[0] == "train" else []
+        result = CliRunner().invoke(app, [*line, *more], catch_exceptions=False)
         assert result.exit_code == 0, result.output
     yield folder
     os.chdir(before)

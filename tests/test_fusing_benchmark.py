@@ -20,6 +20,7 @@ def script(monkeypatch):
     return module
 
 
+@pytest.mark.slow  # the benchmark is a script over runs, which have their own tests
 def test_the_table_is_what_the_results_say(script, tmp_path, monkeypatch, capsys):
     example = tmp_path / "example.yaml"
     example.write_text("methods: [source-ft, translate-test, translate-train, input-fusion, flare]")

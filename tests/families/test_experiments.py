@@ -53,7 +53,8 @@ def write(folder, name, backbone, task, **changes):
     return path
 
 
-# Those that are not slow have each class of model once; test_matrix.py has all tasks and kinds.
+# Those that are not slow have encoders and both kinds of encoder-decoders, test_pipeline.py has a decoder, and
+# test_matrix.py all tasks and kinds.
 CASES = [
     ("xlmr", "nusax", "lora", "masked-lm"),
     ("xlmr", "xcopa", "ia3", "masked-lm"),
@@ -64,7 +65,7 @@ CASES = [
     ("nllb", "xcopa", "ia3", "prefix-lm"),
     ("gemma2", "nusax", "lora", "causal-lm"),
 ]
-SLOW = {("xlmr", "nusax"), ("xlmr", "xcopa"), ("mt5", "xquad")}
+SLOW = {("xlmr", "nusax"), ("xlmr", "xcopa"), ("bert", "nusax"), ("mt5", "xquad"), ("gemma2", "nusax")}
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_the_tables_have_all_settings_and_functions():
     assert rows == {name: FUSIONS[name].formula for name in FUSIONS}
 
 
+@pytest.mark.slow  # what the document says of it is read below
 def test_the_benchmark_runs_and_the_document_shows_its_table(tmp_path):
     small = {"hidden": 32, "layers": 2, "batch": 2, "length": 8, "rounds": 2, "output": tmp_path / "table.md"}
     command = [sys.executable, str(BENCHMARK), *(f"--{key}={value}" for key, value in small.items())]

@@ -33,6 +33,7 @@ def run(monkeypatch, tmp_path):
     return call
 
 
+@pytest.mark.slow  # the benchmark is a script over lifts, which have their own tests
 def test_the_table_is_what_the_lifts_measured(run, tmp_path, monkeypatch):
     text = run()
     for task in script.TASKS:

@@ -1,7 +1,6 @@
 """Out of memory: a training goes on with fewer rows at once, and ends where it would have ended."""
 
 import resource
-import subprocess
 import sys
 
 import pytest
@@ -120,11 +119,12 @@ go("out", 64)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
-def test_memory_that_really_runs_out(tmp_path):
+def test_memory_that_really_runs_out(cli, tmp_path):
     assert resource.getrlimit(resource.RLIMIT_AS)
-    done = subprocess.run([sys.executable, "-c", REAL, tmp_path], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "out of memory with 64 rows at once: goes on with 32" in done.stderr
+    (tmp_path / "real.py").write_text(REAL)
+    done = cli.script(tmp_path / "real.py", tmp_path)
+    assert done.code == 0, done.err
+    assert "out of memory with 64 rows at once: goes on with 32" in done.err
     assert facts(tmp_path / "out")["rows_at_once"] < 64
     assert not equal(tensors(tmp_path / "out"), tensors(tmp_path / "start"))
 

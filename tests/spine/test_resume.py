@@ -91,8 +91,15 @@ def test_a_run_that_is_killed_in_the_middle_of_a_training_ends_with_the_same_bit
     assert equal(*map(tensors, folders))
 
 
-@pytest.mark.parametrize("text", [False, True])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    ("accumulation", "text"),
+    [
+        (1, True),
+        (2, False),
+        pytest.param(1, False, marks=pytest.mark.slow),
+        pytest.param(2, True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_kill_in_any_epoch_changes_no_bit(mini, data, tmp_path, text, accumulation):
     """Eight steps an epoch (four with accumulation): some checkpoints lie within the second and the third."""
     kind = ("causal-lm", "reference") if text else ("mini-sentiment", "sentiment")

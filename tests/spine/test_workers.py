@@ -1,5 +1,6 @@
 """Worker processes: none outlives the run that started it, and what is done in them is not done to their caller."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -56,12 +58,16 @@ def began(folder):
 
 
 def wait_for_both(one, folder):
-    log = folder / "out" / "log.jsonl"
     deadline = time.monotonic() + 240
-    while not (log.exists() and log.read_text(encoding="utf-8").count("train mini-qa") == 2):
+    while not training(folder):
         assert one.poll() is None, (folder / "said").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def training(folder):
+    log = folder / "out" / "log.jsonl"
+    return log.exists() and log.read_text(encoding="utf-8").count("train mini-qa") == 2
 
 
 def ended(processes):
@@ -86,12 +92,33 @@ def test_workers_end_with_the_run_that_started_them(started):
 
 
 @posix
-def test_an_interrupt_from_the_keyboard_ends_workers_too(started, tmp_path):
-    one, others = started
-    os.killpg(one.pid, signal.SIGINT)
-    assert one.wait(60) == 130
+def test_an_interrupt_from_the_keyboard_ends_workers_too(cli, inside):
+    write_data(inside / "data")
+    (inside / "long.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    others = []
+
+    def trains():
+        found = training(inside)
+        if found:
+            (one,) = (each for each in psutil.process_iter() if here(each, inside) and leads(each))
+            others.extend(one.children(recursive=True))
+        return found
+
+    stopped = cli("run", "long.yaml", "--output", "out", kill_when=trains, with_signal=signal.SIGINT)
+    assert stopped.code == 130, stopped.err
+    assert len(others) >= 2
     assert ended(others)
-    assert "stopped; the same command goes on where it was" in (tmp_path / "said").read_text()
+    assert "stopped; the same command goes on where it was" in stopped.err
+
+
+def here(process, folder):
+    with contextlib.suppress(psutil.Error):
+        return Path(process.cwd()) == folder.resolve()
+    return False
+
+
+def leads(process):
+    return os.getsid(process.pid) == process.pid
 
 
 @pytest.mark.parametrize("place", ["cuda", "mps"])

@@ -195,13 +195,12 @@ def test_a_killed_command_goes_on_where_it_was_and_writes_the_same_files(inside,
     assert "next: " in done.err
 
 
-def test_two_commands_at_once_share_the_cache_and_write_the_same_files(world, nllb):
-    def run(output):
-        with Commands() as commands:
-            return [commands(*arguments(nllb, name)) for name in (output, "both")]
+def test_two_commands_at_once_share_the_cache_and_write_the_same_files(world, nllb, cli):
+    def run(commands, output):
+        return [commands(*arguments(nllb, name)) for name in (output, "both")]
 
-    with ThreadPoolExecutor(2) as both:
-        (one, third), (two, fourth) = both.map(run, ("one", "two"))
+    with Commands() as more, ThreadPoolExecutor(2) as both:
+        (one, third), (two, fourth) = both.map(run, (cli, more), ("one", "two"))
     assert (one.code, two.code) == (0, 0), (one, two)
     assert files("one") == files("two") == files("both")
     assert stored() == 12
