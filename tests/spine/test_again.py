@@ -248,7 +248,8 @@ def test_a_killed_sweep_keeps_the_weights_it_has_scored(mine):
         pass
 
     def die(done, total):
-        raise KilledError
+        if 2 * done >= total:  # of two weights, counted in rows
+            raise KilledError
 
     with pytest.raises(KilledError):
         run_step(sweep, store, die)
@@ -259,7 +260,7 @@ def test_a_killed_sweep_keeps_the_weights_it_has_scored(mine):
         seen.append((done, kept.stat().st_mtime_ns))
 
     run_step(sweep, store, progress)
-    assert seen == [(1, state.st_mtime_ns), (2, state.st_mtime_ns)]
+    assert seen == [(12, state.st_mtime_ns), (24, state.st_mtime_ns)]
     assert (store.folder(sweep) / "sweep.json").read_bytes() == before
     assert not store.work(sweep).exists()
 

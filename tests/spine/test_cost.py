@@ -93,7 +93,8 @@ def test_every_step_that_is_left_is_costed_and_nothing_is_kept(tmp_path, data):
     found = estimate(plan, store, calibrate=True)
     assert list(found.costs) == list(plan.steps)
     assert all(cost.seconds > 0 and cost.memory > 0 for cost in found.costs.values())
-    assert found.seconds <= sum(cost.seconds for cost in found.costs.values()) + found.loading
+    whole = sum(cost.seconds for cost in found.costs.values()) + found.loading
+    assert found.seconds <= whole * (1 + 1e-9)  # in another order
     assert not store.root.exists()
     lower = estimate(plan, store, calibrate=False)
     assert lower.seconds is None

@@ -44,9 +44,11 @@ _SCORES = (  # the code that decides a score
     "training/encoding.py",
     "training/heads.py",
     "training/sides.py",
+    "training/words.py",
     "fusion",
     "adapters",
     "backbone.py",
+    "products.py",
     "attachment.py",
     "architectures.py",
     "tasks/base.py",
@@ -270,7 +272,7 @@ class WordsHead(Step):
 
     kind = "words-head"
     split: ClassVar[str] = "train"
-    code = ("training", "backbone.py", "architectures.py", "tasks/base.py")
+    code = ("training", "backbone.py", "products.py", "architectures.py", "tasks/base.py")
     backbone: BackboneRef
     source: Source
     languages: tuple[str, ...]
@@ -378,6 +380,7 @@ class Train(Step):
         "languages.py",
         "languages.tsv",
         "backbone.py",
+        "products.py",
         "attachment.py",
         "architectures.py",
         "tasks/base.py",
@@ -592,7 +595,8 @@ class Sweep(Step):
 
         def score(folder: Path, before: int) -> dict[str, Any]:
             def count(done: int, total: int) -> None:
-                progress(before + n * done // total, n * len(self.grid))
+                if done < total:  # the end is told when the score is kept
+                    progress(before + n * done // total, n * len(self.grid))
 
             if self.by == "entropy":
                 return entropy(backbone, folder, task, examples, self.scoring, count)
