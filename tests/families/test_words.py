@@ -432,7 +432,7 @@ def test_masked_tokens_in_parts_have_the_loss_and_the_gradient_of_all_at_once(ba
         expected = model(**batch).loss
         (slope,) = torch.autograd.grad(expected, states)
         for at_once in (2**26, 3 * model.config.vocab_size, 1):
-            monkeypatch.setattr("lingualift.training.feed._LOGITS", at_once)
+            monkeypatch.setattr("lingualift.products.LOGITS", at_once)
             found = masked_loss(model, dict(batch), None)
             torch.testing.assert_close(found, expected)
             with torch.inference_mode():

@@ -11,7 +11,7 @@ import lingualift as ll
 from lingualift.attachment import attach, detach
 from lingualift.backbone import find_backbone, load_backbone
 from lingualift.config import Adapter, Backbone
-from lingualift.devices import device, free_memory
+from lingualift.devices import device
 from lingualift.training.trainer import initialise
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
@@ -41,11 +41,9 @@ def test_an_experiment_runs_on_it(quantization, tmp_path):
         "into_targets": {"files": files},
         "into_source": {"files": files.replace("{language}", "en")},
     }
-    before = free_memory()
     run = ll.run(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")
     assert {row["method"] for row in run.rows} >= {"source-ft", "adamergex", "flare", "x-mixup"}
     assert all(math.isfinite(row["score"]) for row in run.rows)
-    assert before > 0
 
 
 def test_backbone_and_adapter_lie_on_it(quantization, tmp_path):

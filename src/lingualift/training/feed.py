@@ -189,9 +189,6 @@ def _mixed(
     return Feed(encoded, collate, sum(target.truncated for target in targets), loss)
 
 
-_LOGITS = 2**26
-"""Numbers in the logits that a head for words gives at once: 256 MiB in float32, and as much again in each pass."""
-
 OBJECTIVES = {
     "decoder": ("causal",),
     "encoder": ("masked",),
@@ -335,15 +332,17 @@ class WordLoss:
             logits = model(**batch).logits
         finally:
             hook.remove()
-        states = read.pop()
+        weight = head.weight
+        states = read.pop().to(weight.device)  # which `device_map` may have put elsewhere than the labels
         if self._alone is None:
             with torch.no_grad():
-                self._alone = torch.equal(logits, head(states[:, :1].contiguous()))
+                self._alone = torch.equal(logits.to(weight.device), head(states[:, :1].contiguous()))
             if not self._alone:
                 return self._whole(model, batch, labels, count)
-        real = labels[:, 1:] != IGNORED
-        total = summed_loss(states[:, :-1][real], head.weight, labels[:, 1:][real])
-        return total / (real.sum() if count is None else count)
+        answers = labels[:, 1:].to(weight.device)
+        real = answers != IGNORED
+        total = summed_loss(states[:, :-1][real], weight, answers[real]).to(labels.device)
+        return total / (int(real.sum()) if count is None else count)
 
     @staticmethod
     def _whole(model: Any, batch: dict[str, Any], labels: Any, count: Any) -> Any:
@@ -371,12 +370,14 @@ def masked_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
     """
     from torch.utils.checkpoint import checkpoint
 
+    from lingualift.products import LOGITS
+
     labels = batch.pop("labels")
     chosen = labels != IGNORED
     base = _base(model)
     names = head_modules(base)
     head = getattr(base, names[0])  # what comes after it takes what it is given
-    most = max(1, _LOGITS // base.config.vocab_size) if len(names) == 1 else len(labels.flatten())
+    most = max(1, LOGITS // base.config.vocab_size) if len(names) == 1 else len(labels.flatten())
     kept: dict[str, Any] = {}
 
     def choose(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:

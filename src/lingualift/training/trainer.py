@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -430,40 +431,31 @@ def train(
     prefix = read_json(start / CONFIG_FILE).get("num_virtual_tokens") or 0
     check_positions(model.config, where, max(feed.lengths), prefix)
     job = _Job(ref, model, feed, settings, start, seed, work, progress, tracking, cache_sources)
-    try:
-        with reporting(tracking, tracking.folder or work / LOGS):
-            wrapped, trainer = _fit(job)
-        try:
-            _check_finite(wrapped)
-            if trainer.is_world_process_zero():
-                wrapped.save_pretrained(output, save_embedding_layers=False)
-                write_jsonl(output / TRAINING_LOG_FILE, _finite_log(trainer.state.log_history))
-                facts = {
-                    "kind": "trained",
-                    "initialisation": _initialisation(start),
-                    "backbone": ref.record(),
-                    **({} if isinstance(task, TextTask) else {"chat_template": ref.chat}),
-                    **({"labels": _labels(task, rows)} if ref.head.labels else {}),
-                    **_beside_language(start, wrapped, rows),
-                    **_made_here(ref, task, model, start),
-                    "settings": settings.model_dump(mode="json"),
-                    "rows_at_once": trainer.args.per_device_train_batch_size,
-                    "seed": seed,
-                    "rows": len(rows),
-                    "segments": len(feed.rows),
-                    "truncated_prompts": feed.truncated,
-                    "steps": trainer.state.global_step,
-                    **(about or {}),
-                }
-                _record(output, facts)
-                if (work / LOGS).is_dir():
-                    shutil.move(work / LOGS, output / LOGS)
-                shutil.rmtree(work, ignore_errors=True)
-        finally:
-            _take_off(job, wrapped)
-    except UserError:
-        shutil.rmtree(work, ignore_errors=True)  # its checkpoints lead to the same error
-        raise
+    with _trained(job) as (wrapped, trainer):
+        if trainer.is_world_process_zero():
+            wrapped.save_pretrained(output, save_embedding_layers=False)
+            write_jsonl(output / TRAINING_LOG_FILE, _finite_log(trainer.state.log_history))
+            facts = {
+                "kind": "trained",
+                "initialisation": _initialisation(start),
+                "backbone": ref.record(),
+                **({} if isinstance(task, TextTask) else {"chat_template": ref.chat}),
+                **({"labels": _labels(task, rows)} if ref.head.labels else {}),
+                **_beside_language(start, wrapped, rows),
+                **_made_here(ref, task, model, start),
+                "settings": settings.model_dump(mode="json"),
+                "rows_at_once": trainer.args.per_device_train_batch_size,
+                "seed": seed,
+                "rows": len(rows),
+                "segments": len(feed.rows),
+                "truncated_prompts": feed.truncated,
+                "steps": trainer.state.global_step,
+                **(about or {}),
+            }
+            _record(output, facts)
+            if (work / LOGS).is_dir():
+                shutil.move(work / LOGS, output / LOGS)
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _made_here(ref: BackboneRef, task: Task | TextTask, model: Any, start: Path) -> dict[str, Any]:
@@ -527,28 +519,20 @@ def train_words(
     feed = Feed(rows, Padding(tokenizer.pad_token_id), 0, masked_loss)
     check_positions(model.config, "segment_tokens", max(feed.lengths), 0)
     job = _Job(wide, model, feed, settings, None, seed, work, progress, Tracking(), False)
-    try:
-        wrapped, trainer = _fit(job)
-        try:
-            _check_finite(wrapped)
-            if trainer.is_world_process_zero():
-                write_jsonl(output / TRAINING_LOG_FILE, _finite_log(trainer.state.log_history))
-                facts = {
-                    "languages": list(texts),
-                    "rows": sum(map(len, texts.values())),
-                    "segments": len(rows),
-                    "settings": settings.model_dump(mode="json"),
-                    "steps": trainer.state.global_step,
-                    **(about or {}),
-                }
-                _write_words(ref, model, output, seed, facts)
-                write_text(output / CARD_FILE, words_card(read_json(output / PROVENANCE_FILE)))
-                shutil.rmtree(work, ignore_errors=True)
-        finally:
-            _take_off(job, wrapped)
-    except UserError:
-        shutil.rmtree(work, ignore_errors=True)  # its checkpoints lead to the same error
-        raise
+    with _trained(job) as (_, trainer):
+        if trainer.is_world_process_zero():
+            write_jsonl(output / TRAINING_LOG_FILE, _finite_log(trainer.state.log_history))
+            facts = {
+                "languages": list(texts),
+                "rows": sum(map(len, texts.values())),
+                "segments": len(rows),
+                "settings": settings.model_dump(mode="json"),
+                "steps": trainer.state.global_step,
+                **(about or {}),
+            }
+            _write_words(ref, model, output, seed, facts)
+            write_text(output / CARD_FILE, words_card(read_json(output / PROVENANCE_FILE)))
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def initialise_words(ref: BackboneRef, seed: int, output: Path) -> None:
@@ -581,6 +565,26 @@ class _Job:
     progress: Progress
     tracking: Tracking
     cache_sources: bool
+
+
+@contextlib.contextmanager
+def _trained(job: _Job) -> Iterator[tuple[Any, Any]]:
+    """Train to the end, and leave the resident backbone as it was; yields the trained model and the trainer.
+
+    Raises:
+        UserError: the loss or a tensor became infinite or NaN; checkpoints, which lead there again, are removed.
+    """
+    try:
+        with reporting(job.tracking, job.tracking.folder or job.work / LOGS):
+            wrapped, trainer = _fit(job)
+        try:
+            _check_finite(wrapped)
+            yield wrapped, trainer
+        finally:
+            _take_off(job, wrapped)
+    except UserError:
+        shutil.rmtree(job.work, ignore_errors=True)
+        raise
 
 
 def _fit(job: _Job) -> tuple[Any, Any]:
