@@ -18,6 +18,7 @@ from lingualift.evaluation.comparisons import Comparison
 from lingualift.evaluation.metrics import METRICS
 from lingualift.look import ROWS, findings, overlap, spelling
 from lingualift.miniworld import write_data
+from lingualift.miniworld.data import SIZES
 from lingualift.tasks import TASKS, PromptedTask, Task, get_task
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
 from lingualift.tasks.prompts import prompts_of
@@ -36,7 +37,7 @@ def commands(section):
     scope="module",
     params=[
         pytest.param([], marks=pytest.mark.slow, id="as shown"),
-        pytest.param(["--steps", "2"], id="with fewer steps"),
+        pytest.param(["--steps", "2"], id="with fewer steps and rows"),
     ],
 )
 def folder(request, tmp_path_factory):
@@ -44,7 +45,10 @@ def folder(request, tmp_path_factory):
     from lingualift.cli import app
 
     folder = tmp_path_factory.mktemp("readme")
-    write_data(folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param:
+            patch.setitem(SIZES, "test", 40)
+        write_data(folder / "data")
     before = Path.cwd()
     os.chdir(folder)
     for line in commands("One step at a time"):
@@ -66,7 +70,8 @@ def test_the_readme_commands_run_one_after_the_other(folder):
     lines = commands("One step at a time")
     assert [line[0] for line in lines] == ["train"] * 3 + ["merge", "evaluate", "predict", "inspect"]
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    assert scores["n"] == 300
+    rows = (folder / "data/qa/sw/test.jsonl").read_text(encoding="utf-8").splitlines()
+    assert scores["n"] == len(rows)
     assert set(scores["scores"]) == {"exact_match"}
     read = [
         [json.loads(line)["prediction"] for line in (folder / name).read_text(encoding="utf-8").splitlines()]
@@ -199,7 +204,10 @@ def test_the_documented_comparison_has_the_keys_of_a_comparison():
     "overrides",
     [
         pytest.param([], marks=pytest.mark.slow, id="as it is"),
-        pytest.param(["training.task.steps=3", "training.reference.steps=3"], id="with fewer steps"),
+        pytest.param(
+            ["training.task.steps=3", "training.reference.steps=3", "weights.grid=[0, 1]"],
+            id="with fewer steps and rows",
+        ),
     ],
 )
 def test_the_demo_ends_with_a_table_of_what_it_measured(tmp_path, monkeypatch, overrides):
@@ -207,6 +215,9 @@ def test_the_demo_ends_with_a_table_of_what_it_measured(tmp_path, monkeypatch, o
         return ll.run(*arguments, **{**named, "overrides": [*named["overrides"], *overrides]})
 
     monkeypatch.setattr("lingualift.demo.run", run)
+    if overrides:
+        for split in ("validation", "test"):
+            monkeypatch.setitem(SIZES, split, 40)
     finished = run_demo(tmp_path / "demo", seeds=1)
     results = json.loads((finished.folder / "results.json").read_text(encoding="utf-8"))
     assert results["schema"] == 1

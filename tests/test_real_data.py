@@ -38,6 +38,7 @@ def write(path, rows):
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
+@pytest.mark.slow  # the benchmark is a script over runs, which have their own tests
 def test_the_table_is_what_the_results_say(script, tmp_path, monkeypatch, capsys):
     data, output = tmp_path / "data", tmp_path / "out"
     for language in ("eng", "ind"):

@@ -62,6 +62,7 @@ def texts(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow  # trains a translator
 def test_a_translator_of_the_world_translates_and_encodes(cli, world, tmp_path):
     folder, out = world
     told = json.loads((folder / "provenance.json").read_text())
@@ -102,6 +103,7 @@ def test_a_translator_of_the_world_translates_and_encodes(cli, world, tmp_path):
     )
 
 
+@pytest.mark.slow  # trains a translator
 def test_what_is_trained_on_is_what_the_tokenizer_makes_of_a_pair(world):
     tokenizer = AutoTokenizer.from_pretrained(world[0])
     pairs = list(itertools.islice(translator.world_pairs(3), 50))
@@ -111,6 +113,7 @@ def test_what_is_trained_on_is_what_the_tokenizer_makes_of_a_pair(world):
         assert (read, written) == (expected["input_ids"], expected["labels"])
 
 
+@pytest.mark.slow  # trains a translator
 def test_batches_hold_every_short_pair_once_and_no_padding_counts(world):
     tokenizer = AutoTokenizer.from_pretrained(world[0])
     pairs = list(itertools.islice(translator.world_pairs(4), 5 * translator.POOL))

@@ -190,6 +190,7 @@ def test_a_row_that_was_not_run_is_refused(runs):
         runs.effect(ask("other"))
 
 
+@pytest.mark.slow  # trains
 def test_the_methods_of_the_study_begin_where_they_say(places, tmp_path):
     """References drawn otherwise; FLARE beside the merged adapter. Both run."""
     raw = study.world(places, 1)
@@ -289,6 +290,7 @@ def test_the_corrected_p_values_are_holms(numbers):
     assert all(one["clear"] == (max(one["p_holm"], one["p_parts"]) <= effects.LEVEL) for one in named)
 
 
+@pytest.mark.slow  # draws every figure of the study
 def test_the_figures_show_the_numbers(cli, numbers, tmp_path):
     """Drawn anew, every figure tells the effects that the one in the docs tells."""
     (tmp_path / "study.md").write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")

@@ -128,18 +128,22 @@ def learn(ref, task, examples, start, output, language):
     return output
 
 
-@pytest.mark.parametrize("kind", ["lora", "ia3"])
 @pytest.mark.parametrize(
-    ("name", "task", "dtype"),
+    ("name", "task", "dtype", "kind"),
     [
-        ("llama", "nusax", "float32"),
-        ("llama", "mgsm", "bfloat16"),
-        ("gemma2", "nusax", "float32"),
-        ("t5", "nusax", "float32"),
-        ("t5", "mgsm", "bfloat16"),
-        ("nllb", "nusax", "float32"),
-        ("xlmr", "nusax", "bfloat16"),
-        ("bert", "xquad", "float32"),
+        pytest.param(*case, marks=() if kind == quick else pytest.mark.slow)
+        for *about, quick in (
+            ("llama", "nusax", "float32", "ia3"),
+            ("llama", "mgsm", "bfloat16", "lora"),
+            ("gemma2", "nusax", "float32", "lora"),
+            ("t5", "nusax", "float32", "lora"),
+            ("t5", "mgsm", "bfloat16", "ia3"),
+            ("nllb", "nusax", "float32", "ia3"),
+            ("xlmr", "nusax", "bfloat16", "ia3"),
+            ("bert", "xquad", "float32", "lora"),
+        )
+        for kind in ("lora", "ia3")
+        for case in [(*about, kind)]
     ],
 )
 def test_adapters_train_merge_and_score_on_rounded_weights(rounded, tmp_path, name, kind, task, dtype):
@@ -234,7 +238,7 @@ def test_without_bitsandbytes_the_mend_is_told(backbone, monkeypatch):
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
-@pytest.mark.parametrize("name", ["llama", "t5"])
+@pytest.mark.parametrize("name", ["llama", pytest.param("t5", marks=pytest.mark.slow)])
 def test_spread_over_one_processor_a_backbone_is_the_same(backbone, tmp_path, name, quantization):
     """What no machine without GPUs can show is how it is spread over several."""
     one = backbone(name, quantization=quantization)

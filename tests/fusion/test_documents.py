@@ -17,6 +17,7 @@ TEXT = (ROOT / "docs/fusing.md").read_text(encoding="utf-8")
 BENCHMARK = ROOT / "benchmarks/flare.py"
 
 
+@pytest.mark.slow  # its commands and settings are read below
 @pytest.mark.filterwarnings("ignore:'pin_memory'")
 def test_the_python_of_the_document_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -28,6 +28,7 @@ from lingualift.training.trainer import initialise_fused, measure_step, train
 HERE = Path(__file__).parent
 SETTINGS = {"steps": 4, "batch_size": 4, "learning_rate": 5e-3, "warmup": 0.0, "checkpoint_steps": 2}
 NAMES = ["llama", "t5", "xlmr"]
+FEW = ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_it_trains_and_answers(refs, tmp_path, name):
     assert scores["accuracy"]["score"] >= plain["accuracy"]["score"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FEW)
 def test_what_an_adapter_depends_on(refs, tmp_path, name):
     case = Case(refs, tmp_path, name)
     one = case.trained("one")
@@ -237,7 +238,7 @@ case.trained("cut", steps=7, progress=kill)
 """
 
 
-@pytest.mark.parametrize("name", ["llama", "xlmr"])
+@pytest.mark.parametrize("name", ["llama", pytest.param("xlmr", marks=pytest.mark.slow)])
 def test_a_killed_training_goes_on_to_the_same_bits(cli, refs, tmp_path, name):
     case = Case(refs, tmp_path, name, fusion="cross_attention", lora_dropout=0.2)
     whole = case.trained("whole", steps=7)
@@ -269,7 +270,7 @@ def test_an_interrupted_training_leaves_the_backbone_alone(refs, tmp_path):
     assert equal(case.trained("whole"), case.trained("cut"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FEW)
 def test_where_memory_runs_out_it_goes_on_with_fewer_rows(refs, tmp_path, name, caplog):
     case = Case(refs, tmp_path, name)
     whole = case.trained("whole", learning_rate=1e-3)
@@ -317,7 +318,7 @@ def test_rows_without_a_source_are_refused(refs, tmp_path):
         case.trained("long", short, max_length=12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FEW)
 def test_other_adapters_learn_as_if_there_were_no_source(refs, tmp_path, name):
     case = Case(refs, tmp_path, name)
     alone = [replace(row, source=None) for row in case.examples]

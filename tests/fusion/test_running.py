@@ -152,10 +152,34 @@ for step in range(2):
     wrapped(**half).loss.backward()
     optimizer.step()
 torch.save({key: value for key, value in model.state_dict().items() if "lora_" in key}, f"{sys.argv[1]}/{rank}.pt")
+dist.barrier()  # both have saved
 dist.destroy_process_group()
 """
 
 
+FORK = """
+import os, socket
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+os.environ["RANK"] = "0" if os.fork() else "1"
+"""
+
+
+def forked(cli, script, *arguments):
+    done = cli.script(script, *arguments, before=FORK)
+    assert done.code == 0, done.err
+
+
+def torchrun(cli, script, *arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("launch", [forked, pytest.param(torchrun, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("fusion", "how"),
     [
@@ -163,25 +187,11 @@ dist.destroy_process_group()
         ("cross_attention", "checkpointed"),  # does all that the other does
     ],
 )
-def test_two_processes_learn_what_one_learns(tmp_path, fusion, how):
+def test_two_processes_learn_what_one_learns(cli, tmp_path, fusion, how, launch):
     """DDP averages the gradients of the halves of every batch."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    places = [str(HERE), str(HERE.parent / "families")]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(script),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(tmp_path), *places, fusion, how], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(cli, script, tmp_path, HERE, HERE.parent / "families", fusion, how)
     model = small.fused("llama", small.plain("llama"), seed=0, fusion=fusion).train()
     trained = [value for value in model.parameters() if value.requires_grad]
     start = [value.detach().clone() for value in trained]

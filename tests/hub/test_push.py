@@ -143,7 +143,7 @@ def test_a_public_repository_is_not_taken_for_a_private_one(hub, merged):
     assert sum("/commit/" in call for call in hub.calls) == commits
 
 
-@pytest.mark.parametrize("where", ["/commit/", "/api/repos/create"])
+@pytest.mark.parametrize("where", [pytest.param("/commit/", marks=pytest.mark.slow), "/api/repos/create"])
 def test_a_hub_that_dies_leaves_the_folder_and_says_how_to_go_on(tmp_path, where):
     options = [
         item

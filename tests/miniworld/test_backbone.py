@@ -38,13 +38,17 @@ def texts(language):
     yield from (row["text"] for row in reference_rows(language, 1000))
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize(
+    "language",
+    [pytest.param(code, marks=() if code in ("de", "sw") else pytest.mark.slow) for code in LANGUAGES],
+)
 def test_no_text_has_unknown_tokens(tokenizer, language):
     for text, ids in zip(texts(language), tokenizer(list(texts(language)))["input_ids"], strict=True):
         assert tokenizer.unk_token_id not in ids, text
         assert tokenizer.decode(ids) == " ".join(words(text))
 
 
+@pytest.mark.slow  # 20,000 documents
 def test_no_pretraining_document_has_unknown_tokens_or_is_too_long(tokenizer):
     some = [document.text for document in itertools.islice(documents(5), 20_000)]
     ids = tokenizer(some)["input_ids"]

@@ -148,6 +148,7 @@ def sentences(rows):
     return {re.split(r"(?<=\.) ", surface(row))[0] for row in rows}
 
 
+@pytest.mark.slow  # those of one seed are below
 def test_splits_are_disjoint_across_seeds():
     for make in (sentiment_rows, qa_rows):
         test = {meaning(row) for row in make("en", "test", 300, seed=0)}
@@ -155,6 +156,7 @@ def test_splits_are_disjoint_across_seeds():
             assert not test & {meaning(row) for row in make("en", split, SIZES[split], seed=seed)}
 
 
+@pytest.mark.slow  # reads all that the shipped backbone was pretrained on
 def test_pretraining_has_no_meaning_of_another_split(pretraining, folder):
     assert {split_of(document.meaning) for document in pretraining} == {"pretraining"}
     seen = {meaning_id(document.meaning) for document in pretraining}
@@ -162,6 +164,7 @@ def test_pretraining_has_no_meaning_of_another_split(pretraining, folder):
     assert not seen & {meaning(row) for row in held_out}
 
 
+@pytest.mark.slow  # reads all that the shipped backbone was pretrained on
 def test_pretraining_has_no_sentence_of_another_split(pretraining, folder):
     said = {
         sentence
@@ -176,6 +179,7 @@ def test_pretraining_has_no_sentence_of_another_split(pretraining, folder):
         assert not said & sentences(read(path)), path
 
 
+@pytest.mark.slow  # reads all that the shipped backbone was pretrained on
 def test_pretraining_shows_the_task_formats_and_alignment_in_every_language(pretraining):
     texts = [document.text for document in pretraining]
     for grammar in GRAMMARS.values():
@@ -225,6 +229,7 @@ def test_the_label_words_are_no_words_of_a_review(code):
     assert not said & {*LABEL_WORDS.values(), *LABEL_WORDS}
 
 
+@pytest.mark.slow  # writes all files twice more
 def test_the_same_seed_gives_the_same_bytes(folder, tmp_path):
     write_data(tmp_path / "again", seed=0)
     write_data(tmp_path / "other", seed=1)

@@ -201,8 +201,14 @@ def add(path):
     (path.parent / "more.txt").write_text("more")
 
 
-@pytest.mark.parametrize("damage", [flip, lose, halve, add])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [
+        pytest.param(kind, damage, marks=() if damage is flip or kind == "adapter" else pytest.mark.slow)
+        for kind in KINDS
+        for damage in (flip, lose, halve, add)
+    ],
+)
 def test_an_altered_step_is_told_and_made_again_as_it_was(mine, kind, damage):
     before = timeless(mine / "run")
     step = sorted((mine / "store" / kind).iterdir())[0]
@@ -357,6 +363,7 @@ def test_adapters_are_found_through_a_link_to_the_run_folder(inside, data):
         assert (finished.folder / row["adapter"] / "adapter_config.json").is_file()
 
 
+@pytest.mark.slow  # test_resume.py kills a run of one worker
 def test_a_killed_run_of_two_workers_goes_on_and_finds_what_one_worker_finds_at_once(cli, first, inside):
     shutil.copytree(first / "data", inside / "data")
     write_experiment(inside / "e.yaml", tuned("data", workers=2))

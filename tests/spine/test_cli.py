@@ -173,7 +173,7 @@ def test_plan_and_run_from_a_file(cli, data, inside):
 
 def test_a_task_of_ones_own_works_everywhere(cli, data, inside):
     (inside / "mine.py").write_text(TASK + "TASKS.register('mine-cli')(Mine())\n")
-    raw = experiment(data, workers=2)
+    raw = experiment(data)  # in workers: test_workers.py
     raw["tasks"][0]["task"] = "mine.py"
     write_experiment(inside / "e.yaml", raw)
     done = cli("run", "e.yaml")

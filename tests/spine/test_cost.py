@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_refused_with_a_mend(found):
 def test_a_backbone_that_cannot_fit_is_refused_before_it_is_loaded(cli, data, inside, bpe_folder):
     shutil.copytree(bpe_folder, inside / "huge")
     config = json.loads((inside / "huge" / "config.json").read_text())
-    config |= {"hidden_size": 2**16, "intermediate_size": 2**18, "num_hidden_layers": 200}
+    config |= {"hidden_size": 2**17, "intermediate_size": 2**19, "num_hidden_layers": 4}
     (inside / "huge" / "config.json").write_text(json.dumps(config))
     save_file({}, inside / "huge" / "model.safetensors")
     raw = experiment(data, methods=["source-ft"], backbone={"name": "huge"})

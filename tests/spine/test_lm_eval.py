@@ -135,7 +135,7 @@ def _random_adapter(backbone, folder):
     return folder
 
 
-WORLDS = ["one word", "many words", "subwords", "real"]
+WORLDS = ["one word", "many words", "subwords", pytest.param("real", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(params=WORLDS)

@@ -36,12 +36,12 @@ def small_memory(mini):
         hook.remove()
 
 
-@pytest.mark.parametrize("rows", ["examples", "texts"])
+@pytest.mark.parametrize("rows", ["examples", pytest.param("texts", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("settings", "limit", "after", "expected"),
     [
         ({}, 3, 0, 3),  # 6 rows: 3 at once
-        ({}, 1, 0, 1),
+        pytest.param({}, 1, 0, 1, marks=pytest.mark.slow),
         ({"batch_size": 9}, 4, 0, 3),  # only a divisor keeps the rows of a step
         ({"accumulation": 2, "batch_size": 4}, 3, 5, 2),
         ({"checkpoint_steps": 2, "steps": 7}, 3, 5, 3),  # runs out in step 6, goes on from step 4
@@ -118,6 +118,7 @@ go("out", 64)
 """
 
 
+@pytest.mark.slow  # where it is said to run out is tested above
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
 def test_memory_that_really_runs_out(cli, tmp_path):
     assert resource.getrlimit(resource.RLIMIT_AS)

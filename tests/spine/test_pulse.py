@@ -61,7 +61,7 @@ def test_the_time_left_is_that_of_its_own_pace(monkeypatch):
 @pytest.mark.usefixtures("quick")
 def test_a_run_tells_start_pulse_and_end_in_its_log(data, tmp_path):
     raw = experiment(data, methods=["source-ft"])
-    raw["training"]["task"]["steps"] = 200
+    raw["training"]["task"]["steps"] = 60
     run(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     training = [entry for entry in log if entry["step"].startswith("train")]
@@ -70,7 +70,7 @@ def test_a_run_tells_start_pulse_and_end_in_its_log(data, tmp_path):
     beats = [entry for entry in training if entry["event"] == "pulse"]
     assert beats
     assert any(
-        entry["total"] == 200 and entry["seconds_left"] > 0 for entry in beats if "seconds_left" in entry
+        entry["total"] == 60 and entry["seconds_left"] > 0 for entry in beats if "seconds_left" in entry
     )
     assert all("left" in entry["text"] for entry in beats if "seconds_left" in entry)
 

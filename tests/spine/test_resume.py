@@ -94,8 +94,8 @@ def test_a_run_that_is_killed_in_the_middle_of_a_training_ends_with_the_same_bit
 @pytest.mark.parametrize(
     ("accumulation", "text"),
     [
-        (1, True),
         (2, False),
+        pytest.param(1, True, marks=pytest.mark.slow),
         pytest.param(1, False, marks=pytest.mark.slow),
         pytest.param(2, True, marks=pytest.mark.slow),
     ],
@@ -141,8 +141,8 @@ def test_a_kill_in_any_epoch_changes_no_bit(mini, data, tmp_path, text, accumula
     assert equal(go("often", [4, 8, 11]), whole)
 
 
-@pytest.mark.parametrize("scheduler", ["linear", "constant"])
-@pytest.mark.parametrize("every", [2, 3, 6, 200])
+@pytest.mark.parametrize("scheduler", ["linear", pytest.param("constant", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [2, pytest.param(3, marks=pytest.mark.slow), 6, 200])
 def test_a_kill_after_the_last_step_adds_no_step(mini, data, tmp_path, monkeypatch, scheduler, every):
     rows = Source("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data).rows(
         "en", "train"

@@ -77,6 +77,7 @@ def ended(processes):
     return not alive
 
 
+@pytest.mark.slow  # by an interrupt they end below
 @posix
 def test_workers_end_with_the_run_that_started_them(started):
     one, others = started
@@ -173,6 +174,7 @@ def test_workers_have_the_callers_environment_and_the_caller_keeps_its_objects(d
     assert gc.get_freeze_count() <= frozen  # those that were let go
 
 
+@pytest.mark.slow  # a new interpreter; of workers and callers it is tested above
 def test_the_command_line_spares_garbage_collection_what_is_imported_and_a_caller_does_not(data, tmp_path):
     code = """
         import gc, sys
@@ -200,6 +202,7 @@ def test_the_command_line_spares_garbage_collection_what_is_imported_and_a_calle
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow  # every worker imports the libraries anew
 def test_a_script_without_a_guard_is_told_what_workers_need(data, tmp_path):
     write_experiment(tmp_path / "e.yaml", experiment(data, workers=2))
     (tmp_path / "script.py").write_text("import lingualift as ll\nll.run('e.yaml')\n")

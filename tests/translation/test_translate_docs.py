@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
 from prefixing import write_rows
 
 from lingualift.miniworld.data import SIZES, sentiment_rows
@@ -17,6 +18,7 @@ TEXT = (ROOT / "docs/translate.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow  # a training and a translation as users would do them
 def test_the_documented_command_and_python_write_the_same_rows(inside, nllb, cli):
     """As shown, on shipped rows; a model of random weights finds no answer again, so the test split alone is there."""
     Path("nllb").symlink_to(nllb)
@@ -41,6 +43,7 @@ def test_the_documented_command_and_python_write_the_same_rows(inside, nllb, cli
     assert [row["answers"] for row in written] == [row["answers"] for row in rows]
 
 
+@pytest.mark.slow  # a training and a translation as users would do them
 def test_the_readme_translates_rows_and_plans_an_experiment_on_them(inside, nllb, cli):
     """With eight rows, and a small NLLB of random weights where the hub's name leads."""
     text = README.split("## With translated rows\n")[1].split("\n## ")[0].replace("\\\n", "")
