@@ -205,7 +205,7 @@ def test_the_documented_comparison_has_the_keys_of_a_comparison():
     [
         pytest.param([], marks=pytest.mark.slow, id="as it is"),
         pytest.param(
-            ["training.task.steps=3", "training.reference.steps=3", "weights.grid=[0, 1]"],
+            ["training.task.steps=3", "training.reference.steps=3", "weights.grid=[0, 1]", "workers=1"],
             id="with fewer steps and rows",
         ),
     ],

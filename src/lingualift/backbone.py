@@ -406,7 +406,7 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    from lingualift.products import multiplies_slowly, multiply_wide
+    from lingualift.products import attend_wide, multiplies_slowly, multiply_wide
 
     settle()
     transformers.utils.logging.set_verbosity_error()
@@ -448,6 +448,7 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     model.requires_grad_(False).eval()
     if multiplies_slowly(model.dtype, device()):
         multiply_wide(model)
+        attend_wide(model)
     return model if ref.device_map or ref.quantization else model.to(device()), tokenizer
 
 

@@ -4,6 +4,7 @@ bfloat16 on processors without instructions for it: products are taken in float3
 torch multiplies bfloat16 matrices about seven times slower than float32 ones (AVX2: 8 against 60 GFLOP/s a core). The
 product of two bfloat16 numbers is exact in float32, and either way the sum is taken in float32 and rounded once: it is
 the same function, up to the order of sums. Memory stays that of bfloat16: weights are widened a piece at a time.
+Attention likewise, whose gradients were an eighth of a training step.
 
 The loss of a large vocabulary: 8 segments of 128 tokens have a gigabyte of logits with 262,144 words, and as much again
 for each of softmax and gradients. A frozen head needs no more of them than the gradient of its input, which is taken
@@ -73,6 +74,33 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
             for part, piece in _pieces(weight):
                 total.addmm_(grad[:, part].float(), piece)
         return total.to(weight.dtype).view(*grads[0].shape[:-1], -1), None, None
+
+
+WIDE_ATTENTION = "sdpa-in-float32"
+
+
+def attend_wide(model: Any) -> None:
+    """Let the attention of a bfloat16 model of transformers take its products in float32, where it is torch's own."""
+    import transformers
+    from transformers.masking_utils import sdpa_mask
+
+    if model.config._attn_implementation == "sdpa":
+        transformers.AttentionInterface.register(WIDE_ATTENTION, _attend)
+        transformers.AttentionMaskInterface.register(WIDE_ATTENTION, sdpa_mask)
+        model.set_attn_implementation(WIDE_ATTENTION)
+
+
+def _attend(module: Any, query: Tensor, *others: Tensor | None, **more: Any) -> tuple[Tensor, None]:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    with torch.autocast(query.device.type, enabled=False):
+        wide = [_wide(value) for value in (query, *others)]
+        found, _ = sdpa_attention_forward(module, *wide, **{key: _wide(value) for key, value in more.items()})
+    return found.to(query.dtype), None
+
+
+def _wide(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _pieces(weight: Tensor) -> Iterator[tuple[slice, Tensor]]:

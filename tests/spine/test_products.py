@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import transformers as hf
 from torch.nn import functional
 
 from lingualift import products
-from lingualift.products import WideLinear, multiply_wide, summed_loss
+from lingualift.products import WIDE_ATTENTION, WideLinear, attend_wide, multiply_wide, summed_loss
 
 
 @pytest.fixture(params=[True, False], ids=["slow", "fast"])
@@ -62,6 +63,61 @@ def test_autocast_does_not_reach_inside():
         assert torch.equal(layer(states), layer(states))
         inside = layer(states)
     assert torch.equal(inside, layer(states))
+
+
+CONFIGS = {
+    "gemma3": lambda: hf.Gemma3TextConfig(
+        vocab_size=60, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, sliding_window=4,
+    ),
+    "t5": lambda: hf.T5Config(
+        vocab_size=60, d_model=32, d_kv=8, d_ff=16, num_layers=2, num_heads=4, decoder_start_token_id=0
+    ),
+    "bert": lambda: hf.BertConfig(
+        vocab_size=60, hidden_size=32, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4
+    ),
+}  # fmt: skip
+CLASSES = {"gemma3": hf.Gemma3ForCausalLM, "t5": hf.T5ForConditionalGeneration, "bert": hf.BertForMaskedLM}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_wide_attention_is_attention(kind, monkeypatch):
+    """In float32, where nothing is rounded, the same logits and gradients, with padding; in bfloat16 close ones."""
+    torch.manual_seed(4)
+    model = CLASSES[kind](CONFIGS[kind]()).eval()
+    ids = torch.randint(2, 60, (3, 9))
+    given = {
+        "input_ids": ids,
+        "labels": ids,
+        "attention_mask": (torch.arange(9) < torch.tensor([[9], [5], [7]])).long(),
+    }
+
+    def asked():
+        model.zero_grad()
+        output = model(**given)
+        output.loss.backward()
+        return output.logits.detach(), [value.grad.clone() for value in model.parameters()]
+
+    assert model.config._attn_implementation == "sdpa"
+    expected = asked()
+    attend_wide(model)
+    assert {
+        module.config._attn_implementation for module in model.modules() if hasattr(module, "config")
+    } == {WIDE_ATTENTION}
+    seen = []
+    monkeypatch.setattr(
+        products, "_wide", lambda value, wide=products._wide: seen.append(value) or wide(value)
+    )
+    found = asked()
+    assert seen
+    assert torch.allclose(found[0], expected[0], atol=1e-5)
+    assert all(
+        torch.allclose(one, other, atol=1e-5) for one, other in zip(found[1], expected[1], strict=True)
+    )
+    model.bfloat16()
+    rough = asked()
+    assert rough[0].dtype == torch.bfloat16
+    assert (rough[0] - expected[0]).abs().max() <= 0.05 * expected[0].abs().max()
 
 
 @pytest.mark.usefixtures("processor")

@@ -50,7 +50,9 @@ def started(tmp_path):
 def began(folder):
     write_data(folder / "data")
     (folder / "long.yaml").write_text(EXPERIMENT, encoding="utf-8")
-    command = [sys.executable, "-m", "lingualift", "run", "long.yaml", "--output", "out"]
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # tests may ignore it
+    program += "; from lingualift.cli import main; main()"
+    command = [sys.executable, "-c", program, "run", "long.yaml", "--output", "out"]
     with (folder / "said").open("w") as said:
         return subprocess.Popen(
             command, cwd=folder, stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True
@@ -77,9 +79,10 @@ def ended(processes):
     return not alive
 
 
-@pytest.mark.slow  # by an interrupt they end below
 @posix
-def test_workers_end_with_the_run_that_started_them(started):
+@pytest.mark.parametrize("name", [pytest.param("SIGKILL", marks=pytest.mark.slow), "SIGINT"])
+def test_workers_end_with_the_run_that_started_them(started, name):
+    """And an interrupted one does not wait for them, though it alone is told."""
     one, others = started
     workers = [
         child
@@ -87,11 +90,12 @@ def test_workers_end_with_the_run_that_started_them(started):
         if any(name in " ".join(child.cmdline()) for name in ("forkserver", "spawn"))
     ]
     assert len(workers) >= 2
-    one.send_signal(signal.SIGKILL)
-    one.wait()
+    one.send_signal(signal.Signals[name])
+    assert one.wait(timeout=60) == {"SIGKILL": -signal.SIGKILL, "SIGINT": 130}[name]
     assert ended(others)
 
 
+@pytest.mark.slow  # from a run alone they end above
 @posix
 def test_an_interrupt_from_the_keyboard_ends_workers_too(cli, inside):
     write_data(inside / "data")

@@ -107,6 +107,7 @@ def _run(steps: Sequence[Step], store: Store, workers: int, watch: Watch) -> Non
     context = _context()
     reports = context.Queue()
     threads = max(1, processors() // workers)
+    others = set(multiprocessing.active_children())
     with concurrent.futures.ProcessPoolExecutor(
         min(workers, max(1, len(steps))), context, _begin, (reports, threads, dict(os.environ))
     ) as pool:
@@ -119,8 +120,11 @@ def _run(steps: Sequence[Step], store: Store, workers: int, watch: Watch) -> Non
                 mend="lower `workers` or the batch size, then run the same command again: finished steps are kept; in "
                 "a script, call `run` under `if __name__ == '__main__':`, which worker processes need",
             ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except (
+            BaseException
+        ):  # nobody waits for what other workers do; the next run goes on from their checkpoints
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
             raise
 
 
