@@ -57,6 +57,7 @@ def loaded(one, folder):
     return load_experiment(path)
 
 
+@pytest.mark.slow  # writes the data of the study
 def test_every_experiment_is_valid_and_every_comparison_is_of_rows_that_it_runs(every, tmp_path):
     rows = {}
     for one in every.values():
@@ -96,6 +97,7 @@ def test_a_folder_without_the_data_sets_is_refused_before_anything_is_made(cli, 
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.slow  # writes the data of the study
 def test_the_tuning_language_is_in_no_average(every, tmp_path):
     for one in every.values():
         tuned = loaded(one, tmp_path).weights.tune_on

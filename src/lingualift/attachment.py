@@ -230,11 +230,13 @@ def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
     if ref.head.kind != "words" and not config.modules_to_save:
         config.modules_to_save = head_modules(model)
     if config.is_prompt_learning and config.task_type is None:
-        return _prefixed(model, config)
-    kind = peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)
-    if config.is_prompt_learning and ref.head.kind != "words":
-        kind = _typed(kind, ref.dtype)
-    wrapped = kind(model, config)
+        wrapped = _prefixed(model, config)
+    else:
+        kind = peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(config.task_type, peft.PeftModel)
+        if config.is_prompt_learning and ref.head.kind != "words":
+            kind = _typed(kind, ref.dtype)
+        wrapped = kind(model, config)
+    wrapped.create_or_update_model_card = lambda _: None  # peft's says nothing, and adapters get one of ours
     if ref.quantization and config.peft_type == "IA3":
         for module in wrapped.modules():
             if isinstance(module, IA3Layer):  # of which peft leaves the 4-bit ones' output in float32

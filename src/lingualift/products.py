@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_PIECE = 2**21  # weights that are held in float32 at once: 8 MiB, which caches hold
+_PIECE = 2**20  # weights that are held in float32 at once: 4 MiB, which caches hold
 LOGITS = 2**26
 """Logits that a loss holds at once: 256 MiB in float32."""
 _ROWS = 4  # below, torch's own way is faster: it reads the weights once and widens nothing
@@ -129,16 +129,22 @@ class _SummedLoss(torch.autograd.Function):  # type: ignore[misc]
     def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         total = torch.zeros((), device=states.device)
         grad = torch.empty_like(states)
-        size = max(1, LOGITS // len(weight))
+        size = max(1, min(len(states), LOGITS // len(weight)))
+        held = torch.empty(len(weight) * size, device=states.device)
         with torch.autocast(states.device.type, enabled=False):
             for start in range(0, len(states), size):
-                few, theirs = states[start : start + size], labels[start : start + size, None]
-                logits = _product(few, weight)
-                sums = logits.logsumexp(1, keepdim=True)
-                total += (sums - logits.gather(1, theirs)).sum()
-                errors = logits.sub_(sums).exp_()
-                errors.scatter_add_(1, theirs, errors.new_full(theirs.shape, -1.0))
-                grad[start : start + size] = _product_back(errors, weight, states.dtype)
+                few, theirs = states[start : start + size], labels[start : start + size, None].T
+                logits = held[: len(weight) * len(few)].view(
+                    len(weight), len(few)
+                )  # words first: faster to fill
+                _product(few, weight, logits)
+                right = logits.gather(0, theirs)
+                most = logits.amax(0, keepdim=True)
+                sums = logits.sub_(most).exp_().sum(0, keepdim=True)
+                total += (most + sums.log() - right).sum()
+                logits.div_(sums)
+                logits.scatter_add_(0, theirs, logits.new_full(theirs.shape, -1.0))
+                grad[start : start + size] = _product_back(logits, weight)
         ctx.save_for_backward(grad)
         return total
 
@@ -148,22 +154,21 @@ class _SummedLoss(torch.autograd.Function):  # type: ignore[misc]
         return grad * grads[0].to(grad.dtype), None, None
 
 
-def _product(states: Tensor, weight: Tensor) -> Tensor:
-    """Logits in float32."""
+def _product(states: Tensor, weight: Tensor, logits: Tensor) -> None:
+    """Fill in logits (words, tokens), in float32."""
     if not multiplies_slowly(weight.dtype, weight.device.type):
-        return torch.nn.functional.linear(states.to(weight.dtype), weight).float()
-    out = torch.empty(len(states), len(weight))
-    rows = states.float()
+        logits.copy_(weight @ states.to(weight.dtype).T)
+        return
+    tokens = states.float().T.contiguous()
     for part, piece in _pieces(weight):
-        out[:, part] = rows @ piece.T
-    return out
+        torch.mm(piece, tokens, out=logits[part])
 
 
-def _product_back(errors: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Gradient of the states."""
+def _product_back(errors: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of the states (tokens, width), of errors (words, tokens)."""
     if not multiplies_slowly(weight.dtype, weight.device.type):
-        return (errors.to(weight.dtype) @ weight).to(dtype)
-    total = torch.zeros(len(errors), weight.shape[1])
+        return errors.T.to(weight.dtype) @ weight
+    total = torch.zeros(weight.shape[1], errors.shape[1])
     for part, piece in _pieces(weight):
-        total.addmm_(errors[:, part], piece)
-    return total.to(dtype)
+        total.addmm_(piece.T, errors[part])
+    return total.T

@@ -53,8 +53,7 @@ def write(folder, name, backbone, task, **changes):
     return path
 
 
-# Those that are not slow have an encoder and an encoder-decoder, test_pipeline.py has a decoder, and test_matrix.py all
-# tasks and kinds.
+# The one that is not slow has an encoder; test_pipeline.py has a decoder, and test_matrix.py all classes and tasks.
 CASES = [
     ("xlmr", "nusax", "lora", "masked-lm"),
     ("xlmr", "xcopa", "ia3", "masked-lm"),
@@ -65,7 +64,7 @@ CASES = [
     ("nllb", "xcopa", "ia3", "prefix-lm"),
     ("gemma2", "nusax", "lora", "causal-lm"),
 ]
-QUICK = {("xlmr", "xquad"), ("nllb", "xcopa")}
+QUICK = {("xlmr", "xquad")}
 
 
 @pytest.mark.parametrize(

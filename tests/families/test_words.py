@@ -297,6 +297,7 @@ def test_a_damaged_head_or_one_of_another_backbone_is_refused(trained, backbone,
         head_of(backbone("bert"), tmp_path / "none")
 
 
+@pytest.mark.slow  # a tiny run trains one below
 def test_an_experiment_trains_one_head_for_all_references(backbone, tmp_path):
     ref = backbone("e5")
     path = whole.write(tmp_path, "e", ref.source, "nusax", seeds=[0, 1])
@@ -339,6 +340,7 @@ def test_a_tiny_run_trains_a_head_too(backbone, tmp_path):
     assert "tiny-random-BertModel" in finished.notes[0]
 
 
+@pytest.mark.slow  # looks at a whole experiment
 def test_check_has_no_perplexity_and_says_why(backbone, tmp_path):
     look = check(whole.write(tmp_path, "e", backbone("e5").source, "nusax"))
     assert all(one.nats is None for one in look.languages)

@@ -85,6 +85,7 @@ def test_push_publishes_four_files_byte_by_byte_and_no_path(hub, merged):
     assert any(call.startswith("PUT /lfs/") for call in hub.calls)
 
 
+@pytest.mark.slow  # each command is a new interpreter
 def test_a_backbone_in_a_folder_is_published_by_its_last_name(hub, tmp_path):
     folder = tmp_path / "home" / "alice" / "my-backbone"
     merge(method="adamergex", output=tmp_path / "out", **roles(adapters(tmp_path, base=str(folder))))
@@ -136,6 +137,7 @@ def test_the_hub_refuses_and_nothing_is_lost(hub, merged, repository, token, mat
     assert before == {path.name: path.read_bytes() for path in merged.iterdir() if path.is_file()}
 
 
+@pytest.mark.slow  # each command is a new interpreter
 def test_a_public_repository_is_not_taken_for_a_private_one(hub, merged):
     assert fresh("push", merged, "mine/x", **hub.env()).code == 0
     commits = sum("/commit/" in call for call in hub.calls)

@@ -333,6 +333,7 @@ def test_an_output_that_exists_is_refused(world, users, tmp_path):
     assert not (tmp_path / "lingualift-store").exists()
 
 
+@pytest.mark.slow  # test_resume.py kills trainings and runs
 def test_a_killed_lift_keeps_the_reference_that_was_finished(world, users, tmp_path, cli, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--backbone", "miniworld", "--adapter", users(), "--to", "sw", "--text", world / "sw.txt"]

@@ -142,6 +142,7 @@ def test_an_existing_output_is_refused_before_the_training(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+@pytest.mark.slow  # from Python above
 def test_a_failed_probe_exits_with_2(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("lingualift.miniworld.rebuild.Recipe", lambda: TINY)
     assert main(["--output", str(tmp_path / "b")]) == 2

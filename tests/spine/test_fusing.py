@@ -261,6 +261,7 @@ def test_defaults_are_those_of_the_adapter():
             assert Method.model_fields[name].default == config.__dataclass_fields__[name].default
 
 
+@pytest.mark.slow  # measures every kind of step
 def test_plan_measures_what_fusing_costs(data, tmp_path):
     path = write_experiment(tmp_path / "e.yaml", one_target(data, tmp_path))
     told = estimate(*plan_of(path), calibrate=True)

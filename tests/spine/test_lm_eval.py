@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,12 @@ from lingualift.miniworld import BACKBONE
 from lingualift.tasks import Example, get_task
 from lingualift.training.encoding import encode_pair, encode_prompt
 
-pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not here: pip install -e '.[interop]'")
-
-from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
-
+pytestmark = [
+    pytest.mark.slow,  # likelihoods are tested against transformers in test_likelihood.py
+    pytest.mark.skipif(
+        not find_spec("lm_eval"), reason="lm-evaluation-harness is not here: pip install -e '.[interop]'"
+    ),
+]
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs/interop.md").read_text(encoding="utf-8")
 SHARED = ROOT.parent / "shared"
@@ -42,6 +44,8 @@ SPREADS = 6  # exceeded with a probability below 2 exp(-18) = 3e-8
 
 
 def harness(folder, adapter=None, **options):
+    from lm_eval.models.huggingface import HFLM
+
     settings = {"device": "cpu", "dtype": "float32", "batch_size": 1, "add_bos_token": True, **options}
     return HFLM(pretrained=str(folder), peft=None if adapter is None else str(adapter), **settings)
 
@@ -52,6 +56,8 @@ def asked(examples):
 
 
 def theirs(model, examples):
+    from lm_eval.api.instance import Instance
+
     requests = [Instance("loglikelihood", {}, pair, 0) for pair in asked(examples)]
     return [score for score, _ in model.loglikelihood(requests, disable_tqdm=True)]
 
@@ -135,7 +141,7 @@ def _random_adapter(backbone, folder):
     return folder
 
 
-WORLDS = ["one word", "many words", "subwords", pytest.param("real", marks=pytest.mark.slow)]
+WORLDS = ["one word", "many words", "subwords", "real"]
 
 
 @pytest.fixture(params=WORLDS)

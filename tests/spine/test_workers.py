@@ -157,6 +157,7 @@ TASKS.register("mine-of-workers")(Mine())
 """
 
 
+@pytest.mark.slow  # begins a server of workers
 def test_workers_have_the_callers_environment_and_the_caller_keeps_its_objects(data, tmp_path, monkeypatch):
     """In two runs with one server, which began before the environment changed."""
     (tmp_path / "mine.py").write_text(TASK)

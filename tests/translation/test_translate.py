@@ -177,6 +177,7 @@ def stored(cache="lingualift-translations.sqlite"):
             return 0
 
 
+@pytest.mark.slow  # what is in the cache is not translated again: above
 def test_a_killed_command_goes_on_where_it_was_and_writes_the_same_files(inside, nllb, cli):
     rows = [{"id": str(number), "text": text, "label": 0} for number, text in enumerate(texts(60))]
     write_rows(inside / "data/en/train.jsonl", rows)

@@ -7,10 +7,11 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from lingualift.errors import UserError
 from lingualift.evaluation.comparisons import BASELINE, Comparison
@@ -39,12 +40,7 @@ STEPS = (1.0, 3.0, 10.0)  # percent points at which a gain's colour deepens
 
 def render(run: RunFolder) -> str:
     """The page as HTML: one file that loads nothing, runs nothing and escapes everything it shows."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"signed": _signed, "number": _number, "duration": duration, "tongue": _tongue}
-    template = resources.files("lingualift.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    page = environment.from_string(template).render(
+    page = _template().render(
         run=run,
         asked=_asked(run),
         findings=findings(run.rows, run.comparisons, run.layout),
@@ -68,6 +64,16 @@ def render(run: RunFolder) -> str:
         baseline=BASELINE,
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # JSON can spell half a character
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"signed": _signed, "number": _number, "duration": duration, "tongue": _tongue}
+    text = resources.files("lingualift.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(text)
 
 
 def _signed(value: float) -> str:
