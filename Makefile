@@ -7,6 +7,9 @@ SHARED ?= ../shared
 STUDY ?= runs/study
 PIP_OPTIONS ?=
 
+# Else every process of a test compiles the libraries again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # By file, so that what a module shares is made once; groups have no effect with pytest 9.2 and xdist 3.8.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 

@@ -10,7 +10,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-import lingualift as ll
 from lingualift.config import Data, Reference, Scoring, TaskData, load_experiment
 from lingualift.data import load_examples
 from lingualift.demo import run_demo
@@ -80,6 +79,7 @@ def test_the_readme_commands_run_one_after_the_other(folder):
     assert read[0] == read[1]
 
 
+@pytest.mark.slow  # test_init.py, test_check.py and test_cost.py do each
 def test_the_readmes_experiment_is_made_checked_and_planned(tmp_path, monkeypatch):
     from lingualift.cli import app
 
@@ -137,6 +137,7 @@ def test_the_readme_python_runs(folder):
 LIFT = (ROOT / "docs/lift.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow  # test_lift.py
 def test_the_lift_of_the_documents_runs(tmp_path, monkeypatch):
     """As shown, but for fewer steps."""
     from lingualift.cli import app
@@ -200,24 +201,8 @@ def test_the_documented_comparison_has_the_keys_of_a_comparison():
     assert Comparison(**shown).verdict == "above"
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        pytest.param([], marks=pytest.mark.slow, id="as it is"),
-        pytest.param(
-            ["training.task.steps=3", "training.reference.steps=3", "weights.grid=[0, 1]", "workers=1"],
-            id="with fewer steps and rows",
-        ),
-    ],
-)
-def test_the_demo_ends_with_a_table_of_what_it_measured(tmp_path, monkeypatch, overrides):
-    def run(*arguments, **named):
-        return ll.run(*arguments, **{**named, "overrides": [*named["overrides"], *overrides]})
-
-    monkeypatch.setattr("lingualift.demo.run", run)
-    if overrides:
-        for split in ("validation", "test"):
-            monkeypatch.setitem(SIZES, split, 40)
+@pytest.mark.slow  # test_examples.py plans it
+def test_the_demo_ends_with_a_table_of_what_it_measured(tmp_path):
     finished = run_demo(tmp_path / "demo", seeds=1)
     results = json.loads((finished.folder / "results.json").read_text(encoding="utf-8"))
     assert results["schema"] == 1

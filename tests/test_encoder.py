@@ -80,6 +80,7 @@ def script():
     return module
 
 
+@pytest.mark.slow  # trains an encoder
 def test_what_is_opened_and_when(run):
     data, output, events = run
     last = max(index for index, event in enumerate(events) if event[1] == str(output / "model.safetensors"))
@@ -91,12 +92,14 @@ def test_what_is_opened_and_when(run):
     assert opened(events[last:]) == set(HELD_OUT)
 
 
+@pytest.mark.slow  # trains an encoder
 def test_neither_labels_nor_held_out_texts_shape_the_tokenizer(run):
     tokenizer = AutoTokenizer.from_pretrained(run[1])
     assert len(tokenizer.tokenize(SECRET)) == 1 + len(SECRET.encode())  # the space and single bytes
     assert len(tokenizer) > 300
 
 
+@pytest.mark.slow  # trains an encoder
 def test_a_pair_has_xlm_rs_form(run):
     tokenizer = AutoTokenizer.from_pretrained(run[1])
     first, second = "dia mulai", "Größe, 我在 ผม"
@@ -119,6 +122,7 @@ def test_a_pair_has_xlm_rs_form(run):
         assert covered == {place for place, letter in enumerate(text) if letter != " "}
 
 
+@pytest.mark.slow  # trains an encoder
 def test_the_encoder_loads_with_and_without_a_head(run):
     model = AutoModelForMaskedLM.from_pretrained(run[1])
     assert {value.dtype for value in model.parameters()} == {torch.float32}
@@ -128,6 +132,7 @@ def test_the_encoder_loads_with_and_without_a_head(run):
     assert "3 steps, 6," in (run[1] / "README.md").read_text()
 
 
+@pytest.mark.slow  # trains an encoder
 def test_a_second_run_never_touches_the_first(run, script, monkeypatch, capsys):
     before = (run[1] / "model.safetensors").stat().st_mtime_ns
     monkeypatch.setattr(sys, "argv", ["encoder.py", "--data", str(run[0]), "--output", str(run[1])])

@@ -85,6 +85,7 @@ def test_when_an_adapter_learns(ref, drawn, tmp_path):
     assert contiguous(seen)
 
 
+@pytest.mark.parametrize("ref", [pytest.param("gemma3-words", marks=pytest.mark.slow), "mt5"], indirect=True)
 def test_when_steps_and_texts_are_measured(ref, drawn, tmp_path):
     task, examples = examples_of(tmp_path, "nusax")
     with watched(ref) as seen:

@@ -328,6 +328,7 @@ def test_what_the_real_run_refuses_is_refused(backbone, tmp_path):
     assert ll.run(mended, output=tmp_path / "run", tiny=True).rows  # no --replace is needed
 
 
+@pytest.mark.slow  # two runs
 def test_a_real_run_is_not_replaced(backbone, tmp_path):
     write_data(tmp_path / "data")
     own = {"task": "mini-qa", "data": {"files": "data/qa/{language}/{split}.jsonl"}}

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import tiny
 import torch
 import transformers as hf
@@ -21,6 +22,12 @@ NAMES = {
 DECODERS = ("llama", "gemma2", "qwen2", "qwen3")
 ENCODER_DECODERS = ("t5", "mt5")
 FUSIONS = ("add", "mul", "add_relu", "cross_attention", "matmul", "matmul_relu")
+CROSSED = [
+    pytest.param(name, fusion, marks=() if name == "llama" or fusion == "add_relu" else pytest.mark.slow)
+    for name in NAMES
+    for fusion in FUSIONS
+]
+"""Every class with every function; those that are not slow have each class and each function."""
 
 
 def plain(name, attention=None, **settings):

@@ -101,8 +101,7 @@ def test_fusion_off_is_peft_lora_bit_for_bit(name):
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("fusion", small.FUSIONS)
-@pytest.mark.parametrize("name", small.NAMES)
+@pytest.mark.parametrize(("name", "fusion"), small.CROSSED)
 def test_bf16_autocast(name, fusion):
     """In eager attention: with checkpointing, T5's position bias takes a gradient, and SDPA another kernel for it."""
     # a block's output is not normalised, and matmul, a product of three states, lets its rounding grow

@@ -393,6 +393,7 @@ def test_the_command_shows_tables_findings_and_the_next_step_and_writes_nothing(
     assert done.err.count("lingualift") == 1
 
 
+@pytest.mark.slow  # measures steps, as does what is shown
 def test_an_error_exits_with_2_and_one_message_after_the_tables(cli, world):
     change(
         world / "sentiment/en/train.jsonl", lambda rows: [row for row in rows if row["label"] == "positive"]
@@ -405,6 +406,7 @@ def test_an_error_exits_with_2_and_one_message_after_the_tables(cli, world):
     assert "next:" not in done.err
 
 
+@pytest.mark.slow  # measures steps, as does what is shown
 def test_json_holds_everything_and_is_what_python_gets(cli, data, inside):
     path = write_experiment(inside / "e.yaml", merging(data))
     done = cli("check", "e.yaml", "--rows", 12, "--json")

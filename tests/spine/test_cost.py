@@ -102,6 +102,7 @@ def test_every_step_that_is_left_is_costed_and_nothing_is_kept(tmp_path, data):
     assert misfits(found) == []
 
 
+@pytest.mark.slow  # runs an experiment with every adapter
 def test_disk_is_that_of_the_adapters_that_a_run_writes(tmp_path, data):
     plan, store = planned(tmp_path, data)
     costs = estimate(plan, store, calibrate=True).costs
@@ -113,6 +114,7 @@ def test_disk_is_that_of_the_adapters_that_a_run_writes(tmp_path, data):
     assert estimate(plan, store, calibrate=True).costs == {}
 
 
+@pytest.mark.slow  # runs half an experiment
 def test_finished_steps_tell_the_time_of_their_kind(tmp_path, data):
     plan, store = planned(tmp_path, data)
     run(tmp_path / "e.yaml", output=tmp_path / "run")

@@ -41,6 +41,7 @@ def test_it_is_a_valid_experiment_whose_methods_have_what_they_need(path):
     assert dump_experiment(experiment)
 
 
+@pytest.mark.slow  # reads the data sets; the demo is planned below
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_an_example_can_be_planned(path, tmp_path):
     if not SHARED.is_dir():

@@ -80,7 +80,8 @@ def ended(processes):
 
 
 @posix
-@pytest.mark.parametrize("name", [pytest.param("SIGKILL", marks=pytest.mark.slow), "SIGINT"])
+@pytest.mark.slow  # a new interpreter, a server and two workers
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGINT"])
 def test_workers_end_with_the_run_that_started_them(started, name):
     """And an interrupted one does not wait for them, though it alone is told."""
     one, others = started
@@ -157,7 +158,6 @@ TASKS.register("mine-of-workers")(Mine())
 """
 
 
-@pytest.mark.slow  # begins a server of workers
 def test_workers_have_the_callers_environment_and_the_caller_keeps_its_objects(data, tmp_path, monkeypatch):
     """In two runs with one server, which began before the environment changed."""
     (tmp_path / "mine.py").write_text(TASK)

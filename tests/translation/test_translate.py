@@ -51,7 +51,7 @@ def files(folder):
     [
         pytest.param("nllb", ("eng_Latn", "swh_Latn"), 1, marks=pytest.mark.slow),
         ("nllb", ("eng_Latn", "swh_Latn"), 3),
-        ("mbart", ("en_XX", "sw_KE"), 1),
+        pytest.param("mbart", ("en_XX", "sw_KE"), 1, marks=pytest.mark.slow),
     ],
 )
 def test_each_translation_is_what_transformers_makes_of_the_sentence_alone(world, request, kind, tags, beams):
