@@ -260,6 +260,7 @@ def test_a_text_that_the_source_encoder_has_no_positions_for_is_told_before_anyt
         plan_of(path, output=tmp_path / "run")
 
 
+@pytest.mark.slow  # two runs
 def test_references_of_languages_with_the_same_rows_differ(backbone, tmp_path):
     """Else every merge for such a language would change nothing."""
     changes = {"languages": {"source": "sw", "targets": ["de", "th", "el", "hi"]}}

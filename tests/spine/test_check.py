@@ -416,6 +416,7 @@ def test_json_holds_everything_and_is_what_python_gets(cli, data, inside):
     assert set(found) == {"languages", "tasks", "overlaps", "findings"}
 
 
+@pytest.mark.slow  # overrides are tested in test_config.py, and a look costs seconds
 def test_a_key_can_be_overridden_and_a_sample_of_nothing_is_refused(cli, data, inside):
     write_experiment(inside / "e.yaml", merging(data))
     done = cli("check", "e.yaml", "--rows", 4, "--json", "--set", "languages.targets=[sw]")

@@ -291,7 +291,11 @@ def test_an_interval_that_holds_0_is_level(low, high, verdict):
 
 @pytest.mark.parametrize(
     ("seeds", "spread", "least"),
-    [(1, 0.0, 0.91), pytest.param(3, 0.0, 0.93, marks=pytest.mark.slow), (3, 0.02, 0.91)],
+    [
+        (1, 0.0, 0.91),
+        pytest.param(3, 0.0, 0.93, marks=pytest.mark.slow),
+        pytest.param(3, 0.02, 0.91, marks=pytest.mark.slow),
+    ],
 )
 def test_the_interval_holds_the_true_gain_about_as_often_as_it_says(seeds, spread, least):
     """Many experiments from one population: items differ in difficulty, seeds in skill (by `spread`)."""

@@ -531,7 +531,7 @@ SIZES = pytest.mark.parametrize(
         (390, "light"),
         pytest.param(390, "dark", marks=pytest.mark.slow),
         pytest.param(1280, "light", marks=pytest.mark.slow),
-        (1280, "dark"),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
     ],
 )
 
