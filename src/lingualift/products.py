@@ -134,9 +134,8 @@ class _SummedLoss(torch.autograd.Function):  # type: ignore[misc]
         with torch.autocast(states.device.type, enabled=False):
             for start in range(0, len(states), size):
                 few, theirs = states[start : start + size], labels[start : start + size, None].T
-                logits = held[: len(weight) * len(few)].view(
-                    len(weight), len(few)
-                )  # words first: faster to fill
+                # words first, which is faster to fill
+                logits = held[: len(weight) * len(few)].view(len(weight), len(few))
                 _product(few, weight, logits)
                 right = logits.gather(0, theirs)
                 most = logits.amax(0, keepdim=True)

@@ -238,7 +238,7 @@ def test_without_bitsandbytes_the_mend_is_told(backbone, monkeypatch):
 
 
 @pytest.mark.parametrize("quantization", [None, "nf4"])
-@pytest.mark.parametrize("name", ["llama", pytest.param("t5", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", tiny.quick(["llama", "t5"], "llama"))
 def test_spread_over_one_processor_a_backbone_is_the_same(backbone, tmp_path, name, quantization):
     """What no machine without GPUs can show is how it is spread over several."""
     one = backbone(name, quantization=quantization)

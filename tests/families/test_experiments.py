@@ -92,9 +92,7 @@ def test_an_experiment_runs_on_every_family(backbone, tmp_path, name, task, kind
     assert json.loads((again.folder / "results.json").read_text())["rows"] == results["rows"]
 
 
-@pytest.mark.parametrize(
-    "name", ["xlmr", *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5", "llama"))]
-)
+@pytest.mark.parametrize("name", tiny.quick(["xlmr", "t5", "llama"], "xlmr"))
 def test_any_task_is_a_reference_as_in_table_5(backbone, tmp_path, name):
     path = write(
         tmp_path, "e", backbone(name).source, "nusax",
@@ -159,9 +157,7 @@ def test_a_task_that_needs_text_of_its_own_is_not_for_encoders(backbone, tmp_pat
         plan_of(path, output=tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    "name", ["xlmr", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mt5", "nllb"))]
-)
+@pytest.mark.parametrize("name", tiny.quick(["xlmr", "mt5", "nllb"], "xlmr"))
 def test_check_looks_at_every_family(backbone, tmp_path, monkeypatch, name):
     look = check(write(tmp_path, "e", backbone(name).source, "nusax"))
     assert all(math.isfinite(one.nats) and one.nats > 0 for one in look.languages)

@@ -140,13 +140,8 @@ def test_a_model_that_cannot_be_made_small_is_told(tmp_path):
         tiny_model(find_backbone(Backbone(name=str(tmp_path))))
 
 
-def quick(cases, *names):
-    """The cases, all but the named ones marked slow: recipes and examples run the same code below."""
-    values = [case if isinstance(case, tuple) else (case,) for case in cases]
-    return [pytest.param(*case, marks=() if case[0] in names else pytest.mark.slow) for case in values]
-
-
-@pytest.mark.parametrize(("name", "kind"), quick(SIX.items()))
+@pytest.mark.slow  # recipes and the example run the same code below
+@pytest.mark.parametrize(("name", "kind"), SIX.items())
 def test_an_experiment_with_every_task_that_suits_runs_to_its_report(backbone, tmp_path, name, kind):
     encoder = name in tiny.ENCODERS
     tasks = [
@@ -177,7 +172,8 @@ def test_an_experiment_with_every_task_that_suits_runs_to_its_report(backbone, t
     assert {row["weight"] for row in finished.rows if row["method"] == "adamergex"} <= {0.0, 1.5}
 
 
-@pytest.mark.parametrize("name", quick(["llama", "t5", "xlmr"]))
+@pytest.mark.slow  # the example that fuses runs the same code below
+@pytest.mark.parametrize("name", ["llama", "t5", "xlmr"])
 def test_an_experiment_that_fuses_runs_to_its_report(backbone, tmp_path, name):
     """Classes, pairs of texts, choices and spans, with and without ids; a source encoder beside the backbone."""
     tasks = ["nusax", "xnli", "xcopa", "tydiqa-goldp"]
@@ -466,7 +462,7 @@ def test_states_that_cannot_be_kept_are_told_before_anything_runs(backbone, tmp_
 
 
 # The recipe of LoRA shows the most commands; those that (IA)³ shares with it are its alone.
-@pytest.mark.parametrize("name", quick(RECIPES, "adamergex-xlmr.yaml"))
+@pytest.mark.parametrize("name", tiny.quick(RECIPES, "adamergex-xlmr.yaml"))
 def test_a_recipe_of_the_papers_runs(backbone, tmp_path, name):
     path = ROOT / "examples" / name
     folder = f"backbone.name={backbone(RECIPES[name]).source}"

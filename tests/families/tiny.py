@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -30,6 +31,12 @@ LARGE = ("gemma3-words",)
 BODIES = ("e5", "e5-words")
 """Encoders without a head for words and a pooling layer: `BertModel` with XLM-R's kind of tokenizer, and the second
 with as many words as XLM-R."""
+
+
+def quick(cases, *names):
+    """The cases; those whose first value is not among the names are slow: the same code runs, of another class."""
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*case, marks=() if case[0] in names else pytest.mark.slow) for case in values]
 
 
 def _texts():

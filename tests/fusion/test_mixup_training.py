@@ -219,9 +219,7 @@ def test_generated_answers_are_learnt_with_the_sources_own(refs, tmp_path, name)
     assert len(case.evaluated(tmp_path / "one", max_new_tokens=3)) == len(case.examples)
 
 
-@pytest.mark.parametrize(
-    "name", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5", "xlmr"))]
-)
+@pytest.mark.parametrize("name", tiny.quick(["llama", "t5", "xlmr"], "llama"))
 def test_what_an_adapter_depends_on(refs, tmp_path, name):
     """Rows that choose from the same labels need no label of the source's."""
     case = Case(refs, tmp_path, name)

@@ -28,7 +28,7 @@ from lingualift.training.trainer import initialise_fused, measure_step, train
 HERE = Path(__file__).parent
 SETTINGS = {"steps": 4, "batch_size": 4, "learning_rate": 5e-3, "warmup": 0.0, "checkpoint_steps": 2}
 NAMES = ["llama", "t5", "xlmr"]
-FEW = ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
+FEW = tiny.quick(NAMES, "llama")
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,7 @@ case.trained("cut", steps=7, progress=kill)
 """
 
 
-@pytest.mark.parametrize("name", ["llama", pytest.param("xlmr", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", tiny.quick(["llama", "xlmr"], "llama"))
 def test_a_killed_training_goes_on_to_the_same_bits(cli, refs, tmp_path, name):
     case = Case(refs, tmp_path, name, fusion="cross_attention", lora_dropout=0.2)
     whole = case.trained("whole", steps=7)

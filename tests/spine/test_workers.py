@@ -96,7 +96,7 @@ def test_workers_end_with_the_run_that_started_them(started, name):
     assert ended(others)
 
 
-@pytest.mark.slow  # from a run alone they end above
+@pytest.mark.slow  # a server and two workers
 @posix
 def test_an_interrupt_from_the_keyboard_ends_workers_too(cli, inside):
     write_data(inside / "data")

@@ -196,7 +196,7 @@ def test_a_killed_command_goes_on_where_it_was_and_writes_the_same_files(inside,
     assert "next: " in done.err
 
 
-@pytest.mark.slow  # the cache and a killed command are tested above
+@pytest.mark.slow  # the cache is tested above
 def test_two_commands_at_once_share_the_cache_and_write_the_same_files(world, nllb, cli):
     def run(commands, output):
         return [commands(*arguments(nllb, name)) for name in (output, "both")]

@@ -120,9 +120,8 @@ def _run(steps: Sequence[Step], store: Store, workers: int, watch: Watch) -> Non
                 mend="lower `workers` or the batch size, then run the same command again: finished steps are kept; in "
                 "a script, call `run` under `if __name__ == '__main__':`, which worker processes need",
             ) from None
-        except (
-            BaseException
-        ):  # nobody waits for what other workers do; the next run goes on from their checkpoints
+        except BaseException:
+            # nobody waits for what the others do; the next run goes on from their checkpoints
             for worker in set(multiprocessing.active_children()) - others:
                 worker.terminate()
             raise
