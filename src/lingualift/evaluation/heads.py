@@ -177,7 +177,11 @@ def _each(
     order = sorted(range(len(items)), key=lambda index: length(items[index]))
     results: list[Any] = [None] * len(items)
     done = 0
-    for batch, found in in_batches(order, size, lambda few: answer([items[index] for index in few])):
+
+    def ask(few: Sequence[int]) -> Sequence[Any]:
+        return answer([items[index] for index in few])
+
+    for batch, found in in_batches(order, size, ask, lambda index: length(items[index])):
         for index, result in zip(batch, found, strict=True):
             results[index] = result
         done += len(batch)

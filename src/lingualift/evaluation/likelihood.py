@@ -58,7 +58,11 @@ def score_choices(
     prompts, truncated = _prompts(tokenizer, examples, sides, scoring.max_length)
     prompts.sort(key=lambda prompt: (len(prompt.ids), prompt.ids, sorted(prompt.side.items())))
     done = 0
-    for batch, totals in in_batches(prompts, scoring.batch_size, lambda few: _score(model, tokenizer, few)):
+
+    def score(few: Sequence[_Prompt]) -> list[float]:
+        return _score(model, tokenizer, few)
+
+    for batch, totals in in_batches(prompts, scoring.batch_size, score, lambda prompt: len(prompt.ids)):
         answers = [answer for prompt in batch for answer in prompt.answers]
         for (index, label, ids), total in zip(answers, totals, strict=True):
             if math.isnan(total):

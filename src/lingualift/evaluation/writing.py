@@ -56,7 +56,7 @@ def rank_written(
         ]
         return _log_likelihoods(model, tokenizer, ids, answers, [sides[index] for index in few])
 
-    for batch, totals in in_batches(order, scoring.batch_size, rank):
+    for batch, totals in in_batches(order, scoring.batch_size, rank, lambda index: len(prompts[index][0])):
         found = iter(totals)
         for index in batch:
             for label, words in examples[index].choices.items():
