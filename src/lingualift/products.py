@@ -4,7 +4,9 @@ bfloat16 on processors without instructions for it: products are taken in float3
 torch multiplies bfloat16 matrices about seven times slower than float32 ones (AVX2: 8 against 60 GFLOP/s a core). The
 product of two bfloat16 numbers is exact in float32, and either way the sum is taken in float32 and rounded once: it is
 the same function, up to the order of sums. Memory stays that of bfloat16: weights are widened a piece at a time.
-Attention likewise, whose gradients were an eighth of a training step.
+Attention likewise, whose gradients were an eighth of a training step. A LoRA layer on such a layer adds its product to
+the weights as they are widened, which rounds once where peft rounds twice, and keeps bfloat16 states for the backward
+pass where peft keeps a float32 copy of them for every module.
 
 The loss of a large vocabulary: 8 segments of 128 tokens have a gigabyte of logits with 262,144 words, and as much again
 for each of softmax and gradients. A frozen head needs no more of them than the gradient of its input, which is taken
@@ -13,6 +15,7 @@ in the same pass, a few tokens at a time (as in Liger Kernel, https://arxiv.org/
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,25 +43,73 @@ def multiply_wide(model: torch.nn.Module) -> None:
 class WideLinear(torch.nn.Linear):  # type: ignore[misc]
     """A frozen bfloat16 linear layer that multiplies in float32."""
 
+    def fits(self, states: Tensor) -> bool:
+        """Whether the product is one to take in float32."""
+        formats = states.dtype == self.weight.dtype == torch.bfloat16 and states.device.type == "cpu"
+        return formats and not self.weight.requires_grad and states.numel() >= _ROWS * self.in_features
+
     def forward(self, states: Tensor) -> Tensor:
         """The output (..., n) of states (..., k), in bfloat16."""
-        fits = states.dtype == self.weight.dtype == torch.bfloat16 and states.device.type == "cpu"
-        if not fits or self.weight.requires_grad or states.numel() < _ROWS * self.in_features:
+        if not self.fits(states):
             return super().forward(states)
-        found: Tensor = _Product.apply(states, self.weight, self.bias)
+        found: Tensor = _Product.apply(states, self.weight, self.bias, None, None, 1.0)
         return found
 
 
+def adapt_wide(model: torch.nn.Module) -> None:
+    """Let the LoRA layers that peft put on wide layers of a model be part of their products."""
+    from peft.tuners import lora
+
+    for module in model.modules():
+        if type(module) is lora.Linear and type(module.base_layer) is WideLinear:
+            module.__class__ = _wide_lora()
+
+
+@functools.cache
+def _wide_lora() -> type[Any]:
+    from peft.tuners import lora
+
+    class WideLora(lora.Linear):  # type: ignore[misc]
+        """A LoRA layer on a wide layer: one product where it is plain, peft's own way where it is not."""
+
+        def forward(self, x: Tensor, *rest: Any, **more: Any) -> Tensor:
+            """The output (..., n) of states (..., k), in bfloat16."""
+            base, names = self.base_layer, [name for name in self.active_adapters if name in self.lora_A]
+            plain = not (rest or more or self.disable_adapters or self.merged) and len(names) == 1
+            if not plain or names[0] in self.lora_variant or not base.fits(x):
+                return super().forward(x, *rest, **more)
+            (name,) = names
+            down, up, dropout = self.lora_A[name], self.lora_B[name], self.lora_dropout[name]
+            drops = dropout.training and not isinstance(dropout, torch.nn.Identity)
+            if drops or down.bias is not None or up.bias is not None or down.weight.dtype != torch.float32:
+                return super().forward(x)
+            found: Tensor = _Product.apply(
+                x, base.weight, base.bias, down.weight, up.weight, float(self.scaling[name])
+            )
+            return found
+
+    return WideLora
+
+
 class _Product(torch.autograd.Function):  # type: ignore[misc]
-    """States times a frozen matrix, plus a frozen bias."""
+    """States times a frozen matrix and the product of two small ones, if there are, plus a frozen bias."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(weight)
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor | None,
+        up: Tensor | None,
+        scaling: float,
+    ) -> Tensor:
+        ctx.save_for_backward(weight, *([] if down is None else [states, down, up]))
+        ctx.scaling = scaling
         with torch.autocast("cpu", enabled=False):
             rows = states.reshape(-1, states.shape[-1]).float()
             out = states.new_empty(len(rows), len(weight))
-            for part, piece in _pieces(weight):
+            for part, piece in _pieces(weight, down, up, scaling):
                 if bias is None:
                     out[:, part] = rows @ piece.T
                 else:
@@ -66,14 +117,23 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
         return out.view(*states.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (weight,) = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        weight, *adapter = ctx.saved_tensors
+        states, down, up = adapter or (None, None, None)
         grad = grads[0].reshape(-1, len(weight))
+        total = torch.zeros(len(grad), weight.shape[1]) if ctx.needs_input_grad[0] else None
+        for_down = for_up = None
         with torch.autocast("cpu", enabled=False):
-            total = torch.zeros(len(grad), weight.shape[1])
-            for part, piece in _pieces(weight):
-                total.addmm_(grad[:, part].float(), piece)
-        return total.to(weight.dtype).view(*grads[0].shape[:-1], -1), None, None
+            for part, piece in _pieces(weight, down, up, ctx.scaling):
+                if total is not None:
+                    total.addmm_(grad[:, part].float(), piece)
+            if states is not None and down is not None and up is not None:
+                rows, wide = states.reshape(-1, states.shape[-1]).float(), grad.float()
+                for_down = ctx.scaling * ((wide @ up).T @ rows)
+                for_up = ctx.scaling * ((rows @ down.T).T @ wide).T
+        if total is not None:
+            total = total.to(weight.dtype).view(*grads[0].shape[:-1], -1)
+        return total, None, None, for_down, for_up, None
 
 
 WIDE_ATTENTION = "sdpa-in-float32"
@@ -103,11 +163,18 @@ def _wide(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _pieces(weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Some rows of a matrix after another, in float32: a power of two of them, which products are fastest at."""
+def _pieces(
+    weight: Tensor, down: Tensor | None = None, up: Tensor | None = None, scaling: float = 1.0
+) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows of a matrix after another, in float32, plus those of `scaling` x `up` @ `down` where they are given.
+
+    They are a power of two, which products are fastest at.
+    """
     size = 1 << (max(1, _PIECE // weight.shape[1]).bit_length() - 1)
     for start in range(0, len(weight), size):
-        yield slice(start, start + size), weight[start : start + size].float()
+        part = slice(start, start + size)
+        piece = weight[part].float()
+        yield part, piece if down is None or up is None else piece.addmm_(up[part], down, alpha=scaling)
 
 
 def summed_loss(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:

@@ -1,12 +1,20 @@
 """bfloat16 products in float32, and the loss of a large vocabulary in parts, against torch's own."""
 
+import peft
 import pytest
 import torch
 import transformers as hf
 from torch.nn import functional
 
 from lingualift import products
-from lingualift.products import WIDE_ATTENTION, WideLinear, attend_wide, multiply_wide, summed_loss
+from lingualift.products import (
+    WIDE_ATTENTION,
+    WideLinear,
+    adapt_wide,
+    attend_wide,
+    multiply_wide,
+    summed_loss,
+)
 
 
 @pytest.fixture(params=[True, False], ids=["slow", "fast"])
@@ -137,3 +145,125 @@ def test_the_loss_in_parts_is_the_loss_at_once(dtype, close, tokens, monkeypatch
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(whole.item(), rel=close)
     assert (states.grad.double() - exact.grad).abs().max() <= close * exact.grad.abs().max()
+
+
+def adapted(width=40, out=33, **more):
+    """A bfloat16 layer with a LoRA adapter on it, wide, and the same as peft has it."""
+    torch.manual_seed(5)
+    models = []
+    for wide in (True, False):
+        layer = torch.nn.Linear(width, out, dtype=torch.bfloat16).requires_grad_(False)
+        model = torch.nn.Sequential(layer)
+        if models:
+            layer.load_state_dict(models[0].base_model.model[0].base_layer.state_dict())
+        if wide:
+            multiply_wide(model)
+        config = peft.LoraConfig(target_modules=["0"], r=4, lora_alpha=12, **{"lora_dropout": 0.0, **more})
+        model = peft.get_peft_model(model, config)
+        for name, weight in model.named_parameters():
+            if "lora" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+        if models:
+            model.load_state_dict(models[0].state_dict())
+        models.append(model)
+    adapt_wide(models[0])
+    return models
+
+
+def test_a_lora_layer_on_a_wide_layer_rounds_the_exact_sum_once(monkeypatch):
+    monkeypatch.setattr(products, "_PIECE", 500)
+    model, _ = adapted()
+    layer = model.base_model.model[0]
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    states = torch.randn(3, 7, 40, dtype=torch.bfloat16, requires_grad=True)
+    above = torch.randn(3, 7, 33, dtype=torch.bfloat16)
+    model(states).backward(above)
+    rows, small, large = (value.detach().double().requires_grad_() for value in (states, down, up))
+    base = layer.base_layer
+    exact = functional.linear(rows, base.weight.double() + 3 * large @ small, base.bias.double())
+    exact.backward(above.double())
+    for found, expected in ((model(states), exact), (states.grad, rows.grad)):
+        assert found.dtype == torch.bfloat16
+        assert ((found.double() - expected).abs() <= expected.abs() * 2**-8 * 1.01 + 1e-5).all()
+    for found, expected in ((down.grad, small.grad), (up.grad, large.grad)):
+        assert torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("more", "fused"),
+    [
+        ({}, "training eval"),
+        ({"lora_dropout": 0.5}, "eval"),
+        ({"use_dora": True}, ""),
+        ({"lora_bias": True}, ""),
+    ],
+)
+def test_it_is_as_peft_has_it_up_to_rounding_and_left_to_peft_where_it_is_not_plain(more, fused, monkeypatch):
+    ours, theirs = adapted(**more)
+    states = torch.randn(20, 40, dtype=torch.bfloat16)
+    products_of_both = []
+
+    def pieces(weight, down=None, *rest, made=products._pieces):
+        products_of_both.append(down is not None)
+        return made(weight, down, *rest)
+
+    monkeypatch.setattr(products, "_pieces", pieces)
+
+    def check(when):
+        products_of_both.clear()
+        torch.manual_seed(6)
+        found = ours(states)
+        torch.manual_seed(6)
+        expected = theirs(states)
+        assert (found - expected).abs().max() <= 2**-6 * expected.abs().max()
+        assert any(products_of_both) == (when in fused.split())
+
+    check("training")
+    ours.eval(), theirs.eval()
+    check("eval")
+    with ours.disable_adapter(), theirs.disable_adapter():
+        check("disabled")
+    if more.get("lora_bias"):
+        return  # of which peft allows one adapter alone
+    for model in (ours, theirs):
+        model.add_adapter("other", peft.LoraConfig(target_modules=["0"], r=2))
+        model.base_model.set_adapter(["default", "other"])
+    check("two adapters")
+
+
+def test_without_gradients_for_its_states_a_lora_layer_learns_the_same():
+    model, _ = adapted()
+    states = torch.randn(6, 40, dtype=torch.bfloat16)
+    grads = []
+    for begun in (states, states.clone().requires_grad_()):
+        model.zero_grad()
+        model(begun).float().sum().backward()
+        grads.append([weight.grad.clone() for weight in model.parameters() if weight.requires_grad])
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, None])
+def test_a_model_of_transformers_learns_by_it_as_by_peft(precision):
+    """Gemma with both ways of LoRA: losses close, every adapter weight's gradient in the same direction."""
+    torch.manual_seed(7)
+    model = CLASSES["gemma3"](CONFIGS["gemma3"]()).bfloat16().requires_grad_(False)
+    multiply_wide(model)
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")
+    model = peft.get_peft_model(model, config)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    ids = torch.randint(2, 60, (3, 9))
+
+    def learnt():
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision is not None):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        return loss.item(), {n: w.grad.clone() for n, w in model.named_parameters() if w.requires_grad}
+
+    expected, theirs = learnt()
+    adapt_wide(model)
+    found, ours = learnt()
+    assert found == pytest.approx(expected, abs=0.02)
+    assert all(torch.cosine_similarity(ours[n].flatten(), theirs[n].flatten(), dim=0) > 0.97 for n in theirs)
