@@ -483,7 +483,7 @@ def evaluate(
     length_normalization: Annotated[
         Literal["none", "tokens", "characters"], typer.Option(help="How ranked answers are compared.")
     ] = "none",
-    batch_size: Annotated[int, typer.Option(help="Sequences per forward pass.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Sequences per forward pass, at most.")] = 64,
     max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 512,
     prompt: PromptName = None,
     prompt_language: PromptLanguage = None,
@@ -555,7 +555,7 @@ def predict(
     length_normalization: Annotated[
         Literal["none", "tokens", "characters"], typer.Option(help="How ranked answers are compared.")
     ] = "none",
-    batch_size: Annotated[int, typer.Option(help="Sequences per forward pass.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Sequences per forward pass, at most.")] = 64,
     max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 512,
     prompt: PromptName = None,
     prompt_language: PromptLanguage = None,

@@ -344,7 +344,7 @@ class Scoring(_Record):
     length_normalization: Literal["none", "tokens", "characters"] = "none"
     "Ranked answers: compare summed log-probabilities, or those per token or per character."
     batch_size: PositiveInt = 64
-    "Sequences per forward pass."
+    "Sequences per forward pass, at most."
     max_length: PositiveInt = 512
     "Tokens of prompt and answer; longer prompts lose their beginning, and the result says how many."
     max_new_tokens: PositiveInt | None = None

@@ -46,7 +46,8 @@ class WideLinear(torch.nn.Linear):  # type: ignore[misc]
     def fits(self, states: Tensor) -> bool:
         """Whether the product is one to take in float32."""
         formats = states.dtype == self.weight.dtype == torch.bfloat16 and states.device.type == "cpu"
-        return formats and not self.weight.requires_grad and states.numel() >= _ROWS * self.in_features
+        frozen = not any(parameter.requires_grad for parameter in self.parameters())
+        return formats and frozen and states.numel() >= _ROWS * self.in_features
 
     def forward(self, states: Tensor) -> Tensor:
         """The output (..., n) of states (..., k), in bfloat16."""
@@ -124,8 +125,8 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
         total = torch.zeros(len(grad), weight.shape[1]) if ctx.needs_input_grad[0] else None
         for_down = for_up = None
         with torch.autocast("cpu", enabled=False):
-            for part, piece in _pieces(weight, down, up, ctx.scaling):
-                if total is not None:
+            if total is not None:
+                for part, piece in _pieces(weight, down, up, ctx.scaling):
                     total.addmm_(grad[:, part].float(), piece)
             if states is not None and down is not None and up is not None:
                 rows, wide = states.reshape(-1, states.shape[-1]).float(), grad.float()

@@ -62,6 +62,19 @@ def test_layers_that_are_trained_or_in_another_format_are_left_to_torch():
     assert type(model[0]) is torch.nn.Linear
 
 
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_a_bias_that_an_adapter_trains_gets_its_gradient(bias):
+    """peft trains the layer's own bias then."""
+    layer = torch.nn.Linear(8, 8, dtype=torch.bfloat16).requires_grad_(False)
+    model = torch.nn.Sequential(layer)
+    multiply_wide(model)
+    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=["0"], r=2, bias=bias))
+    adapt_wide(model)
+    model(torch.randn(10, 8, dtype=torch.bfloat16)).sum().backward()
+    assert layer.bias.requires_grad
+    assert (layer.bias.grad == 10).all()
+
+
 def test_autocast_does_not_reach_inside():
     torch.manual_seed(2)
     layer = torch.nn.Linear(64, 64, dtype=torch.bfloat16).requires_grad_(False)
