@@ -26,6 +26,7 @@ _PIECE = 2**20  # weights that are held in float32 at once, at most: 4 MiB, whic
 LOGITS = 2**26
 """Logits that a loss holds at once: 256 MiB in float32."""
 _ROWS = 4  # below, torch's own way is faster: it reads the weights once and widens nothing
+_FEW = 4  # rows per rank of an adapter: below, adding it to the weights costs more than adding its output
 
 
 def multiplies_slowly(dtype: torch.dtype, place: str) -> bool:
@@ -46,7 +47,8 @@ class WideLinear(torch.nn.Linear):  # type: ignore[misc]
     def fits(self, states: Tensor) -> bool:
         """Whether the product is one to take in float32."""
         formats = states.dtype == self.weight.dtype == torch.bfloat16 and states.device.type == "cpu"
-        frozen = not any(parameter.requires_grad for parameter in self.parameters())
+        # not `parameters()`: of a weight that peft computes from others they are the others
+        frozen = not any(part is not None and part.requires_grad for part in (self.weight, self.bias))
         return formats and frozen and states.numel() >= _ROWS * self.in_features
 
     def forward(self, states: Tensor) -> Tensor:
@@ -82,7 +84,10 @@ def _wide_lora() -> type[Any]:
             (name,) = names
             down, up, dropout = self.lora_A[name], self.lora_B[name], self.lora_dropout[name]
             drops = dropout.training and not isinstance(dropout, torch.nn.Identity)
-            if drops or down.bias is not None or up.bias is not None or down.weight.dtype != torch.float32:
+            hooked = any(part._forward_hooks or part._forward_pre_hooks for part in (base, down, up, dropout))
+            other = down.bias is not None or up.bias is not None or down.weight.dtype != torch.float32
+            few = x.numel() < _FEW * len(down.weight) * base.in_features
+            if drops or hooked or other or few:
                 return super().forward(x)
             found: Tensor = _Product.apply(
                 x, base.weight, base.bias, down.weight, up.weight, float(self.scaling[name])
@@ -109,13 +114,16 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
         ctx.scaling = scaling
         with torch.autocast("cpu", enabled=False):
             rows = states.reshape(-1, states.shape[-1]).float()
-            out = states.new_empty(len(rows), len(weight))
+            out = states.new_empty(
+                *states.shape[:-1], len(weight)
+            )  # no view, which nobody may change in place
+            flat = out.view(len(rows), len(weight))
             for part, piece in _pieces(weight, down, up, scaling):
                 if bias is None:
-                    out[:, part] = rows @ piece.T
+                    flat[:, part] = rows @ piece.T
                 else:
-                    out[:, part] = torch.addmm(bias[part].float(), rows, piece.T)
-        return out.view(*states.shape[:-1], -1)
+                    flat[:, part] = torch.addmm(bias[part].float(), rows, piece.T)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -75,6 +75,43 @@ def test_a_bias_that_an_adapter_trains_gets_its_gradient(bias):
     assert (layer.bias.grad == 10).all()
 
 
+def test_a_weight_that_an_adapter_computes_lets_its_gradient_through():
+    """peft parametrizes the layer itself then, whose own parameters stay frozen."""
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8, dtype=torch.bfloat16).requires_grad_(False))
+    multiply_wide(model)
+    config = peft.LoraConfig(target_modules=[], target_parameters=["0.weight"], r=2)
+    model = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+    adapt_wide(model)
+    model(torch.randn(10, 8, dtype=torch.bfloat16)).sum().backward()
+    assert any(
+        w.grad is not None and w.grad.any() for name, w in model.named_parameters() if "lora_B" in name
+    )
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_an_output_may_be_changed_in_place(adapter):
+    """As OLMo clips its queries, keys and values."""
+    if adapter:
+        model, _ = adapted()
+    else:
+        layer = torch.nn.Linear(40, 33, dtype=torch.bfloat16).requires_grad_(False)
+        layer.__class__ = WideLinear
+        model = torch.nn.Sequential(layer)
+    states = torch.randn(4, 5, 40, dtype=torch.bfloat16, requires_grad=True)
+    model(states).clamp_(-0.5, 0.5).sum().backward()
+    assert states.grad.any()
+
+
+@pytest.mark.parametrize("part", ["base_layer", "lora_A", "lora_B", "lora_dropout"])
+def test_a_hook_on_a_part_of_a_lora_layer_is_called(part):
+    model, _ = adapted()
+    layer = getattr(model.base_model.model[0], part)
+    seen = []
+    (layer if part == "base_layer" else layer["default"]).register_forward_hook(lambda *_: seen.append(part))
+    model(torch.randn(20, 40, dtype=torch.bfloat16))
+    assert seen == [part]
+
+
 def test_autocast_does_not_reach_inside():
     torch.manual_seed(2)
     layer = torch.nn.Linear(64, 64, dtype=torch.bfloat16).requires_grad_(False)
@@ -246,7 +283,7 @@ def test_it_is_as_peft_has_it_up_to_rounding_and_left_to_peft_where_it_is_not_pl
 
 def test_without_gradients_for_its_states_a_lora_layer_learns_the_same():
     model, _ = adapted()
-    states = torch.randn(6, 40, dtype=torch.bfloat16)
+    states = torch.randn(20, 40, dtype=torch.bfloat16)
     grads = []
     for begun in (states, states.clone().requires_grad_()):
         model.zero_grad()
