@@ -226,7 +226,7 @@ def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
     import peft
     from peft.tuners.ia3 import IA3Layer
 
-    from lingualift.products import adapt_wide
+    from lingualift.products import fold_lora
 
     config.task_type = peft_task(ref.family, ref.head)
     if ref.head.kind != "words" and not config.modules_to_save:
@@ -239,7 +239,7 @@ def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
             kind = _typed(kind, ref.dtype)
         wrapped = kind(model, config)
     wrapped.create_or_update_model_card = lambda _: None  # peft's says nothing, and adapters get one of ours
-    adapt_wide(wrapped)
+    fold_lora(wrapped)
     if ref.quantization and config.peft_type == "IA3":
         for module in wrapped.modules():
             if isinstance(module, IA3Layer):  # of which peft leaves the 4-bit ones' output in float32

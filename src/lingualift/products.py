@@ -4,9 +4,11 @@ bfloat16 on processors without instructions for it: products are taken in float3
 torch multiplies bfloat16 matrices about seven times slower than float32 ones (AVX2: 8 against 60 GFLOP/s a core). The
 product of two bfloat16 numbers is exact in float32, and either way the sum is taken in float32 and rounded once: it is
 the same function, up to the order of sums. Memory stays that of bfloat16: weights are widened a piece at a time.
-Attention likewise, whose gradients were an eighth of a training step. A LoRA layer on such a layer adds its product to
-the weights as they are widened, which rounds once where peft rounds twice, and keeps bfloat16 states for the backward
-pass where peft keeps a float32 copy of them for every module.
+Attention likewise, whose gradients were an eighth of a training step.
+
+LoRA on a processor: the product of its two factors is added to the layer's weights, a piece at a time, so that the
+forward pass is one product. peft multiplies all states by narrow matrices, which a processor is slow at, scales, adds
+and rounds in passes of their own, and keeps a float32 copy of bfloat16 states for every module.
 
 The loss of a large vocabulary: 8 segments of 128 tokens have a gigabyte of logits with 262,144 words, and as much again
 for each of softmax and gradients. A frozen head needs no more of them than the gradient of its input, which is taken
@@ -26,7 +28,7 @@ _PIECE = 2**20  # weights that are held in float32 at once, at most: 4 MiB, whic
 LOGITS = 2**26
 """Logits that a loss holds at once: 256 MiB in float32."""
 _ROWS = 4  # below, torch's own way is faster: it reads the weights once and widens nothing
-_FEW = 4  # rows per rank of an adapter: below, adding it to the weights costs more than adding its output
+_FEW = 8  # rows per rank of an adapter: below, adding it to the weights costs more than adding its output
 
 
 def multiplies_slowly(dtype: torch.dtype, place: str) -> bool:
@@ -44,42 +46,47 @@ def multiply_wide(model: torch.nn.Module) -> None:
 class WideLinear(torch.nn.Linear):  # type: ignore[misc]
     """A frozen bfloat16 linear layer that multiplies in float32."""
 
-    def fits(self, states: Tensor) -> bool:
-        """Whether the product is one to take in float32."""
-        formats = states.dtype == self.weight.dtype == torch.bfloat16 and states.device.type == "cpu"
-        # not `parameters()`: of a weight that peft computes from others they are the others
-        frozen = not any(part is not None and part.requires_grad for part in (self.weight, self.bias))
-        return formats and frozen and states.numel() >= _ROWS * self.in_features
-
     def forward(self, states: Tensor) -> Tensor:
         """The output (..., n) of states (..., k), in bfloat16."""
-        if not self.fits(states):
+        if not _fits(self, states):
             return super().forward(states)
         found: Tensor = _Product.apply(states, self.weight, self.bias, None, None, 1.0)
         return found
 
 
-def adapt_wide(model: torch.nn.Module) -> None:
-    """Let the LoRA layers that peft put on wide layers of a model be part of their products."""
+def _fits(layer: torch.nn.Linear, states: Tensor) -> bool:
+    """Whether a product with a layer's weights is one to take here."""
+    # not `parameters()`: of a weight that peft computes from others they are the others
+    frozen = not any(part is not None and part.requires_grad for part in (layer.weight, layer.bias))
+    formats = states.dtype == layer.weight.dtype and states.device.type == "cpu"
+    return formats and frozen and states.numel() >= _ROWS * layer.in_features
+
+
+def fold_lora(model: torch.nn.Module) -> None:
+    """Let the LoRA layers that peft put on layers of a model be part of their products, on a processor."""
     from peft.tuners import lora
 
     for module in model.modules():
-        if type(module) is lora.Linear and type(module.base_layer) is WideLinear:
-            module.__class__ = _wide_lora()
+        if type(module) is not lora.Linear:
+            continue
+        base = module.base_layer
+        plain = type(base) is torch.nn.Linear and base.weight.dtype == torch.float32
+        if (plain or type(base) is WideLinear) and base.weight.device.type == "cpu":
+            module.__class__ = _folded()
 
 
 @functools.cache
-def _wide_lora() -> type[Any]:
+def _folded() -> type[Any]:
     from peft.tuners import lora
 
-    class WideLora(lora.Linear):  # type: ignore[misc]
-        """A LoRA layer on a wide layer: one product where it is plain, peft's own way where it is not."""
+    class FoldedLora(lora.Linear):  # type: ignore[misc]
+        """A LoRA layer that is part of its layer's product: where it is plain; peft's own way where it is not."""
 
         def forward(self, x: Tensor, *rest: Any, **more: Any) -> Tensor:
-            """The output (..., n) of states (..., k), in bfloat16."""
+            """The output (..., n) of states (..., k)."""
             base, names = self.base_layer, [name for name in self.active_adapters if name in self.lora_A]
             plain = not (rest or more or self.disable_adapters or self.merged) and len(names) == 1
-            if not plain or names[0] in self.lora_variant or not base.fits(x):
+            if not plain or names[0] in self.lora_variant or not _fits(base, x):
                 return super().forward(x, *rest, **more)
             (name,) = names
             down, up, dropout = self.lora_A[name], self.lora_B[name], self.lora_dropout[name]
@@ -94,7 +101,7 @@ def _wide_lora() -> type[Any]:
             )
             return found
 
-    return WideLora
+    return FoldedLora
 
 
 class _Product(torch.autograd.Function):  # type: ignore[misc]
@@ -114,9 +121,8 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
         ctx.scaling = scaling
         with torch.autocast("cpu", enabled=False):
             rows = states.reshape(-1, states.shape[-1]).float()
-            out = states.new_empty(
-                *states.shape[:-1], len(weight)
-            )  # no view, which nobody may change in place
+            # no view is given back, which nobody may change in place
+            out = states.new_empty(*states.shape[:-1], len(weight))
             flat = out.view(len(rows), len(weight))
             for part, piece in _pieces(weight, down, up, scaling):
                 if bias is None:
@@ -183,7 +189,7 @@ def _pieces(
     for start in range(0, len(weight), size):
         part = slice(start, start + size)
         piece = weight[part].float()
-        yield part, piece if down is None or up is None else piece.addmm_(up[part], down, alpha=scaling)
+        yield part, piece if down is None or up is None else torch.addmm(piece, up[part], down, alpha=scaling)
 
 
 def summed_loss(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
