@@ -14,7 +14,11 @@ from lingualift.config import Adapter, Backbone
 from lingualift.devices import device
 from lingualift.training.trainer import initialise
 
-pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.usefixtures("gpu"),
+    pytest.mark.filterwarnings("ignore:inner dimension"),  # bitsandbytes, of the mini-world's width of 96
+]
 METHODS = [
     "vanilla",
     "source-ft",

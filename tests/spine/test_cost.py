@@ -229,6 +229,21 @@ def test_a_batch_is_told_from_few_rows():
     assert max(asked) <= 4
 
 
+def test_what_a_gpu_loads_at_first_is_not_what_a_batch_takes(monkeypatch):
+    """An H200 took 30 s for the first steps of Gemma, and `plan` made an hour of a training of half a minute."""
+    monkeypatch.setattr("lingualift.training.trainer.device", lambda: "cuda")
+    for budget in (0.0, 10.0, 1000.0):
+        seen = set()
+
+        def seconds(rows, seen=seen):
+            size = (len(rows), rows[0] // 20)
+            first = size not in seen
+            seen.add(size)
+            return 0.1 + 0.01 * len(rows) + (20.0 if first else 0.0)
+
+        assert seconds_of_batch(seconds, list(range(100)), 16, budget) == pytest.approx(0.1 + 0.01 * 16)
+
+
 def test_another_machine_is_counted_from_configuration_and_data(tmp_path, data, monkeypatch):
     plan, store = planned(tmp_path, data)
     monkeypatch.setattr(costing, "free_memory", lambda: pytest.fail("this machine's memory is asked"))

@@ -331,7 +331,7 @@ def seconds_of_batch(
     row and from a few: what each further row adds is what a whole batch's further rows add.
 
     Args:
-        seconds: Does the work of some rows and says how long it took; warm.
+        seconds: Does the work of some rows and says how long it took; warm, but for what a GPU does once for each size.
         rows: By length, at least one.
         most: Rows of a batch; fewer rows than that stand for as many.
         budget: Seconds that all may take, but for two rows.
@@ -341,15 +341,20 @@ def seconds_of_batch(
         place = int(share * (len(rows) - count))
         return rows[place : place + count]
 
+    def timed(few: Sequence[Row]) -> float:
+        if device() != "cpu":
+            seconds(few)  # loads the kernels for this size, which takes seconds
+        return seconds(few)
+
     count = min(most, len(rows))
-    one = seconds(window(1, 1 / 2))
+    one = timed(window(1, 1 / 2))
     if 3 * count * one <= budget:
-        found = sum(seconds(window(count, share)) for share in (1 / 6, 3 / 6, 5 / 6)) / 3
+        found = sum(timed(window(count, share)) for share in (1 / 6, 3 / 6, 5 / 6)) / 3
     elif count == 1:
         found = one
     else:
         few = min(count, max(2, int(budget / one)))
-        some = seconds(window(few, 1 / 2))
+        some = timed(window(few, 1 / 2))
         found = some + max(0.0, some - one) / (few - 1) * (count - few)
     return found * most / count
 
