@@ -1,5 +1,7 @@
 """Every test runs offline, with a hub cache of its own, on one thread or LINGUALIFT_TEST_THREADS of them.
 
+On the processor, where there is a GPU too: only `-m gpu` sees it.
+
 Some run the command line, in processes of its own.
 """
 
@@ -29,6 +31,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("lingualift")
+
+
+def pytest_configure(config):
+    """Hide a GPU: what tests compute beside the product is on the processor, and processes are forked."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session", autouse=True)

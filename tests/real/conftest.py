@@ -51,5 +51,5 @@ def rows(tmp_path_factory):
 @pytest.fixture
 def gpu():
     if not torch.cuda.is_available():
-        pytest.skip("there is no GPU")
+        pytest.skip("there is no GPU, or it is hidden: only `-m gpu` sees one")
     return torch.device("cuda")
