@@ -406,7 +406,7 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    from lingualift.products import attend_wide, multiplies_slowly, multiply_wide
+    from lingualift.products import attend_unplanned, attend_wide, multiplies_slowly, multiply_wide
 
     settle()
     transformers.utils.logging.set_verbosity_error()
@@ -449,6 +449,8 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     if multiplies_slowly(model.dtype, device()):
         multiply_wide(model)
         attend_wide(model)
+    if device() == "cuda":
+        attend_unplanned(model)
     return model if ref.device_map or ref.quantization else model.to(device()), tokenizer
 
 

@@ -65,3 +65,14 @@ def test_backbone_and_adapter_lie_on_it(quantization, tmp_path):
         assert model.dtype == torch.bfloat16
     finally:
         detach(wrapped)
+
+
+def test_attention_makes_no_plan_for_each_size_of_batch(tmp_path):
+    ref = find_backbone(Backbone(name="miniworld", dtype="bfloat16"))
+    model, _ = load_backbone(ref)
+    for length in (17, 31):
+        with torch.profiler.profile() as profile:
+            model(input_ids=torch.ones(2, length, dtype=torch.long, device="cuda"))
+        names = {event.key for event in profile.key_averages()}
+        assert any("scaled_dot_product" in name for name in names)
+        assert not any("cudnn" in name for name in names)

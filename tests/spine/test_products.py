@@ -8,8 +8,10 @@ from torch.nn import functional
 
 from lingualift import products
 from lingualift.products import (
+    UNPLANNED_ATTENTION,
     WIDE_ATTENTION,
     WideLinear,
+    attend_unplanned,
     attend_wide,
     fold_lora,
     multiply_wide,
@@ -138,11 +140,12 @@ CONFIGS = {
 CLASSES = {"gemma3": hf.Gemma3ForCausalLM, "t5": hf.T5ForConditionalGeneration, "bert": hf.BertForMaskedLM}
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_wide_attention_is_attention(kind, monkeypatch):
-    """In float32, where nothing is rounded, the same logits and gradients, with padding; in bfloat16 close ones."""
+@pytest.fixture(params=CONFIGS)
+def asked(request):
+    """Logits and gradients of a model, asked with padding; and the model."""
     torch.manual_seed(4)
-    model = CLASSES[kind](CONFIGS[kind]()).eval()
+    model = CLASSES[request.param](CONFIGS[request.param]()).eval()
+    assert model.config._attn_implementation == "sdpa"
     ids = torch.randint(2, 60, (3, 9))
     given = {
         "input_ids": ids,
@@ -156,12 +159,31 @@ def test_wide_attention_is_attention(kind, monkeypatch):
         output.loss.backward()
         return output.logits.detach(), [value.grad.clone() for value in model.parameters()]
 
-    assert model.config._attn_implementation == "sdpa"
+    return asked, model
+
+
+def attentions(model):
+    return {module.config._attn_implementation for module in model.modules() if hasattr(module, "config")}
+
+
+def test_attention_without_cudnn_is_attention(asked):
+    asked, model = asked
+    expected = asked()
+    attend_unplanned(model)
+    assert attentions(model) == {UNPLANNED_ATTENTION}
+    allowed = torch.backends.cuda.cudnn_sdp_enabled()
+    found = asked()
+    assert torch.equal(found[0], expected[0])
+    assert all(torch.equal(one, other) for one, other in zip(found[1], expected[1], strict=True))
+    assert torch.backends.cuda.cudnn_sdp_enabled() == allowed
+
+
+def test_wide_attention_is_attention(asked, monkeypatch):
+    """In float32, where nothing is rounded, the same logits and gradients, with padding; in bfloat16 close ones."""
+    asked, model = asked
     expected = asked()
     attend_wide(model)
-    assert {
-        module.config._attn_implementation for module in model.modules() if hasattr(module, "config")
-    } == {WIDE_ATTENTION}
+    assert attentions(model) == {WIDE_ATTENTION}
     seen = []
     monkeypatch.setattr(
         products, "_wide", lambda value, wide=products._wide: seen.append(value) or wide(value)
