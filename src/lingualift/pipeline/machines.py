@@ -19,8 +19,9 @@ UTILISATION = 0.35
 """Share of a machine's peak that training and reading reach: at most half with well-filled batches, less with ours."""
 READING = 0.5
 """Share of a machine's memory bandwidth that writing answers token by token reaches: each reads all weights."""
-LAUNCH = 1e-3
-"""Seconds at least that a layer takes in a pass, however few its tokens: its operations are launched one by one."""
+LAUNCH = 4e-3
+"""Seconds at least that a layer takes in a pass, however few its tokens: its operations are launched one by one.
+Measured: Gemma 3 270M's on an H200, training and scoring, with LoRA on all of a layer's matrices."""
 _SAMPLED = 256  # rows that are encoded to tell how long rows are
 _KEPT = 34
 """Bytes that a layer keeps for each token and unit of width, in 16 bits, attention's matrix not among them
