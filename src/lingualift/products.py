@@ -8,7 +8,9 @@ Attention likewise, whose gradients were an eighth of a training step.
 
 LoRA on a processor: the product of its two factors is added to the layer's weights, a piece at a time, so that the
 forward pass is one product. peft multiplies all states by narrow matrices, which a processor is slow at, scales, adds
-and rounds in passes of their own, and keeps a float32 copy of bfloat16 states for every module.
+and rounds in passes of their own, and keeps a float32 copy of bfloat16 states for every module. Where a processor has
+instructions for bfloat16, whose weights have too few digits for that sum, the factors stay beside them, as peft has it,
+without the copies.
 
 The loss of a large vocabulary: 8 segments of 128 tokens have a gigabyte of logits with 262,144 words, and as much again
 for each of softmax and gradients. A frozen head needs no more of them than the gradient of its input, which is taken
@@ -70,7 +72,7 @@ def fold_lora(model: torch.nn.Module) -> None:
         if type(module) is not lora.Linear:
             continue
         base = module.base_layer
-        plain = type(base) is torch.nn.Linear and base.weight.dtype == torch.float32
+        plain = type(base) is torch.nn.Linear and base.weight.dtype in (torch.float32, torch.bfloat16)
         if (plain or type(base) is WideLinear) and base.weight.device.type == "cpu":
             module.__class__ = _folded()
 
@@ -96,7 +98,8 @@ def _folded() -> type[Any]:
             few = x.numel() < _FEW * len(down.weight) * base.in_features
             if drops or hooked or other or few:
                 return super().forward(x)
-            found: Tensor = _Product.apply(
+            summed = isinstance(base, WideLinear) or base.weight.dtype == torch.float32
+            found: Tensor = (_Product if summed else _Beside).apply(
                 x, base.weight, base.bias, down.weight, up.weight, float(self.scaling[name])
             )
             return found
@@ -148,6 +151,48 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
                 for_up = ctx.scaling * ((rows @ down.T).T @ wide).T
         if total is not None:
             total = total.to(weight.dtype).view(*grads[0].shape[:-1], -1)
+        return total, None, None, for_down, for_up, None
+
+
+class _Beside(torch.autograd.Function):  # type: ignore[misc]
+    """States times a frozen bfloat16 matrix, plus, in float32, times the product of two small ones, rounded again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        up: Tensor,
+        scaling: float,
+    ) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            rows = states.reshape(-1, states.shape[-1])
+            inner = rows.float() @ down.T
+            out = states.new_empty(*states.shape[:-1], len(weight))  # no view, as above
+            flat = out.view(len(rows), len(weight))
+            if bias is None:
+                torch.mm(rows, weight.T, out=flat)
+            else:
+                torch.addmm(bias, rows, weight.T, out=flat)
+            flat.add_(inner @ up.T, alpha=scaling)
+        ctx.save_for_backward(states, weight, down, up, inner)
+        ctx.scaling = scaling
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, down, up, inner = ctx.saved_tensors
+        grad = grads[0].reshape(-1, len(weight))
+        total = None
+        with torch.autocast("cpu", enabled=False):
+            rows, wide = states.reshape(-1, states.shape[-1]), grad.float()
+            outer = wide @ up
+            if ctx.needs_input_grad[0]:
+                total = (grad @ weight).add_(outer @ down, alpha=ctx.scaling).view(states.shape)
+            for_down = ctx.scaling * (outer.T @ rows.float())
+            for_up = ctx.scaling * (inner.T @ wide).T
         return total, None, None, for_down, for_up, None
 
 

@@ -242,6 +242,44 @@ def adapted(dtype=torch.bfloat16, **more):
     return models
 
 
+def test_beside_bfloat16_weights_that_are_multiplied_fast_lora_is_as_peft_has_it():
+    """Two roundings as peft's; its gradients are those of float32 factors."""
+    _, model = adapted()
+    fold_lora(model)
+    layer = model.base_model.model[0]
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    states = torch.randn(3, 13, 40, dtype=torch.bfloat16, requires_grad=True)
+    above = torch.randn(3, 13, 33, dtype=torch.bfloat16)
+    found = model(states)
+    found.backward(above)
+    kept = [value.grad.clone() for value in (states, down, up)]
+    model.zero_grad()
+    states.grad = None
+    layer.__class__ = peft.tuners.lora.Linear
+    expected = model(states)
+    expected.backward(above)
+    assert torch.equal(found, expected)
+    assert torch.allclose(kept[0].float(), states.grad.float(), rtol=2**-6, atol=2**-6)
+    for ours, theirs in zip(kept[1:], (down.grad, up.grad), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_what_a_lora_layer_keeps_for_the_backward_pass_is_its_states_once(dtype):
+    ours, theirs = adapted(dtype)
+    fold_lora(theirs)  # in bfloat16: the way of processors that multiply it fast
+    states = torch.randn(64, 40, dtype=dtype, requires_grad=True)
+    for model in (ours, theirs):
+        seen = set()
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda value, seen=seen: seen.add((value.data_ptr(), value.dtype, tuple(value.shape))) or value,
+            lambda value: value,
+        ):
+            model(states)
+        rows = {entry for entry in seen if entry[2][0] == 64}
+        assert {(place, size[1]) for place, _, size in rows if size[1] > 4} == {(states.data_ptr(), 40)}
+
+
 FORMATS = {torch.bfloat16: 2**-8, torch.float32: 2**-23}  # and half a unit in the last place
 
 
