@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lingualift.backbone import load_backbone
 from lingualift.errors import UserError
 from lingualift.training.collator import Collator
-from lingualift.training.encoding import encode_pair, encode_prompt, fit, training_row
+from lingualift.training.encoding import encode_pair, encode_pairs, encode_prompt, fit, training_row
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=40)
 spoken = st.text("abc üßж漢 .,:?!'\n\t-_1", max_size=40)
@@ -49,9 +49,9 @@ class Tokens:
     def __init__(self, bos=0, eos=1):
         self.bos_token_id, self.eos_token_id = bos, eos
 
-    def __call__(self, text, add_special_tokens):
+    def __call__(self, texts, add_special_tokens):
         assert not add_special_tokens
-        return {"input_ids": [ord(letter) for letter in text]}
+        return {"input_ids": [[ord(letter) for letter in text] for text in texts]}
 
 
 ids = st.lists(st.integers(2, 99), max_size=30)
@@ -84,6 +84,16 @@ def test_tokenizers_without_begin_or_end_ids_are_served():
     pair = encode_pair(tokenizer, "ab", "c", 99)
     assert pair.prompt == [97, 98]
     assert training_row(tokenizer, pair)["input_ids"] == [97, 98, 32, 99]
+
+
+@pytest.mark.parametrize("name", ["mini", "bpe"])
+def test_pairs_are_encoded_together_as_each_alone(request, name):
+    _, tokenizer = load_backbone(request.getfixturevalue(name))
+    asked = [("the red book " * 9, "good"), ("the red book " * 9, "bad"), ("a", "good bad"), ("the", "good")]
+    pairs = encode_pairs(tokenizer, asked, 20)
+    assert pairs == [encode_pair(tokenizer, *each, 20) for each in asked]
+    assert [pair.truncated > 0 for pair in pairs] == [True, True, False, False]
+    assert encode_pairs(tokenizer, [], 5) == []
 
 
 def test_only_the_answer_and_the_end_carry_loss():

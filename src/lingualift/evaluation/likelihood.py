@@ -12,7 +12,7 @@ from lingualift.config import Scoring
 from lingualift.errors import UserError
 from lingualift.evaluation.batches import in_batches
 from lingualift.tasks import Example
-from lingualift.training.encoding import encode_pair
+from lingualift.training.encoding import encode_pairs
 from lingualift.training.sides import Side, pad_sides, scored_sides, source_pad
 
 _LOGITS = 2**24
@@ -97,11 +97,12 @@ def _prompts(
     """The different prompts with what is to be scored after each, and how many examples were cut."""
     prompts: dict[tuple[tuple[int, ...], ...], _Prompt] = {}
     truncated = 0
+    asked = [(example.prompt, words) for example in examples for words in example.choices.values()]
+    pairs = iter(encode_pairs(tokenizer, asked, max_length))
     for index, (example, side) in enumerate(zip(examples, sides, strict=True)):
         beside = tuple(map(tuple, side.values()))
         cut = 0
-        for label, words in example.choices.items():
-            pair = encode_pair(tokenizer, example.prompt, words, max_length)
+        for label, pair in zip(example.choices, pairs, strict=False):
             cut = max(cut, pair.truncated)
             ids = tuple(pair.prompt)
             prompts.setdefault((ids, *beside), _Prompt(ids, side)).answers.append((index, label, pair.answer))

@@ -31,15 +31,26 @@ class Pair:
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:
     """Ids of a text, with the beginning-of-text id where the tokenizer has one."""
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return start + list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return _begun(tokenizer, [text])[0]
 
 
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     """Ids of a prompt, as the user's turn where the tokenizer has kept its chat template."""
     if not tokenizer.chat_template:
         return encode_text(tokenizer, prompt)
-    return list(tokenizer(user_turn(tokenizer, prompt), add_special_tokens=False)["input_ids"])
+    return _bare(tokenizer, [user_turn(tokenizer, prompt)])[0]
+
+
+def _begun(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return [start + ids for ids in _bare(tokenizer, texts)]
+
+
+def _bare(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of texts, nothing added: in one call, which is several times faster than one for each."""
+    return (
+        [list(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
+    )
 
 
 def ending(tokenizer: Any) -> list[int]:
@@ -104,22 +115,38 @@ def target_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def encode_pair(tokenizer: Any, prompt: str, answer: str, max_length: int) -> Pair:
-    """Encode `prompt`, a space and `answer` together, and split where the prompt's own ids end.
+    """Encode one prompt with its answer; see `encode_pairs`."""
+    return encode_pairs(tokenizer, [(prompt, answer)], max_length)[0]
+
+
+def encode_pairs(tokenizer: Any, asked: Sequence[tuple[str, str]], max_length: int) -> list[Pair]:
+    """Encode each `prompt`, a space and `answer` together, and split where the prompt's own ids end.
 
     Encoding the two apart would tokenize the answer as if it began a text; encoding them together is what
     lm-evaluation-harness does (https://github.com/EleutherAI/lm-evaluation-harness, `_encode_pair`). In a chat
     template's turns the answer stands where the template puts it, without white space around it.
 
+    Args:
+        tokenizer: The tokenizer.
+        asked: (prompt, answer) of each.
+        max_length: Tokens that both may have.
+
     Raises:
-        UserError: the answer alone does not fit.
+        UserError: an answer alone does not fit.
     """
-    head = encode_prompt(tokenizer, prompt)
     if tokenizer.chat_template:
-        text = user_turn(tokenizer, prompt) + frame(tokenizer).before + answer.strip()
-        whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+        turns = {prompt: user_turn(tokenizer, prompt) for prompt, _ in asked}
+        wholes = [turns[prompt] + frame(tokenizer).before + answer.strip() for prompt, answer in asked]
+        encode = _bare
     else:
-        whole = encode_prompt(tokenizer, f"{prompt} {answer}")
-    return fit(tokenizer, head, list(whole)[len(head) :], max_length)
+        turns = {prompt: prompt for prompt, _ in asked}
+        wholes = [f"{prompt} {answer}" for prompt, answer in asked]
+        encode = _begun
+    heads = dict(zip(turns, encode(tokenizer, list(turns.values())), strict=True))
+    both = zip(asked, encode(tokenizer, wholes), strict=True)
+    return [
+        fit(tokenizer, heads[prompt], whole[len(heads[prompt]) :], max_length) for (prompt, _), whole in both
+    ]
 
 
 def fit(tokenizer: Any, prompt: list[int], answer: list[int], max_length: int) -> Pair:
@@ -200,4 +227,4 @@ def pack(documents: Iterable[Sequence[int]], segment_tokens: int) -> list[dict[s
 def encode_texts(tokenizer: Any, texts: Sequence[str], segment_tokens: int) -> list[dict[str, list[int]]]:
     """Texts as packed segments, each between the beginning-of-text and the end-of-text id."""
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return pack((encode_text(tokenizer, text) + end for text in texts), segment_tokens)
+    return pack((ids + end for ids in _begun(tokenizer, texts)), segment_tokens)

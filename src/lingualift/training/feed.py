@@ -15,7 +15,7 @@ from lingualift.tasks import Example, Task, TextTask
 from lingualift.training.collator import Collator, Padding
 from lingualift.training.encoding import (
     IGNORED,
-    encode_pair,
+    encode_pairs,
     encode_texts,
     ending,
     set_language,
@@ -234,7 +234,7 @@ def _texts(
 def _continued(tokenizer: Any, rows: Sequence[Example], collate: Collate, max_length: int) -> Feed:
     """For decoders: the answer follows its prompt."""
     room = max_length - len(ending(tokenizer))
-    pairs = [encode_pair(tokenizer, row.prompt, row.answer, room) for row in rows]
+    pairs = encode_pairs(tokenizer, [(row.prompt, row.answer) for row in rows], room)
     encoded = [training_row(tokenizer, pair) for pair in pairs]
     return Feed(encoded, collate, sum(pair.truncated > 0 for pair in pairs), WordLoss())
 
