@@ -196,12 +196,9 @@ class _Beside(torch.autograd.Function):  # type: ignore[misc]
         return total, None, None, for_down, for_up, None
 
 
-WIDE_ATTENTION, UNPLANNED_ATTENTION = "sdpa-in-float32", "sdpa-without-cudnn"
-
-
 def attend_wide(model: Any) -> None:
     """Let the attention of a bfloat16 model of transformers take its products in float32, where it is torch's own."""
-    _attend_by(model, WIDE_ATTENTION, _attend_wide)
+    _attend_by(model, _attend_wide)
 
 
 def attend_unplanned(model: Any) -> None:
@@ -210,17 +207,28 @@ def attend_unplanned(model: Any) -> None:
     On newer GPUs torch prefers cuDNN's, which makes a plan for every size of batch that it meets: on an H200 a third of
     a step of Gemma 3 270M, whose batches are all of other lengths.
     """
-    _attend_by(model, UNPLANNED_ATTENTION, _attend_unplanned)
+    _attend_by(model, _attend_unplanned)
 
 
-def _attend_by(model: Any, name: str, function: Any) -> None:
+def _attend_by(model: Any, way: Any) -> None:
+    """Let the modules of a model that attend by transformers' "sdpa" do so in a way of ours.
+
+    The name stays, since models ask for it: Gemma 4 and DeepSeek V3.2 attend to other tokens under any other.
+    """
     import transformers
-    from transformers.masking_utils import sdpa_mask
 
-    if model.config._attn_implementation == "sdpa":
-        transformers.AttentionInterface.register(name, function)
-        transformers.AttentionMaskInterface.register(name, sdpa_mask)
-        model.set_attn_implementation(name)
+    transformers.AttentionInterface.register(
+        "sdpa", _attend
+    )  # for all models of this process; only ours are marked
+    for module in model.modules():
+        module.attends_by = way
+
+
+def _attend(module: Any, *given: Any, **more: Any) -> tuple[Tensor, None]:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    found: tuple[Tensor, None] = getattr(module, "attends_by", sdpa_attention_forward)(module, *given, **more)
+    return found
 
 
 def _attend_unplanned(*given: Any, **more: Any) -> tuple[Tensor, None]:

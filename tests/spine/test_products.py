@@ -8,8 +8,6 @@ from torch.nn import functional
 
 from lingualift import products
 from lingualift.products import (
-    UNPLANNED_ATTENTION,
-    WIDE_ATTENTION,
     WideLinear,
     attend_unplanned,
     attend_wide,
@@ -162,15 +160,10 @@ def asked(request):
     return asked, model
 
 
-def attentions(model):
-    return {module.config._attn_implementation for module in model.modules() if hasattr(module, "config")}
-
-
 def test_attention_without_cudnn_is_attention(asked):
     asked, model = asked
     expected = asked()
     attend_unplanned(model)
-    assert attentions(model) == {UNPLANNED_ATTENTION}
     allowed = torch.backends.cuda.cudnn_sdp_enabled()
     found = asked()
     assert torch.equal(found[0], expected[0])
@@ -178,12 +171,42 @@ def test_attention_without_cudnn_is_attention(asked):
     assert torch.backends.cuda.cudnn_sdp_enabled() == allowed
 
 
+@pytest.mark.parametrize("attend", [attend_wide, attend_unplanned])
+def test_models_that_ask_for_the_name_of_their_attention_attend_to_the_same(attend):
+    """Gemma 4 prepares states for "sdpa" otherwise where layers share them, and under another name cut too many."""
+    torch.manual_seed(5)
+    config = hf.Gemma4TextConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, global_head_dim=16, num_kv_shared_layers=2,
+        vocab_size_per_layer_input=64, hidden_size_per_layer_input=8, sliding_window=64,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+    )  # fmt: skip
+    model = hf.Gemma4ForCausalLM(config).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    attend(model)
+    ids = torch.randint(3, 64, (2, 9))
+    with torch.no_grad():
+        whole = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -4:]
+        cut = model(input_ids=ids, attention_mask=torch.ones_like(ids), logits_to_keep=4).logits
+    assert torch.allclose(cut, whole, atol=1e-4)
+
+
+def test_other_models_attend_as_ever(monkeypatch):
+    ours, theirs = (CLASSES["gemma3"](CONFIGS["gemma3"]()).eval() for _ in range(2))
+    attend_wide(ours)
+    ids = torch.randint(2, 60, (2, 9))
+    seen = []
+    monkeypatch.setattr(products, "_wide", lambda value: seen.append(value) or value)
+    theirs(input_ids=ids)
+    assert not seen
+
+
 def test_wide_attention_is_attention(asked, monkeypatch):
     """In float32, where nothing is rounded, the same logits and gradients, with padding; in bfloat16 close ones."""
     asked, model = asked
     expected = asked()
     attend_wide(model)
-    assert attentions(model) == {WIDE_ATTENTION}
     seen = []
     monkeypatch.setattr(
         products, "_wide", lambda value, wide=products._wide: seen.append(value) or wide(value)

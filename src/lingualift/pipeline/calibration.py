@@ -12,7 +12,7 @@ from typing import Any
 
 from lingualift.backbone import BackboneRef, load_backbone, scored_bytes
 from lingualift.config import Adapter
-from lingualift.devices import use_threads
+from lingualift.devices import device, use_threads
 from lingualift.evaluation.runner import answering, evaluate, is_ranked
 from lingualift.pipeline.steps import (
     Evaluate,
@@ -198,6 +198,8 @@ def _scoring(step: Evaluate | Sweep, ref: BackboneRef, drawn: Path, budget: floa
     passed = seconds_of_batch(lambda few: seconds(few, 1), rows, batch, budget)
     if written and longest > 1:  # a further token of all answers of a batch reads the weights once
         few, tokens = rows[-_WRITTEN:], min(_TOKENS, longest - 1)
+        if device() != "cpu":
+            seconds(few, 1 + tokens)  # loads the kernels for it
         passed += max(0.0, seconds(few, 1 + tokens) - seconds(few, 1)) / tokens * (longest - 1)
     each = passed / batch
     model, tokenizer = load_backbone(ref)

@@ -334,7 +334,7 @@ def seconds_of_batch(
         seconds: Does the work of some rows and says how long it took; warm, but for what a GPU does once for each size.
         rows: By length, at least one.
         most: Rows of a batch; fewer rows than that stand for as many.
-        budget: Seconds that all may take, but for two rows.
+        budget: Seconds that all may take, but for two rows; twice as many on a GPU.
     """
 
     def window(count: int, share: float) -> Sequence[Row]:
