@@ -74,6 +74,38 @@ def test_a_merge_can_be_repeated_from_its_provenance(tmp_path, write, options):
     assert config_of(report.output)["inference_mode"] is True
 
 
+def test_what_a_merge_passes_on(tmp_path):
+    """Of the task's adapter how it was asked and answers; of all that have a weight, their languages, each once."""
+    recorded = [
+        {"kind": "trained", "language": "en", "chat_template": True, "labels": ["bad", "good"]},
+        {"kind": "merged", "languages": ["sw", "en", "de"], "chat_template": False, "labels": ["a", "b"]},
+        {"kind": "trained", "language": "id"},
+        {"kind": "trained"},
+    ]
+    folders = [
+        write_lora(tmp_path / str(seed), seed=seed, provenance=facts) for seed, facts in enumerate(recorded)
+    ]
+    weights = (1.0, 0.5, 0.0, 0.5)
+    merge(
+        method="arithmetic", space="delta", adapters=list(zip(folders, weights, strict=True)),
+        output=tmp_path / "out",
+    )  # fmt: skip
+    facts = provenance(tmp_path / "out")
+    assert facts["chat_template"] is True
+    assert facts["labels"] == ["bad", "good"]
+    assert facts["languages"] == ["en", "sw", "de"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["language"] == ["en", "sw", "de"]
+    assert METHODS["arithmetic"].source in card
+    write_lora(tmp_path / "bare", seed=9)
+    merge(
+        method="arithmetic", adapters=[(tmp_path / "bare", 1.0), (folders[3], 1.0)], output=tmp_path / "plain"
+    )
+    facts = provenance(tmp_path / "plain")
+    assert (facts["chat_template"], facts["labels"], facts["languages"]) == (None, None, [])
+
+
 @pytest.mark.parametrize(
     ("space", "recorded", "shared"),
     [
