@@ -1,9 +1,12 @@
 """Names that users type: languages, registered entries, and the errors that correct them."""
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
+from babel import Locale
+from babel.core import get_global
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +41,18 @@ def test_no_two_files_of_tests_have_one_name():
         ("ace_Arab", "ace_Arab"),
         ("el", "ell_Grek"),
         ("th", "tha_Thai"),
+        ("sw-KE", "swh_Latn"),
+        ("sw_ke", "swh_Latn"),
+        ("en_XX", "eng_Latn"),
+        ("es-419", "spa_Latn"),
+        ("zh-CN", "zho_Hans"),
+        ("zh-TW", "zho_Hant"),
+        ("zh-Hans", "zho_Hans"),
+        ("zh-Hans-TW", "zho_Hans"),
+        ("cmn-Hant", "zho_Hant"),
+        ("fa-AF", "prs_Arab"),
+        ("ns", "nso_Latn"),
+        ("ff", "fuv_Latn"),
     ],
 )
 def test_a_code_names_its_language(code, found):
@@ -49,6 +64,54 @@ def test_every_code_of_the_registry_finds_its_own_entry_in_any_case(entry, upper
     for code in (entry.code, entry.nllb):
         if code:
             assert language(code.upper() if upper else code) == entry
+
+
+def test_a_region_names_the_script_that_cldr_has_for_it():
+    """Against babel's copy of Unicode CLDR: the entry in that script, or a refusal that names it."""
+    likely = get_global("likely_subtags")
+    first = {}
+    for entry in ENTRIES:
+        first.setdefault(entry.code.split("-")[0], entry)
+    tried = 0
+    for code, known in first.items():
+        for region in Locale("en").territories:
+            if not re.fullmatch("[A-Z]{2}", region) or region in ("XA", "XB", "ZZ") or code == "fa":
+                continue
+            script = (
+                likely[f"{code}_{region}"].split("_")[1] if f"{code}_{region}" in likely else known.script
+            )
+            tried += 1
+            try:
+                found = language(f"{code}-{region}")
+            except UserError as error:
+                assert f"in the script {script}" in error.found  # noqa: PT017
+                assert script != known.script
+            else:
+                assert (found.iso639_3, found.script) == (known.iso639_3, script)
+    assert tried > 40_000
+
+
+@given(st.sampled_from(ENTRIES), st.sampled_from(["", "-ID", "-br", "-419"]))
+def test_a_script_names_the_entry_in_it(entry, region):
+    assert language(f"{entry.iso639_3}-{entry.script}{region}") == entry
+
+
+@pytest.mark.parametrize(
+    "code", ["en-sw", "sw-en", "sr-Latn", "pa-PK", "xx-KE", "en-GB-oed", "de-1996", "sw-K"]
+)
+def test_what_is_not_known_so_is_refused_without_another_language(code):
+    with pytest.raises(UserError) as caught:
+        language(code)
+    guess = re.search("'(.*)'", caught.value.mend or "")
+    assert guess is None or language(guess[1]) == language(code.split("-")[0])
+
+
+def test_every_code_of_m2m100_is_known():
+    codes = "af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr ht"
+    codes += " hu hy id ig ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no ns oc or pa"
+    codes += " pl ps pt ro ru sd si sk sl so sq sr ss su sv sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu"
+    for code in codes.split():
+        assert code in (language(code).code, *language(code).aliases)
 
 
 def test_codes_and_nllb_codes_are_unique_and_well_formed():

@@ -90,7 +90,7 @@ def language_tag(tokenizer: Any, language: str) -> tuple[str, str]:
     known = find_language(language)
     special = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
     nllb = known.nllb or f"{known.iso639_3}_{known.script}"
-    tags = {nllb: nllb, f"__{known.code}__": known.code}
+    tags = {nllb: nllb, **{f"__{code}__": code for code in (known.code, *known.aliases)}}
     tags |= {token: token for token in sorted(special) if re.fullmatch(rf"{known.code}_[A-Z]{{2}}", token)}
     found = next(((token, code) for token, code in tags.items() if token in special), None)
     if found is None:
