@@ -11,11 +11,13 @@ from lingualift.backbone import load_backbone
 from lingualift.config import Data, Scoring, Training, load_experiment
 from lingualift.data import load_examples
 from lingualift.errors import UserError
+from lingualift.evaluation.numbers import number_match
 from lingualift.evaluation.runner import evaluate, score
 from lingualift.languages import language as find_language
 from lingualift.pipeline import plan_of
 from lingualift.source import Source, labelled_task
 from lingualift.tasks import TASKS, Example, PromptedTask, shipped_languages, shipped_rows
+from lingualift.tasks.base import RowError
 from lingualift.tasks.prompts import prompts_of
 from lingualift.training.encoding import encode_pair
 from lingualift.training.trainer import initialise, train
@@ -201,6 +203,45 @@ def test_what_xlt_trains_on_is_read_as_the_answer(tmp_path):
                 task, rows = asked.labelled(language, "test")
                 assert not any(row.choices for row in rows)
                 assert [task.parse(row.answer, row) for row in rows] == [row.gold[0] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("written", "language", "gold"),
+    [
+        *(
+            ("60,000", code, "60000")
+            for code in ("en", "de", "es", "fr", "ru", "sw", "zh", "bn", "th", "te", "ja")
+        ),
+        ("1,234,567.50", "de", "1234567.5"),
+        ("60 000", "fr", "60000"),
+        ("60\u202f000", "ru", "60000"),
+        ("1.234.567", "de", "1234567"),
+        ("1.234,5", "es", "1234.5"),
+        ("60.000", "en", "60"),
+        (60.125, "de", "60.125"),
+        (60000, "de", "60000"),
+        (-3, "ru", "-3"),
+        ("12.5", "fr", "12.5"),
+    ],
+)
+def test_mgsms_gold_is_one_number_in_every_language(written, language, gold):
+    """And the right answer, as the language writes it, is right."""
+    task = TASKS["mgsm"]
+    row = {"id": "1", "question": "?", "answer_number": written}
+    example = task.example(row, language)
+    assert task.gold(row, example) == (gold,)
+    answer = task.parse("= " + (gold.replace(".", ",") if language in ("de", "es") else gold), example)
+    assert number_match(answer, task.gold(row, example), language) == 1
+
+
+@pytest.mark.parametrize("language", ["de", "es", "ru", "fr"])
+def test_a_gold_number_of_two_readings_is_refused(language):
+    task = TASKS["mgsm"]
+    row = {"id": "1", "question": "?", "answer_number": "60.000"}
+    with pytest.raises(
+        RowError, match=r"answer_number is '60\.000', which is 60 or, in this language, 60000"
+    ):
+        task.gold(row, task.example(row, language))
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from lingualift.evaluation.numbers import find_number, parse_number
 from lingualift.tasks.base import TASKS, Example, RowError, text_of
 from lingualift.tasks.prompts import PromptedTask, prompts_of
+
+_ENGLISH = re.compile(r"[-+]?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?")
 
 
 class MGSM(PromptedTask):
@@ -28,11 +31,28 @@ class MGSM(PromptedTask):
         return {"question": _without_heading(super().values(row, language)["question"])}
 
     def gold(self, row: Mapping[str, Any], example: Example) -> tuple[str, ...]:
-        """The number in digits."""
+        """The number in digits alone, which every language reads alike.
+
+        MGSM's own files write it as in English in all languages (`60,000`); what is not written so is read as the row's
+        language writes numbers.
+        """
         number = text_of(row, self.gold_column)
-        if parse_number(number, "en") is None:
+        local = parse_number(number, example.language)
+        english = parse_number(number, "en") if _ENGLISH.fullmatch(number.strip()) else None
+        value = local if english is None else english
+        if value is None:
             raise RowError(f"{self.gold_column} is {number!r}, which is no number")
-        return (number,)
+        if (
+            english is not None
+            and "." in number
+            and english != local
+            and isinstance(row[self.gold_column], str)
+        ):
+            raise RowError(
+                f"{self.gold_column} is {number!r}, which is {_digits(english)} or, in this language, "
+                f"{_digits(local or english)}: write it in digits alone"
+            )
+        return (_digits(value),)
 
     def completion(self, row: Mapping[str, Any], example: Example) -> str:
         """The worked answer without its heading, then the format of the template, if it asks for one."""
@@ -46,6 +66,10 @@ class MGSM(PromptedTask):
         line = super().parse(text, example) if self.prompt_for(example.language).answer else text
         number = find_number(line or "")
         return number if number and parse_number(number, example.language) is not None else None
+
+
+def _digits(value: Decimal) -> str:
+    return f"{value.normalize():f}"
 
 
 def _without_heading(text: str) -> str:
