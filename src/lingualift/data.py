@@ -583,7 +583,7 @@ def _load_parquet(path: Path) -> Any:
     datasets.disable_progress_bars()
     content = sha256_file(path)[:16]  # the library's cache goes by path and time, which a new file can share
     try:
-        return datasets.load_dataset("parquet", content, data_files=str(path), split="train")
+        return _classes_named(datasets.load_dataset("parquet", content, data_files=str(path), split="train"))
     except (datasets.exceptions.DatasetGenerationError, StopIteration, ValueError, OSError) as error:
         cause = error.__cause__ or error
         reason = " ".join(str(cause).split()) or type(cause).__name__
@@ -655,7 +655,7 @@ def _load_hub(data: Data, language: str, split: str) -> tuple[str, Any]:
     name = data.splits.get(split, split)  # type: ignore[call-overload]
     where = " ".join(filter(None, (data.hub, config, name)))
     try:
-        return where, datasets.load_dataset(data.hub, config, revision=data.revision, split=name)
+        found = datasets.load_dataset(data.hub, config, revision=data.revision, split=name)
     except Exception as error:  # the hub client raises many kinds; each means that the rows are not to be had
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -664,6 +664,34 @@ def _load_hub(data: Data, language: str, split: str) -> tuple[str, Any]:
             "a parquet data set at that revision",
             "check id, revision, config and split, or name local `files:`",
         ) from error
+    return where, _classes_named(found)
+
+
+def _classes_named(dataset: Any) -> Any:
+    """Rows whose classes stand there by name, where the data set has names for their numbers.
+
+    The order of classes is each data set's own: a number says nothing without it. -1 is no class, as in test splits
+    whose labels are kept back.
+    """
+    import datasets
+
+    labels = {
+        column: feature.names
+        for column, feature in dataset.features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+
+    def named(batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        return {
+            column: [_class_name(labels[column], value) for value in values] if column in labels else values
+            for column, values in batch.items()
+        }
+
+    return dataset.with_transform(named) if labels else dataset
+
+
+def _class_name(names: Sequence[str], value: int | None) -> str | None:
+    return None if value is None or value < 0 else names[value]
 
 
 def data_fingerprint(data: Data, language: str, split: str, base: Path) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The tasks of the papers: what the model is asked, what counts as an answer, and that real rows are read."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+import datasets
 import pytest
 from worlds import experiment, write_experiment, write_jsonl
 
@@ -309,9 +311,48 @@ def test_a_row_that_cannot_be_right_is_named(tmp_path, name, change, complaint):
     assert f"test.jsonl:8: {complaint}" in str(refused.value)
 
 
+@pytest.mark.parametrize("where", ["files", "hub"])
+@pytest.mark.parametrize("names", [("positive", "negative", "neutral"), ("negative", "neutral", "positive")])
+def test_classes_are_those_that_the_data_set_names(tmp_path, monkeypatch, where, names):
+    """In its own order, which is not the task's."""
+    features = datasets.Features({
+        "id": datasets.Value("string"),
+        "text": datasets.Value("string"),
+        "label": datasets.ClassLabel(names=list(names)),
+    })  # fmt: skip
+    rows = {"id": ["1", "2", "3"], "text": ["a", "b", "c"], "label": [0, 1, 2]}
+    built = datasets.Dataset.from_dict(rows, features)
+    if where == "files":
+        built.to_parquet(str(tmp_path / "test.parquet"))
+        data = Data(files="{split}.parquet")
+    else:
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: built)
+        data = Data(hub="some/set", revision="0" * 40)
+    found = load_examples(TASKS["nusax"], data, "id", "test", tmp_path)
+    assert [example.gold for example in found] == [(name,) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "label", "said"),
+    [
+        (["neg", "neu", "pos"], 2, "row 1: label is 'pos', which is none of 0 (negative)"),
+        (["negative", "neutral", "positive"], -1, "row 1: column 'label' is missing"),
+    ],
+)
+def test_classes_that_the_task_has_not_are_refused_by_name(tmp_path, names, label, said):
+    features = datasets.Features({
+        "id": datasets.Value("string"),
+        "text": datasets.Value("string"),
+        "label": datasets.ClassLabel(names=names),
+    })  # fmt: skip
+    built = datasets.Dataset.from_dict({"id": ["1"], "text": ["a"], "label": [label]}, features)
+    built.to_parquet(str(tmp_path / "test.parquet"))
+    with pytest.raises(UserError, match=re.escape(said)):
+        load_examples(TASKS["nusax"], Data(files="{split}.parquet"), "id", "test", tmp_path)
+
+
 @pytest.mark.parametrize("name", PROMPTED)
 def test_parquet_and_json_lines_are_the_same_rows(tmp_path, name):
-    import datasets
 
     language = LANGUAGES[name][0]
     rows = shipped_rows(name, language)
