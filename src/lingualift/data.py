@@ -18,7 +18,7 @@ from lingualift.errors import UserError, did_you_mean
 from lingualift.languages import language as find_language
 from lingualift.provenance import sha256_file
 from lingualift.tasks import Example, RowError, Task, TextTask, text_of
-from lingualift.tasks.base import USER_MODULES
+from lingualift.tasks.base import USER_MODULES, check_number
 
 FORMATS = {
     ".jsonl": "json",
@@ -309,6 +309,7 @@ def _has_ids(columns: tuple[str, ...], rows: Rows) -> bool:
 
 def _named(row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     """The row, called by its number if it has no id."""
+    check_number("id", row.get("id"))
     return {**row, "id": number} if row.get("id") in (None, "") else row
 
 
@@ -451,6 +452,7 @@ def _checked(raw: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]
         value = raw.get(name)
         if value is None or (isinstance(value, str) and not value.strip()):
             raise RowError(f"column {name!r} is {'missing' if value is None else 'empty'}")
+        check_number(name, value)
         row[column] = value
     return row
 
@@ -569,9 +571,41 @@ def _load_file(path: Path) -> Any:
         for line, row in _READERS[kind](path):
             rows.append(row)
             lines.append(line)
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+    except UnicodeDecodeError:
+        raise _no_utf8(path) from None
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(path, f"cannot be read ({error})", mend="fetch or write the file again") from None
     return TextTable(rows, lines)
+
+
+def _no_utf8(path: Path) -> UserError:
+    """The error of a file in another encoding, which is not guessed."""
+    with _open(path, binary=True) as file:
+        for number, line in enumerate(file, 1):
+            if number == 1 and line.startswith(b"\x1f\x8b"):
+                return UserError(
+                    path, "cannot be read: it is compressed", mend=f"rename it to {path.name}.gz"
+                )
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                found = f"cannot be read: byte 0x{line[error.start]:02x} is not UTF-8"
+                return UserError(f"{path}:{number}", found, mend="write the file again, in UTF-8")
+    return UserError(path, "cannot be read: it is not UTF-8", mend="write the file again, in UTF-8")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines of a text file.
+
+    Raises:
+        UserError: a NUL, which no text holds, and UTF-16 without a mark at every other place.
+    """
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            if "\0" in line:
+                mend = "write the file again, in UTF-8"
+                raise UserError(f"{path}:{number}", "holds NUL, as UTF-16 does", "text in UTF-8", mend)
+            yield line
 
 
 def _load_parquet(path: Path) -> Any:
@@ -596,55 +630,60 @@ def _load_parquet(path: Path) -> Any:
 
 def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line and object of every line that is not blank."""
-    with _open(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-                problem = "" if isinstance(row, dict) else f"holds a {type(row).__name__}"
-            except (ValueError, RecursionError) as error:
-                problem = f"is not JSON ({error})"
-            if problem:
-                raise UserError(f"{path}:{number}", problem, "one JSON object per line", "correct that line")
-            yield number, row
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            problem = "" if isinstance(row, dict) else f"holds a {type(row).__name__}"
+            if "\\u" in line:
+                json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = str(error.object)[error.start]
+            problem = f"holds half of a character (\\u{ord(half):04x} without the other half)"
+        except (ValueError, RecursionError) as error:
+            problem = f"is not JSON ({error})"
+        if problem:
+            raise UserError(f"{path}:{number}", problem, "one JSON object per line", "correct that line")
+        yield number, row
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """First line and cells of every row below the header."""
-    with _open(path) as file:
-        reader = csv.reader(file, strict=True)
-        begin = 1
-        try:
-            header = next(reader, [])
-            if len(set(header)) < len(header):
-                raise UserError(f"{path}:1", "names a column twice", "one name per column", "rename it")
+    csv.field_size_limit(2**31 - 1)  # the library's own is 128 KiB a cell
+    reader = csv.reader(_lines(path), strict=True)
+    begin = 1
+    try:
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            raise UserError(f"{path}:1", "names a column twice", "one name per column", "rename it")
+        begin = reader.line_num + 1
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                found = f"has {len(cells)} cells"
+                mend = 'put quotes around a cell with commas: "a, b"'
+                raise UserError(f"{path}:{begin}", found, f"{len(header)} as in the header", mend)
+            if cells:
+                yield begin, dict(zip(header, cells, strict=True))
             begin = reader.line_num + 1
-            for cells in reader:
-                if cells and len(cells) != len(header):
-                    found = f"has {len(cells)} cells"
-                    mend = 'put quotes around a cell with commas: "a, b"'
-                    raise UserError(f"{path}:{begin}", found, f"{len(header)} as in the header", mend)
-                if cells:
-                    yield begin, dict(zip(header, cells, strict=True))
-                begin = reader.line_num + 1
-        except csv.Error as error:
-            raise UserError(f"{path}:{begin}", f"is not CSV ({error})", mend="correct that line") from None
+    except csv.Error as error:
+        raise UserError(f"{path}:{begin}", f"is not CSV ({error})", mend="correct that line") from None
 
 
 def _text_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line and content of every line that is not blank, in the column `text`: one line is one text."""
-    with _open(path) as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, {"text": line.strip()}
+    for number, line in enumerate(_lines(path), 1):
+        if line.strip():
+            yield number, {"text": line.strip()}
 
 
 _READERS = {"json": _json_rows, "csv": _csv_rows, "text": _text_rows}
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, *, binary: bool = False) -> Any:
     opener = gzip.open if path.name.endswith(".gz") else open
+    if binary:
+        return opener(path, "rb")
     return opener(path, "rt", encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None)
 
 

@@ -41,6 +41,9 @@ def put(path, *lines):
         ({**GOOD, "id": "2", "text": ["a", "b"]}, "'text' holds a list"),
         ({**GOOD, "id": "2", "text": {"a": 1}}, "'text' holds a dict"),
         ({**GOOD, "id": "2", "text": True}, "'text' holds a bool"),
+        ({**GOOD, "id": "2", "text": float("nan")}, "'text' is nan, which is no value"),
+        ({**GOOD, "id": "2", "text": float("-inf")}, "'text' is -inf, which is no value"),
+        ({**GOOD, "id": float("nan")}, "'id' is nan, which is no value"),
         (GOOD, "id '1' stands in row 1 already"),
         ({**GOOD, "id": 1}, "id '1' stands in row 1 already"),
     ],
@@ -131,13 +134,52 @@ def test_a_truncated_gzip_file_is_refused(tmp_path):
     [
         ("rows.jsonl.gz", b'{"id": 1}\n'),
         ("rows.jsonl", gzip.compress(b'{"id": 1}\n', mtime=0)),
-        ("rows.jsonl", '{"id": "ü"}'.encode("latin-1")),
         ("rows.parquet", b"PAR1 and then nothing"),
     ],
 )
 def test_content_that_is_not_what_the_name_says_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     assert f"{tmp_path / name}: cannot be read" in refused(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "said"),
+    [
+        ("rows.jsonl", b'{"id": 1}\n{"id": "\xfc"}', 2, "byte 0xfc is not UTF-8"),
+        (
+            "rows.csv",
+            "id,text,label\n1,a,positive\n2,é,positive\n".encode("cp1252"),
+            3,
+            "byte 0xe9 is not UTF-8",
+        ),
+        ("rows.csv", "id,text\n1,a\n".encode("utf-16"), 1, "byte 0xff is not UTF-8"),
+        ("rows.jsonl.gz", gzip.compress(b"\n\xe9\n"), 2, "byte 0xe9 is not UTF-8"),
+        ("rows.jsonl", json.dumps(GOOD).encode("utf-16-le"), 1, "holds NUL, as UTF-16 does"),
+        ("rows.csv", "id,text,label\n".encode("utf-16-le"), 1, "holds NUL, as UTF-16 does"),
+        ("rows.jsonl", b'{"id": 1, "text": "a \\ud83d b"}', 1, "half of a character (\\ud83d"),
+    ],
+)
+def test_another_encoding_is_told_with_line_and_byte(tmp_path, name, content, line, said):
+    (tmp_path / name).write_bytes(content)
+    message = refused(tmp_path / name)
+    assert f"{tmp_path / name}:{line}: " in message
+    assert said in message
+
+
+def test_utf_16_without_a_mark_is_no_text(tmp_path):
+    (tmp_path / "text.txt").write_bytes("kitabu chekundu\n".encode("utf-16-le"))
+    assert "text.txt:1: holds NUL" in refused(tmp_path / "text.txt", "causal-lm")
+
+
+def test_escapes_and_long_cells_are_read(tmp_path):
+    """Both halves of a character make one; a cell has no bound."""
+    path = put(tmp_path / "rows.jsonl", '{"id": "1", "text": "a \\ud83d\\ude00", "label": "positive"}\n')
+    (example,) = load_examples(get_task("mini-sentiment"), Data(files=path.name), "en", "train", tmp_path)
+    assert "\U0001f600" in example.prompt
+    long = "word " * 40_000
+    put(tmp_path / "rows.csv", f'id,text,label\n1,"{long}",positive\n')
+    (example,) = load_examples(get_task("mini-sentiment"), Data(files="rows.csv"), "en", "train", tmp_path)
+    assert long.strip() in example.prompt
 
 
 def test_a_missing_column_is_named_with_its_nearest(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -200,7 +201,18 @@ def text_of(row: Mapping[str, Any], column: str) -> str:
     value = row[column]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise RowError(f"column {column!r} holds a {type(value).__name__}, not text")
+    check_number(column, value)
     return str(value)
+
+
+def check_number(column: str, value: Any) -> None:
+    """Refuse NaN and infinity, which stand for nothing and would be read as the words for them.
+
+    Raises:
+        RowError: a value is one of them.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RowError(f"column {column!r} is {value}, which is no value")
 
 
 def get_task(name: str, base: Path = Path()) -> Task | TextTask:
