@@ -372,7 +372,7 @@ def _given_rows(given: Given, name: str, columns: Sequence[str]) -> Rows:
     if isinstance(given, Path):
         if not given.is_file():
             raise UserError(given, "is not there", "a file of rows", _nearby(given) or "check the path")
-        where, dataset = str(given), _load_file(given)
+        where, dataset = str(given), _load_file(given, columns)
     else:
         where, dataset = name, TextTable([dict(row) for row in given], list(range(1, len(given) + 1)))
     _check_columns(where, dataset, columns)
@@ -465,7 +465,7 @@ def load_rows(data: Data, language: str, split: str, base: Path, columns: tuple[
     """
     if data.files is not None:
         path = data_file(data, language, split, base)
-        where, dataset = str(path), _load_file(path)
+        where, dataset = str(path), _load_file(path, [data.columns.get(name, name) for name in columns])
     else:
         where, dataset = _load_hub(data, language, split)
     _check_columns(where, dataset, columns, data.columns)
@@ -559,7 +559,8 @@ def _suffix(path: Path) -> str:
     )
 
 
-def _load_file(path: Path) -> Any:
+def _load_file(path: Path, columns: Sequence[str]) -> Any:
+    """Rows of a file; the columns that are wanted tell what separates the cells of a CSV file."""
     kind = FORMATS[_suffix(path)]
     if path.stat().st_size == 0:
         raise UserError(path, "is empty", "at least one row", "check the file")
@@ -568,7 +569,7 @@ def _load_file(path: Path) -> Any:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
     try:
-        for line, row in _READERS[kind](path):
+        for line, row in _READERS[kind](path, columns):
             rows.append(row)
             lines.append(line)
     except UnicodeDecodeError:
@@ -628,7 +629,7 @@ def _load_parquet(path: Path) -> Any:
             datasets.enable_progress_bars()
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_rows(path: Path, _: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line and object of every line that is not blank."""
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
@@ -648,10 +649,10 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """First line and cells of every row below the header."""
     csv.field_size_limit(2**31 - 1)  # the library's own is 128 KiB a cell
-    reader = csv.reader(_lines(path), strict=True)
+    reader = csv.reader(_lines(path), strict=True, delimiter=_delimiter(path, columns))
     begin = 1
     try:
         header = next(reader, [])
@@ -661,7 +662,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for cells in reader:
             if cells and len(cells) != len(header):
                 found = f"has {len(cells)} cells"
-                mend = 'put quotes around a cell with commas: "a, b"'
+                mark = reader.dialect.delimiter
+                mend = f'put quotes around a cell that holds {mark!r}: "a{mark} b"'
                 raise UserError(f"{path}:{begin}", found, f"{len(header)} as in the header", mend)
             if cells:
                 yield begin, dict(zip(header, cells, strict=True))
@@ -670,7 +672,14 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{path}:{begin}", f"is not CSV ({error})", mend="correct that line") from None
 
 
-def _text_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _delimiter(path: Path, columns: Sequence[str]) -> str:
+    """A comma, but where the header has the columns only if it is cut by `;` or by tabs."""
+    header = next(_lines(path), "")
+    found = [mark for mark in ",;\t" if set(columns) <= set(next(csv.reader([header], delimiter=mark), []))]
+    return found[0] if found else ","
+
+
+def _text_rows(path: Path, _: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line and content of every line that is not blank, in the column `text`: one line is one text."""
     for number, line in enumerate(_lines(path), 1):
         if line.strip():

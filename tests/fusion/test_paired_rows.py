@@ -66,7 +66,10 @@ def test_the_prompt_of_the_source_side_is_that_of_its_language(tmp_path):
         ),
         ([*ENGLISH, ENGLISH[0]], r"(?s)mt-id/train.jsonl.*:6: id 'r2' stands in row 1 already"),
         ([{**row, "text": " "} for row in ENGLISH], r"(?s)mt-id/train.jsonl.*:1: column 'text' is empty"),
-        ([{"text": row["text"]} for row in ENGLISH], r"mt-id/train.jsonl: has no column 'id'"),
+        (
+            [{"text": row["text"]} for row in ENGLISH],
+            r"(?s)mt-id/train.jsonl: has no row with id 'r0'.*by `id`",
+        ),
     ],
 )
 def test_what_does_not_pair_is_refused(tmp_path, english, told):

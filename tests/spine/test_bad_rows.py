@@ -153,7 +153,7 @@ def test_content_that_is_not_what_the_name_says_is_refused(tmp_path, name, conte
             "byte 0xe9 is not UTF-8",
         ),
         ("rows.csv", "id,text\n1,a\n".encode("utf-16"), 1, "byte 0xff is not UTF-8"),
-        ("rows.jsonl.gz", gzip.compress(b"\n\xe9\n"), 2, "byte 0xe9 is not UTF-8"),
+        ("rows.jsonl.gz", gzip.compress(b"\n\xe9\n", mtime=0), 2, "byte 0xe9 is not UTF-8"),
         ("rows.jsonl", json.dumps(GOOD).encode("utf-16-le"), 1, "holds NUL, as UTF-16 does"),
         ("rows.csv", "id,text,label\n".encode("utf-16-le"), 1, "holds NUL, as UTF-16 does"),
         ("rows.jsonl", b'{"id": 1, "text": "a \\ud83d b"}', 1, "half of a character (\\ud83d"),
@@ -169,6 +169,23 @@ def test_another_encoding_is_told_with_line_and_byte(tmp_path, name, content, li
 def test_utf_16_without_a_mark_is_no_text(tmp_path):
     (tmp_path / "text.txt").write_bytes("kitabu chekundu\n".encode("utf-16-le"))
     assert "text.txt:1: holds NUL" in refused(tmp_path / "text.txt", "causal-lm")
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_cells_are_cut_as_the_header_has_the_columns(tmp_path, mark):
+    path = tmp_path / "rows.csv"
+    path.write_text(f'id{mark}text{mark}label\n1{mark}"a, b; c\td"{mark}positive\n', encoding="utf-8")
+    (example,) = load_examples(get_task("mini-sentiment"), Data(files="rows.csv"), "en", "train", tmp_path)
+    assert "a, b; c\td" in example.prompt
+    path.write_text(f"id{mark}text{mark}label\n1{mark}a\n", encoding="utf-8")
+    assert (
+        f"rows.csv:2: has 2 cells; expected 3 as in the header\n  mend: put quotes around a cell that holds {mark!r}"
+        in refused(path)
+    )
+
+
+def test_a_header_that_fits_no_way_of_cutting_is_told_as_it_stands(tmp_path):
+    assert "has no column 'text'" in refused(put(tmp_path / "rows.csv", "id|text|label\n1|a|positive\n"))
 
 
 def test_escapes_and_long_cells_are_read(tmp_path):

@@ -196,5 +196,5 @@ def test_plain_text_has_a_text_a_line(tmp_path, suffix, texts):
 
 def test_plain_text_has_no_labels(tmp_path):
     (tmp_path / "rows.txt").write_text("a review\n")
-    with pytest.raises(UserError, match="has no column 'id'"):
+    with pytest.raises(UserError, match="has no column 'label'"):
         load(tmp_path / "rows.txt")

@@ -311,6 +311,16 @@ def test_a_row_that_cannot_be_right_is_named(tmp_path, name, change, complaint):
     assert f"test.jsonl:8: {complaint}" in str(refused.value)
 
 
+@pytest.mark.parametrize("name", sorted(PROMPTED))
+def test_rows_need_no_ids(tmp_path, name):
+    """A row without one is called by its line; the columns that the table of tasks lists are all that it needs."""
+    language = LANGUAGES[name][0]
+    rows = [{key: value for key, value in row.items() if key != "id"} for row in shipped_rows(name, language)]
+    write_jsonl(tmp_path / "test.jsonl", rows)
+    found = load_examples(TASKS[name], Data(files="{split}.jsonl"), language, "test", tmp_path)
+    assert [example.id for example in found] == [str(line) for line in range(1, len(rows) + 1)]
+
+
 @pytest.mark.parametrize("where", ["files", "hub"])
 @pytest.mark.parametrize("names", [("positive", "negative", "neutral"), ("negative", "neutral", "positive")])
 def test_classes_are_those_that_the_data_set_names(tmp_path, monkeypatch, where, names):

@@ -12,7 +12,7 @@ from lingualift.tasks.base import TASKS, Example, Task, text_of
 class MiniSentiment(Task):
     """Is the review positive or negative? Label words are English in every language."""
 
-    columns = ("id", "text")
+    columns = ("text",)
     gold_column = "label"
     metrics = ("accuracy", "macro_f1")
     source = "lingualift.miniworld"
@@ -26,7 +26,7 @@ class MiniSentiment(Task):
 class MiniQA(Task):
     """Where or who: one word in the language of the story."""
 
-    columns = ("id", "context", "question")
+    columns = ("context", "question")
     gold_column = "answer"
     written_columns = ("answer",)
     metrics = ("exact_match",)

@@ -9,7 +9,7 @@ class NusaTranslation(PromptedTask):
 
     name = "nusatranslation"
     labels = ("negative", "positive")
-    columns = ("id", "text")
+    columns = ("text",)
     texts = ("text",)
     gold_column = "label"
     metrics = ("macro_f1", "accuracy")

@@ -9,7 +9,7 @@ class NusaX(PromptedTask):
 
     name = "nusax"
     labels = ("negative", "neutral", "positive")
-    columns = ("id", "text")
+    columns = ("text",)
     texts = ("text",)
     gold_column = "label"
     metrics = ("macro_f1", "accuracy")

@@ -8,7 +8,7 @@ class XLSum(PromptedTask):
     """A generated summary, on one line."""
 
     name = "xlsum"
-    columns = ("id", "title", "text")
+    columns = ("title", "text")
     gold_column = "summary"
     written_columns = ("summary",)
     encoder_head = None

@@ -13,7 +13,7 @@ class XQuAD(PromptedTask):
     """The answer is generated; each of `answers` is accepted."""
 
     name = "xquad"
-    columns = ("id", "context", "question")
+    columns = ("context", "question")
     texts = ("question", "context")
     passage_column = "context"
     gold_column = "answers"
