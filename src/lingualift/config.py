@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -46,12 +46,39 @@ PromptLanguage: TypeAlias = Annotated[
 ]
 
 
+def _holds_truth(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_truth, value)))
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The types that an annotation names, inside of others too."""
+    inside = get_args(annotation)
+    return (
+        set().union(*map(_leaves, inside))
+        if inside
+        else {annotation}
+        if isinstance(annotation, type)
+        else set()
+    )
+
+
 class _Record(BaseModel):
     """Every key has a docstring below it, which is what `lingualift init` writes beside the key."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=False, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, raw: Any) -> Any:
+        """Pydantic takes `true` for 1, which YAML's `yes` and `on` are too."""
+        for name, value in raw.items() if isinstance(raw, dict) else ():
+            field = cls.model_fields.get(name)
+            kinds = _leaves(field.annotation) if field is not None else set()
+            if _holds_truth(value) and kinds & {int, float} and bool not in kinds:
+                raise ValueError(f"{name} is {value}, which is no number")
+        return raw
 
     def given(self) -> set[str]:
         """Names of the keys that say something else than their defaults; a written default counts as left out."""

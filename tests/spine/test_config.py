@@ -100,6 +100,9 @@ def with_value(place, value):
     ("place", "value", "said"),
     [
         ("languages.source", "xx", "is no known language"),
+        ("adapter.rank", True, "adapter: rank is True, which is no number"),
+        ("training.task.learning_rate", True, "training.task: learning_rate is True, which is no number"),
+        ("seeds", [1, True], "seeds is [1, True], which is no number"),
         ("languages.targets", [], "languages.targets"),
         ("languages.targets", ["fr", "sw", "fr"], "fr named twice"),
         ("languages.targets", ["fr", "en"], "en is the source language"),
