@@ -7,6 +7,8 @@ from types import MappingProxyType
 
 import datasets
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from worlds import experiment, write_experiment, write_jsonl
 
 from lingualift.backbone import load_backbone
@@ -309,6 +311,68 @@ def test_a_row_that_cannot_be_right_is_named(tmp_path, name, change, complaint):
     with pytest.raises(UserError) as refused:
         load_examples(TASKS[name], Data(files="{split}.jsonl"), "en", "test", tmp_path)
     assert f"test.jsonl:8: {complaint}" in str(refused.value)
+
+
+UNITS = {
+    "characters": lambda text: len(text),
+    "bytes": lambda text: len(text.encode()),
+    "UTF-16 units": lambda text: len(text.encode("utf-16-le")) // 2,
+}
+
+
+@given(
+    lead=st.sampled_from(["", " ", "\n\u3000 "]),
+    before=st.text("aé\U0001f600 ", max_size=12),
+    after=st.text("aé\U0001f600 ", max_size=12),
+    answer=st.sampled_from(["a", "aé", "\U0001f600", "é a", "a "]),
+    unit=st.sampled_from(sorted(UNITS)),
+    stripped=st.booleans(),
+)
+def test_an_answer_is_found_where_the_row_says_or_not_at_all(lead, before, after, answer, unit, stripped):
+    """However the place is counted; a place that counts characters, as SQuAD's do, is never moved."""
+    context = f"{lead}{before}{answer}{after}"
+    if not context.strip():
+        return
+    own = len(context) - len(context.lstrip())
+    place = UNITS[unit](f"{lead}{before}"[own:] if stripped else f"{lead}{before}")
+    task = TASKS["xquad"]
+    row = {
+        "id": "1",
+        "context": context,
+        "question": "?",
+        "answers": {"text": [answer], "answer_start": [place]},
+    }
+    example = task.example(row, "en")
+    (start,) = task.starts(row, replace(example, gold=task.gold(row, example)))
+    gold, passage = answer.strip(), context.strip()
+    sound = context.startswith(answer, place)
+    assert start == -1 or passage.startswith(gold, start)
+    if sound:
+        assert start == place + answer.index(gold) - own
+    elif start >= 0 and passage.count(gold) > 1:
+        readings = {own + place, len(lead + before)}
+        assert start + own - answer.index(gold) in readings | {
+            index for index in range(len(context)) if any(UNITS[u](context[:index]) == place for u in UNITS)
+        }
+
+
+@pytest.mark.parametrize(
+    ("answers", "starts"),
+    [
+        ({"text": ["red"], "answer_start": [15]}, (15,)),
+        ({"text": ["red"], "answer_start": [7]}, (-1,)),
+        ({"text": ["red"], "answer_start": [None]}, (-1,)),
+        ({"text": ["red"]}, (-1,)),
+        ({"text": ["book"], "answer_start": [2]}, (8,)),
+        ({"text": ["blue"], "answer_start": [2]}, (-1,)),
+        ({"text": ["red", "red"], "answer_start": [4, 15]}, (4,)),
+    ],
+)
+def test_an_answer_that_stands_twice_is_never_taken_for_the_first_one(answers, starts):
+    task = TASKS["xquad"]
+    row = {"id": "1", "context": "the red book a red one", "question": "?", "answers": answers}
+    example = task.example(row, "en")
+    assert task.starts(row, replace(example, gold=task.gold(row, example))) == starts
 
 
 @pytest.mark.parametrize("name", sorted(PROMPTED))

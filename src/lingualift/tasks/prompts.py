@@ -194,27 +194,49 @@ def with_prompt(
     return task.asked(prompt, prompt_language, generated)
 
 
-def starts_of(row: Mapping[str, Any], column: str, gold: Sequence[str], passage: str) -> tuple[int, ...]:
-    """Where accepted answers begin in a passage: at `answer_start` if they stand there, else where they first occur.
+def starts_of(row: Mapping[str, Any], column: str, gold: Sequence[str], context: str) -> tuple[int, ...]:
+    """Where accepted answers begin in a passage whose white space at the ends is stripped.
+
+    `answer_start` counts characters of the context as it stands in the row. If the answer is not there, it may count
+    from where the context's words begin, or UTF-8 bytes, or UTF-16 units; else an answer that stands in the passage
+    once is where it stands.
 
     Args:
         row: Of SQuAD's form.
         column: The one that holds the answers.
-        gold: The answers.
-        passage: The text that they are part of.
+        gold: The answers, stripped.
+        context: The passage as it stands in the row.
 
     Returns:
-        One place for each answer, -1 for one that is no part of the passage.
+        One place for each answer in the stripped passage, -1 for one that is no part of it, or that stands there more
+        than once while `answer_start` does not say where.
     """
     told = row[column].get("answer_start")
-    given = dict(zip(row[column]["text"], told if isinstance(told, list) else [], strict=False))
+    given: dict[str, tuple[str, Any]] = {}
+    for text, place in zip(row[column]["text"], told if isinstance(told, list) else [], strict=False):
+        given.setdefault(text.strip(), (text, place))
+    passage = context.strip()
+    lead = context.index(passage)
     starts = []
     for answer in gold:
-        start = next((place for text, place in given.items() if text.strip() == answer), None)
-        if not isinstance(start, int) or not passage.startswith(answer, start):
-            start = passage.find(answer)
-        starts.append(start)
+        text, place = given.get(answer, (answer, None))
+        found = _place(context, text, place, lead) if type(place) is int and place >= 0 else None
+        if found is not None:
+            starts.append(found + text.index(answer) - lead)
+        else:
+            first = passage.find(answer)
+            starts.append(first if first == passage.rfind(answer) else -1)
     return tuple(starts)
+
+
+def _place(context: str, text: str, told: int, lead: int) -> int | None:
+    """The character of a context at which a text stands, by a place that counts characters, or something else."""
+    if context.startswith(text, told):
+        return told
+    in_bytes = len(context.encode("utf-8", "replace")[:told].decode("utf-8", "ignore"))
+    in_units = len(context.encode("utf-16-le", "replace")[: 2 * told].decode("utf-16-le", "ignore"))
+    found = {place for place in (lead + told, in_bytes, in_units) if context.startswith(text, place)}
+    return found.pop() if len(found) == 1 else None
 
 
 def answers_of(row: Mapping[str, Any], column: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lingualift.tasks.base import TASKS, Example
+from lingualift.tasks.base import TASKS, Example, text_of
 from lingualift.tasks.prompts import PromptedTask, answers_of, starts_of
 
 
@@ -28,7 +28,7 @@ class XQuAD(PromptedTask):
 
     def starts(self, row: Mapping[str, Any], example: Example) -> tuple[int, ...]:
         """Where the answers stand in the context, whose ends `example` has stripped."""
-        return starts_of(row, self.gold_column, example.gold, example.parts[1])
+        return starts_of(row, self.gold_column, example.gold, text_of(row, "context"))
 
 
 TASKS.register("xquad")(XQuAD())

@@ -289,7 +289,8 @@ def _windows(
     if start < 0:
         raise UserError(
             f"example {row.id!r}",
-            f"its answer {row.gold[0]!r} is no part of the passage",
+            f"its answer {row.gold[0]!r} is no part of the passage, or stands there more than once and `answer_start` "
+            "does not say where",
             "a span of the passage, which is all that an encoder can answer with",
             "mend the row, or leave it out",
         )
