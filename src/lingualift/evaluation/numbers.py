@@ -13,13 +13,13 @@ from decimal import Decimal
 from lingualift.languages import language as find_language
 
 _COMMA = (
-    "af ast az be bg bs ca cs da de el eo es et eu fi fo fr gl hr ht hu hy id is it jv ka kab kea kk kmr ky lb lij ln "
+    "af ast az be bg br bs ca cs da de el eo es et eu fi fo fr fy gl hr ht hu hy id is it jv ka kab kea kk kmr ky lb lij ln "
     "lo lt lv mk nb nl nn pl ps pt rn ro ru rw sc sg sk sl sq sr ss su sv tg tk tr ts tt tzm uk uz vec vi wo "
     "ace ban bjn btk bug mad min nij"  # not in CLDR: as Indonesian
 )
 """Languages with a decimal comma."""
 _SPACED = (
-    "af be bg cs eo et fi fr ht hu hy ka kab kea kk ky lt lv nb nn nso pl ru sk sq ss sv tg tk ts tt tzm uk uz vec "
+    "af be bg br cs eo et fi fr ht hu hy ka kab kea kk ky lt lv nb nn nso pl ru sk sq ss sv tg tk ts tt tzm uk uz vec "
     "xh"
 )
 """Languages that group digits by spaces, so that an ordinary space may do it; a no-break or thin one does anywhere."""
