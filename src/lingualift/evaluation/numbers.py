@@ -13,8 +13,8 @@ from decimal import Decimal
 from lingualift.languages import language as find_language
 
 _COMMA = (
-    "af ast az be bg br bs ca cs da de el eo es et eu fi fo fr fy gl hr ht hu hy id is it jv ka kab kea kk kmr ky lb lij ln "
-    "lo lt lv mk nb nl nn pl ps pt rn ro ru rw sc sg sk sl sq sr ss su sv tg tk tr ts tt tzm uk uz vec vi wo "
+    "af ast az be bg br bs ca cs da de el eo es et eu fi fo fr fy gl hr ht hu hy id is it jv ka kab kea kk kmr ky lb "
+    "lij ln lo lt lv mk nb nl nn pl ps pt rn ro ru rw sc sg sk sl sq sr ss su sv tg tk tr ts tt tzm uk uz vec vi wo "
     "ace ban bjn btk bug mad min nij"  # not in CLDR: as Indonesian
 )
 """Languages with a decimal comma."""
