@@ -50,16 +50,9 @@ def _holds_truth(value: Any) -> bool:
     return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_truth, value)))
 
 
-def _leaves(annotation: Any) -> set[Any]:
-    """The types that an annotation names, inside of others too."""
-    inside = get_args(annotation)
-    return (
-        set().union(*map(_leaves, inside))
-        if inside
-        else {annotation}
-        if isinstance(annotation, type)
-        else set()
-    )
+def _names(annotation: Any, *kinds: type) -> bool:
+    """Whether an annotation is one of some types, or names one inside."""
+    return annotation in kinds or any(_names(part, *kinds) for part in get_args(annotation))
 
 
 class _Record(BaseModel):
@@ -74,9 +67,8 @@ class _Record(BaseModel):
     def _truth_is_no_number(cls, raw: Any) -> Any:
         """Pydantic takes `true` for 1, which YAML's `yes` and `on` are too."""
         for name, value in raw.items() if isinstance(raw, dict) else ():
-            field = cls.model_fields.get(name)
-            kinds = _leaves(field.annotation) if field is not None else set()
-            if _holds_truth(value) and kinds & {int, float} and bool not in kinds:
+            field = cls.model_fields.get(name) if _holds_truth(value) else None
+            if field and _names(field.annotation, int, float) and not _names(field.annotation, bool):
                 raise ValueError(f"{name} is {value}, which is no number")
         return raw
 

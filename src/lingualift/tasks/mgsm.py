@@ -42,15 +42,11 @@ class MGSM(PromptedTask):
         value = local if english is None else english
         if value is None:
             raise RowError(f"{self.gold_column} is {number!r}, which is no number")
-        if (
-            english is not None
-            and "." in number
-            and english != local
-            and isinstance(row[self.gold_column], str)
-        ):
+        pointed = isinstance(row[self.gold_column], str) and "." in number
+        if pointed and local is not None and local != value:
             raise RowError(
-                f"{self.gold_column} is {number!r}, which is {_digits(english)} or, in this language, "
-                f"{_digits(local or english)}: write it in digits alone"
+                f"{self.gold_column} is {number!r}, which is {_digits(value)} or, in this language, "
+                f"{_digits(local)}: write it in digits alone"
             )
         return (_digits(value),)
 
