@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.adapters import open_adapter
+from lingualift.adapters.config import PLAIN_STARTS
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.architectures import head_modules, peft_task
-from lingualift.backbone import BackboneRef, load_backbone, take_off
+from lingualift.backbone import BackboneRef, load_backbone
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language
 from lingualift.provenance import PROVENANCE_FILE, read_json
@@ -154,9 +155,9 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
                 "an adapter trained on the task",
                 "name the task adapter",
             )
-        wrapped = wrap(ref, model, config)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its audit comes below
+            wrapped = wrap(ref, model, config)
             if headless:
                 missing, unexpected = _load_beside_head(wrapped, adapter)
             else:
@@ -169,7 +170,8 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         problems = [line.strip() for line in str(error).splitlines() if "Error(s)" not in line]
     if problems:
-        detach(wrapped or model)
+        if wrapped is not None:
+            detach(wrapped)
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         found = f"does not fit the backbone: {problems[0][:300]}{more}"
         raise UserError(adapter, found, "an adapter of this backbone", "name another backbone or adapter")
@@ -221,16 +223,33 @@ def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
         config: peft's configuration of the adapter; the task is filled in.
 
     Raises:
-        ValueError: peft finds no place for it.
+        ValueError: peft finds no place for it; the model is as it was then.
     """
+    from lingualift.original import Original
+
+    config.task_type = peft_task(ref.family, ref.head)
+    if ref.head.kind != "words" and not config.modules_to_save:
+        config.modules_to_save = head_modules(model)
+    start = getattr(
+        config, "init_lora_weights", None
+    )  # others than plain ones change the backbone (PiSSA, OLoRA)
+    original = Original(model, whole=start not in PLAIN_STARTS)
+    try:
+        wrapped = _wrapped(ref, model, config)
+    except BaseException:
+        original.restore()
+        raise
+    original.watch(wrapped)
+    wrapped.original = original
+    return wrapped
+
+
+def _wrapped(ref: BackboneRef, model: Any, config: Any) -> Any:
     import peft
     from peft.tuners.ia3 import IA3Layer
 
     from lingualift.products import fold_lora
 
-    config.task_type = peft_task(ref.family, ref.head)
-    if ref.head.kind != "words" and not config.modules_to_save:
-        config.modules_to_save = head_modules(model)
     if config.is_prompt_learning and config.task_type is None:
         wrapped = _prefixed(model, config)
     else:
@@ -238,6 +257,7 @@ def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
         if config.is_prompt_learning and ref.head.kind != "words":
             kind = _typed(kind, ref.dtype)
         wrapped = kind(model, config)
+    _repeat_kinds(model, getattr(config, "layer_replication", None))
     wrapped.create_or_update_model_card = lambda _: None  # peft's says nothing, and adapters get one of ours
     fold_lora(wrapped)
     if ref.quantization and config.peft_type == "IA3":
@@ -245,6 +265,14 @@ def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
             if isinstance(module, IA3Layer):  # of which peft leaves the 4-bit ones' output in float32
                 module.register_forward_hook(lambda _, given, output: output.to(given[0].dtype))
     return wrapped
+
+
+def _repeat_kinds(model: Any, repeated: Sequence[tuple[int, int]] | None) -> None:
+    """Say of which kind layers are that peft repeats (`layer_replication`), which it forgets to."""
+    text = model.config.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    if repeated and kinds:
+        text.layer_types = [kinds[index] for start, end in repeated for index in range(start, end)]
 
 
 def _typed(kind: type[Any], dtype: str) -> type[Any]:
@@ -275,11 +303,8 @@ def _prefixed(model: Any, config: Any) -> Any:
 
 
 def detach(wrapped: Any) -> None:
-    """Take an adapter off the model that `attach` put it on, and put back all that it wrapped, copied or hooked."""
-    if is_fused(wrapped):
-        wrapped.unload()
-    else:
-        take_off(wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped)
+    """Take off what `attach` or `wrap` put on a model, which is then what it was before, to the last byte."""
+    wrapped.original.restore()
 
 
 def is_fused(model: Any) -> bool:

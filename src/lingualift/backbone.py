@@ -1,4 +1,4 @@
-"""Finding and loading backbones and their tokenizers, and freeing them of what adapters put in."""
+"""Finding and loading backbones and their tokenizers."""
 
 from __future__ import annotations
 
@@ -498,18 +498,16 @@ def _keep_packing(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def read_in_order(model: Any) -> list[Any]:
+def read_in_order(model: Any) -> None:
     """Give the head for words a contiguous input, whoever cuts the logits: we, peft or transformers' `generate`.
 
     States that were cut from longer rows (`logits_to_keep` as a number) are not contiguous, and torch on a processor
     then copies the head's matrix once for every row: 50 s for 16 rows of Gemma 3's 262,144 words, against 0.04 s. It
     does so by the strides alone: of a single row, which counts as contiguous whatever they are, too.
-
-    Returns:
-        What to call `remove()` of to undo it; empty for a model without such a head.
     """
     head = model.get_output_embeddings()
-    return [] if head is None else [head.register_forward_pre_hook(_contiguous)]
+    if head is not None:
+        head.register_forward_pre_hook(_contiguous)
 
 
 def _contiguous(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -594,36 +592,13 @@ def scored_bytes(model: Any, tokens: int) -> int:
     )
 
 
-def recompute_activations(model: Any, on: bool) -> None:
-    """Switch gradient checkpointing, which transformers calls activation checkpointing from 5.23 on."""
-    if on:
-        enable = (
-            getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        )
-        enable({"use_reentrant": False})
-    else:
-        (getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable)()
-        model.disable_input_require_grads()  # a hook on the embeddings that switching on has left
+def recompute_activations(model: Any) -> None:
+    """Switch gradient checkpointing on, which transformers calls activation checkpointing from 5.23 on."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def keeps_logits(model: Any) -> bool:
     """Whether the model's forward pass can leave out the logits of a prompt (`logits_to_keep`)."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "logits_to_keep" in inspect.signature(base.forward).parameters
-
-
-def take_off(base: Any) -> None:
-    """Put back the modules of a backbone that an adapter wrapped or copied.
-
-    peft's own unloading leaves copies in place, and refuses (IA)³ on 4-bit weights.
-    """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import ModulesToSaveWrapper
-
-    for name, module in list(base.named_modules()):
-        if isinstance(module, ModulesToSaveWrapper):
-            base.set_submodule(name, module.original_module)
-        elif isinstance(module, BaseTunerLayer):
-            base.set_submodule(name, module.get_base_layer())
-    if hasattr(base, "peft_config"):
-        del base.peft_config

@@ -219,10 +219,3 @@ def swap(thing: Any, mixin: type) -> None:
     """Mix a class into an object's class; its name stays, by which libraries know it."""
     kind = type(thing)
     thing.__class__ = type(kind.__name__, (mixin, kind), {"__module__": kind.__module__})
-
-
-def swap_back(thing: Any, mixin: type) -> None:
-    """Undo `swap`."""
-    first, *others = type(thing).__bases__
-    if others and issubclass(first, mixin):
-        thing.__class__ = others[0]

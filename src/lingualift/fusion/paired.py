@@ -17,16 +17,16 @@ from torch import Tensor
 from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.architectures import family_of
-from lingualift.backbone import read_in_order, take_off
+from lingualift.backbone import read_in_order
 from lingualift.errors import UserError
-from lingualift.fusion import stage
 from lingualift.fusion.config import FusionConfig
 from lingualift.fusion.folder import fill, find_first_stage
 from lingualift.fusion.inputs import source_of
-from lingualift.fusion.layer import ADAPTER, FusedBlock, FusedCache, FusionError, swap_back
+from lingualift.fusion.layer import ADAPTER, FusedCache, FusionError
 from lingualift.fusion.passes import UNFUSED, Meeting, running
 from lingualift.fusion.stage import FirstStage
 from lingualift.fusion.translator import Translator
+from lingualift.original import Original
 from lingualift.provenance import sha256_file, write_json, writing
 
 Model = TypeVar("Model", bound="PairedModel")
@@ -69,13 +69,18 @@ class PairedModel(peft.PeftModel):  # type: ignore[misc]
         )
         if layers:
             lora._register_custom_module(layers)
-        super().__init__(backbone, lora, ADAPTER)
-        self._first_stage = before
-        self._head_hooks = read_in_order(backbone)  # a caller's own backbone has none yet
-        self._first_stage_hooks = []
-        if before is not None:
-            self._first_stage_hooks = before.attach(backbone)
-            before.begin(backbone)
+        original = Original(backbone)
+        try:
+            super().__init__(backbone, lora, ADAPTER)
+            read_in_order(backbone)  # a caller's own backbone does not yet
+            if before is not None:
+                before.attach(backbone)
+                before.begin(backbone)
+        except BaseException:
+            original.restore()
+            raise
+        original.watch(self)
+        self.original, self._first_stage = original, before
         self.fusion_config, self.source_encoder = config, None
         self._causal = family_of(backbone.config) == "decoder"
         self._off = False
@@ -225,15 +230,10 @@ class PairedModel(peft.PeftModel):  # type: ignore[misc]
         """Take the adapter off.
 
         Returns:
-            The backbone as it was.
+            The backbone as it was, to the last byte.
         """
-        for module in self.modules():
-            swap_back(module, FusedBlock)
-        stage.detach(self._first_stage_hooks)
-        for hook in self._head_hooks:
-            hook.remove()
         backbone = self.get_base_model()
-        take_off(backbone)
+        self.original.restore()
         return backbone
 
     def _tensors(self, state_dict: Any = None) -> dict[str, Tensor]:

@@ -86,15 +86,13 @@ class FirstStage:
             factors[path] = Factors(down, up, module.scaling)
         return cls({**adapter.config, "modules_to_save": None}, factors, head)
 
-    def attach(self, backbone: Any) -> list[Any]:
-        """Let the backbone's layers add what the factors give; returns what `detach` takes."""
-        handles = []
+    def attach(self, backbone: Any) -> None:
+        """Let the backbone's layers add what the factors give."""
         for path, factors in self.factors.items():
             layer = backbone.get_submodule(path)
             layer = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
             layer.add_module(_NAME, factors.to(layer.weight.device))
-            handles.append((layer, layer.register_forward_hook(_add)))
-        return handles
+            layer.register_forward_hook(_add)
 
     def begin(self, model: Any) -> None:
         """Let the head that is trained with an adapter begin from this one's."""
@@ -147,11 +145,3 @@ def _head(adapter: Adapter, backbone: Any, heads: Sequence[str]) -> dict[str, Te
 
 def _add(layer: Any, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
     return output + layer.get_submodule(_NAME)(given[0]).to(output.dtype)
-
-
-def detach(handles: list[Any]) -> None:
-    """Undo `FirstStage.attach`."""
-    for layer, hook in handles:
-        hook.remove()
-        delattr(layer, _NAME)
-    handles.clear()

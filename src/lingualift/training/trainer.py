@@ -178,11 +178,10 @@ def _labels(task: Task | TextTask, rows: Sequence[Any]) -> list[str]:
 
 
 def _new_adapter(ref: BackboneRef, model: Any, adapter: Adapter | GivenAdapter) -> Any:
-    """The model with a fresh adapter on it; as it was, if the modules are not in it."""
+    """The model with a fresh adapter on it."""
     try:
         return wrap(ref, model, _peft_config(ref, model, adapter))
     except ValueError as error:
-        detach(model)
         raise UserError(
             "adapter.modules",
             " ".join(str(error).split())[:300],
@@ -309,16 +308,13 @@ def measure_step(
         kept = _kept_bytes(wrapped, lambda: forward(encoded[-1:]))
         if settings.gradient_checkpointing:
             layers = model.config.get_text_config().num_hidden_layers
-            recompute_activations(model, on=True)
+            recompute_activations(model)
             kept = (
                 _kept_bytes(wrapped, lambda: forward(encoded[-1:])) + kept // layers
             )  # one is recomputed at a time
         passed = seconds_of_batch(step, encoded, settings.batch_size, budget)
     finally:
-        if settings.gradient_checkpointing:
-            recompute_activations(model, on=False)
         detach(wrapped)
-        model.requires_grad_(False).eval()
     return passed * settings.accumulation, kept, round(len(encoded) * len(rows) / len(sample))
 
 
@@ -544,8 +540,12 @@ def initialise_words(ref: BackboneRef, seed: int, output: Path) -> None:
     """Draw a head for words and write it untrained into an empty folder: enough to measure a training by."""
     ref = ref.answering(WORDS).with_words(None)
     model, _ = load_backbone(ref)
-    draw_words(model, seed)
-    _write_words(ref, model, output, seed, {"languages": [], "steps": 0})
+    alone = head_alone(model)
+    try:
+        draw_words(model, seed)
+        _write_words(ref, model, output, seed, {"languages": [], "steps": 0})
+    finally:
+        detach(alone)
 
 
 def _write_words(ref: BackboneRef, model: Any, output: Path, seed: int, facts: Mapping[str, Any]) -> None:
@@ -586,7 +586,7 @@ def _trained(job: _Job) -> Iterator[tuple[Any, Any]]:
             _check_finite(wrapped)
             yield wrapped, trainer
         finally:
-            _take_off(job, wrapped)
+            detach(wrapped)
     except UserError:
         shutil.rmtree(job.work, ignore_errors=True)
         raise
@@ -608,7 +608,7 @@ def _fit(job: _Job) -> tuple[Any, Any]:
             trainer.train(resume_from_checkpoint=_last_checkpoint(job.work))
             return wrapped, trainer
         except BaseException as error:  # an interrupt too: a notebook goes on with the resident backbone
-            _take_off(job, wrapped)
+            detach(wrapped)
             if not out_of_memory(error):
                 raise
         at_once = _fewer(at_once)  # out of the handler, whose traceback holds on to tensors
@@ -618,9 +618,10 @@ def _fit(job: _Job) -> tuple[Any, Any]:
 def _put_on(job: _Job) -> Any:
     """The model with what is trained on it, as it begins."""
     if job.start is None:
+        alone = head_alone(job.model)
         draw_words(job.model, job.seed)
         expect(job.model, job.feed.rows.segments)  # type: ignore[attr-defined]
-        return head_alone(job.model)
+        return alone
     wrapped = attach(job.ref, job.start, trainable=True)
     if not _has_head(job.start):
         draw_head(wrapped, job.model.fresh_weights, job.seed)
@@ -675,16 +676,6 @@ def _fewer(at_once: int) -> int:
     return fewer
 
 
-def _take_off(job: _Job, wrapped: Any) -> None:
-    """Leave the resident backbone as it was."""
-    if job.settings.gradient_checkpointing:
-        recompute_activations(job.model, on=False)
-    detach(wrapped)
-    if job.start is None:
-        job.model.requires_grad_(False)
-    job.model.eval()
-
-
 def _trainer(job: _Job, model: Any, at_once: int) -> Any:
     import torch
     import transformers
@@ -692,7 +683,7 @@ def _trainer(job: _Job, model: Any, at_once: int) -> Any:
 
     settings, work = job.settings, job.work
     if settings.gradient_checkpointing:
-        recompute_activations(model.get_base_model(), on=True)
+        recompute_activations(model.get_base_model())
     steps = -1 if settings.steps is None else settings.steps
     arguments = transformers.TrainingArguments(
         output_dir=str(work),

@@ -88,8 +88,11 @@ def head_alone(model: Any) -> Any:
     """What the trainer sees of a model whose head for words alone is trained.
 
     Its checkpoints hold the head and nothing else, and the body, which is read only, has no dropout.
+    `lingualift.attachment.detach` makes the model what it was, untrained head and all.
     """
     import torch
+
+    from lingualift.original import Original
 
     class HeadAlone(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -113,9 +116,12 @@ def head_alone(model: Any) -> Any:
             """Those weights, and nothing left out; what else there is to load is there already."""
             return super().load_state_dict({**super().state_dict(), **state_dict})
 
+    original, alone = Original(model), HeadAlone()
     for weight in own_weights(model).values():
         weight.requires_grad_(True)
-    return HeadAlone()
+    original.watch(alone)
+    alone.original = original
+    return alone
 
 
 def settings_of(reference: Training, languages: int) -> Training:
