@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lingualift.adapters import open_adapter
+from lingualift.adapters import Adapter, open_adapter
 from lingualift.adapters.config import PLAIN_STARTS
-from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.architectures import head_modules, peft_task
 from lingualift.backbone import BackboneRef, load_backbone
 from lingualift.errors import UserError
@@ -143,6 +142,8 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
     wrapped = None
     try:
         config = peft.PeftConfig.from_pretrained(str(adapter))
+        for key in opened.changed:  # names that another tool wrote
+            setattr(config, key, opened.config[key])
         config.inference_mode = not trainable
         body = ref.family == "encoder" and ref.head.kind == "words"
         left_off = set(config.modules_to_save or ()) if body else set()
@@ -158,8 +159,8 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its audit comes below
             wrapped = wrap(ref, model, config)
-            if headless:
-                missing, unexpected = _load_beside_head(wrapped, adapter)
+            if headless or not opened.layout.plain:
+                missing, unexpected = _load(wrapped, opened, head_modules(model) if headless else ())
             else:
                 loaded = wrapped.load_adapter(str(adapter), "default", is_trainable=trainable)
                 missing, unexpected = loaded.missing_keys, loaded.unexpected_keys
@@ -197,8 +198,13 @@ def _attach_fused(ref: BackboneRef, model: Any, adapter: Path, kind: str, traina
     return wrapped
 
 
-def _load_beside_head(wrapped: Any, adapter: Path) -> tuple[list[str], list[str]]:
-    """Load the tensors of an adapter that has no head, beside the fresh head of the model.
+def _load(wrapped: Any, adapter: Adapter, fresh: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Load an adapter's tensors where plain peft would not: under other names, or without a head.
+
+    Args:
+        wrapped: The model with the adapter on it.
+        adapter: The folder.
+        fresh: Names of modules that the folder holds nothing of, and which stay as they are.
 
     Returns:
         Tensors of the adapter that its folder lacks, and tensors of the folder that are none of the adapter's.
@@ -206,10 +212,13 @@ def _load_beside_head(wrapped: Any, adapter: Path) -> tuple[list[str], list[str]
     import peft
     from safetensors.torch import load_file
 
-    head = set(head_modules(wrapped.get_base_model()))
-    whole = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    fresh = {key: value for key, value in whole.items() if head & set(key.split("."))}
-    loaded = peft.set_peft_model_state_dict(wrapped, {**fresh, **load_file(adapter / WEIGHTS_FILE)})
+    adapter.check_copies()
+    held = load_file(adapter.weights_file)
+    tensors = {name: held[theirs] for name, theirs in adapter.layout.names.items()}
+    if fresh:
+        whole = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        tensors |= {key: value for key, value in whole.items() if set(fresh) & set(key.split("."))}
+    loaded = peft.set_peft_model_state_dict(wrapped, tensors)
     own = [key for key in loaded.missing_keys if "default" in key.split(".") and "prompt_encoder" not in key]
     return own, loaded.unexpected_keys
 

@@ -14,7 +14,7 @@ from lingualift.adapters.card import CARD_FILE, Card, shown, table
 from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import Adapter, open_adapter
 from lingualift.attachment import check_adapter
-from lingualift.backbone import BackboneRef, find_backbone
+from lingualift.backbone import BackboneRef, find_backbone, load_backbone
 from lingualift.config import Backbone, Data, GivenAdapter, Scoring, Training, checked
 from lingualift.data import load_texts
 from lingualift.errors import UserError
@@ -22,6 +22,7 @@ from lingualift.evaluation.comparisons import paired
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.languages import language
 from lingualift.merging import merge
+from lingualift.merging.loraconfig import lora_config
 from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
 from lingualift.pipeline.steps import Initialise, Train, words_head
 from lingualift.pipeline.store import Store
@@ -233,7 +234,7 @@ def lift(
             chat_template=chat_template,
         )
     )
-    _check_fit(ref, opened)
+    given = given_adapter(_fitting(ref, opened))
     finished = Store(Path(store) if store else output.parent / STORE)
     with tempfile.TemporaryDirectory() as scratch:
         target, source = _references(ref, given, texts, settings, seed, Path(scratch))
@@ -286,7 +287,9 @@ def given_adapter(adapter: Adapter) -> GivenAdapter:
     if adapter.kind not in LEARNING_RATES:
         mend = "train references of your own and merge them: lingualift merge --method adamergex"
         raise UserError(adapter.path, f"is a {adapter.kind} adapter", "LoRA or (IA)³", mend)
-    config = adapter.config
+    shapes = {name: (module.rank, module.scaling) for name, module in modules.items()}
+    lora = adapter.kind == "lora"
+    config = lora_config(adapter.config, shapes, same_modules=True) if lora else adapter.config
     if config.get("layer_replication"):
         raise UserError(
             adapter.path, "sets layer_replication, which changes the backbone", mend="train with plain LoRA"
@@ -373,8 +376,8 @@ def _read_rows(
     return [(code, *source.labelled(code, split)) for code in languages]
 
 
-def _check_fit(ref: BackboneRef, adapter: Adapter) -> None:
-    """Put the adapter on the backbone once: what does not fit is found before anything is trained."""
+def _fitting(ref: BackboneRef, adapter: Adapter) -> Adapter:
+    """The adapter by the backbone's names, put on it once: what does not fit is found before anything is trained."""
     from lingualift.evaluation.runner import adapted
 
     check_adapter(ref, adapter.path)
@@ -385,6 +388,14 @@ def _check_fit(ref: BackboneRef, adapter: Adapter) -> None:
         raise UserError(adapter.path, found, f"an adapter for {fitting}", "lift one of those")
     with adapted(ref, adapter.path):
         pass
+    names = {name for name, _ in load_backbone(ref)[0].named_modules()}
+    named = adapter.named_as(names)
+    for name in named.modules:
+        if name not in names:
+            found = f"has {name!r}, which the backbone has no module of (peft turns it into others when it loads it)"
+            mend = "train the adapter anew on the backbone as transformers has it now"
+            raise UserError(adapter.path, found, "modules of the backbone", mend)
+    return named
 
 
 def _references(

@@ -219,7 +219,7 @@ def test_plain_starts_are_taken(tmp_path):
     [
         ("layers.0.q_proj.lora_C.weight", "no known meaning"),
         ("layers.0.k_proj.lora_A.weight", "has no lora_B"),
-        ("layers.0.q_proj.lora_A.default.weight", "no known meaning"),
+        ("layers.0.q_proj.lora_A.default.weight", "expected one adapter in a file"),
         ("classifier.weight", "no known meaning"),
     ],
 )

@@ -32,6 +32,14 @@ def conflicts(adapters: Sequence[Adapter]) -> Iterator[UserError]:
         yield from _pairwise(first, other)
 
 
+def one_layout(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """The adapters by the first one's names of modules, where one layout that is known brings them together."""
+    first, *others = adapters
+    if first.refusal:
+        return [first, *others]
+    return [first, *(other if other.refusal else other.named_as(first.modules) for other in others)]
+
+
 def backbone(adapter: Adapter) -> dict[str, Any]:
     """What an adapter says of its backbone: `name`, `revision` and, where recorded, `fingerprint`."""
     recorded = (adapter.provenance or {}).get("backbone")

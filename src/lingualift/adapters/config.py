@@ -143,6 +143,63 @@ class LoraSettings:
         ]
 
 
+def reaches(config: Mapping[str, Any], module: str, path: Path) -> bool:
+    """Whether peft makes an adapter's layer for a module, so that tensors of it are read and not passed over.
+
+    As peft decides it (0.21.2, `tuners/tuners_utils.py:check_target_module_exists`). Where the configuration leaves
+    that to the backbone (`all-linear`, or no targets), it is taken to.
+
+    Args:
+        config: The adapter's configuration.
+        module: Path of the module.
+        path: The adapter's folder, for messages.
+
+    Raises:
+        UserError: a pattern is no regular expression.
+    """
+
+    def matches(pattern: str, whole: bool = True) -> Any:
+        try:
+            return (re.fullmatch if whole else re.match)(pattern, module)
+        except (re.error, RecursionError, OverflowError) as error:
+            found = f"{pattern!r} is no regular expression ({error})"
+            raise UserError(path / CONFIG_FILE, found, mend="mend the pattern") from None
+
+    def named(names: Any) -> bool:
+        if isinstance(names, str):
+            return bool(matches(names))
+        if not isinstance(names, list):
+            raise UserError(
+                path / CONFIG_FILE, f"names modules by {names!r}", "a pattern or a list", "mend it"
+            )
+        return any(module == name or module.endswith(f".{name}") for name in names)
+
+    targets, left_out = config.get("target_modules"), config.get("exclude_modules")
+    if left_out and named(left_out):
+        return False
+    saved = config.get("modules_to_save") or ()
+    if any(matches(rf"(^|.*\.){name}($|\..*)", whole=False) for name in saved):
+        return False
+    if targets is None or targets == "all-linear":
+        return True
+    if not named(targets):
+        return False
+    return isinstance(targets, str) or module in targets or _in_layers(config, module)
+
+
+def _in_layers(config: Mapping[str, Any], module: str) -> bool:
+    """Whether a module is in the layers that a configuration bounds its targets to, if it bounds them."""
+    chosen, lists = config.get("layers_to_transform"), config.get("layers_pattern")
+    if chosen is None or chosen == []:
+        return True
+    starts = [lists] if isinstance(lists, str) and lists else lists or None
+    patterns = (
+        [r".*?\.[^.]*\.(\d+)\."] if starts is None else [rf"(?:^|.*?\.){each}\.(\d+)\." for each in starts]
+    )
+    found = next((match for pattern in patterns if (match := re.match(pattern, module))), None)
+    return found is not None and int(found[1]) in (chosen if isinstance(chosen, list) else [chosen])
+
+
 def module_pattern(pattern: str, where: object) -> re.Pattern[str]:
     """A module pattern as peft understands it: the whole path, or its end after a dot.
 

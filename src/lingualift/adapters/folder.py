@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from lingualift.adapters.config import CONFIG_FILE, KINDS, Refusal, refusal
+from lingualift.adapters.layout import Layout, brought_back, layout_of, same_modules
 from lingualift.adapters.structure import Module, Structure, structure
 from lingualift.adapters.tensorfile import Array, TensorFile, TensorSpec, write_tensors
 from lingualift.errors import UserError
@@ -34,6 +36,12 @@ _RESTORE = "restore the adapter from its source"
 class Adapter:
     """An adapter folder, opened: headers are read and checked, tensors only when asked for.
 
+    Names are those that peft reads, whoever wrote the folder (`lingualift.adapters.layout`).
+
+    Attributes:
+        config: Content of `adapter_config.json`.
+        changed: Keys of it whose names of modules were brought back.
+
     Args:
         path: The folder that holds `adapter_config.json` and `adapter_model.safetensors`.
 
@@ -43,7 +51,9 @@ class Adapter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config: dict[str, Any] = _object(path / CONFIG_FILE)
+        written = _object(path / CONFIG_FILE)
+        self.config: dict[str, Any] = brought_back(written)
+        self.changed = tuple(key for key, value in self.config.items() if value != written[key])
         self.refusal: Refusal | None = refusal(self.config)
         peft_type = str(self.config.get("peft_type"))
         self.kind: str = KINDS.get(peft_type, peft_type.lower())
@@ -51,11 +61,15 @@ class Adapter:
         self.provenance: dict[str, Any] | None = _object(provenance) if provenance.is_file() else None
         self.weights_file = _weights_file(path)
         self._file = TensorFile(self.weights_file)
+        self.layout: Layout = layout_of(self._file.specs, path)
 
-    @property
+    @functools.cached_property
     def tensors(self) -> Mapping[str, TensorSpec]:
         """All tensors by name: number format and shape."""
-        return MappingProxyType(self._file.specs)
+        specs = self._file.specs
+        return MappingProxyType(
+            {name: replace(specs[theirs], name=name) for name, theirs in self.layout.names.items()}
+        )
 
     @functools.cached_property
     def structure(self) -> Structure:
@@ -73,13 +87,48 @@ class Adapter:
         """The modules by name; see `structure`."""
         return self.structure.modules
 
+    def named_as(self, modules: Collection[str]) -> Adapter:
+        """The same adapter by a backbone's, or another adapter's, names of its modules.
+
+        transformers 5 has other names than 4 for models that read images too; peft renames an adapter's when it loads
+        it (https://github.com/huggingface/transformers/issues/38927).
+
+        Args:
+            modules: The names.
+
+        Returns:
+            This adapter, if it shares a name with them or no layout that is known brings them together.
+        """
+        if self.modules.keys() & set(modules):
+            return self
+        moved = same_modules(modules, self.modules)
+        if not moved:
+            return self
+        first, new = next(iter(moved.items()))
+        other = Adapter(self.path)
+        other.layout = self.layout.moved(
+            moved, f"names of another layout of the backbone ({first} for {new})"
+        )
+        new_name = {theirs: name for name, theirs in other.layout.names.items()}
+        tensor = {name: new_name[theirs] for name, theirs in self.layout.names.items()}
+        other.structure = Structure(
+            {
+                moved.get(name, name): replace(
+                    module, name=moved.get(name, name), tensors=tuple(tensor[part] for part in module.tensors)
+                )
+                for name, module in self.modules.items()
+            },
+            tuple(tensor[name] for name in self.structure.whole),
+        )
+        return other
+
     def read(self, name: str) -> Array:
         """One tensor in its own number format, checked to be finite.
 
         Raises:
             UserError: no such tensor, a short file, NaN or infinity.
         """
-        return self._file.read(name)
+        return self._file.read(self.layout.names.get(name, name))
 
     @functools.cached_property
     def weights_sha256(self) -> str:
@@ -92,13 +141,25 @@ class Adapter:
         return sha256_file(self.path / CONFIG_FILE)
 
     def verify(self) -> None:
-        """Compare the files with the hashes in `provenance.json`, where it has any.
+        """Compare the files with the hashes in `provenance.json`, where it has any, and tensors with their copies.
 
         Raises:
-            UserError: a file is not the one that was recorded.
+            UserError: a file is not the one that was recorded, or a tensor differs from its copy.
         """
+        self.check_copies()
         self._compare("weights_sha256", self.weights_file, self.weights_sha256)
         self._compare("config_sha256", self.path / CONFIG_FILE, self.config_sha256)
+
+    def check_copies(self) -> None:
+        """Compare tensors that stand in the file under two names.
+
+        Raises:
+            UserError: they differ.
+        """
+        for copy, name in self.layout.copies.items():
+            if self._file.read(copy).tobytes() != self.read(name).tobytes():
+                found = f"tensor {copy!r} differs from {name!r}"
+                raise UserError(self.weights_file, found, "one value", _RESTORE)
 
     def _compare(self, key: str, file: Path, found: str) -> None:
         recorded = (self.provenance or {}).get(key)

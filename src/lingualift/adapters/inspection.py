@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lingualift.adapters.compatibility import backbone, conflicts, same_initialisation
+from lingualift.adapters.compatibility import backbone, conflicts, one_layout, same_initialisation
 from lingualift.adapters.folder import Adapter, open_adapter
 from lingualift.adapters.tensorfile import Array, as_float32
 from lingualift.errors import UserError
@@ -49,6 +49,7 @@ class AdapterFacts:
         whole: Tensors that hold whole values: biases, saved modules.
         norm: Norm of all updates together.
         backbone: Name, revision and fingerprint, as far as recorded.
+        layout: What of its names was brought back to peft's.
         provenance: What `provenance.json` says; None where there is none.
     """
 
@@ -63,6 +64,7 @@ class AdapterFacts:
     whole: tuple[str, ...]
     norm: float
     backbone: dict[str, Any]
+    layout: tuple[str, ...]
     provenance: dict[str, Any] | None
 
     def lines(self) -> list[str]:
@@ -82,6 +84,7 @@ class AdapterFacts:
                 + f", norms {min(norms):.3g} to {max(norms):.3g}"
                 for (end, rank, scaling), norms in ends.items()
             ),
+            *(f"  {note}, renamed" for note in self.layout),
             *(
                 [f"  {len(self.whole)} tensors with whole values (biases, saved modules)"]
                 if self.whole
@@ -161,6 +164,8 @@ def inspect(paths: Sequence[Path | str] | Path | str) -> Inspection:
 def _inspect(adapters: Sequence[Adapter]) -> Inspection:
     for adapter in adapters:
         adapter.verify()
+    if all(map(_is_readable, adapters)):
+        adapters = one_layout(adapters)
     found = tuple(Obstacle(f"{error.where}: {error.found}", error.mend) for error in conflicts(adapters))
     one_kind = len({adapter.kind for adapter in adapters}) == 1 and all(map(_is_readable, adapters))
     shared, evidence = same_initialisation(adapters) if one_kind else (None, "unknown")
@@ -201,6 +206,7 @@ def _facts(adapter: Adapter, number: int, inner: dict[str, Array]) -> AdapterFac
         whole=structure.whole if structure else (),
         norm=float(np.linalg.norm([module.norm for module in modules])),
         backbone=backbone(adapter),
+        layout=adapter.layout.notes,
         provenance=adapter.provenance,
     )
 

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lingualift.adapters.config import LoraSettings
+from lingualift.adapters.config import LoraSettings, reaches
+from lingualift.adapters.layout import PREFIX, PROMPT
 from lingualift.adapters.tensorfile import FLOATS, TensorSpec
 from lingualift.errors import UserError
 
 Form = Literal["linear", "embedding", "vector", "block"]
 """How a module meets the backbone: LoRA on a linear layer or embedding, an (IA)³ vector, virtual tokens."""
 
-PROMPT = "prompt_embeddings"
-_PREFIX = "base_model.model."
 _LORA = re.compile(r"(?P<module>.+)\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))")
 _VECTOR = re.compile(r"(?P<module>.+)\.ia3_l")
 _BIAS = re.compile(r".+\.bias")
@@ -95,6 +94,12 @@ def structure(kind: str, config: Mapping[str, Any], specs: Mapping[str, TensorSp
     saved = config.get("modules_to_save") or []
     if not isinstance(saved, list):
         raise UserError(path, f"modules_to_save is {saved!r}", "a list of names", "mend adapter_config.json")
+    for name, module in modules.items():
+        if module.form != "block" and not reaches(config, name, path):
+            found = (
+                f"holds tensors of {name!r}, which its configuration leaves out: peft would pass over them"
+            )
+            raise UserError(path, found, "target_modules that reach every module", "mend adapter_config.json")
     for name in whole:
         if not _is_whole(name, saved):
             mend = "remove the tensor, or name its module in modules_to_save"
@@ -104,7 +109,7 @@ def structure(kind: str, config: Mapping[str, Any], specs: Mapping[str, TensorSp
 
 def module_name(tensor: str) -> str:
     """The backbone's name of a module, without peft's prefix."""
-    return tensor.removeprefix(_PREFIX)
+    return tensor.removeprefix(PREFIX)
 
 
 def _is_whole(name: str, saved: Sequence[Any]) -> bool:

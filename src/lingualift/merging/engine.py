@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lingualift.adapters.compatibility import conflicts, initialisation, same_initialisation
+from lingualift.adapters.compatibility import conflicts, initialisation, one_layout, same_initialisation
 from lingualift.adapters.folder import open_adapter, write_adapter
 from lingualift.adapters.tensorfile import Array
 from lingualift.errors import UserError, did_you_mean
@@ -81,7 +82,7 @@ def merge(
     chosen = METHODS[method]
     _check_options(space, rule, export, rank, density, seed, cutoff)
     roles = {"task": task, "target_reference": target_reference, "source_reference": source_reference}
-    inputs = _inputs(chosen, roles, weight, adapters, mean)
+    inputs = _one_layout(_inputs(chosen, roles, weight, adapters, mean))
     for conflict in conflicts([item.adapter for item in inputs]):
         raise conflict
     request = Request(
@@ -173,6 +174,12 @@ def _inputs(
             method.name, found, "adapters with their weights", "name each adapter with its weight"
         )
     return _listed_inputs(method, adapters, mean)
+
+
+def _one_layout(inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+    """The same inputs, all by the first one's names of modules, as far as layouts are known."""
+    adapters = one_layout([item.adapter for item in inputs])
+    return tuple(replace(item, adapter=adapter) for item, adapter in zip(inputs, adapters, strict=True))
 
 
 def _role_inputs(method: Method, roles: Mapping[str, Path | str | None], weight: float) -> tuple[Input, ...]:

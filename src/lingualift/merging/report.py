@@ -108,6 +108,11 @@ def _notes(request: Request, plan: Plan) -> tuple[str, ...]:
         notes.append(f"biases and saved modules come from {request.inputs[0].role}")
     if any(item.adapter.structure.whole for item in request.inputs[1:]):
         notes.append("biases and saved modules of the other adapters are whole values and were left out")
+    notes += [
+        f"{item.role} has {note}; they were renamed"
+        for item in request.inputs
+        for note in item.adapter.layout.notes
+    ]
     if not all(backbone(item.adapter)["name"] for item in request.inputs):
         notes.append("an adapter does not name its backbone; that all have the same could not be checked")
     return tuple(notes)
@@ -135,6 +140,7 @@ def provenance_of(request: Request, report: MergeReport, shared: bool | None) ->
                 "role": item.role,
                 "path": str(item.adapter.path),
                 "weight": item.weight,
+                "layout": list(item.adapter.layout.notes),
                 "weights_sha256": item.adapter.weights_sha256,
                 "config_sha256": item.adapter.config_sha256,
             }

@@ -1,0 +1,200 @@
+"""How other tools write an adapter's names, brought back to those that peft reads.
+
+peft loads what it knows and passes over the rest with a warning at most: an adapter whose names it does not know does
+nothing. What is known here is renamed; what is not is refused by its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lingualift.errors import UserError
+
+PREFIX = "base_model.model."
+"""What peft writes before the backbone's own names."""
+PROMPT = "prompt_embeddings"
+"""peft's name of the virtual tokens of a prefix or prompt."""
+
+_WRAPPERS = {
+    "_orig_mod": "torch.compile",
+    "_fsdp_wrapped_module": "FSDP",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+    "_forward_module": "Lightning Fabric",
+}
+"""Parts of a name that a wrapper of a module adds, and whose it is."""
+_WRAPPED = re.compile(rf"(?<!\w)(?:{'|'.join(_WRAPPERS)})\\?\.")
+_DDP = re.compile(r"^((?:module\.)+)(?=base_model\.)|(?<=^base_model\.model\.)module\.")
+_NAMED = re.compile(
+    r"(?P<before>.+\.(?:lora_[AB]|lora_embedding_[AB]|ia3_l|trainable_tokens_delta))"
+    r"\.(?P<adapter>(?!weight$|bias$)[^.]+)(?P<after>\.(?:weight|bias))?"
+)
+_SAVED = ".modules_to_save.default."
+_ENCODER = re.compile(r"prompt_encoder\.[^.]+\.embedding\.weight")
+_TRAINED = re.compile(r".*\.(?:lora_[AB]\.(?:weight|bias)|lora_embedding_[AB]|ia3_l)")
+_COPY, _OLD = ".modules_to_save.weight", ".original_module."
+_FORMER = (
+    (r"language_model\.model\.", "model.language_model."),
+    (r"language_model\.lm_head", "lm_head"),
+    (r"(vision_tower|multi_modal_projector|visual)\.", r"model.\1."),
+)
+"""Where transformers 4 had the parts of models that read images too, and where 5 has them."""
+_LATTER = (
+    (r"model\.language_model\.", "language_model.model."),
+    (r"lm_head", "language_model.lm_head"),
+    (r"model\.(vision_tower|multi_modal_projector|visual)\.", r"\1."),
+)
+_TEXT = ((r"model\.(?=(?:layers|embed_tokens|norm)\b)", "model.language_model."),)
+_ALONE = ((r"model\.language_model\.", "model."),)
+_LAYOUTS = (_FORMER, _LATTER, _TEXT, _ALONE)
+"""Ways of writing one model's names: of transformers 4 and 5, and of the text model alone and within."""
+_PATTERNS = (
+    "target_modules",
+    "exclude_modules",
+    "feedforward_modules",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+)
+"""Keys of a configuration that name modules."""
+_RETRAIN = (
+    "save the adapter anew from the plain model: model.save_pretrained of the PeftModel that is not wrapped"
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An adapter's tensors by peft's names.
+
+    Attributes:
+        names: peft's name of a tensor -> its name in the file.
+        copies: Name in the file of a tensor that stands there twice -> peft's name of it. Left out of `names`.
+        notes: What was brought back, for people.
+        plain: Whether the file has peft's names already, and each tensor once.
+    """
+
+    names: Mapping[str, str]
+    copies: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    plain: bool = True
+
+    def moved(self, modules: Mapping[str, str], note: str) -> Layout:
+        """The same tensors with other names of some modules."""
+        names = {}
+        for name, theirs in self.names.items():
+            home = name.removeprefix(PREFIX)
+            old = next((module for module in modules if home.startswith(f"{module}.")), None)
+            names[name if old is None else f"{PREFIX}{modules[old]}{home.removeprefix(old)}"] = theirs
+        return replace(self, names=names, notes=(*self.notes, note), plain=False)
+
+
+def layout_of(found: Iterable[str], path: Path) -> Layout:
+    """Find peft's names of an adapter's tensors.
+
+    Args:
+        found: Names in the file.
+        path: The adapter's folder, for messages.
+
+    Raises:
+        UserError: two tensors have one name then, or a name is of no layout that is known.
+    """
+    found = list(found)
+    notes: dict[str, None] = {}
+    homes = {name: _home(name, notes) for name in found}
+    copies = _copies(homes)
+    homes = {name: home for name, home in homes.items() if name not in copies and _OLD not in home}
+    bare = [name for name, home in homes.items() if _TRAINED.fullmatch(home) and not home.startswith(PREFIX)]
+    trained = [name for name, home in homes.items() if _TRAINED.fullmatch(home)]
+    if bare and bare != trained:
+        other = next(name for name in trained if name not in bare)
+        raise UserError(path, f"mixes layouts: {bare[0]!r} beside {other!r}", "one layout", _RETRAIN)
+    if bare:
+        notes[f"names without {PREFIX!r}, as of inject_adapter_in_model"] = None
+        homes = {name: home if home == PROMPT else f"{PREFIX}{home}" for name, home in homes.items()}
+    names: dict[str, str] = {}
+    for name, home in homes.items():
+        if home in names:
+            raise UserError(path, f"holds {names[home]!r} and {name!r}", "one adapter in a file", _RETRAIN)
+        names[home] = name
+        _check_known(name, home, path)
+    return Layout(names, copies, tuple(notes), list(names.values()) == found == list(names))
+
+
+def _home(name: str, notes: dict[str, None]) -> str:
+    """Peft's name of one tensor, but for its prefix."""
+    for part in name.split("."):
+        if part in _WRAPPERS:
+            notes[f"names of a module wrapped by {_WRAPPERS[part]} ({part})"] = None
+    home = _WRAPPED.sub("", name)
+    if _DDP.search(home):
+        notes["names of a model wrapped by DDP or DeepSpeed (module)"] = None
+        home = _DDP.sub("", home)
+    if _ENCODER.fullmatch(home):
+        notes["names of a model's own state (prompt_encoder)"] = None
+        return PROMPT
+    if match := _NAMED.fullmatch(home):
+        notes[f"names of a model's own state, with the adapter's ({match['adapter']})"] = None
+        return match["before"] + (match["after"] or "")
+    return home.replace(_SAVED, ".")
+
+
+def _copies(homes: Mapping[str, str]) -> dict[str, str]:
+    """Tensors of saved modules that peft 0.21 writes under a second name where the vocabulary has grown."""
+    there = set(homes.values())
+    own = {name: home.replace(_COPY, ".weight") for name, home in homes.items() if home.endswith(_COPY)}
+    return {name: home for name, home in own.items() if home in there}
+
+
+def _check_known(name: str, home: str, path: Path) -> None:
+    """Check that a name is one that peft can read."""
+    inner = home.removeprefix(PREFIX)
+    reasons = {
+        "of an adapter on a model that has one already": inner.startswith("base_model."),
+        "of a layer within another adapter's": ".base_layer.lora_" in inner or ".base_layer.ia3_l" in inner,
+        "of a wrapper that is not known": any(part.startswith("_") for part in inner.split(".")),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UserError(
+                path, f"tensor {name!r} is {reason}; peft would pass over it", "peft's names", _RETRAIN
+            )
+
+
+def same_modules(ours: Collection[str], theirs: Collection[str]) -> dict[str, str]:
+    """Names of modules in another layout of the same model -> their names here; empty where none brings them together.
+
+    Args:
+        ours: Names here.
+        theirs: Names in the other layout, none of which is here.
+    """
+    here = set(ours)
+    for rules in _LAYOUTS:
+        moved = {name: _moved(name, rules) for name in theirs}
+        if here & set(moved.values()) and len(set(moved.values())) == len(moved):
+            return {name: new for name, new in moved.items() if name != new}
+    return {}
+
+
+def _moved(name: str, rules: Iterable[tuple[str, str]]) -> str:
+    for pattern, new in rules:
+        found, count = re.subn(rf"^{pattern}", new, name)
+        if count:
+            return found
+    return name
+
+
+def brought_back(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration whose names of modules are peft's too."""
+    changed = dict(config)
+    for key in _PATTERNS:
+        value = config.get(key)
+        if isinstance(value, str):
+            changed[key] = _WRAPPED.sub("", value)
+        elif isinstance(value, list):
+            changed[key] = [_WRAPPED.sub("", part) if isinstance(part, str) else part for part in value]
+        elif isinstance(value, dict):
+            changed[key] = {_WRAPPED.sub("", part): number for part, number in value.items()}
+    return changed
