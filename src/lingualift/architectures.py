@@ -140,8 +140,21 @@ def draw_head(model: Any, fresh: Collection[str], seed: int) -> None:
             base._init_weights(module)
 
 
-def blocks(model: Any) -> Iterator[tuple[str, str, Any]]:
-    """The linear layers of a model's numbered blocks: path, place within the block, module."""
+def text_part(model: Any) -> str:
+    """Path of the text model within a decoder that reads images or sound too; empty where text is all it reads."""
+    if model.config.is_encoder_decoder or model.config.get_text_config() is model.config:
+        return ""
+    text = model.get_decoder()
+    return next((name for name, module in model.named_modules() if module is text), "")
+
+
+def blocks(model: Any, *, whole: bool = False) -> Iterator[tuple[str, str, Any]]:
+    """The linear layers of a model's numbered blocks: path, place within the block, module.
+
+    Args:
+        model: The model.
+        whole: Whether those of a part that reads images or sound belong to them, which text never trains.
+    """
     import torch
 
     linear: tuple[type, ...] = (torch.nn.Linear,)
@@ -151,9 +164,10 @@ def blocks(model: Any) -> Iterator[tuple[str, str, Any]]:
         linear = (*linear, Conv1D)
     except ImportError:
         pass
+    part = "" if whole else text_part(model)
     for name, module in model.named_modules():
         inside = _BLOCK.fullmatch(name)
-        if isinstance(module, linear) and inside:
+        if isinstance(module, linear) and inside and (not part or name.startswith(f"{part}.")):
             yield name, inside["place"], module
 
 
@@ -165,7 +179,9 @@ def outside_blocks(model: Any) -> list[str]:
     import torch
 
     kept = tuple(model._keep_in_fp32_modules or ())
-    inside = {name for name, _, _ in blocks(model) if not any(part in kept for part in name.split("."))}
+    inside = {
+        name for name, _, _ in blocks(model, whole=True) if not any(part in kept for part in name.split("."))
+    }
     linear = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
     return [name for name in linear if name not in inside]
 
@@ -178,7 +194,9 @@ def linear_names(model: Any) -> list[str]:
 def pattern_of(model: Any, family: Family, names: Sequence[str]) -> list[str] | str:
     """What peft is told so that an adapter goes on linear layers of the blocks, and never on a head.
 
-    The names of an encoder's layers (`dense`) are those of its heads' layers too, which differ between tasks.
+    The names of an encoder's layers (`dense`) are those of its heads' layers too, which differ between tasks. Those of
+    a part that reads images or sound (`q_proj`) are often those of the text model's, which alone is meant then: that
+    part is named before the layer (`vision_tower.q_proj`).
 
     Args:
         model: The model.
@@ -188,20 +206,37 @@ def pattern_of(model: Any, family: Family, names: Sequence[str]) -> list[str] | 
     Raises:
         UserError: a name matches no layer of a block.
     """
-    found = linear_names(model)
+    part = text_part(model)
     places = {place for _, place, _ in blocks(model)}
+    patterns = []
     for name in names:
-        if not any(place == name or place.endswith(f".{name}") for place in places):
-            raise UserError(
-                "adapter.modules",
-                f"{name!r} is no linear layer of the backbone's blocks",
-                f"some of {', '.join(found)}",
-                "name those",
-            )
-    if family != "encoder":
-        return list(names)
-    within = (re.escape(name) if name in places else rf"(?:.+\.)?{re.escape(name)}" for name in names)
-    return rf".*\.\d+\.(?:{'|'.join(within)})"
+        if any(place == name or place.endswith(f".{name}") for place in places):
+            layer = re.escape(name) if name in places else rf"(?:.+\.)?{re.escape(name)}"
+            patterns.append(rf"{re.escape(part)}\..*\.\d+\.{layer}" if part else layer)
+        else:
+            patterns.append(_elsewhere(model, name))
+    if part:
+        return "|".join(patterns)
+    return list(names) if family != "encoder" else rf".*\.\d+\.(?:{'|'.join(patterns)})"
+
+
+def _elsewhere(model: Any, name: str) -> str:
+    """A pattern of the layers of another part than text that a name means: `vision_tower.q_proj`.
+
+    Raises:
+        UserError: it means none.
+    """
+    part, _, layer = name.partition(".")
+    for path, place, _ in blocks(model, whole=True):
+        above = path.removesuffix(place).split(".")
+        if layer and part in above and (place == layer or place.endswith(f".{layer}")):
+            return rf"(?:.*\.)?{re.escape(part)}\.(?:.*\.)?\d+\.(?:.+\.)?{re.escape(layer)}"
+    raise UserError(
+        "adapter.modules",
+        f"{name!r} is no linear layer of the backbone's blocks",
+        f"some of {', '.join(linear_names(model))}",
+        "name those",
+    )
 
 
 def fusion_names(model: Any) -> list[str]:

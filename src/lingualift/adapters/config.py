@@ -105,6 +105,7 @@ class LoraSettings:
     def __init__(self, config: Mapping[str, Any], path: Path) -> None:
         self._path = path
         self.rank_stabilised = bool(config.get("use_rslora"))
+        self.biased = bool(config.get("lora_bias"))
         self._rank = self._checked_rank("r", config.get("r"))
         self._alpha = self._checked_alpha("lora_alpha", config.get("lora_alpha"))
         self._ranks = self._patterns(config, "rank_pattern", self._checked_rank)

@@ -99,7 +99,7 @@ class Adapter:
         Returns:
             This adapter, if it shares a name with them or no layout that is known brings them together.
         """
-        if self.modules.keys() & set(modules):
+        if self.kind != "lora" or self.modules.keys() & set(modules):
             return self
         moved = same_modules(modules, self.modules)
         if not moved:

@@ -186,6 +186,12 @@ def _moved(name: str, rules: Iterable[tuple[str, str]]) -> str:
     return name
 
 
+def either(module: str) -> str:
+    """A pattern of a module's name that matches it in transformers 5 too, where 4 had another name for it."""
+    now = _moved(module, _FORMER)
+    return re.escape(module) if now == module else f"(?:{re.escape(module)}|{re.escape(now)})"
+
+
 def brought_back(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration whose names of modules are peft's too."""
     changed = dict(config)

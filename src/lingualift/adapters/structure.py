@@ -36,6 +36,7 @@ class Module:
         name: Path of the backbone's module; `layers.0.key` and the like for virtual tokens.
         form: How it meets the backbone.
         tensors: Tensor names: lora_A and lora_B, or the one vector; `prompt_embeddings` for virtual tokens.
+        bias: Name of the bias of lora_B, which is a part of the update: ΔW·x + scaling·b; empty without one.
         shapes: Their shapes, in the same order.
         rank: LoRA's rank, else 0.
         scaling: LoRA's factor of B·A, else 1.
@@ -49,6 +50,7 @@ class Module:
     shapes: tuple[tuple[int, ...], ...]
     rank: int = 0
     scaling: float = 1.0
+    bias: str = ""
     columns: tuple[int, int] = (0, 0)
     rows: tuple[int, int] = (0, 0)
 
@@ -82,7 +84,7 @@ def structure(kind: str, config: Mapping[str, Any], specs: Mapping[str, TensorSp
     """
     sort = {"lora": _lora, "ia3": _vectors, "prefix": _prefix, "prompt": _prompt}[kind]
     modules = sort(config, specs, path)
-    used = {tensor for module in modules.values() for tensor in module.tensors}
+    used = {tensor for module in modules.values() for tensor in (*module.tensors, module.bias) if tensor}
     if not modules:
         raise UserError(path, f"holds no {kind} tensors", f"tensors of a {kind} adapter", _RESTORE)
     for name in used:
@@ -113,7 +115,7 @@ def module_name(tensor: str) -> str:
 
 
 def _is_whole(name: str, saved: Sequence[Any]) -> bool:
-    if ".lora_" in name and not name.endswith(".lora_B.bias"):
+    if ".lora_" in name:
         return False
     parts = module_name(name).split(".")
     if any(_contains(parts, str(module).split(".")) for module in saved):
@@ -159,7 +161,15 @@ def _pair(
     if len(down) != 2 or len(up) != 2 or down[0] != rank or up[1] != rank or 0 in (down[1], up[0]):
         found = f"lora_A and lora_B of {module!r} have shapes {down} and {up}"
         raise UserError(path, found, f"({rank}, n) and (m, {rank}), as its configuration says", _RESTORE)
-    return Module(module, form, tensors, (down, up), rank, settings.scaling(module))
+    bias = f"{pair['B'].removesuffix('weight')}bias" if form == "linear" else ""
+    if (bias in specs) != (settings.biased and form == "linear"):
+        found = f"{'has a' if bias in specs else 'lacks the'} tensor {bias!r}"
+        raise UserError(path, found, f"as its configuration says (lora_bias: {settings.biased})", _RESTORE)
+    if bias not in specs:
+        bias = ""
+    elif specs[bias].shape != up[:1]:
+        raise UserError(path, f"tensor {bias!r} has shape {specs[bias].shape}", f"{up[:1]}", _RESTORE)
+    return Module(module, form, tensors, (down, up), rank, settings.scaling(module), bias)
 
 
 def _vectors(_: Mapping[str, Any], specs: Mapping[str, TensorSpec], path: Path) -> dict[str, Module]:

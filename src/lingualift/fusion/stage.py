@@ -75,6 +75,11 @@ class FirstStage:
         for path, module in adapter.modules.items():
             layer = dict(backbone.named_modules()).get(path)
             found = (getattr(layer, "out_features", None), getattr(layer, "in_features", None))
+            if module.bias:
+                mend = "train the first stage without lora_bias"
+                raise UserError(
+                    adapter.path, f"holds {module.bias} (lora_bias)", "lora_A and lora_B alone", mend
+                )
             if module.form != "linear" or found != module.fits:
                 raise UserError(
                     adapter.path,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from lingualift.adapters.folder import Adapter
 from lingualift.adapters.structure import Module
 from lingualift.adapters.tensorfile import DTYPES, Array, TensorSpec, all_finite
 from lingualift.errors import UserError
@@ -28,11 +29,13 @@ class _Goal:
         home: The module whose names, number format and scaling it takes.
         rank: Its rank.
         scaling: Its scaling.
+        biased: Whether its lora_B has a bias: peft's `lora_bias`, which goes for all modules or none.
     """
 
     home: Module
     rank: int
     scaling: float
+    biased: bool = False
 
 
 def make_lora(request: Request, plan: Plan, record: Record) -> Made:
@@ -42,6 +45,9 @@ def make_lora(request: Request, plan: Plan, record: Record) -> Made:
         UserError: ranks differ in factor space, or the export cannot hold what the base adapter has.
     """
     goals = {module.name: _goal(request, module) for module in plan.modules}
+    if _biased(request, plan):
+        _check_biases(request, goals)
+        goals = {name: replace(goal, biased=True) for name, goal in goals.items()}
     if request.serving:
         _check_servable(request)
         rank = request.rank or max(goal.rank for goal in goals.values())
@@ -57,8 +63,28 @@ def _config(request: Request, goals: Mapping[str, _Goal]) -> dict[str, Any]:
     base = dict(request.base.config)
     if request.serving:
         base.update(use_rslora=False, rank_pattern={}, alpha_pattern={}, init_lora_weights=True, bias="none")
+    if any(goal.biased for goal in goals.values()):
+        base["lora_bias"] = True
     shapes = {name: (goal.rank, goal.scaling) for name, goal in goals.items()}
     return lora_config(base, shapes, same_modules=goals.keys() == request.base.modules.keys())
+
+
+def _biased(request: Request, plan: Plan) -> bool:
+    """Whether an adapter has biases of lora_B in what the result is made of."""
+    entering = [
+        (request.inputs[index].adapter, module.name) for module in plan.modules for index, _ in module.terms
+    ]
+    own = any(module.bias for module in request.base.modules.values())
+    return own or any(adapter.modules[name].bias for adapter, name in entering)
+
+
+def _check_biases(request: Request, goals: Mapping[str, _Goal]) -> None:
+    """Refuse what peft cannot hold beside biases of lora_B."""
+    embeddings = [name for name, goal in goals.items() if goal.home.form == "embedding"]
+    if embeddings or request.serving:
+        found = f"has biases of lora_B (lora_bias), which {'servers refuse' if request.serving else 'embeddings lack'}"
+        mend = "export peft" if request.serving else f"leave {embeddings[0]!r} out with modules"
+        raise UserError(request.base.path, found, "lora_A and lora_B without biases", mend)
 
 
 def _check_servable(request: Request) -> None:
@@ -94,7 +120,7 @@ def _home(request: Request, plan: ModulePlan) -> Module:
 
 def _pieces(request: Request, plan: ModulePlan, goal: _Goal, record: Record) -> list[Piece]:
     if plan.kept and not request.serving:
-        return copies(request.base, goal.home.tensors)
+        return copies(request.base, goal.home.tensors) + _bias(request, plan, goal, record)
     specs = _specs(request, plan, goal)
     compute = _factors if request.cell.space == "factors" else _delta
 
@@ -108,11 +134,45 @@ def _pieces(request: Request, plan: ModulePlan, goal: _Goal, record: Record) -> 
         down, up = _fit(plan.name, down, up, goal, record)
         return cast(down, specs[0]), cast(up, specs[1])
 
-    return [Piece(specs, make)]
+    return [Piece(specs, make), *_bias(request, plan, goal, record)]
+
+
+def _bias(request: Request, plan: ModulePlan, goal: _Goal, record: Record) -> list[Piece]:
+    """The bias of lora_B: a part of the update, scaling·b, which is zero in an adapter that has none."""
+    if not goal.biased:
+        return []
+    if plan.kept and goal.home.bias:
+        return copies(request.base, (goal.home.bias,))
+    up = _owner(request, plan, goal).tensors[goal.home.tensors[1]]
+    spec = TensorSpec(f"{up.name.removesuffix('weight')}bias", up.code, up.shape[:1])
+
+    def of(index: int) -> Floats:
+        adapter = request.inputs[index].adapter
+        module = adapter.modules.get(plan.name)
+        if module is None or not module.bias:
+            return np.zeros(spec.shape, np.float32)
+        return floats(adapter, module.bias) * np.float32(module.scaling / goal.home.scaling)
+
+    def make() -> tuple[Array, ...]:
+        if plan.kept:
+            return (cast(of(0), spec),)
+        arrays, weights = [of(index) for index, _ in plan.terms], [weight for _, weight in plan.terms]
+        if request.cell.space == "delta":
+            result = cast(algebra.weighted_sum(arrays, weights), spec)
+        else:
+            result = cast(combine(request, arrays, weights, [spec.name] * len(arrays)), spec)
+        record.compare(result, cast(of(0), spec))
+        return (result,)
+
+    return [Piece((spec,), make)]
+
+
+def _owner(request: Request, plan: ModulePlan, goal: _Goal) -> Adapter:
+    return next(item.adapter for item in request.inputs if item.adapter.modules.get(plan.name) is goal.home)
 
 
 def _specs(request: Request, plan: ModulePlan, goal: _Goal) -> tuple[TensorSpec, TensorSpec]:
-    owner = next(item.adapter for item in request.inputs if item.adapter.modules.get(plan.name) is goal.home)
+    owner = _owner(request, plan, goal)
     codes = [owner.tensors[name].code for name in goal.home.tensors]
     code = max(codes, key=lambda code: DTYPES[code].itemsize)
     outputs, inputs = goal.home.fits

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.adapters.config import LoraSettings
+from lingualift.adapters.layout import either
 
 _LATER = Path("adapter_config.json")
 
@@ -25,7 +26,9 @@ def lora_config(
     """
     config = dict(base)
     if not same_modules:
-        config["target_modules"] = sorted(modules)
+        patterns = {name: either(name) for name in sorted(modules)}
+        plain = all(pattern == re.escape(name) for name, pattern in patterns.items())
+        config["target_modules"] = list(patterns) if plain else "|".join(patterns.values())
         config.update(layers_to_transform=None, layers_pattern=None, exclude_modules=None)
     if _says(config, modules):
         return config
@@ -66,7 +69,7 @@ def _short_patterns(values: Mapping[str, float]) -> tuple[float, dict[str, float
         by_end.setdefault(name.rpartition(".")[2], set()).add(value)
     short = {end: next(iter(found)) for end, found in by_end.items() if len(found) == 1 and found != {common}}
     long = {
-        name: value
+        name if either(name) == re.escape(name) else either(name): value
         for name, value in sorted(values.items(), key=_longest_first)
         if value != common and name.rpartition(".")[2] not in short
     }
@@ -75,7 +78,7 @@ def _short_patterns(values: Mapping[str, float]) -> tuple[float, dict[str, float
 
 def _full_patterns(values: Mapping[str, float]) -> tuple[float, dict[str, float]]:
     """Every module by its whole, quoted path, the longest first: right for any names."""
-    patterns = {re.escape(name): value for name, value in sorted(values.items(), key=_longest_first)}
+    patterns = {either(name): value for name, value in sorted(values.items(), key=_longest_first)}
     return next(iter(values.values())), patterns
 
 

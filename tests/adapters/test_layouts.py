@@ -1,0 +1,330 @@
+"""Adapters as other tools write them: brought back to peft's own names, or refused by name."""
+
+import copy
+import json
+import os
+import warnings
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers
+from adapter_folders import PREFIX
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft.tuners.tuners_utils import check_target_module_exists
+from safetensors.torch import load_file, save_file
+
+from lingualift.adapters import inspect, open_adapter
+from lingualift.adapters.config import reaches
+from lingualift.errors import UserError
+from lingualift.merging import merge
+
+WEIGHTS = "adapter_model.safetensors"
+LORA = {"r": 2, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def model_of(kind=transformers.LlamaForCausalLM, config=transformers.LlamaConfig, **more):
+    torch.manual_seed(0)
+    small = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    return kind(
+        config(
+            **small,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            pad_token_id=0,
+            initializer_range=0.2,
+            **more,
+        )
+    ).eval()
+
+
+def trained(wrapped, seed):
+    """A model whose adapter acts, as if trained."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in wrapped.named_parameters():
+            if "lora_" in name or "ia3" in name:
+                weight += 0.3 * torch.randn_like(weight)
+    return wrapped
+
+
+def written(folder, tensors, config):
+    folder.mkdir()
+    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, folder / WEIGHTS)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def adapter(folder, seed=1, model=None, **more):
+    wrapped = trained(peft.get_peft_model(model or model_of(), peft.LoraConfig(**{**LORA, **more})), seed)
+    wrapped.save_pretrained(folder)
+    return wrapped
+
+
+def logits(folder, model=None):
+    """What plain peft makes of a folder."""
+    wrapped = peft.PeftModel.from_pretrained(model or model_of(), folder).eval()
+    with torch.no_grad():
+        return wrapped(input_ids=torch.arange(2, 38).reshape(2, -1)).logits
+
+
+def compiled(folder):
+    """Adapters put on a model that torch.compile wraps."""
+    wrapped = trained(peft.get_peft_model(torch.compile(model_of()), peft.LoraConfig(**LORA)), 1)
+    wrapped.save_pretrained(folder)
+
+
+def compiled_after(folder):
+    """The state of a whole peft model that torch.compile wraps."""
+    adapter(folder)
+    wrapped = torch.compile(peft.PeftModel.from_pretrained(model_of(), folder))
+    state = {name: value for name, value in wrapped.state_dict().items() if "lora_" in name}
+    save_file(state, folder / WEIGHTS)
+
+
+def compiled_blocks(folder):
+    """Adapters in blocks that are compiled each by itself, as compile_repeated_blocks does."""
+    model = model_of()
+    for index, block in enumerate(model.model.layers):
+        model.model.layers[index] = torch.compile(block)
+    trained(peft.get_peft_model(model, peft.LoraConfig(**LORA)), 1).save_pretrained(folder)
+
+
+def parallel(folder):
+    """The state of a model that DistributedDataParallel wraps."""
+    adapter(folder)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29533")
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1)
+    try:
+        loaded = peft.PeftModel.from_pretrained(model_of(), folder, is_trainable=True)
+        state = torch.nn.parallel.DistributedDataParallel(loaded).state_dict()
+    finally:
+        torch.distributed.destroy_process_group()
+    save_file({name: value for name, value in state.items() if "lora_" in name}, folder / WEIGHTS)
+
+
+def recomputed(folder):
+    """Adapters in blocks that recompute their activations, as FSDP's and axolotl's trainers wrap them."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    adapter(folder)
+    model = peft.PeftModel.from_pretrained(model_of(), folder)
+    layers = model.base_model.model.model.layers
+    for index, block in enumerate(layers):
+        layers[index] = checkpoint_wrapper(block)
+    names = [name for name, _ in model.named_parameters() if "lora_" in name]
+    state = dict(model.named_parameters())
+    save_file({name.replace(".default", ""): state[name].data for name in names}, folder / WEIGHTS)
+
+
+def injected(folder):
+    """Adapters that inject_adapter_in_model put in, without a peft model around them."""
+    config = peft.LoraConfig(**LORA)
+    model = trained(peft.inject_adapter_in_model(config, model_of()), 1)
+    written(
+        folder, peft.get_peft_model_state_dict(model), json.loads(json.dumps(config.to_dict(), default=list))
+    )
+
+
+def own_state(folder):
+    """The adapter's part of a model's own state, with the adapter's name in it."""
+    wrapped = adapter(folder)
+    state = {name: value.clone() for name, value in wrapped.state_dict().items() if "lora_" in name}
+    assert any(".lora_A.default.weight" in name for name in state)
+    save_file(state, folder / WEIGHTS)
+
+
+def sharded(folder):
+    """FSDP's names, by hand: it takes no processor in one process."""
+    adapter(folder)
+    tensors = load_file(folder / WEIGHTS)
+    inner = ".layers.0._fsdp_wrapped_module."
+    save_file({name.replace(".layers.0.", inner): x for name, x in tensors.items()}, folder / WEIGHTS)
+
+
+LAYOUTS = {
+    "torch.compile": (compiled, compiled_after, compiled_blocks),
+    "DDP": (parallel,),
+    "activation checkpointing": (recomputed,),
+    "inject_adapter_in_model": (injected,),
+    "own state": (own_state,),
+    "FSDP": (sharded,),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [(name, make) for name, makes in LAYOUTS.items() for make in makes]
+)
+def test_what_other_tools_write_merges_as_what_peft_writes(tmp_path, name, make):
+    adapter(tmp_path / "plain")
+    make(tmp_path / "theirs")
+    adapter(tmp_path / "other", seed=2)
+    found = inspect(tmp_path / "theirs")
+    assert found.mergeable
+    assert any(name in note for note in found.adapters[0].layout)
+    for number, first in enumerate(("plain", "theirs")):
+        report = merge(
+            method="arithmetic",
+            space="delta",
+            adapters=[(tmp_path / first, 0.7), (tmp_path / "other", 0.4)],
+            output=tmp_path / f"out{number}",
+        )
+    assert any(name in note for note in report.notes)
+    provenance = json.loads((tmp_path / "out1/provenance.json").read_text())
+    assert provenance["inputs"][0]["layout"]
+    assert load_file(tmp_path / "out1" / WEIGHTS).keys() == load_file(tmp_path / "out0" / WEIGHTS).keys()
+    theirs, plain = logits(tmp_path / "out1"), logits(tmp_path / "out0")
+    assert torch.equal(theirs, plain)
+    with torch.no_grad():
+        bare = model_of()(input_ids=torch.arange(2, 38).reshape(2, -1)).logits
+    assert (theirs - bare).abs().max() > 0.1, "peft passes over the result"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda name: name.replace(".layers.0.", ".layers.0._wrapped."), "of a wrapper that is not known"),
+        (lambda name: name.replace(PREFIX, PREFIX * 2), "an adapter on a model that has one already"),
+        (lambda name: name.replace(".lora_", ".base_layer.lora_"), "a layer within another adapter's"),
+        (lambda name: name.removeprefix(PREFIX) if "layers.0" in name else name, "mixes layouts"),
+        (lambda name: name.replace("q_proj", "k_proj"), "which its configuration leaves out"),
+        (lambda name: name.replace(".layers.", ".blocks.0."), None),
+    ],
+)
+def test_what_peft_would_pass_over_is_refused_by_name(tmp_path, change, match):
+    adapter(tmp_path / "one")
+    tensors = {change(name): x for name, x in load_file(tmp_path / "one" / WEIGHTS).items()}
+    save_file(tensors, tmp_path / "one" / WEIGHTS)
+    adapter(tmp_path / "other", seed=2)
+    with pytest.raises(UserError, match=match or "shares no module") as caught:
+        merge(
+            method="arithmetic",
+            space="delta",
+            adapters=[(tmp_path / "one", 0.5), (tmp_path / "other", 0.5)],
+            output=tmp_path / "out",
+        )
+    assert "layers.0" in str(caught.value) or "blocks.0" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tensor_is_never_taken_for_two(tmp_path):
+    adapter(tmp_path / "one")
+    tensors = load_file(tmp_path / "one" / WEIGHTS)
+    twice = {name.replace(PREFIX, f"{PREFIX}_orig_mod."): x + 1 for name, x in tensors.items()}
+    save_file({**tensors, **twice}, tmp_path / "one" / WEIGHTS)
+    with pytest.raises(UserError, match="one adapter in a file"):
+        open_adapter(tmp_path / "one")
+
+
+def test_a_configuration_that_names_wrappers_is_peft_s_too(tmp_path):
+    adapter(
+        tmp_path / "plain",
+        target_modules=r".*\.layers\.\d\.self_attn\.q_proj",
+        rank_pattern={"layers.1.self_attn.q_proj": 3},
+    )
+    tensors = load_file(tmp_path / "plain" / WEIGHTS)
+    config = json.loads((tmp_path / "plain/adapter_config.json").read_text())
+    config["target_modules"] = r".*_orig_mod\.model\.layers\.\d\.self_attn\.q_proj"
+    config["rank_pattern"] = {"_orig_mod.model.layers.1.self_attn.q_proj": 3}
+    theirs = {name.replace(PREFIX, f"{PREFIX}_orig_mod."): x for name, x in tensors.items()}
+    written(tmp_path / "theirs", theirs, config)
+    for name in ("plain", "theirs"):
+        merge(
+            method="arithmetic",
+            space="delta",
+            adapters=[(tmp_path / name, 0.5)],
+            output=tmp_path / f"of-{name}",
+        )
+    assert torch.equal(logits(tmp_path / "of-theirs"), logits(tmp_path / "of-plain"))
+
+
+def vision(folder, seed, former):
+    """Gemma 3 with images; `former`: as transformers 4.50 named it."""
+    model = vision_model()
+    adapter(
+        folder,
+        seed,
+        model,
+        target_modules=r".*language_model.*\.(q_proj|v_proj)",
+        rank_pattern={"layers.1.self_attn.q_proj": 3},
+    )
+    if former:
+        tensors = load_file(folder / WEIGHTS)
+        old, new = f"{PREFIX}model.language_model.", f"{PREFIX}language_model.model."
+        save_file({name.replace(old, new): x for name, x in tensors.items()}, folder / WEIGHTS)
+
+
+def vision_model():
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": 40,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "head_dim": 8,
+    }
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0, "sliding_window": 8}
+    look = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Gemma3Config(
+        text_config=text,
+        vision_config={**look, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        boi_token_index=36,
+        eoi_token_index=37,
+        image_token_index=38,
+    )
+    return transformers.Gemma3ForConditionalGeneration(config).eval()
+
+
+@pytest.mark.parametrize("former", [(True, False, False), (False, True, True), (True, True, True)])
+def test_two_layouts_of_one_model_are_merged_by_the_first_one_s(tmp_path, former):
+    roles = ("task", "target_reference", "source_reference")
+    for seed, (role, old) in enumerate(zip(roles, former, strict=True)):
+        vision(tmp_path / f"new-{role}", seed, former=False)
+        vision(tmp_path / f"any-{role}", seed, former=old)
+    for kind in ("new", "any"):
+        given = {role: tmp_path / f"{kind}-{role}" for role in roles}
+        report = merge(method="adamergex", space="delta", **given, output=tmp_path / kind)
+    assert ("names of another layout" in " ".join(report.notes)) == (len(set(former)) > 1)
+    assert torch.equal(logits(tmp_path / "any", vision_model()), logits(tmp_path / "new", vision_model()))
+    names = load_file(tmp_path / "any" / WEIGHTS)
+    assert all(("language_model.model." in name) == former[0] for name in names)
+
+
+NAMES = st.sampled_from(["q_proj", "self_attn", "layers", "1", "model.layers.1.mlp.up", "experts.3.w1"])
+PARTS = st.sampled_from(
+    ["model", "layers", "0", "1", "3", "mlp", "experts", "q_proj", "self_attn", "w1", "up"]
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    module=st.lists(PARTS, min_size=1).map(".".join),
+    targets=st.lists(NAMES, max_size=3) | st.sampled_from([r".*\.q_proj", r"model\..*", "up"]),
+    excluded=st.none() | st.lists(NAMES, max_size=2) | st.sampled_from([r".*\.0\..*"]),
+    saved=st.none() | st.lists(NAMES, max_size=1),
+    layers=st.none() | st.integers(0, 3) | st.lists(st.integers(0, 3), max_size=2),
+    lists=st.sampled_from([None, "layers", "experts", "", ["layers"], ["experts", "layers"], []]),
+)
+def test_what_a_configuration_reaches_is_what_peft_reaches(module, targets, excluded, saved, layers, lists):
+    bounded = not isinstance(targets, str)
+    config = {
+        "target_modules": targets,
+        "exclude_modules": excluded,
+        "modules_to_save": saved,
+        "layers_to_transform": layers if bounded else None,
+        "layers_pattern": lists if bounded and layers is not None else None,
+    }
+    theirs = copy.copy(peft.LoraConfig(target_modules=["x"]))
+    for key, value in config.items():
+        setattr(theirs, key, value)
+    assert reaches(config, module, Path()) == bool(check_target_module_exists(theirs, module))
