@@ -31,7 +31,7 @@ def check_adapter(ref: BackboneRef, adapter: Path) -> None:
     recorded = read_json(provenance) if provenance.is_file() else {}
     made_for = recorded.get("backbone", {})
     theirs = made_for.get("fingerprint")
-    if theirs and theirs != ref.fingerprint:
+    if theirs and not ref.known_as(theirs):
         raise UserError(
             opened.path,
             f"was made for the backbone {made_for.get('name')!r} (fingerprint {theirs[:12]})",

@@ -8,11 +8,12 @@ import importlib.util
 import inspect
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from lingualift.adapters.config import CONFIG_FILE
 from lingualift.architectures import (
     EAGER,
     WORDS,
@@ -28,14 +29,16 @@ from lingualift.architectures import (
 from lingualift.config import Backbone
 from lingualift.devices import device
 from lingualift.errors import UserError
+from lingualift.identity import former, hub_file, of_folder, of_hub
 from lingualift.processes import settle
-from lingualift.provenance import read_json, sha256_file, sha256_folder
+from lingualift.provenance import read_json, sha256_bytes, sha256_file
 from lingualift.training.chat import frame
 from lingualift.training.encoding import ends_of
 
 # bitsandbytes, which peft imports where it is installed, looks for a kernel on the hub and goes without
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
+Answer = TypeVar("Answer")
 BUNDLED = "miniworld"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
@@ -52,11 +55,12 @@ class BackboneRef:
         revision: Commit on the hub, None for a folder.
         dtype: Number format of the weights.
         trust_remote_code: Whether code that comes with the model may run.
-        fingerprint: sha256 of a folder's weights, config and tokenizer, or the hub's commit.
+        fingerprint: sha256 of its weights, architecture and tokenizer, wherever they lie (`lingualift.identity`).
         head: What it answers with; the steps that train and score a task choose it.
         quantization: Number format that the weights are rounded to when they are loaded; None for `dtype`.
         device_map: How the weights are spread over devices; None for one device.
         chat: Whether prompts are asked by the tokenizer's chat template.
+        template: sha256 of that template, where they are.
         words: Folder of the head for words that is put on an encoder without one of its own
             (`lingualift.training.words`).
         words_fingerprint: sha256 of its weights.
@@ -72,6 +76,7 @@ class BackboneRef:
     quantization: str | None = None
     device_map: str | None = None
     chat: bool = False
+    template: str | None = None
     words: Path | None = None
     words_fingerprint: str | None = None
 
@@ -79,13 +84,23 @@ class BackboneRef:
         """What determines results; where a folder lies does not, and the head follows from the task."""
         fields = asdict(self)
         always = ("dtype", "trust_remote_code", "fingerprint")
-        chosen = [key for key in ("quantization", "chat", "words_fingerprint") if fields[key]]
+        chosen = [key for key in ("quantization", "chat", "template", "words_fingerprint") if fields[key]]
         return {key: fields[key] for key in (*always, *chosen)}
 
     def record(self) -> dict[str, Any]:
         """What the provenance of an adapter says of the backbone that it was trained on."""
         fields = asdict(self)
-        return {key: fields[key] for key in ("name", "revision", "fingerprint", "dtype", "quantization")}
+        kept = {key: fields[key] for key in ("name", "revision", "fingerprint", "dtype", "quantization")}
+        return {**kept, "formerly": self.formerly}
+
+    @property
+    def formerly(self) -> str | None:
+        """The fingerprint that was told of it before `lingualift.identity`."""
+        return self.revision or former(Path(self.source))
+
+    def known_as(self, fingerprint: object) -> bool:
+        """Whether a fingerprint that an adapter recorded is this backbone's, as it is told now or was told before."""
+        return fingerprint == self.fingerprint or (fingerprint is not None and fingerprint == self.formerly)
 
     @property
     def family(self) -> Family:
@@ -144,9 +159,7 @@ def find_backbone(backbone: Backbone, base: Path = Path()) -> BackboneRef:
             mend="leave `device_map` out, or train without `accelerate launch`",
         )
     ref = _found(backbone, base)
-    if ref.chat:
-        _check_chat(ref)
-    return ref
+    return replace(ref, template=_template(ref)) if ref.chat else ref
 
 
 def _found(backbone: Backbone, base: Path) -> BackboneRef:
@@ -159,15 +172,30 @@ def _found(backbone: Backbone, base: Path) -> BackboneRef:
         "chat": backbone.chat_template,
     }
     if folder is None:
-        commit = _hub_commit(backbone)
-        return BackboneRef(backbone.name, backbone.name, commit, fingerprint=commit, **how)
+        commit = _on_hub(_commit, backbone, backbone)
+        if _on_hub(hub_file, backbone, backbone.name, CONFIG_FILE, commit):
+            raise _adapted(f"backbone {backbone.name!r}")
+        how["fingerprint"] = _on_hub(of_hub, backbone, backbone.name, commit)
+        return BackboneRef(backbone.name, backbone.name, commit, **how)
     if not (folder / "config.json").is_file():
         raise UserError(
             folder, "holds no config.json", "a folder written by save_pretrained", "check the path"
         )
     if not any(folder.glob("*.safetensors")):
         raise UserError(folder, "holds no safetensors weights", mend="save the model with safetensors")
-    return BackboneRef(backbone.name, str(folder), None, fingerprint=_folder_fingerprint(folder), **how)
+    if (folder / CONFIG_FILE).is_file():
+        raise _adapted(folder / CONFIG_FILE)
+    return BackboneRef(backbone.name, str(folder), None, fingerprint=of_folder(folder), **how)
+
+
+def _adapted(where: object) -> UserError:
+    """Transformers puts an adapter that lies beside a model's weights on it, unasked (peft issue 1381)."""
+    return UserError(
+        where,
+        f"has an adapter beside a model's weights ({CONFIG_FILE}), which would be put on it unasked",
+        "a backbone without an adapter",
+        f"move {CONFIG_FILE} and its tensors to a folder of their own; name that as the adapter, if it is one to use",
+    )
 
 
 def _folder(name: str, base: Path) -> Path | None:
@@ -186,8 +214,12 @@ def _folder(name: str, base: Path) -> Path | None:
     return None
 
 
-def _check_chat(ref: BackboneRef) -> None:
-    """Refuse a backbone that cannot be asked by a chat template."""
+def _template(ref: BackboneRef) -> str:
+    """sha256 of the chat template that a backbone's prompts are asked by.
+
+    Raises:
+        UserError: it cannot be asked by one.
+    """
     if ref.family != "decoder":
         raise UserError(
             "backbone.chat_template",
@@ -203,6 +235,7 @@ def _check_chat(ref: BackboneRef) -> None:
             "leave `chat_template` out",
         )
     frame(tokenizer)
+    return sha256_bytes(str(tokenizer.chat_template).encode())
 
 
 def load_tokenizer(ref: BackboneRef) -> Any:
@@ -225,17 +258,14 @@ def load_tokenizer(ref: BackboneRef) -> Any:
     return tokenizer
 
 
-@functools.cache
-def _folder_fingerprint(folder: Path) -> str:
-    return sha256_folder(folder, suffixes=(".json", ".safetensors", ".model", ".txt", ".jinja"))
+def _on_hub(ask: Callable[..., Answer], backbone: Backbone, *given: Any) -> Answer:
+    """What the hub, or its cache, answers.
 
-
-def _hub_commit(backbone: Backbone) -> str:
-    from transformers.utils.hub import cached_file, extract_commit_hash
-
+    Raises:
+        UserError: it does not.
+    """
     try:
-        file = cached_file(backbone.name, "config.json", revision=backbone.revision)
-        return str(extract_commit_hash(file, None))
+        return ask(*given)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
@@ -244,6 +274,13 @@ def _hub_commit(backbone: Backbone) -> str:
             "a folder or a hub id",
             "check the name, `revision` and the network, or log in with `hf auth login`",
         ) from error
+
+
+def _commit(backbone: Backbone) -> str:
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    file = cached_file(backbone.name, "config.json", revision=backbone.revision)
+    return str(extract_commit_hash(file, None))
 
 
 @functools.cache

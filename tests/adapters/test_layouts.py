@@ -328,3 +328,57 @@ def test_what_a_configuration_reaches_is_what_peft_reaches(module, targets, excl
     for key, value in config.items():
         setattr(theirs, key, value)
     assert reaches(config, module, Path()) == bool(check_target_module_exists(theirs, module))
+
+
+def grown(folder, vocabulary, seed=1):
+    """What peft 0.21 saves by default where the vocabulary has grown: saved modules twice, and what they were."""
+    base = folder.parent / "base"
+    if not base.exists():
+        model_of().save_pretrained(base)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(vocabulary)
+    torch.manual_seed(seed)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**LORA, modules_to_save=["embed_tokens", "lm_head"]))
+    with torch.no_grad():
+        for name, weight in wrapped.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                weight += 0.3 * torch.randn_like(weight)
+    wrapped.save_pretrained(folder)
+    return wrapped
+
+
+def test_saved_modules_that_stand_there_twice_are_read_once(tmp_path):
+    wrapped = grown(tmp_path / "grown", 44)
+    names = load_file(tmp_path / "grown" / WEIGHTS)
+    assert any(name.endswith("lm_head.modules_to_save.weight") for name in names), (
+        "peft writes them once by now"
+    )
+    other = grown(tmp_path / "other", 44, seed=2)
+    merge(
+        method="arithmetic",
+        space="delta",
+        adapters=[(tmp_path / "grown", 1.0), (tmp_path / "other", 0.0)],
+        output=tmp_path / "out",
+    )
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    model.resize_token_embeddings(44)
+    model.load_state_dict(other.get_base_model().state_dict(), strict=False)
+    tensors = load_file(tmp_path / "out" / WEIGHTS)
+    assert not any("original_module" in name or "modules_to_save" in name for name in tensors)
+    loaded = peft.PeftModel.from_pretrained(model, tmp_path / "out").eval()
+    ids = torch.arange(2, 42).reshape(2, -1)
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, wrapped.eval()(input_ids=ids).logits)
+
+
+def test_a_tensor_and_its_copy_must_agree(tmp_path):
+    grown(tmp_path / "grown", 44)
+    grown(tmp_path / "other", 44, seed=2)
+    file = tmp_path / "grown" / WEIGHTS
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("lm_head.modules_to_save.weight"))
+    save_file({**tensors, name: tensors[name] + 1}, file)
+    adapters = [(tmp_path / "grown", 0.5), (tmp_path / "other", 0.5)]
+    with pytest.raises(UserError, match=r"modules_to_save\.weight' differs from"):
+        merge(method="arithmetic", space="delta", adapters=adapters, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -159,7 +159,8 @@ def ours(world):
     model, tokenizer = load_backbone(ref)
     wrapped = model if adapter is None else attach(ref, adapter)
     yield wrapped, tokenizer
-    detach(wrapped)
+    if adapter is not None:
+        detach(wrapped)
     model.float()
 
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import datasets
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from worlds import experiment, write_experiment, write_jsonl
 
@@ -327,6 +327,14 @@ UNITS = {
     answer=st.sampled_from(["a", "aé", "\U0001f600", "é a", "a "]),
     unit=st.sampled_from(sorted(UNITS)),
     stripped=st.booleans(),
+)
+@example(
+    lead=" ",
+    before="é\U0001f600\U0001f600a",
+    after="",
+    answer="\U0001f600",
+    unit="UTF-16 units",
+    stripped=True,
 )
 def test_an_answer_is_found_where_the_row_says_or_not_at_all(lead, before, after, answer, unit, stripped):
     """However the place is counted; a place that counts characters, as SQuAD's do, is never moved."""

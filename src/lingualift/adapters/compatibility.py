@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import Adapter
 from lingualift.adapters.structure import Module
 from lingualift.errors import UserError
+from lingualift.provenance import PROVENANCE_FILE
 
 SAME_START = 0.3
 """Cosine of two lora_A from which they count as grown from one draw; independent draws lie near 0, and
@@ -41,7 +43,10 @@ def one_layout(adapters: Sequence[Adapter]) -> list[Adapter]:
 
 
 def backbone(adapter: Adapter) -> dict[str, Any]:
-    """What an adapter says of its backbone: `name`, `revision` and, where recorded, `fingerprint`."""
+    """What an adapter says of its backbone: `name`, `revision` and, where recorded, `fingerprint` and `formerly`.
+
+    The last is the fingerprint that older versions recorded of the same backbone (`lingualift.identity`).
+    """
     recorded = (adapter.provenance or {}).get("backbone")
     recorded = recorded if isinstance(recorded, dict) else {}
     name, revision = adapter.config.get("base_model_name_or_path"), adapter.config.get("revision")
@@ -49,6 +54,7 @@ def backbone(adapter: Adapter) -> dict[str, Any]:
         "name": name or recorded.get("name"),
         "revision": revision or recorded.get("revision"),
         "fingerprint": recorded.get("fingerprint"),
+        "formerly": recorded.get("formerly"),
     }
 
 
@@ -114,18 +120,26 @@ def _pairwise(first: Adapter, other: Adapter) -> Iterator[UserError]:
 
 def _backbone_conflict(first: Adapter, other: Adapter) -> Iterator[UserError]:
     ours, theirs = backbone(first), backbone(other)
-    mend = "merge adapters of one backbone; where the names are wrong, mend adapter_config.json"
     if ours["fingerprint"] and theirs["fingerprint"]:
-        if ours["fingerprint"] != theirs["fingerprint"]:
+        told = [{text["fingerprint"], text["formerly"]} - {None} for text in (ours, theirs)]
+        if not told[0] & told[1]:
             yield UserError(
-                other.path, f"its backbone is {_text(theirs)}", f"{_text(ours)} as {first.path}", mend
+                other.path,
+                f"its backbone is {_text(theirs)}",
+                f"{_text(ours)} as {first.path}",
+                "merge adapters of one backbone; if you know that the two are one, remove `fingerprint` and `formerly` "
+                f"under `backbone` in {other.path / PROVENANCE_FILE}, and see that the names agree",
             )
         return
     names = ours["name"], theirs["name"]
     revisions = {str(text["revision"] or "main") for text in (ours, theirs)}
     if all(names) and (names[0] != names[1] or len(revisions) > 1):
         yield UserError(
-            other.path, f"its backbone is {_text(theirs)}", f"{_text(ours)} as {first.path}", mend
+            other.path,
+            f"its backbone is {_text(theirs)}",
+            f"{_text(ours)} as {first.path}",
+            "merge adapters of one backbone; if you know that the two are one, set base_model_name_or_path and "
+            f"revision in {other.path / CONFIG_FILE} to those of the other",
         )
 
 

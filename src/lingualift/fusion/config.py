@@ -92,7 +92,8 @@ class FlareConfig(FusionConfig):
             itself, tagged with its language), with one trained projection to the backbone's width; None for the
             backbone.
         source_encoder_dtype: Number format of its weights: float32, bfloat16 or float16.
-        source_encoder_fingerprint: Its sha256, or commit on the hub, which `initialise_fused` fills in: another is
+        source_encoder_revision: Its commit on the hub, which `initialise_fused` fills in; None for a folder.
+        source_encoder_fingerprint: Its sha256 (`lingualift.identity`), which `initialise_fused` fills in: another is
             refused where the adapter is attached. None where nobody knows.
 
     Raises:
@@ -108,6 +109,7 @@ class FlareConfig(FusionConfig):
     padding: Padding = "left"
     source_encoder: str | None = None
     source_encoder_dtype: Dtype = "float32"
+    source_encoder_revision: str | None = None
     source_encoder_fingerprint: str | None = None
 
     def __post_init__(self) -> None:

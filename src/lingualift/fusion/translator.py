@@ -99,6 +99,9 @@ def find_translator(name: str, dtype: str = "float32", base: Path = Path()) -> T
     return _found(Backbone(name=name, dtype=dtype), base)  # type: ignore[arg-type]
 
 
+_COMMIT = 40  # characters: a fingerprint was a commit before
+
+
 def translator_of(config: FusionConfig) -> Translator | None:
     """The translation model that a saved adapter was trained with; None for an adapter without one.
 
@@ -112,7 +115,8 @@ def translator_of(config: FusionConfig) -> Translator | None:
     wanted = config.source_encoder_fingerprint
     entry = Backbone(name=config.source_encoder, dtype=config.source_encoder_dtype)
     if not Path(config.source_encoder).is_dir():
-        entry = entry.model_copy(update={"revision": wanted})
+        before = wanted if wanted is not None and len(wanted) == _COMMIT else None
+        entry = entry.model_copy(update={"revision": config.source_encoder_revision or before})
     try:
         found = _found(entry, Path())
     except UserError as error:
@@ -120,7 +124,7 @@ def translator_of(config: FusionConfig) -> Translator | None:
             f"{error.mend}, or set source_encoder in the adapter's adapter_config.json to where the model is"
         )
         raise UserError(error.where, error.found, error.expected, mend) from None
-    if wanted is not None and found.ref.fingerprint != wanted:
+    if wanted is not None and not found.ref.known_as(wanted):
         raise UserError(
             f"source encoder {config.source_encoder!r}",
             f"is not the one that the adapter was trained with (fingerprint {found.ref.fingerprint[:12]})",
@@ -144,7 +148,11 @@ def named(config: FusionConfig, base: Path) -> tuple[FusionConfig, Translator | 
     if not isinstance(config, FlareConfig) or config.source_encoder is None:
         return config, None
     found = find_translator(config.source_encoder, config.source_encoder_dtype, base)
-    pinned = {"source_encoder": found.ref.source, "source_encoder_fingerprint": found.ref.fingerprint}
+    pinned = {
+        "source_encoder": found.ref.source,
+        "source_encoder_revision": found.ref.revision,
+        "source_encoder_fingerprint": found.ref.fingerprint,
+    }
     return replace(config, **pinned), found  # type: ignore[arg-type]
 
 

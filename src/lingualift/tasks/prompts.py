@@ -233,10 +233,16 @@ def _place(context: str, text: str, told: int, lead: int) -> int | None:
     """The character of a context at which a text stands, by a place that counts characters, or something else."""
     if context.startswith(text, told):
         return told
-    in_bytes = len(context.encode("utf-8", "replace")[:told].decode("utf-8", "ignore"))
-    in_units = len(context.encode("utf-16-le", "replace")[: 2 * told].decode("utf-16-le", "ignore"))
-    found = {place for place in (lead + told, in_bytes, in_units) if context.startswith(text, place)}
+    in_bytes, in_units = _characters(context, told, "utf-8"), _characters(context, 2 * told, "utf-16-le")
+    places = (place for place in (lead + told, in_bytes, in_units) if place is not None)
+    found = {place for place in places if context.startswith(text, place)}
     return found.pop() if len(found) == 1 else None
+
+
+def _characters(context: str, told: int, encoding: str) -> int | None:
+    """How many characters so many bytes of an encoding are; None if they end within one."""
+    before = context.encode(encoding, "replace")[:told].decode(encoding, "ignore")
+    return len(before) if len(before.encode(encoding, "replace")) == told else None
 
 
 def answers_of(row: Mapping[str, Any], column: str) -> tuple[str, ...]:

@@ -161,7 +161,7 @@ def check_words(folder: Path, ref: Any) -> None:
     if facts.get("weights_sha256") != sha256_file(folder / HEAD_FILE):
         raise UserError(folder / HEAD_FILE, "was altered since it was written", mend=mend)
     made_for = facts.get("backbone", {})
-    if made_for.get("fingerprint") != ref.fingerprint:
+    if not ref.known_as(made_for.get("fingerprint")):
         found = f"was made for the backbone {shown(made_for.get('name'))!r}"
         raise UserError(folder, found, f"one made for {ref.name!r}", mend)
 

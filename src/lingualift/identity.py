@@ -1,0 +1,172 @@
+"""What tells one backbone from any other: the weights, the architecture and the tokenizer, wherever they lie.
+
+A note in the folder, the version of transformers that wrote the configuration, or whether the files came from the hub
+or were copied, change nothing about the function, and nothing about the fingerprint.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lingualift.provenance import fingerprint, read_json, sha256_file, sha256_folder
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER = "tokenizer_config.json"
+_TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "source.spm",
+    "target.spm",
+)
+"""Files that transformers' tokenizers read; where the first is, it is read alone."""
+_BESIDE = ("special_tokens_map.json", "added_tokens.json")
+_ABOUT = (
+    "_name_or_path",
+    "name_or_path",
+    "_commit_hash",
+    "transformers_version",
+    "architectures",
+    "torch_dtype",
+    "dtype",
+    "use_cache",
+    "chat_template",
+    "tokenizer_file",
+    "unsloth_fixed",
+    "unsloth_version",
+)
+"""Keys of configurations that say nothing of the function: where it came from, and what a loader chooses anyway.
+
+A chat template is what prompts are asked by, not what answers them; it counts where they are (`BackboneRef.template`).
+"""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+Find = Callable[[str], Path | None]
+"""A small file of a backbone by its name; None where it has none of that name."""
+Weigh = Callable[[str], str | None]
+"""Hex sha256 of a file of weights by its name; None where there is none."""
+
+
+@functools.cache
+def of_folder(folder: Path) -> str:
+    """The fingerprint of a backbone in a folder; hex sha256.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+
+    def find(name: str) -> Path | None:
+        return folder / name if (folder / name).is_file() else None
+
+    def weigh(name: str) -> str | None:
+        return _sha256(folder / name) if (folder / name).is_file() else None
+
+    return _fingerprint(find, weigh, lambda: sha256_folder(folder, suffixes=(".py",)))
+
+
+@functools.cache
+def of_hub(name: str, commit: str) -> str:
+    """The fingerprint of a backbone on the hub at a commit: that of its files in a folder.
+
+    Weights that are not here yet are told by the hash that the hub knows them by; none is fetched. Code that comes with
+    a model is told by the commit, so that a copy of such a model counts as another.
+
+    Raises:
+        OSError, ValueError: the hub does not answer.
+        UserError: a file cannot be read.
+    """
+    from huggingface_hub import file_exists, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    def find(file: str) -> Path | None:
+        return hub_file(name, file, commit)
+
+    def weigh(file: str) -> str | None:
+        cached = try_to_load_from_cache(name, file, revision=commit)
+        if isinstance(cached, str):
+            known = Path(cached).resolve().name
+            return known if _SHA256.fullmatch(known) else sha256_file(Path(cached))
+        if cached is not None or not file_exists(name, file, revision=commit):
+            return None
+        known = get_hf_file_metadata(hf_hub_url(name, file, revision=commit)).etag or ""
+        if _SHA256.fullmatch(known):
+            return known
+        fetched = find(file)  # too small for the hub to know it by its sha256
+        return sha256_file(fetched) if fetched else None
+
+    return _fingerprint(find, weigh, lambda: commit)
+
+
+def hub_file(name: str, file: str, commit: str) -> Path | None:
+    """A small file of a model on the hub, fetched if need be; None where it has none of that name.
+
+    Raises:
+        OSError, ValueError: the hub does not answer.
+    """
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(name, file, revision=commit, _raise_exceptions_for_missing_entries=False)
+    return Path(found) if found else None
+
+
+@functools.cache
+def former(folder: Path) -> str:
+    """The fingerprint that adapters recorded before: over all files of the folder, notes among them."""
+    kinds = (".json", ".safetensors", ".model", ".txt", ".jinja")
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix in kinds)
+    return fingerprint({str(file.relative_to(folder)): _sha256(file) for file in files})
+
+
+@functools.cache
+def _sha256(file: Path) -> str:
+    """Of a file of a backbone, which may be large and does not change under a process that uses it."""
+    return sha256_file(file)
+
+
+def _fingerprint(find: Find, weigh: Weigh, code: Callable[[], str]) -> str:
+    config = find(CONFIG)
+    architecture = {} if config is None else _told(read_json(config))
+    tokenizer = find(TOKENIZER)
+    return fingerprint(
+        {
+            "architecture": architecture,
+            "weights": _weights(find, weigh),
+            "tokenizer": {} if tokenizer is None else _told(read_json(tokenizer)),
+            "words": {name: sha256_file(file) for name, file in _words(find)},
+            "code": code() if "auto_map" in architecture else None,
+        }
+    )
+
+
+def _weights(find: Find, weigh: Weigh) -> list[str]:
+    """The hashes of the files that transformers loads."""
+    whole = weigh(WEIGHTS)
+    if whole is not None:
+        return [whole]
+    index = find(INDEX)
+    names = set() if index is None else set(read_json(index).get("weight_map", {}).values())
+    return sorted(weigh(name) or "" for name in names)
+
+
+def _words(find: Find) -> Iterator[tuple[str, Path]]:
+    """The files of a tokenizer that are read: its own in one, or those that older ones are made of."""
+    one = find(_TOKENIZERS[0])
+    for name in _BESIDE if one else (*_TOKENIZERS[1:], *_BESIDE):
+        found = find(name)
+        if found:
+            yield name, found
+    if one:
+        yield _TOKENIZERS[0], one
+
+
+def _told(value: Any) -> Any:
+    """A configuration without what says nothing of the function."""
+    if isinstance(value, dict):
+        return {key: _told(inner) for key, inner in value.items() if key not in _ABOUT}
+    return [_told(inner) for inner in value] if isinstance(value, list) else value
