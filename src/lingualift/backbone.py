@@ -38,6 +38,7 @@ from lingualift.training.encoding import ends_of
 # bitsandbytes, which peft imports where it is installed, looks for a kernel on the hub and goes without
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
+_PROBED = 4  # tokens of each of two texts
 Answer = TypeVar("Answer")
 BUNDLED = "miniworld"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -633,6 +634,36 @@ def recompute_activations(model: Any) -> None:
     """Switch gradient checkpointing on, which transformers calls activation checkpointing from 5.23 on."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+
+
+def keeps_apart(model: Any) -> bool:
+    """Whether a decoder keeps texts apart that follow each other in one row, their positions beginning anew.
+
+    Most of transformers' do; BLOOM, MPT, Falcon with ALiBi, XGLM and recurrent models go on reading. It is tried: what
+    the second of two texts answers has no gradient, exactly, of what was read before it.
+    """
+    import torch
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if hasattr(base, "keeps_apart"):
+        return bool(base.keeps_apart)
+    read: list[Any] = []
+
+    def keep(_: Any, __: Any, output: Any) -> Any:
+        read.append(output.detach().requires_grad_())
+        return read[-1]
+
+    table = base.get_input_embeddings()
+    ids = torch.arange(2 * _PROBED, device=table.weight.device)[None] % table.weight.shape[0]
+    hook = table.register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            logits = base(input_ids=ids, position_ids=ids % _PROBED, use_cache=False).logits[0, _PROBED:]
+            (logits.float() * torch.linspace(-1, 1, logits.shape[-1], device=logits.device)).sum().backward()
+    finally:
+        hook.remove()
+    base.keeps_apart = not read[0].grad[0, :_PROBED].any()
+    return bool(base.keeps_apart)
 
 
 def keeps_logits(model: Any) -> bool:

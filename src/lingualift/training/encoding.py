@@ -227,7 +227,25 @@ def pack(documents: Iterable[Sequence[int]], segment_tokens: int) -> list[dict[s
     return segments
 
 
-def encode_texts(tokenizer: Any, texts: Sequence[str], segment_tokens: int) -> list[dict[str, list[int]]]:
-    """Texts as packed segments, each between the beginning-of-text and the end-of-text id."""
+def encode_texts(
+    tokenizer: Any, texts: Sequence[str], segment_tokens: int, *, packed: bool
+) -> list[dict[str, list[int]]]:
+    """Texts as segments, each text between the beginning-of-text and the end-of-text id.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: At least one.
+        segment_tokens: Tokens per segment, at most.
+        packed: Whether segments hold several texts, which the model must keep apart by their positions
+            (`lingualift.backbone.keeps_apart`); else each holds one, or a part of one.
+    """
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return pack((ids + end for ids in _begun(tokenizer, texts)), segment_tokens)
+    documents = [ids + end for ids in _begun(tokenizer, texts)]
+    if packed:
+        return pack(documents, segment_tokens)
+    starts = ((ids, start) for ids in documents for start in range(0, len(ids), segment_tokens))
+    pieces = [ids[start : start + segment_tokens] for ids, start in starts]
+    pieces = [ids for ids in pieces if len(ids) > 1] or pieces  # in one token nothing is predicted
+    return [
+        {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": [IGNORED, *ids[1:]]} for ids in pieces
+    ]

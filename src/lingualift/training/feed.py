@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lingualift.architectures import Head, head_modules
 from lingualift.attachment import MIXUP
-from lingualift.backbone import BackboneRef, check_speaks, keeps_logits
+from lingualift.backbone import BackboneRef, check_speaks, keeps_apart, keeps_logits
 from lingualift.config import Training
 from lingualift.errors import UserError
 from lingualift.tasks import Example, Task, TextTask
@@ -111,7 +111,8 @@ def feed_of(
         collate: Any = Collator(tokenizer.pad_token_id, trims_logits=keeps_logits(model))
         if isinstance(task, TextTask):
             check_objective(ref, task)
-            return Feed(encode_texts(tokenizer, rows, segment_tokens), collate, 0, WordLoss())
+            texts = encode_texts(tokenizer, rows, segment_tokens, packed=keeps_apart(model))
+            return Feed(texts, collate, 0, WordLoss())
         return _continued(tokenizer, rows, collate, settings.max_length)
     start = model.config.decoder_start_token_id if ref.family == "encoder-decoder" else None
     collate = Padding(tokenizer.pad_token_id, decoder_start=start)
