@@ -35,6 +35,8 @@ _KEYS_VALUES = (
 _QUERIES_VALUES = ("q_proj", "v_proj", "q", "v", "query", "value", "query_key_value", "qkv_proj")
 _FEEDFORWARD = ("down_proj", "fc2", "wo", "dense_4h_to_h", "fc_out", "w2")
 _ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
+_POSITIONS = re.compile(r"(?:wpe|pos\w*)(?:\.\w+)?$")
+_OFFSETS = 8  # rows that tables of positions have more, for padding and special tokens
 _BLOCK = re.compile(r"(?:.+\.)?\d+\.(?P<place>.+)")
 
 
@@ -335,12 +337,29 @@ def prefix_shape(model: Any, family: Family) -> dict[str, int]:
 
 
 def positions_of(config: Any) -> int | None:
-    """How many tokens a model has positions for; None where any number goes (T5).
+    """How many tokens a model has positions for, as far as its configuration says; None where any number goes (T5).
 
     RoBERTa's kind counts positions from behind the id of the padding token.
     """
     text = config.get_text_config()
-    places: int | None = getattr(text, "max_position_embeddings", None)
+    places: int | None = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
     if places is not None and "roberta" in text.model_type:
         return places - int(text.pad_token_id) - 1
     return places
+
+
+def bound_of(model: Any) -> int | None:
+    """The number of tokens beyond which a model has no positions at all; None where it can go on, if badly.
+
+    Encoders are held to theirs. Decoders and encoder-decoders have such a bound where they look their positions up in a
+    table (GPT-2, OPT, BART, GPT-J); rotary and relative positions go on, and so do tables that grow (NLLB).
+    """
+    limit = positions_of(model.config)
+    if limit is None or family_of(model.config) == "encoder" or model.config.model_type == "mpt":
+        return limit
+    for path, module in model.named_modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            table = tensor.dim() == 2 and limit <= len(tensor) <= limit + _OFFSETS
+            if table and _POSITIONS.search(f"{path}.{name}") and not hasattr(module, "make_weights"):
+                return limit
+    return None

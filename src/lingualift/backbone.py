@@ -19,16 +19,16 @@ from lingualift.architectures import (
     WORDS,
     Family,
     Head,
+    bound_of,
     family_of,
     head_modules,
     model_class,
     objective_of,
     outside_blocks,
-    positions_of,
 )
 from lingualift.config import Backbone
 from lingualift.devices import device
-from lingualift.errors import UserError
+from lingualift.errors import UserError, setting
 from lingualift.identity import former, hub_file, of_folder, of_hub
 from lingualift.processes import settle
 from lingualift.provenance import read_json, sha256_bytes, sha256_file
@@ -243,7 +243,7 @@ def load_tokenizer(ref: BackboneRef) -> Any:
     """The tokenizer with a padding token, and with a chat template only if prompts are asked by it.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or has no token to pad with.
     """
     import transformers
 
@@ -253,7 +253,14 @@ def load_tokenizer(ref: BackboneRef) -> Any:
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _unloadable(ref.name, error) from error
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            f"backbone {ref.name!r}",
+            "its tokenizer has no padding token, and no end-of-text, unknown or beginning-of-text token in its place",
+            "a token that short rows of a batch are filled up with",
+            "name one in its tokenizer_config.json (`pad_token`); a token that never occurs in text is fine",
+        )
     if not ref.chat:
         tokenizer.chat_template = None
     return tokenizer
@@ -474,6 +481,7 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
         _put_words(model, ref.words)
     _check_placed(ref, model)
     _keep_packing(model)
+    _bound(model)
     read_in_order(model)
     if ref.head.kind != "words":
         _widen_head(model)
@@ -607,17 +615,49 @@ def check_speaks(ref: BackboneRef, model: Any) -> None:
         )
 
 
-def check_positions(config: Any, where: str, tokens: int, prefix: int) -> None:
-    """Check that an encoder has positions for so many tokens behind a prefix; other families have no such bound.
+def check_positions(limit: int | None, where: str, tokens: int, prefix: int = 0) -> None:
+    """Check that a model has positions for so many tokens behind a prefix.
+
+    Args:
+        limit: How many it has (`bound_of`); None for any number.
+        where: The setting that bounds the tokens.
+        tokens: Tokens of the longest row.
+        prefix: Virtual tokens before them.
 
     Raises:
         UserError: it has fewer.
     """
-    limit = positions_of(config)
-    if family_of(config) == "encoder" and limit is not None and tokens + prefix > limit:
+    if limit is not None and tokens + prefix > limit:
         behind = f" behind a prefix of {prefix}" if prefix else ""
-        found = f"{tokens} tokens{behind} are more than the encoder's {limit} positions"
-        raise UserError(where, found, f"at most {limit - prefix} tokens", f"write {limit - prefix}")
+        found = f"{tokens} tokens{behind} are more than the backbone's {limit} positions"
+        raise UserError(where, found, f"at most {limit - prefix} tokens", f"set it to {limit - prefix}")
+
+
+def bound(model: Any) -> int | None:
+    """The number of tokens beyond which a loaded model, with or without an adapter, has no positions (`bound_of`)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return getattr(base, "bound", None)
+
+
+def _bound(model: Any) -> None:
+    """Let a model refuse more tokens than it has positions for, which a processor tells late and a GPU dies of."""
+    model.bound = bound_of(model)
+    if model.bound is not None:
+        model.register_forward_pre_hook(_check_passed, with_kwargs=True)
+
+
+def _check_passed(model: Any, _: Any, given: dict[str, Any]) -> None:
+    read, written = given.get("input_ids"), given.get("decoder_input_ids")
+    cache: Any = given.get("past_key_values")
+    earlier = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
+    if read is not None and family_of(model.config) == "encoder":
+        check_positions(model.bound, setting("max_length"), read.shape[1], earlier)
+    elif read is not None:
+        check_positions(
+            model.bound, setting("max_length"), read.shape[1] + (earlier if written is None else 0)
+        )
+    if written is not None:
+        check_positions(model.bound, setting("max_length"), written.shape[1] + earlier)
 
 
 def scored_bytes(model: Any, tokens: int) -> int:

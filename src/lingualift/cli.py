@@ -97,7 +97,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        sys.stderr.write(f"lingualift: {error}\n")
+        sys.stderr.write(f"lingualift: {error.on_command_line()}\n")
         sys.exit(2)
     except SystemExit as end:
         if end.code == 130:  # Typer's, for an interrupt from the keyboard

@@ -3,7 +3,51 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Collection, Iterable
+
+_MARK = "\x00"
+_SETTING = re.compile("\x00(?:(?P<command>\\w+):)?(?P<name>\\w+)(?:=(?P<value>[^\x00]*))?\x00")
+_OPTIONS = {
+    "adapters": "adapter",
+    "module_weights": "module-weight",
+    "source_language": "from",
+    "segment_tokens": "max-length",
+}
+"""Options that are not called as their argument is."""
+
+
+def setting(name: str, value: object = None) -> str:
+    """A setting in a message, to be shown as its reader sets it: `space="delta"` in Python, `--space delta` else.
+
+    Args:
+        name: The argument's name in Python.
+        value: What to set it to, where the message says so.
+    """
+    return f"{_MARK}{name}{'' if value is None else f'={value}'}{_MARK}"
+
+
+def in_python(text: str) -> str:
+    """A message for a caller from Python."""
+
+    def shown(match: re.Match[str]) -> str:
+        name, value = match["name"], match["value"]
+        if value is not None:
+            name = f"{name}={value}" if re.fullmatch(r"[-+.\d]+|True|False", value) else f'{name}="{value}"'
+        return name if match["command"] is None else f"lingualift.{match['command']}({name})"
+
+    return _SETTING.sub(shown, text)
+
+
+def on_command_line(text: str) -> str:
+    """A message for a user of the command line."""
+
+    def shown(match: re.Match[str]) -> str:
+        option = f"--{_OPTIONS.get(match['name'], match['name']).replace('_', '-')}"
+        option = option if match["value"] is None else f"{option} {match['value']}"
+        return option if match["command"] is None else f"lingualift {match['command']} {option}"
+
+    return _SETTING.sub(shown, text)
 
 
 class UserError(Exception):
@@ -15,20 +59,41 @@ class UserError(Exception):
         expected: What would have been right.
         mend: What to do about it, in the imperative.
 
-    Every part is one line of plain text; `str(error)` is the whole message.
+    Every part is one line of plain text, in which `setting` names what the caller can set; `str(error)` is the whole
+    message, for a caller from Python.
     """
 
     def __init__(self, where: object, found: str, expected: str = "", mend: str = "") -> None:
-        self.where, self.found, self.expected, self.mend = str(where), found, expected, mend
-        parts = [f"{where}: {found}"]
-        if expected:
-            parts.append(f"expected {expected}")
-        message = "; ".join(parts)
-        super().__init__(f"{message}\n  mend: {mend}" if mend else message)
+        self._written = (str(where), found, expected, mend)
+        self.where, self.found, self.expected, self.mend = map(in_python, self._written)
+        super().__init__(self._message(in_python))
+
+    def _message(self, shown: Callable[[str], str]) -> str:
+        where, found, expected, mend = map(shown, self._written)
+        message = f"{where}: {found}; expected {expected}" if expected else f"{where}: {found}"
+        return f"{message}\n  mend: {mend}" if mend else message
+
+    def on_command_line(self) -> str:
+        """The whole message, for a user of the command line."""
+        return self._message(on_command_line)
+
+    def within(self, settable: Collection[str], command: str) -> UserError:
+        """The same error for the caller of a function that uses another one, whose settings it has only some of.
+
+        Args:
+            settable: Arguments that the caller can set.
+            command: The other function, named beside its settings that the caller cannot set.
+        """
+
+        def elsewhere(match: re.Match[str]) -> str:
+            own = match["name"] in settable or match["command"]
+            return match[0] if own else f"{_MARK}{command}:{match[0][1:]}"
+
+        return UserError(*(_SETTING.sub(elsewhere, part) for part in self._written))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str, str]]:
         """Survive the way back from a worker process."""
-        return type(self), (self.where, self.found, self.expected, self.mend)
+        return type(self), self._written
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 import tempfile
@@ -14,10 +15,10 @@ from lingualift.adapters.card import CARD_FILE, Card, shown, table
 from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import Adapter, open_adapter
 from lingualift.attachment import check_adapter
-from lingualift.backbone import BackboneRef, find_backbone, load_backbone
+from lingualift.backbone import BackboneRef, check_positions, find_backbone, load_backbone
 from lingualift.config import Backbone, Data, GivenAdapter, Scoring, Training, checked
 from lingualift.data import load_texts
-from lingualift.errors import UserError
+from lingualift.errors import UserError, setting
 from lingualift.evaluation.comparisons import paired
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.languages import language
@@ -208,7 +209,10 @@ def lift(
     output = Path(output)
     if output.exists() or output.is_symlink():
         raise UserError(
-            output, "exists already", "a folder that does not exist yet", "choose another --output"
+            output,
+            "exists already",
+            "a folder that does not exist yet",
+            f"choose another {setting('output')}",
         )
     languages = _languages(to, source_language)
     opened = open_adapter(adapter)
@@ -235,6 +239,7 @@ def lift(
         )
     )
     given = given_adapter(_fitting(ref, opened))
+    check_positions(load_backbone(ref)[0].bound, setting("max_length"), max_length)
     finished = Store(Path(store) if store else output.parent / STORE)
     with tempfile.TemporaryDirectory() as scratch:
         target, source = _references(ref, given, texts, settings, seed, Path(scratch))
@@ -245,16 +250,19 @@ def lift(
             run_locally(missing, finished, workers or default_workers(), watch)
     with atomic_folder(output) as folder:
         folder.rmdir()  # the merge makes its folder by one rename of its own
-        merged = merge(
-            method="adamergex",
-            task=opened.path,
-            target_reference=finished.folder(target),
-            source_reference=finished.folder(source),
-            weight=weight,
-            space="delta" if given.type == "lora" else "factors",
-            rank=rank,
-            output=folder,
-        )
+        try:
+            merged = merge(
+                method="adamergex",
+                task=opened.path,
+                target_reference=finished.folder(target),
+                source_reference=finished.folder(source),
+                weight=weight,
+                space="delta" if given.type == "lora" else "factors",
+                rank=rank,
+                output=folder,
+            )
+        except UserError as error:
+            raise error.within(inspect.signature(lift).parameters, "merge") from None
         words = finished.folder(target.words) if target.words else None
         measures = _measure(ref.with_words(words), opened.path, folder, texts[languages[0]], rows, settings)
         _check_effect(measures, weight)
@@ -285,7 +293,7 @@ def given_adapter(adapter: Adapter) -> GivenAdapter:
     """
     modules = adapter.modules  # refuses what cannot be merged
     if adapter.kind not in LEARNING_RATES:
-        mend = "train references of your own and merge them: lingualift merge --method adamergex"
+        mend = "train references of your own and merge them (docs/merging.md)"
         raise UserError(adapter.path, f"is a {adapter.kind} adapter", "LoRA or (IA)³", mend)
     shapes = {name: (module.rank, module.scaling) for name, module in modules.items()}
     lora = adapter.kind == "lora"
@@ -327,17 +335,24 @@ class _Texts:
 def _languages(to: str, source: str) -> tuple[str, str]:
     codes = language(to).code, language(source).code
     if codes[0] == codes[1]:
-        raise UserError("--to", f"{to} is the source language too", "another language", "name it, or --from")
+        raise UserError(
+            setting("to"),
+            f"{to} is the source language too",
+            "another",
+            f"name it, or {setting('source_language')}",
+        )
     return codes
 
 
 def _check_merge(kind: str, weight: float, rank: int | None) -> None:
     """What the merge would refuse after the training is refused before it."""
     if not math.isfinite(weight):
-        raise UserError("--weight", f"is {weight}", "a finite number", "mend the weight")
+        raise UserError(setting("weight"), f"is {weight}", "a finite number", "mend the weight")
     if rank is not None and (rank < 1 or kind != "lora"):
         found = f"is {rank} for a {kind} adapter"
-        raise UserError("--rank", found, "a whole number above 0, for LoRA", "mend the rank, or leave it out")
+        raise UserError(
+            setting("rank"), found, "a whole number above 0, for LoRA", "mend the rank, or leave it out"
+        )
 
 
 def _read_texts(languages: tuple[str, str], files: tuple[Path | str, Path | str]) -> dict[str, _Texts]:
@@ -360,7 +375,12 @@ def _read_texts(languages: tuple[str, str], files: tuple[Path | str, Path | str]
     first, other = ({*item.train, *item.held_out} for item in texts.values())
     if first <= other or other <= first:
         found_there = f"holds the same texts as {files[1]}"
-        raise UserError(files[0], found_there, "text in another language", "check --text and --source-text")
+        raise UserError(
+            files[0],
+            found_there,
+            "text in another language",
+            f"check {setting('text')} and {setting('source_text')}",
+        )
     return texts
 
 
@@ -368,7 +388,7 @@ def _read_rows(
     task: str | None, data: str | None, languages: Sequence[str], split: str
 ) -> list[tuple[str, Task, list[Example]]]:
     if (task is None) != (data is None):
-        given, missing = ("--task", "--data") if data is None else ("--data", "--task")
+        given, missing = map(setting, ("task", "data") if data is None else ("data", "task"))
         raise UserError(given, f"is given without {missing}", "both, to score", f"name {missing}")
     if task is None:
         return []
@@ -451,10 +471,10 @@ def _check_effect(measures: Sequence[Measure], weight: float) -> None:
     """Check that the lifted adapter gives numbers, and other ones than before."""
     first = measures[0]
     if not math.isfinite(first.after):
-        mend = "lower the weight or the learning rate, or load the backbone in float32 (--dtype)"
+        mend = f"lower the weight or the learning rate, or load the backbone in float32: {setting('dtype', 'float32')}"
         raise UserError("lift", f"the lifted adapter's perplexity is {first.after}", "a number", mend)
     if weight and first.after == first.before:
-        mend = "raise the weight, --steps or --learning-rate"
+        mend = f"raise {setting('weight')}, {setting('steps')} or {setting('learning_rate')}"
         raise UserError("lift", "the lifted adapter answers as the adapter did", "a change", mend)
 
 

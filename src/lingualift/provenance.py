@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lingualift.errors import UserError
+from lingualift.errors import UserError, setting
 
 PROVENANCE_FILE = "provenance.json"
 _FULL = 1 << 16  # bytes: with less than this a disk counts as full
@@ -153,7 +153,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         UserError: `target` exists already, or cannot be written.
     """
     exists = UserError(
-        target, "exists already", "a folder that does not exist yet", "choose another --output"
+        target, "exists already", "a folder that does not exist yet", f"choose another {setting('output')}"
     )
     with writing(target):
         if target.exists() or target.is_symlink():

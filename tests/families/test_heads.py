@@ -166,14 +166,14 @@ def test_more_tokens_than_an_encoder_has_positions_for_are_refused(backbone, tmp
     task, examples = examples_of(tmp_path, "nusax")
     long = [replace(row, parts=("word " * 700,)) for row in examples]
     start = drawn(ref, tmp_path / "start", type="prefix", tokens=3)
-    with pytest.raises(UserError, match=r"max_length: 512 tokens behind a prefix of 3.*\n.*write 509"):
+    with pytest.raises(UserError, match=r"max_length: 512 tokens behind a prefix of 3.*\n.*set it to 509"):
         learn(ref, task, long, start, tmp_path / "a", Training(steps=1, max_length=512))
     texts = ["one long text of many words"] * 200
     with pytest.raises(UserError, match=r"segment_tokens: 512 tokens behind a prefix of 3"):
         learn(ref, TASKS["masked-lm"], texts, start, tmp_path / "b", segment_tokens=512)
     fits = learn(ref, task, long, start, tmp_path / "c", Training(steps=1, max_length=509))
     assert evaluate(ref, fits, task, long, Scoring(max_length=509)).truncated == 8
-    with pytest.raises(UserError, match="encoder's 512 positions"):
+    with pytest.raises(UserError, match="backbone's 512 positions"):
         evaluate(ref, fits, task, long, Scoring(max_length=512))
 
 

@@ -256,7 +256,7 @@ def test_different_ranks_are_refused_in_factor_space_and_exact_in_delta_space(tm
         merge(method="adamergex", **roles(paths), output=tmp_path / "out")
     assert str(refusal.value) == (
         f"{paths[0]}: module 'layers.0.q_proj' has ranks 4, 2, 2; expected one rank in factor space\n"
-        "  mend: use space delta"
+        '  mend: use space="delta"'
     )
     assert not (tmp_path / "out").exists()
     merge(method="adamergex", **roles(paths), output=tmp_path / "out", space="delta")

@@ -89,7 +89,7 @@ def test_a_zero_divisor_names_tensor_and_file(tmp_path):
         run([*paths[:2], broken], tmp_path / "out")
     assert str(refusal.value) == (
         f"{broken / 'adapter_model.safetensors'}, tensor {name!r}: element 3 is zero, and the rule divides by it; "
-        "expected no zero\n  mend: leave the module out with modules, or use rule additive"
+        'expected no zero\n  mend: leave the module out with modules, or use rule="additive"'
     )
     assert not (tmp_path / "out").exists()
     run([*paths[:2], broken], tmp_path / "out", modules="down_proj")

@@ -120,7 +120,7 @@ def test_nothing_to_merge(tmp_path):
             plan(tmp_path / str(number), holders, ROLES, **more)
         assert str(caught.value) == (
             f"adamergex: nothing would be merged ({reason}); expected a change\n"
-            "  mend: choose modules that the adapters share, or space delta"
+            '  mend: choose modules that the adapters share, or space="delta"'
         )
 
 

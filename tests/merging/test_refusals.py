@@ -43,8 +43,8 @@ NO_MATCH = (
     "  mend: modules end in: q_proj, v_proj"
 )
 LORA_CELLS = (
-    "\n  mend: what exists: space factors, rule additive; space factors, rule multiplicative; "
-    "space delta, rule additive"
+    '\n  mend: what exists: space="factors" with rule="additive"; space="factors" with rule="multiplicative"; '
+    'space="delta" with rule="additive"'
 )
 
 
@@ -67,7 +67,7 @@ LORA_CELLS = (
         (
             {"rank": 1},
             "rank: does not apply to factor space, which keeps the rank; expected no rank\n"
-            "  mend: use space delta, or export serving",
+            '  mend: use space="delta", or export="serving"',
         ),
         ({"density": 0}, f"density: is 0; {DENSITY}"),
         ({"density": 1.5}, f"density: is 1.5; {DENSITY}"),
@@ -87,7 +87,7 @@ LORA_CELLS = (
         (
             {"target_reference": None},
             "target_reference: is missing for adamergex; expected an adapter folder\n"
-            "  mend: name --target-reference",
+            "  mend: name target_reference",
         ),
         (
             {"mean": True},
@@ -122,7 +122,7 @@ def test_a_pattern_that_is_no_regular_expression(tmp_path, key, value):
     refused(rf"^{key}: '\(' is no regular expression", tmp_path / "out", method="adamergex", **inputs)
 
 
-LISTED = "expected adapters with their weights\n  mend: name each adapter with its weight"
+LISTED = "expected adapters with their weights\n  mend: name each with its weight: adapters"
 NOT_ZERO = "expected a weight other than zero\n  mend: mend the weights"
 
 
@@ -149,14 +149,14 @@ NOT_ZERO = "expected a weight other than zero\n  mend: mend the weights"
             {"rule": "multiplicative"},
             "arithmetic on LoRA, space factors, rule multiplicative: does not exist: a rule applies the "
             "difference of two references, which only adamergex takes\n"
-            "  mend: what exists: space factors, rule additive; space delta, rule additive",
+            '  mend: what exists: space="factors" with rule="additive"; space="delta" with rule="additive"',
         ),
         (
             (1.0, 1.0),
             {"method": "ties", "space": "delta"},
             "ties on LoRA, space delta, rule additive: does not exist: ties acts on single elements of ΔW, "
             "which would have to be formed and has no low rank after\n"
-            "  mend: what exists: space factors, rule additive",
+            '  mend: what exists: space="factors" with rule="additive"',
         ),
     ],
 )
@@ -441,7 +441,7 @@ def test_serving_is_plain_lora_of_one_rank(tmp_path):
     assert 0 < cut.energy_kept < 1
     refused_with(
         "export: serving is for LoRA, not ia3; expected peft\n"
-        "  mend: export peft; servers load plain LoRA only",
+        '  mend: write export="peft": servers load plain LoRA only',
         tmp_path / "no",
         method="adamergex",
         **roles(three(tmp_path / "v", write_vectors)),
@@ -623,5 +623,5 @@ def test_serving_refuses_embeddings_by_name(tmp_path):
     assert refusal.value.where == str(paths[0])
     assert "'embed_tokens', which servers refuse" in refusal.value.found
     assert refusal.value.expected == "LoRA on linear layers only"
-    assert refusal.value.mend == "export peft, or train without modules_to_save, biases and embeddings"
+    assert refusal.value.mend == 'use export="peft", or train without modules_to_save, biases and embeddings'
     assert not (tmp_path / "out").exists()

@@ -50,9 +50,9 @@ def test_every_combination_merges_or_says_why_not(tmp_path, kind):
 
 
 def test_the_mend_of_an_empty_cell_names_a_filled_one():
-    with pytest.raises(UserError, match="what exists: space factors, rule additive"):
+    with pytest.raises(UserError, match='what exists: space="factors" with rule="additive"'):
         find_cell("lora", "delta", "ties", "auto")
-    with pytest.raises(UserError, match=r"mend: use adamergex or arithmetic$"):
+    with pytest.raises(UserError, match=r"mend: use method=\"adamergex\" or method=\"arithmetic\"$"):
         find_cell("prefix", "factors", "dare", "auto")
 
 

@@ -152,7 +152,7 @@ def _check_known(name: str, home: str, path: Path) -> None:
     """Check that a name is one that peft can read."""
     inner = home.removeprefix(PREFIX)
     reasons = {
-        "of an adapter on a model that has one already": inner.startswith("base_model."),
+        "of an adapter on a model that has one already": home.startswith(f"{PREFIX}base_model."),
         "of a layer within another adapter's": ".base_layer.lora_" in inner or ".base_layer.ia3_l" in inner,
         "of a wrapper that is not known": any(part.startswith("_") for part in inner.split(".")),
     }

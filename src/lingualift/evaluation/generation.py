@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
+from lingualift.backbone import bound, check_positions
 from lingualift.config import Scoring
+from lingualift.errors import setting
 from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.likelihood import Progress, left_pad
 from lingualift.tasks import Example
@@ -43,6 +45,9 @@ def generate_answers(
         fit(tokenizer, encode_prompt(tokenizer, example.prompt), [0] * max_new_tokens, room)
         for example in examples
     ]
+    check_positions(
+        bound(model), setting("max_length"), max(len(pair.prompt) for pair in pairs) + max_new_tokens
+    )
     sides = scored_sides(model, tokenizer, examples, room)
     order = sorted(range(len(pairs)), key=lambda index: len(pairs[index].prompt))
     ends = ends_of(tokenizer)

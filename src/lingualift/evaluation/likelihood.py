@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lingualift.backbone import keeps_logits
+from lingualift.backbone import bound, check_positions, keeps_logits
 from lingualift.config import Scoring
-from lingualift.errors import UserError
+from lingualift.errors import UserError, setting
 from lingualift.evaluation.batches import in_batches
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_pairs
@@ -56,6 +56,8 @@ def score_choices(
     scores: list[dict[str, float]] = [{} for _ in examples]
     sides = scored_sides(model, tokenizer, examples, scoring.max_length)
     prompts, truncated = _prompts(tokenizer, examples, sides, scoring.max_length)
+    longest = max(len(prompt.ids) + len(ids) for prompt in prompts for _, _, ids in prompt.answers)
+    check_positions(bound(model), setting("max_length"), longest - 1)  # the last token is predicted, not read
     prompts.sort(key=lambda prompt: (len(prompt.ids), prompt.ids, sorted(prompt.side.items())))
     done = 0
 

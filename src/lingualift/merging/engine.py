@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from lingualift.adapters.compatibility import conflicts, initialisation, one_layout, same_initialisation
 from lingualift.adapters.folder import open_adapter, write_adapter
 from lingualift.adapters.tensorfile import Array
-from lingualift.errors import UserError, did_you_mean
+from lingualift.errors import UserError, did_you_mean, setting
 from lingualift.merging.lora import make_lora
 from lingualift.merging.methods import METHODS, ROLES, Method, Options
 from lingualift.merging.others import make_tokens, make_vectors
@@ -164,14 +164,20 @@ def _inputs(
     if method.roles:
         if adapters is not None or mean:
             raise UserError(
-                method.name, "was given a list of adapters", f"roles {', '.join(ROLES)}", "name the roles"
+                method.name,
+                "was given a list of adapters",
+                f"roles {', '.join(map(setting, ROLES))}",
+                "name the roles",
             )
         return _role_inputs(method, roles, weight)
     given = [role for role, path in roles.items() if path is not None]
     if given or not adapters:
-        found = f"was given {', '.join(given)}" if given else "was given no adapters"
+        found = f"was given {', '.join(map(setting, given))}" if given else "was given no adapters"
         raise UserError(
-            method.name, found, "adapters with their weights", "name each adapter with its weight"
+            method.name,
+            found,
+            "adapters with their weights",
+            f"name each with its weight: {setting('adapters')}",
         )
     return _listed_inputs(method, adapters, mean)
 
@@ -183,13 +189,13 @@ def _one_layout(inputs: tuple[Input, ...]) -> tuple[Input, ...]:
 
 
 def _role_inputs(method: Method, roles: Mapping[str, Path | str | None], weight: float) -> tuple[Input, ...]:
-    _check_number("weight", weight)
+    _check_number(setting("weight"), weight)
     inputs = []
     for role, factor in zip(method.roles, (1.0, float(weight), -float(weight)), strict=True):
         path = roles[role]
         if path is None:
-            mend = f"name --{role.replace('_', '-')}"
-            raise UserError(role, f"is missing for {method.name}", "an adapter folder", mend)
+            mend = f"name {setting(role)}"
+            raise UserError(setting(role), f"is missing for {method.name}", "an adapter folder", mend)
         inputs.append(Input(role, open_adapter(path), factor))
     return tuple(inputs)
 
@@ -223,22 +229,33 @@ def _check_options(
     named = (("space", space, SPACES), ("rule", rule, RULES), ("export", export, ("peft", "serving")))
     for name, value, known in named:
         if value not in known:
-            raise UserError(name, f"is {value!r}", " or ".join(known), did_you_mean(str(value), known))
+            raise UserError(
+                setting(name), f"is {value!r}", " or ".join(known), did_you_mean(str(value), known)
+            )
     if rank is not None and (type(rank) is not int or rank < 1):
-        raise UserError("rank", f"is {rank!r}", "a whole number above 0", "mend the rank")
+        raise UserError(setting("rank"), f"is {rank!r}", "a whole number above 0", "mend the rank")
     if not 0 < density <= 1:
-        raise UserError("density", f"is {density!r}", "a fraction above 0, at most 1", "mend the density")
+        raise UserError(
+            setting("density"), f"is {density!r}", "a fraction above 0, at most 1", "mend the density"
+        )
     if type(seed) is not int or seed < 0:
-        raise UserError("seed", f"is {seed!r}", "a whole number, 0 or above", "mend the seed")
+        raise UserError(setting("seed"), f"is {seed!r}", "a whole number, 0 or above", "mend the seed")
     if cutoff is not None and not 0 < cutoff < 1:
-        raise UserError("cutoff", f"is {cutoff!r}", "a fraction between 0 and 1", "mend the cut-off")
+        raise UserError(setting("cutoff"), f"is {cutoff!r}", "a fraction between 0 and 1", "mend the cut-off")
 
 
 def _check_rank(request: Request) -> None:
     lora = request.cell.kind == "lora"
     if request.serving and not lora:
         found = f"serving is for LoRA, not {request.cell.kind}"
-        raise UserError("export", found, "peft", "export peft; servers load plain LoRA only")
+        raise UserError(
+            setting("export"),
+            found,
+            "peft",
+            f"write {setting('export', 'peft')}: servers load plain LoRA only",
+        )
     if request.rank and not (request.serving or request.cell.space == "delta"):
-        mend = "use space delta, or export serving"
-        raise UserError("rank", "does not apply to factor space, which keeps the rank", "no rank", mend)
+        mend = f"use {setting('space', 'delta')}, or {setting('export', 'serving')}"
+        raise UserError(
+            setting("rank"), "does not apply to factor space, which keeps the rank", "no rank", mend
+        )

@@ -11,7 +11,7 @@ import numpy as np
 from lingualift.adapters.folder import Adapter
 from lingualift.adapters.structure import Module
 from lingualift.adapters.tensorfile import DTYPES, Array, TensorSpec, all_finite
-from lingualift.errors import UserError
+from lingualift.errors import UserError, setting
 from lingualift.merging import algebra
 from lingualift.merging.algebra import Floats
 from lingualift.merging.loraconfig import lora_config
@@ -83,7 +83,11 @@ def _check_biases(request: Request, goals: Mapping[str, _Goal]) -> None:
     embeddings = [name for name, goal in goals.items() if goal.home.form == "embedding"]
     if embeddings or request.serving:
         found = f"has biases of lora_B (lora_bias), which {'servers refuse' if request.serving else 'embeddings lack'}"
-        mend = "export peft" if request.serving else f"leave {embeddings[0]!r} out with modules"
+        mend = (
+            f"use {setting('export', 'peft')}"
+            if request.serving
+            else f"leave {embeddings[0]!r} out with {setting('modules')}"
+        )
         raise UserError(request.base.path, found, "lora_A and lora_B without biases", mend)
 
 
@@ -92,7 +96,7 @@ def _check_servable(request: Request) -> None:
     embeddings = [module.name for module in request.base.modules.values() if module.form == "embedding"]
     if whole or embeddings:
         found = f"holds {(whole or embeddings)[0]!r}, which servers refuse or drop"
-        mend = "export peft, or train without modules_to_save, biases and embeddings"
+        mend = f"use {setting('export', 'peft')}, or train without modules_to_save, biases and embeddings"
         raise UserError(request.base.path, found, "LoRA on linear layers only", mend)
 
 
@@ -105,7 +109,9 @@ def _goal(request: Request, plan: ModulePlan) -> _Goal:
     if request.cell.space == "factors":
         if len(set(ranks)) > 1:
             found = f"module {plan.name!r} has ranks {', '.join(map(str, ranks))}"
-            raise UserError(request.base.path, found, "one rank in factor space", "use space delta")
+            raise UserError(
+                request.base.path, found, "one rank in factor space", f"use {setting('space', 'delta')}"
+            )
         return _Goal(home, ranks[0], home.scaling)
     rank = sum(ranks)
     return _Goal(home, min(rank, *home.fits, request.rank) if request.rank else rank, home.scaling)
@@ -183,7 +189,7 @@ def _specs(request: Request, plan: ModulePlan, goal: _Goal) -> tuple[TensorSpec,
 def _fit(name: str, down: Floats, up: Floats, goal: _Goal, record: Record) -> Pair:
     if len(down) > goal.rank:
         if not (all_finite(down) and all_finite(up)):
-            mend = "use a smaller weight, or adapters with smaller scalings"
+            mend = f"use a smaller {setting('weight')}, or adapters with smaller scalings"
             raise UserError(f"module {name!r}", "the merge overflows float32", "finite numbers", mend)
         small = min(goal.rank, len(up), down.shape[1])
         down, up, kept, energy = algebra.truncate(down, up, small)

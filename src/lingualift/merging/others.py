@@ -8,7 +8,7 @@ import numpy as np
 
 from lingualift.adapters.layout import PROMPT
 from lingualift.adapters.tensorfile import Array
-from lingualift.errors import UserError
+from lingualift.errors import UserError, setting
 from lingualift.merging import algebra
 from lingualift.merging.algebra import Floats
 from lingualift.merging.pieces import Made, Piece, Record, cast, combine, copies, floats
@@ -102,7 +102,8 @@ def _block(request: Request, plan: ModulePlan, blocks: list[Floats], record: Rec
         )
     except algebra.RankDeficientError as error:
         where = f"{request.inputs[2].adapter.weights_file}, {plan.name}"
-        mend = "train the reference longer or with fewer virtual tokens, or leave the module out with modules"
+        left_out = f"leave the module out with {setting('modules')}"
+        mend = f"train the reference longer or with fewer virtual tokens, or {left_out}"
         raise UserError(
             where, f"virtual tokens are linearly dependent ({error})", "full rank", mend
         ) from None

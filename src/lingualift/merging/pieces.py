@@ -11,7 +11,7 @@ import numpy as np
 
 from lingualift.adapters.folder import Adapter
 from lingualift.adapters.tensorfile import DTYPES, Array, TensorSpec, all_finite, as_float32
-from lingualift.errors import UserError
+from lingualift.errors import UserError, setting
 from lingualift.merging import algebra
 from lingualift.merging.algebra import Floats
 from lingualift.merging.plan import Request
@@ -83,7 +83,7 @@ def cast(array: Floats, spec: TensorSpec) -> Array:
     """
     stored = array.astype(DTYPES[spec.code], copy=False)
     if not all_finite(stored):
-        mend = "use a smaller weight, or a task adapter in float32"
+        mend = f"use a smaller {setting('weight')}, or a task adapter in float32"
         raise UserError(f"tensor {spec.name!r}", f"the result overflows {spec.code}", "finite numbers", mend)
     return stored
 
@@ -107,6 +107,6 @@ def combine(
             return algebra.ratio(arrays[0], arrays[1], arrays[2], weights[1])
         except algebra.ZeroDivisorError as error:
             where = f"{request.inputs[2].adapter.weights_file}, tensor {names[2]!r}"
-            mend = "leave the module out with modules, or use rule additive"
+            mend = f"leave the module out with {setting('modules')}, or use {setting('rule', 'additive')}"
             raise UserError(where, f"{error}, and the rule divides by it", "no zero", mend) from None
     return request.method.combine(arrays, weights, request.options.of(names[0]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from lingualift.adapters.config import module_pattern
 from lingualift.adapters.folder import Adapter
 from lingualift.adapters.structure import Module
-from lingualift.errors import UserError
+from lingualift.errors import UserError, setting
 from lingualift.merging.methods import Method, Options
 from lingualift.merging.table import Cell
 
@@ -157,15 +157,15 @@ def _plan_roles(request: Request, name: str, factor: float) -> ModulePlan:
 def _chosen(request: Request, names: Iterable[str]) -> set[str]:
     if request.modules is None:
         return set(names)
-    pattern = module_pattern(request.modules, "modules")
+    pattern = module_pattern(request.modules, setting("modules"))
     chosen = {name for name in names if pattern.match(name)}
     if not chosen:
-        raise _matches_nothing("modules", request.modules, names)
+        raise _matches_nothing(setting("modules"), request.modules, names)
     return chosen
 
 
 def _factors(request: Request, names: Iterable[str]) -> dict[str, float]:
-    patterns = [(module_pattern(text, "module_weights"), text) for text in request.module_weights]
+    patterns = [(module_pattern(text, setting("module_weights")), text) for text in request.module_weights]
     factors, used = {}, set()
     for name in names:
         hit = next((text for pattern, text in patterns if pattern.match(name)), None)
@@ -173,9 +173,11 @@ def _factors(request: Request, names: Iterable[str]) -> dict[str, float]:
         factors[name] = 1.0 if hit is None else request.module_weights[hit]
     for text, value in request.module_weights.items():
         if not math.isfinite(value):
-            raise UserError("module_weights", f"{text!r} has weight {value}", "a number", "mend the weight")
+            raise UserError(
+                setting("module_weights"), f"{text!r} has weight {value}", "a number", "mend the weight"
+            )
         if text not in used:
-            raise _matches_nothing("module_weights", text, names)
+            raise _matches_nothing(setting("module_weights"), text, names)
     return factors
 
 
@@ -194,6 +196,6 @@ def _check_effect(request: Request, plan: Plan, chosen: set[str]) -> None:
     reasons = sorted(
         {module.kept for module in plan.modules if module.name in chosen} | set(plan.absent.values())
     )
-    mend = "choose modules that the adapters share, or space delta"
+    mend = f"choose {setting('modules')} that the adapters share, or {setting('space', 'delta')}"
     found = f"nothing would be merged ({'; '.join(reasons)})"
     raise UserError(request.method.name, found, "a change", mend)

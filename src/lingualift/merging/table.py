@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from lingualift.errors import UserError
+from lingualift.errors import UserError, setting
 from lingualift.merging.methods import METHODS
 
 SPACES = ("factors", "delta")
@@ -116,10 +116,10 @@ def _formula(kind: str, space: str, method: str, rule: str) -> str:
 
 def _mend(cell: Cell) -> str:
     filled = [
-        f"space {other.space}, rule {other.rule}"
+        f"{setting('space', other.space)} with {setting('rule', other.rule if other.rule in RULES else 'auto')}"
         for other in methods_table()
         if (other.kind, other.method) == (cell.kind, cell.method) and other.formula
     ]
     if filled:
         return f"what exists: {'; '.join(filled)}"
-    return "use adamergex or arithmetic"
+    return f"use {setting('method', 'adamergex')} or {setting('method', 'arithmetic')}"

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lingualift.architectures import bound_of, positions_of
 from lingualift.attachment import FLARE, MIXUP
-from lingualift.backbone import BackboneRef, check_positions, read_config
+from lingualift.backbone import BackboneRef, check_positions, read_config, skeleton
 from lingualift.config import Data, Experiment, Method, Translated
 from lingualift.errors import UserError
 from lingualift.pipeline.steps import (
@@ -464,15 +465,7 @@ def check_family(experiment: Experiment, backbone: BackboneRef) -> None:
             if idle:
                 found = f"is set, and {backbone.name!r} is an encoder, which reads no prompt"
                 raise UserError(f"tasks.{index}.{min(idle)}", found, mend="remove it")
-        prefix = experiment.adapter.tokens if experiment.adapter.type == "prefix" else 0
-        lengths = {
-            "training.task.max_length": experiment.training.task.max_length,
-            "scoring.max_length": experiment.scoring.max_length,
-        }
-        if experiment.reference:
-            lengths["reference.segment_tokens"] = experiment.reference.segment_tokens
-        for where, tokens in lengths.items():
-            check_positions(read_config(backbone), where, tokens, prefix)
+    _check_lengths(experiment, backbone)
     if experiment.adapter.type != "prefix":
         return
     if backbone.family == "decoder":
@@ -487,6 +480,23 @@ def check_family(experiment: Experiment, backbone: BackboneRef) -> None:
                 "false with prefix adapters",
                 "remove it",
             )
+
+
+def _check_lengths(experiment: Experiment, backbone: BackboneRef) -> None:
+    """Check that the backbone has positions for the longest rows that the experiment allows."""
+    prefix = experiment.adapter.tokens if experiment.adapter.type == "prefix" else 0
+    lengths = {
+        "training.task.max_length": experiment.training.task.max_length,
+        "scoring.max_length": experiment.scoring.max_length,
+    }
+    if experiment.reference:
+        lengths["reference.segment_tokens"] = experiment.reference.segment_tokens
+    places = positions_of(read_config(backbone))
+    if places is None or max(lengths.values()) + prefix <= places:
+        return
+    limit = places if backbone.family == "encoder" else bound_of(skeleton(backbone))
+    for where, tokens in lengths.items():
+        check_positions(limit, where, tokens, prefix)
 
 
 def _check_translations(where: str, method: Method, entry: TransferMethod, experiment: Experiment) -> None:

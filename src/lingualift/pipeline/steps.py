@@ -506,17 +506,25 @@ class MergeRecipe:
     modules: str | None
 
     def merge(self, adapters: Mapping[str, Path], weight: float, output: Path) -> None:
-        """Merge the folders `task`, `target` and (`adamergex`) `source` with a weight into `output`."""
+        """Merge the folders `task`, `target` and (`adamergex`) `source` with a weight into `output`.
+
+        Raises:
+            UserError: as `merge`, whose settings an experiment file has by the names that they have in Python.
+        """
         from lingualift.merging import merge
 
         write = functools.partial(
             merge, method=self.method, space=self.space, modules=self.modules, output=output
         )
-        if self.method == "adamergex":
-            target, source = adapters["target"], adapters["source"]
-            write(task=adapters["task"], target_reference=target, source_reference=source, weight=weight)
-            return
-        write(adapters=[(adapters["task"], 1.0), (adapters["target"], weight)], mean=self.combine == "mean")
+        task, target = adapters["task"], adapters["target"]
+        try:
+            if self.method == "adamergex":
+                source = adapters["source"]
+                write(task=task, target_reference=target, source_reference=source, weight=weight)
+            else:
+                write(adapters=[(task, 1.0), (target, weight)], mean=self.combine == "mean")
+        except UserError as error:
+            raise UserError(error.where, error.found, error.expected, error.mend) from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,8 +70,18 @@ def segments(tokenizer: Any, texts: Sequence[str], tokens: int) -> list[list[int
     """Lay texts end to end, the end-of-text id between them, and cut the tape: all of `tokens` ids but the last.
 
     A last piece of fewer than two ids, of which nothing can be left out, is dropped.
+
+    Raises:
+        UserError: the tokenizer has neither an end-of-text nor a separator token.
     """
     end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    if end is None:
+        raise UserError(
+            "the backbone's tokenizer",
+            "has neither an end-of-text nor a separator token, which stands between texts",
+            "one of them",
+            "name one in its tokenizer_config.json (`eos_token`)",
+        )
     tape: list[int] = []
     for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
         tape += ([end] if tape else []) + list(ids)

@@ -30,7 +30,7 @@ from lingualift.attachment import FUSED, attach, check_adapter, detach, wrap
 from lingualift.backbone import BackboneRef, check_positions, load_backbone, recompute_activations, skeleton
 from lingualift.config import Adapter, GivenAdapter, Training
 from lingualift.devices import clear_memory, device, out_of_memory
-from lingualift.errors import UserError
+from lingualift.errors import UserError, setting
 from lingualift.provenance import (
     PROVENANCE_FILE,
     library_versions,
@@ -428,9 +428,9 @@ def train(
         fused=_fused(start),
         translator=_translator(start),
     )
-    where = "segment_tokens" if isinstance(task, TextTask) else "max_length"
+    where = setting("segment_tokens" if isinstance(task, TextTask) else "max_length")
     prefix = read_json(start / CONFIG_FILE).get("num_virtual_tokens") or 0
-    check_positions(model.config, where, max(feed.lengths), prefix)
+    check_positions(model.bound, where, max(feed.lengths), prefix)
     job = _Job(ref, model, feed, settings, start, seed, work, progress, tracking, cache_sources)
     with _trained(job) as (wrapped, trainer):
         if trainer.is_world_process_zero():
@@ -518,7 +518,7 @@ def train_words(
     model, tokenizer = load_backbone(wide)
     rows = words_rows(tokenizer, texts, segment_tokens, seed)
     feed = Feed(rows, Padding(tokenizer.pad_token_id), 0, masked_loss)
-    check_positions(model.config, "segment_tokens", max(feed.lengths), 0)
+    check_positions(model.bound, setting("segment_tokens"), max(feed.lengths))
     job = _Job(wide, model, feed, settings, None, seed, work, progress, Tracking(), False)
     with _trained(job) as (_, trainer):
         if trainer.is_world_process_zero():
