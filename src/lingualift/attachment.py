@@ -244,7 +244,11 @@ def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
     )  # others than plain ones change the backbone (PiSSA, OLoRA)
     original = Original(model, whole=start not in PLAIN_STARTS)
     try:
-        wrapped = _wrapped(ref, model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # peft tells what it sets right by itself (Conv1D, tied layers)
+            wrapped = _wrapped(ref, model, config)
     except BaseException:
         original.restore()
         raise

@@ -5,12 +5,11 @@ import itertools
 import peft
 import pytest
 import torch
-import transformers as hf
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from lingualift.backbone import keeps_apart, load_backbone
+from lingualift.backbone import load_backbone
 from lingualift.training.collator import Collator
 from lingualift.training.encoding import IGNORED, encode_texts, pack
 
@@ -148,107 +147,3 @@ def test_changing_a_document_changes_no_logit_of_another(request, name):
     assert not torch.equal(before[places[0]], swapped[places[0]])
     for run in places[1:]:
         assert torch.equal(before[run], swapped[run])
-
-
-NAMED = {
-    "vocab_size": 260,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
-SHORT = {"vocab_size": 260, "n_embd": 32, "n_layer": 2, "n_head": 4}
-APART = {
-    "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**NAMED)),
-    "gemma3": lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**NAMED, num_key_value_heads=2, head_dim=8)),
-    "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**SHORT)),
-    "gpt-neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**NAMED)),
-}
-TOGETHER = {
-    "bloom": lambda: hf.BloomForCausalLM(
-        hf.BloomConfig(vocab_size=260, hidden_size=32, n_layer=2, n_head=4, pad_token_id=0)
-    ),
-    "mpt": lambda: hf.MptForCausalLM(
-        hf.MptConfig(vocab_size=260, d_model=32, n_layers=2, n_heads=4, expansion_ratio=2, max_seq_len=64)
-    ),
-    "falcon": lambda: hf.FalconForCausalLM(
-        hf.FalconConfig(
-            vocab_size=260, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=False
-        )
-    ),
-    "falcon, alibi": lambda: hf.FalconForCausalLM(
-        hf.FalconConfig(
-            vocab_size=260, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True
-        )
-    ),
-    "xglm": lambda: hf.XGLMForCausalLM(
-        hf.XGLMConfig(vocab_size=260, d_model=32, ffn_dim=48, num_layers=2, attention_heads=4)
-    ),
-    "opt": lambda: hf.OPTForCausalLM(
-        hf.OPTConfig(
-            vocab_size=260,
-            hidden_size=32,
-            ffn_dim=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            word_embed_proj_dim=32,
-            max_position_embeddings=64,
-        )
-    ),
-    "biogpt": lambda: hf.BioGptForCausalLM(hf.BioGptConfig(**NAMED)),
-    "gpt-oss": lambda: hf.GptOssForCausalLM(
-        hf.GptOssConfig(
-            **NAMED,
-            num_key_value_heads=2,
-            head_dim=8,
-            num_local_experts=2,
-            num_experts_per_tok=1,
-            pad_token_id=0,
-        )
-    ),
-    "mamba": lambda: hf.MambaForCausalLM(
-        hf.MambaConfig(vocab_size=260, hidden_size=32, num_hidden_layers=2, state_size=4)
-    ),
-}
-
-
-class Letters:
-    """A tokenizer of bytes, as far as texts need one."""
-
-    bos_token_id, eos_token_id = None, 2
-
-    def __call__(self, texts, add_special_tokens=True):
-        one = [3 + byte for byte in texts.encode()] if isinstance(texts, str) else None
-        return {"input_ids": one if one is not None else [self(text)["input_ids"] for text in texts]}
-
-
-@pytest.mark.parametrize("name", [*APART, *TOGETHER])
-def test_no_text_sees_another_in_any_decoder(name):
-    """Every token of a batch has the logits that it has where its text stands alone."""
-    torch.manual_seed(0)
-    model = {**APART, **TOGETHER}[name]().eval().requires_grad_(False)
-    for weight in model.parameters():
-        weight += 0.1 * torch.randn_like(weight)
-    assert keeps_apart(model) == (name in APART)
-    texts = ["a short one", "and then another that is longer", "ab", "the last"]
-    batch = Collator(0, trims_logits=False)(encode_texts(Letters(), texts, 24, packed=keeps_apart(model)))
-    labels = batch.pop("labels")
-    padded = batch.get("attention_mask", torch.ones_like(labels)) == 0
-    with torch.no_grad():
-        logits = model(**batch, use_cache=False).logits
-        for row, ids in enumerate(batch["input_ids"]):
-            first = int(padded[row].sum())  # on the left, and position 0 as the first token is
-            places = batch["position_ids"][row].tolist()
-            starts = [first, *(i for i in range(first + 1, len(ids)) if not places[i])]
-            for start, end in itertools.pairwise([*starts, len(ids)]):
-                alone = model(input_ids=ids[None, start:end], use_cache=False).logits[0]
-                assert torch.allclose(logits[row, start:end], alone, atol=1e-4)
-                assert labels[row, start:end].tolist()[0] == IGNORED
-    if name in TOGETHER:  # all but the first of each piece; one text is cut in two
-        assert int((labels != IGNORED).sum()) == sum(len(text.encode()) for text in texts) - 1
-
-
-def test_texts_of_one_token_are_left_out_where_each_is_a_row():
-    rows = encode_texts(Letters(), ["", "ab", ""], 24, packed=False)
-    assert [row["input_ids"] for row in rows] == [[3 + 97, 3 + 98, 2]]
-    assert len(encode_texts(Letters(), ["", ""], 24, packed=False)) == 2
