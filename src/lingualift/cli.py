@@ -485,6 +485,10 @@ def evaluate(
     ] = "none",
     batch_size: Annotated[int, typer.Option(help="Sequences per forward pass, at most.")] = 64,
     max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 512,
+    unicode_normalization: Annotated[
+        Literal["none", "NFC"],
+        typer.Option(help="Compare written answers with the gold as they are, or both in NFC."),
+    ] = "none",
     prompt: PromptName = None,
     prompt_language: PromptLanguage = None,
     answers: Answers = "ranked",
@@ -504,7 +508,11 @@ def evaluate(
     for taken in filter(Path.exists, (output, predictions)):
         raise UserError(taken, "exists already", "a file that does not exist yet", "choose another --output")
     scoring = checked(
-        Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
+        Scoring,
+        length_normalization=length_normalization,
+        batch_size=batch_size,
+        max_length=max_length,
+        unicode_normalization=unicode_normalization,
     )
     spoken = source_language(adapter, beside, beside_language)
     side = (beside, spoken) if beside is not None and spoken is not None else None

@@ -368,6 +368,8 @@ class Scoring(_Record):
     "Tokens of prompt and answer; longer prompts lose their beginning, and the result says how many."
     max_new_tokens: PositiveInt | None = None
     "Tokens of a generated answer, at most; as many as its task says when left out, never more."
+    unicode_normalization: Literal["none", "NFC"] = "none"
+    "Compare written answers with the gold as they are, as the official scorers do, or both in Unicode's NFC."
 
     def new_tokens(self, of_task: int) -> int:
         """Longest generated answer, in tokens, of a task whose own bound is `of_task`."""

@@ -188,3 +188,25 @@ def test_a_backbone_that_cannot_be_loaded_is_refused(bpe_folder, tmp_path):
     (folder / "config.json").write_text('{"model_type": "no-such-model"}')
     with pytest.raises(UserError, match=r"cannot be loaded .*expected a language model"):
         load_backbone(find_backbone(Backbone(name=str(folder))))
+
+
+ACUTE = "caf\u00e9"
+"""é as one character."""
+
+
+@pytest.mark.parametrize(("form", "right"), [("none", False), ("NFC", True)])
+@pytest.mark.parametrize(("gold", "written"), [(ACUTE, "cafe\u0301"), ("cafe\u0301", ACUTE)])
+def test_answers_are_compared_as_written_or_composed(mini, monkeypatch, form, right, gold, written):
+    """The official scorers compare characters; é typed in two ways is worth nothing to them."""
+    monkeypatch.setattr(
+        "lingualift.evaluation.runner.generate_answers",
+        lambda model, tokenizer, rows, *_: ([written] * len(rows), 0),
+    )
+    task = get_task("mini-qa")
+    rows = [Example("1", "where ?", (gold,), {}, "en")]
+    found = evaluate(mini, None, task, rows, Scoring(unicode_normalization=form))
+    assert found.predictions[0].correct is right
+    assert found.predictions[0].text == written
+    assert (found.predictions[0].prediction in found.predictions[0].gold) is right
+    for name in task.metrics:
+        assert found.scores[name]["score"] == (100 if right else 0)

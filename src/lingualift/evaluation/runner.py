@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,10 +190,15 @@ def predict(
     encoder answers by its head.
     """
     set_language(tokenizer, examples[0].language)
+    composed = scoring.unicode_normalization == "NFC"
+    compared = [_composed(example) for example in examples] if composed else examples
     longest = scoring.new_tokens(task.max_new_tokens)
     if ref.head.kind == "span":
         spans = find_spans(model, tokenizer, examples, scoring, longest, progress)
-        return [_found(task, example, text) for example, text in zip(examples, spans, strict=True)], 0
+        return [
+            _found(task, example, text, _nfc(text) if composed else text)
+            for example, text in zip(compared, spans, strict=True)
+        ], 0
     if ref.head.kind != "words":
         scores, truncated = classify(model, tokenizer, task, examples, scoring, progress)
     elif examples[0].choices:
@@ -202,9 +208,20 @@ def predict(
         generate = write_answers if ref.family == "encoder-decoder" else generate_answers
         texts, truncated = generate(model, tokenizer, examples, scoring, longest, progress)
         return [
-            _parsed(task, example, text) for example, text in zip(examples, texts, strict=True)
+            _parsed(task, example, text, _nfc(text) if composed else text)
+            for example, text in zip(compared, texts, strict=True)
         ], truncated
     return [_ranked(task, example, found) for example, found in zip(examples, scores, strict=True)], truncated
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _composed(example: Example) -> Example:
+    """The example with gold and labels in NFC (https://unicode.org/reports/tr15): é is one character, however typed."""
+    choices = {_nfc(label): _nfc(words) for label, words in example.choices.items()}
+    return replace(example, gold=tuple(map(_nfc, example.gold)), choices=choices)
 
 
 def score(
@@ -230,12 +247,12 @@ def _ranked(task: Task, example: Example, scores: dict[str, float]) -> Predictio
     return Prediction(example.id, example.gold, best, _is_right(task, example, best), scores=scores)
 
 
-def _found(task: Task, example: Example, span: str) -> Prediction:
-    return Prediction(example.id, example.gold, span, _is_right(task, example, span), text=span)
+def _found(task: Task, example: Example, text: str, span: str) -> Prediction:
+    return Prediction(example.id, example.gold, span, _is_right(task, example, span), text=text)
 
 
-def _parsed(task: Task, example: Example, text: str) -> Prediction:
-    answer = task.parse(text, example)
+def _parsed(task: Task, example: Example, text: str, read: str) -> Prediction:
+    answer = task.parse(read, example)
     return Prediction(example.id, example.gold, answer, _is_right(task, example, answer), text=text)
 
 
