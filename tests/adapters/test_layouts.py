@@ -382,3 +382,95 @@ def test_a_tensor_and_its_copy_must_agree(tmp_path):
     with pytest.raises(UserError, match=r"modules_to_save\.weight' differs from"):
         merge(method="arithmetic", space="delta", adapters=adapters, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def unsloth(folder):
+    """As unsloth writes it, by hand: a pattern for modules, keys of its own, a 4-bit copy as the backbone."""
+    adapter(folder)
+    file = folder / "adapter_config.json"
+    pattern = (
+        r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|v_proj).*?)"
+        r"|(?:\bmodel\.layers\.[\d]{1,}\.self_attn\.(?:(?:q_proj|v_proj)))"
+    )
+    mapping = {
+        "base_model_class": "LlamaForCausalLM",
+        "parent_library": "transformers.models.llama.modeling_llama",
+    }
+    more = {"target_modules": pattern, "auto_mapping": {**mapping, "unsloth_fixed": True}}
+    more |= {"base_model_name_or_path": "unsloth/llama-bnb-4bit", "unsloth_version": "2026.1"}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **more}))
+
+
+def test_an_adapter_as_unsloth_writes_it_is_merged(tmp_path):
+    adapter(tmp_path / "plain")
+    unsloth(tmp_path / "theirs")
+    for name in ("plain", "theirs"):
+        merge(
+            method="arithmetic",
+            space="delta",
+            adapters=[(tmp_path / name, 0.5)],
+            output=tmp_path / f"of-{name}",
+        )
+    assert torch.equal(logits(tmp_path / "of-theirs"), logits(tmp_path / "of-plain"))
+
+
+def test_tensors_that_deepspeed_did_not_gather_are_refused(tmp_path):
+    adapter(tmp_path / "one")
+    tensors = {name: torch.empty(0) for name in load_file(tmp_path / "one" / WEIGHTS)}
+    save_file(tensors, tmp_path / "one" / WEIGHTS)
+    found = inspect(tmp_path / "one")
+    assert not found.mergeable
+    assert "have shapes (0,)" in found.obstacles[0].reason
+
+
+def mixtral():
+    return model_of(transformers.MixtralForCausalLM, transformers.MixtralConfig, num_local_experts=2)
+
+
+def of_experts(folder, seed):
+    """LoRA on each expert, as peft wrote it with transformers 4."""
+    torch.manual_seed(seed)
+    sizes = {"w1": (24, 16), "w3": (24, 16), "w2": (16, 24)}
+    tensors = {}
+    for layer in range(2):
+        for expert in range(2):
+            for end, (outputs, inputs) in sizes.items():
+                name = f"{PREFIX}model.layers.{layer}.block_sparse_moe.experts.{expert}.{end}"
+                tensors[f"{name}.lora_A.weight"] = torch.randn(2, inputs)
+                tensors[f"{name}.lora_B.weight"] = torch.randn(outputs, 2)
+    config = {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": list(sizes),
+        "task_type": "CAUSAL_LM",
+    }
+    written(folder, tensors, config)
+    return tensors
+
+
+def test_experts_that_transformers_has_in_one_tensor_by_now_are_merged(tmp_path):
+    adapters = [of_experts(tmp_path / str(seed), seed) for seed in (1, 2)]
+    weights = (0.1, 0.07)
+    given = [(tmp_path / str(seed), weight) for seed, weight in zip((1, 2), weights, strict=True)]
+    report = merge(method="arithmetic", space="delta", adapters=given, output=tmp_path / "out")
+    assert "single experts" in " ".join(report.notes)
+    by_hand = mixtral()
+    with torch.no_grad():
+        for index, layer in enumerate(by_hand.model.layers):
+            for expert in range(2):
+                name = f"{PREFIX}model.layers.{index}.block_sparse_moe.experts.{expert}"
+                first, second, third = (
+                    sum(
+                        weight
+                        * 2
+                        * tensors[f"{name}.{end}.lora_B.weight"]
+                        @ tensors[f"{name}.{end}.lora_A.weight"]
+                        for weight, tensors in zip(weights, adapters, strict=True)
+                    )
+                    for end in ("w1", "w2", "w3")
+                )
+                layer.mlp.experts.gate_up_proj[expert] += torch.cat([first, third])
+                layer.mlp.experts.down_proj[expert] += second
+        expected = by_hand(input_ids=torch.arange(2, 38).reshape(2, -1)).logits
+    assert torch.allclose(logits(tmp_path / "out", mixtral()), expected, atol=1e-4)

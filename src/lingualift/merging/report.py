@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +14,8 @@ from lingualift.adapters.compatibility import backbone, initialisation
 from lingualift.merging.pieces import Record
 from lingualift.merging.plan import Plan, Request
 from lingualift.provenance import library_versions
+
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,11 @@ def _notes(request: Request, plan: Plan) -> tuple[str, ...]:
         for item in request.inputs
         for note in item.adapter.layout.notes
     ]
+    if any(_EXPERT.search(name) for item in request.inputs for name in item.adapter.modules):
+        notes.append(
+            "modules of single experts: transformers 5 has all experts of a layer in one tensor, and peft makes one of "
+            "the adapter too, of some architectures only; `lingualift evaluate` tells whether it fits yours"
+        )
     if not all(backbone(item.adapter)["name"] for item in request.inputs):
         notes.append("an adapter does not name its backbone; that all have the same could not be checked")
     return tuple(notes)
