@@ -474,3 +474,30 @@ def test_experts_that_transformers_has_in_one_tensor_by_now_are_merged(tmp_path)
                 layer.mlp.experts.down_proj[expert] += second
         expected = by_hand(input_ids=torch.arange(2, 38).reshape(2, -1)).logits
     assert torch.allclose(logits(tmp_path / "out", mixtral()), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rename", "config", "match"),
+    [
+        (
+            lambda name: name.replace("lora_A.weight", "lora_a").replace("lora_B.weight", "lora_b"),
+            {},
+            "lora_a",
+        ),
+        (lambda name: name.replace("lora_A", "lora_down").replace("lora_B", "lora_up"), {}, "lora_down"),
+        (lambda name: name.removesuffix(".weight"), {}, "lora_A"),
+        (lambda name: name, {"peft_type": None}, "has no peft_type"),
+    ],
+    ids=["MLX", "kohya", "loralib", "no configuration of peft's"],
+)
+def test_other_formats_are_refused_by_name(tmp_path, rename, config, match):
+    adapter(tmp_path / "one")
+    tensors = {rename(name): x for name, x in load_file(tmp_path / "one" / WEIGHTS).items()}
+    written(
+        tmp_path / "theirs",
+        tensors,
+        {**json.loads((tmp_path / "one/adapter_config.json").read_text()), **config},
+    )
+    found = inspect(tmp_path / "theirs")
+    assert not found.mergeable
+    assert match in found.obstacles[0].reason

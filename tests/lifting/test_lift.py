@@ -14,7 +14,7 @@ import torch
 import transformers
 from adapter_folders import updates
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import lingualift as ll
 from lingualift.adapters import open_adapter
@@ -347,3 +347,29 @@ def test_a_killed_lift_keeps_the_reference_that_was_finished(world, users, tmp_p
     assert re.search(r"perplexity, sw \(n 12\)\s+\d", done.out)
     assert "next: lingualift predict --backbone miniworld --adapter out" in done.err
     assert (tmp_path / "out" / "lift.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"bias": "all"}, {"modules_to_save": ["embed_tokens"]}, {"trainable_token_indices": [70, 71]}],
+    ids=lambda config: next(iter(config)),
+)
+def test_what_an_adapter_writes_into_the_backbone_reaches_no_reference(world, users, tmp_path, config):
+    """It is put on before the references are trained in one process, and they are stored for every adapter."""
+    plain, heavy = users("plain"), users(next(iter(config)), **config)
+    file = heavy / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({name: x if "lora_" in name else x + 0.5 for name, x in tensors.items()}, file)
+    found = {}
+    for name, adapter in (("plain", plain), ("heavy", heavy)):
+        result = lifted(world, adapter, tmp_path / name, store=tmp_path / f"store-{name}")
+        sides = references(tmp_path / name)
+        weights = [
+            load_file(sides[f"{role}_reference"] / "adapter_model.safetensors")
+            for role in ("target", "source")
+        ]
+        found[name] = (result.measures[0].backbone, weights)
+    assert found["heavy"][0] == found["plain"][0]
+    for theirs, ours in zip(found["heavy"][1], found["plain"][1], strict=True):
+        assert theirs.keys() == ours.keys()
+        assert all(torch.equal(theirs[name], ours[name]) for name in ours)

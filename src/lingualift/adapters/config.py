@@ -68,6 +68,11 @@ class Refusal:
 def refusal(config: Mapping[str, Any]) -> Refusal | None:
     """Why an adapter of this configuration has no sound merge, or None where it has one."""
     kind = str(config.get("peft_type"))
+    if config.get("peft_type") is None:
+        return Refusal(
+            f"its {CONFIG_FILE} has no peft_type: it is none of peft's",
+            "save the adapter by peft, or convert it with the tool that made it",
+        )
     if kind not in KINDS:
         reason = _OTHER_KINDS.get(kind, "no operation is known that merges it soundly")
         mergeable = ", ".join(KINDS)

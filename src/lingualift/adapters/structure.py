@@ -86,7 +86,10 @@ def structure(kind: str, config: Mapping[str, Any], specs: Mapping[str, TensorSp
     modules = sort(config, specs, path)
     used = {tensor for module in modules.values() for tensor in (*module.tensors, module.bias) if tensor}
     if not modules:
-        raise UserError(path, f"holds no {kind} tensors", f"tensors of a {kind} adapter", _RESTORE)
+        other = f"; it has {next(iter(specs))!r}, which peft would pass over" if specs else ""
+        raise UserError(
+            path, f"holds no {kind} tensors by peft's names{other}", f"those of a {kind} adapter", _RESTORE
+        )
     for name in used:
         if specs[name].code not in FLOATS:
             raise UserError(
