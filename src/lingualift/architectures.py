@@ -36,6 +36,12 @@ _QUERIES_VALUES = ("q_proj", "v_proj", "q", "v", "query", "value", "query_key_va
 _FEEDFORWARD = ("down_proj", "fc2", "wo", "dense_4h_to_h", "fc_out", "w2")
 _ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 _POSITIONS = re.compile(r"(?:wpe|pos\w*)(?:\.\w+)?$")
+_SENSES = re.compile(r"(?:^|[._])(?:vision|visual|image|img|audio|speech)")
+"""In paths of the parts of a model that read images or sound."""
+_BEHIND_PADDING = re.compile(
+    r"roberta|camembert|xmod|data2vec-text|longformer|mpnet|luke|ibert|lilt|markuplm"
+)
+"""Model types that count positions from behind the id of the padding token."""
 _OFFSETS = 8  # rows that tables of positions have more, for padding and special tokens
 _BLOCK = re.compile(r"(?:.+\.)?\d+\.(?P<place>.+)")
 
@@ -169,8 +175,13 @@ def blocks(model: Any, *, whole: bool = False) -> Iterator[tuple[str, str, Any]]
     part = "" if whole else text_part(model)
     for name, module in model.named_modules():
         inside = _BLOCK.fullmatch(name)
-        if isinstance(module, linear) and inside and (not part or name.startswith(f"{part}.")):
+        if isinstance(module, linear) and inside and (whole or _is_text(name, part)):
             yield name, inside["place"], module
+
+
+def _is_text(path: str, part: str) -> bool:
+    """Whether a layer is of the text model, which is at `part` where it is one by itself."""
+    return path.startswith(f"{part}.") if part else not _SENSES.search(path)
 
 
 def outside_blocks(model: Any) -> list[str]:
@@ -209,15 +220,17 @@ def pattern_of(model: Any, family: Family, names: Sequence[str]) -> list[str] | 
         UserError: a name matches no layer of a block.
     """
     part = text_part(model)
+    mixed = any(not _is_text(path, part) for path, _, _ in blocks(model, whole=True))
+    within = rf"{re.escape(part)}\..*" if part else rf"(?!.*{_SENSES.pattern}).*"
     places = {place for _, place, _ in blocks(model)}
     patterns = []
     for name in names:
         if any(place == name or place.endswith(f".{name}") for place in places):
             layer = re.escape(name) if name in places else rf"(?:.+\.)?{re.escape(name)}"
-            patterns.append(rf"{re.escape(part)}\..*\.\d+\.{layer}" if part else layer)
+            patterns.append(rf"{within}\.\d+\.{layer}" if mixed else layer)
         else:
             patterns.append(_elsewhere(model, name))
-    if part:
+    if mixed:
         return "|".join(patterns)
     return list(names) if family != "encoder" else rf".*\.\d+\.(?:{'|'.join(patterns)})"
 
@@ -339,11 +352,11 @@ def prefix_shape(model: Any, family: Family) -> dict[str, int]:
 def positions_of(config: Any) -> int | None:
     """How many tokens a model has positions for, as far as its configuration says; None where any number goes (T5).
 
-    RoBERTa's kind counts positions from behind the id of the padding token.
+    RoBERTa and its kin count positions from behind the id of the padding token.
     """
     text = config.get_text_config()
     places: int | None = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
-    if places is not None and "roberta" in text.model_type:
+    if places is not None and _BEHIND_PADDING.search(text.model_type):
         return places - int(text.pad_token_id) - 1
     return places
 
@@ -360,6 +373,11 @@ def bound_of(model: Any) -> int | None:
     for path, module in model.named_modules():
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             table = tensor.dim() == 2 and limit <= len(tensor) <= limit + _OFFSETS
-            if table and _POSITIONS.search(f"{path}.{name}") and not hasattr(module, "make_weights"):
+            if table and _POSITIONS.search(f"{path}.{name}") and not _grows(module):
                 return limit
     return None
+
+
+def _grows(module: Any) -> bool:
+    """Whether a table of positions is made anew when more are needed: the sinusoids of fairseq's models."""
+    return hasattr(module, "make_weights") or hasattr(module, "make_weight")

@@ -139,6 +139,7 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
     model, _ = load_backbone(ref)
     if opened.kind in FUSED:
         return _attach_fused(ref, model, adapter, opened.kind, trainable)
+    opened.check_copies()
     wrapped = None
     try:
         config = peft.PeftConfig.from_pretrained(str(adapter))
@@ -170,6 +171,10 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
         problems = [*missing, *unexpected]
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         problems = [line.strip() for line in str(error).splitlines() if "Error(s)" not in line]
+    except BaseException:
+        if wrapped is not None:
+            detach(wrapped)
+        raise
     if problems:
         if wrapped is not None:
             detach(wrapped)
@@ -212,7 +217,6 @@ def _load(wrapped: Any, adapter: Adapter, fresh: Sequence[str]) -> tuple[list[st
     import peft
     from safetensors.torch import load_file
 
-    adapter.check_copies()
     held = load_file(adapter.weights_file)
     tensors = {name: held[theirs] for name, theirs in adapter.layout.names.items()}
     if fresh:
@@ -316,8 +320,16 @@ def _prefixed(model: Any, config: Any) -> Any:
 
 
 def detach(wrapped: Any) -> None:
-    """Take off what `attach` or `wrap` put on a model, which is then what it was before, to the last byte."""
-    wrapped.original.restore()
+    """Take off what `attach` or `wrap` put on a model, which is then what it was before, to the last byte.
+
+    Raises:
+        RuntimeError: it is not; the resident backbone is loaded anew when it is needed next.
+    """
+    try:
+        wrapped.original.restore()
+    except RuntimeError:
+        load_backbone.cache_clear()
+        raise
 
 
 def is_fused(model: Any) -> bool:

@@ -182,8 +182,6 @@ def _found(backbone: Backbone, base: Path) -> BackboneRef:
         raise UserError(
             folder, "holds no config.json", "a folder written by save_pretrained", "check the path"
         )
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(folder, "holds no safetensors weights", mend="save the model with safetensors")
     if (folder / CONFIG_FILE).is_file():
         raise _adapted(folder / CONFIG_FILE)
     return BackboneRef(backbone.name, str(folder), None, fingerprint=of_folder(folder), **how)
@@ -633,10 +631,28 @@ def check_positions(limit: int | None, where: str, tokens: int, prefix: int = 0)
         raise UserError(where, found, f"at most {limit - prefix} tokens", f"set it to {limit - prefix}")
 
 
-def bound(model: Any) -> int | None:
-    """The number of tokens beyond which a loaded model, with or without an adapter, has no positions (`bound_of`)."""
+def check_room(model: Any, tokens: int) -> None:
+    """Check that a loaded model, with or without an adapter, has positions for rows of `max_length`.
+
+    Args:
+        model: What `load_model` made, or `attach`.
+        tokens: Of the longest row.
+
+    Raises:
+        UserError: it has fewer.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return getattr(base, "bound", None)
+    check_positions(getattr(base, "bound", None), setting("max_length"), tokens, virtual_tokens(model))
+
+
+def virtual_tokens(model: Any) -> int:
+    """Virtual tokens that an adapter puts before a text (prompt- and prefix-tuning); 0 without such an adapter.
+
+    peft puts them before the padding of a row, too, drops positions, and puts them before tokens that go on from a
+    cache once more (0.21): a decoder with them reads every row alone, whole.
+    """
+    configs = getattr(model, "peft_config", {}).values()
+    return sum(config.num_virtual_tokens for config in configs if config.is_prompt_learning)
 
 
 def _bound(model: Any) -> None:
@@ -648,6 +664,7 @@ def _bound(model: Any) -> None:
 
 def _check_passed(model: Any, _: Any, given: dict[str, Any]) -> None:
     read, written = given.get("input_ids"), given.get("decoder_input_ids")
+    read = given.get("inputs_embeds") if read is None else read
     cache: Any = given.get("past_key_values")
     earlier = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
     if read is not None and family_of(model.config) == "encoder":
@@ -691,7 +708,7 @@ def keeps_apart(model: Any) -> bool:
 
     def keep(_: Any, __: Any, output: Any) -> Any:
         read.append(output.detach().requires_grad_())
-        return read[-1]
+        return read[-1].clone()  # which some models scale in place
 
     table = base.get_input_embeddings()
     ids = torch.arange(2 * _PROBED, device=table.weight.device)[None] % table.weight.shape[0]

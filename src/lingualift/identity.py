@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lingualift.errors import UserError
 from lingualift.provenance import fingerprint, read_json, sha256_file, sha256_folder
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -59,7 +60,7 @@ def of_folder(folder: Path) -> str:
     """The fingerprint of a backbone in a folder; hex sha256.
 
     Raises:
-        UserError: a file cannot be read.
+        UserError: a file cannot be read, or there are no weights.
     """
 
     def find(name: str) -> Path | None:
@@ -68,39 +69,68 @@ def of_folder(folder: Path) -> str:
     def weigh(name: str) -> str | None:
         return _sha256(folder / name) if (folder / name).is_file() else None
 
-    return _fingerprint(find, weigh, lambda: sha256_folder(folder, suffixes=(".py",)))
+    found = _fingerprint(find, weigh, lambda: sha256_folder(folder, suffixes=(".py",)))
+    if found is None:
+        raise UserError(
+            folder,
+            f"holds no weights that transformers loads ({WEIGHTS}, or those that {INDEX} names)",
+            "a folder written by save_pretrained",
+            "save the model with safetensors",
+        )
+    return found
 
 
 @functools.cache
 def of_hub(name: str, commit: str) -> str:
     """The fingerprint of a backbone on the hub at a commit: that of its files in a folder.
 
-    Weights that are not here yet are told by the hash that the hub knows them by; none is fetched. Code that comes with
-    a model is told by the commit, so that a copy of such a model counts as another.
+    Weights that are not here yet are told by the hash that the hub knows them by; none is fetched. Where the hub does
+    not answer, the files of the cache are all there are. Code that comes with a model is told by the commit, so that a
+    copy of such a model counts as another.
 
     Raises:
-        OSError, ValueError: the hub does not answer.
+        OSError: the hub does not answer, and the cache lacks configuration or weights.
         UserError: a file cannot be read.
     """
-    from huggingface_hub import file_exists, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    silent = False
+
+    def ask(file: str, question: Callable[[], Any]) -> Any:
+        """What the cache holds, or else the hub answers; None for a file that is not there."""
+        nonlocal silent
+        cached = try_to_load_from_cache(name, file, revision=commit)
+        if cached is not None or silent:
+            return Path(cached) if isinstance(cached, str) else None
+        try:
+            return question()
+        except EntryNotFoundError:
+            return None
+        except Exception:  # of the hub's client, which has many, and of what it asks the network by
+            silent = True
+            return None
 
     def find(file: str) -> Path | None:
-        return hub_file(name, file, commit)
+        found = ask(file, lambda: hf_hub_download(name, file, revision=commit))
+        return None if found is None else Path(found)
 
     def weigh(file: str) -> str | None:
-        cached = try_to_load_from_cache(name, file, revision=commit)
-        if isinstance(cached, str):
-            known = Path(cached).resolve().name
-            return known if _SHA256.fullmatch(known) else sha256_file(Path(cached))
-        if cached is not None or not file_exists(name, file, revision=commit):
-            return None
-        known = get_hf_file_metadata(hf_hub_url(name, file, revision=commit)).etag or ""
-        if _SHA256.fullmatch(known):
-            return known
+        found = ask(file, lambda: get_hf_file_metadata(hf_hub_url(name, file, revision=commit)).etag)
+        if isinstance(found, Path):
+            known = found.resolve().name
+            return known if _SHA256.fullmatch(known) else sha256_file(found)
+        if found is None or _SHA256.fullmatch(found):
+            return None if found is None else str(found)
         fetched = find(file)  # too small for the hub to know it by its sha256
         return sha256_file(fetched) if fetched else None
 
-    return _fingerprint(find, weigh, lambda: commit)
+    fingerprint = _fingerprint(find, weigh, lambda: commit)
+    if fingerprint is None:
+        raise OSError(
+            f"the hub does not answer, and the cache lacks {CONFIG} or weights of {name} at {commit}"
+        )
+    return fingerprint
 
 
 def hub_file(name: str, file: str, commit: str) -> Path | None:
@@ -129,14 +159,18 @@ def _sha256(file: Path) -> str:
     return sha256_file(file)
 
 
-def _fingerprint(find: Find, weigh: Weigh, code: Callable[[], str]) -> str:
+def _fingerprint(find: Find, weigh: Weigh, code: Callable[[], str]) -> str | None:
+    """The fingerprint of a backbone's files; None without a configuration or weights."""
     config = find(CONFIG)
     architecture = {} if config is None else _told(read_json(config))
+    weights = _weights(architecture.get("transformers_weights"), find, weigh)
+    if config is None or not weights or None in weights:
+        return None
     tokenizer = find(TOKENIZER)
     return fingerprint(
         {
             "architecture": architecture,
-            "weights": _weights(find, weigh),
+            "weights": weights,
             "tokenizer": {} if tokenizer is None else _told(read_json(tokenizer)),
             "words": {name: sha256_file(file) for name, file in _words(find)},
             "code": code() if "auto_map" in architecture else None,
@@ -144,14 +178,15 @@ def _fingerprint(find: Find, weigh: Weigh, code: Callable[[], str]) -> str:
     )
 
 
-def _weights(find: Find, weigh: Weigh) -> list[str]:
-    """The hashes of the files that transformers loads."""
-    whole = weigh(WEIGHTS)
+def _weights(named: str | None, find: Find, weigh: Weigh) -> list[str | None]:
+    """The hashes of the files that transformers loads: those that the configuration names, or the usual ones."""
+    index = named if named and named.endswith(".json") else None
+    whole = None if index else weigh(named or WEIGHTS)
     if whole is not None:
         return [whole]
-    index = find(INDEX)
-    names = set() if index is None else set(read_json(index).get("weight_map", {}).values())
-    return sorted(weigh(name) or "" for name in names)
+    listed = find(index or INDEX)
+    names = set() if listed is None else set(read_json(listed).get("weight_map", {}).values())
+    return [weigh(name) for name in sorted(names)]
 
 
 def _words(find: Find) -> Iterator[tuple[str, Path]]:

@@ -457,8 +457,10 @@ def _measure(
             found.append(math.exp(min(nats, 700.0)) if math.isfinite(nats) else math.nan)
     plain, old_text, new_text = found
     measures = [Measure("perplexity", texts.language, len(texts.held_out), plain, old_text, new_text)]
+    limit = load_backbone(ref)[0].bound
+    scoring = Scoring() if limit is None else Scoring(max_length=min(Scoring().max_length, limit))
     for code, task, examples in rows:
-        old, new = (evaluate(ref, folder, task, examples, Scoring()) for folder in folders[1:])
+        old, new = (evaluate(ref, folder, task, examples, scoring) for folder in folders[1:])
         for metric in task.metrics:
             then, now = (float(side.scores[metric]["score"] or 0.0) for side in (old, new))
             _, low, high = paired(metric, code, old.rows(), new.rows())

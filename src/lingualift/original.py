@@ -26,7 +26,7 @@ class Original:
     """
 
     def __init__(self, model: torch.nn.Module, *, whole: bool = False) -> None:
-        self._model = model
+        self._model, self._done = model, False
         self._objects: list[tuple[Any, type, dict[str, Any]]] = []
         self._containers: list[tuple[Any, Any]] = []
         seen: set[int] = set()
@@ -84,13 +84,17 @@ class Original:
             self._copies[name] = self._tensors[name].detach().clone()
 
     def restore(self) -> None:
-        """Make the model what it was.
+        """Make the model what it was; once, since what is done to it later is its owner's.
 
         Raises:
             RuntimeError: a weight was changed that nothing copied. The model is not to be used any more.
         """
+        if self._done:
+            return
+        self._done = True
         self._keep_replaced()  # where the adapter did not get as far as `watch`
         for thing, contents in self._containers:
+            _follow(thing, contents)
             thing.clear()
             (thing.extend if isinstance(thing, list) else thing.update)(contents)
         for thing, kind, attributes in self._objects:
@@ -126,6 +130,15 @@ def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _is_configuration(value: Any) -> bool:
     """Whether a value is a configuration of transformers', which its modules share."""
     return hasattr(value, "to_diff_dict")
+
+
+def _follow(now: Any, before: Any) -> None:
+    """Move or cast remembered buffers as those of the model were, of which `Module.to` makes new ones."""
+    for key, tensor in before.items() if isinstance(before, dict) else ():
+        other = now.get(key)
+        both = isinstance(tensor, Tensor) and isinstance(other, Tensor) and other is not tensor
+        if both and (tensor.device, tensor.dtype) != (other.device, other.dtype):
+            tensor.data = tensor.data.to(other.device, other.dtype)
 
 
 def _put_back(tensor: Tensor, kept: Tensor) -> None:

@@ -112,7 +112,23 @@ def cached(folder, root, name="org/model", commit="c" * 40):
     return name, commit
 
 
-def test_a_model_of_the_hub_and_its_copy_are_one(model, tmp_path):
+def sharded(folder):
+    """The same weights in two files."""
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    files = {name: f"model-0000{1 + (name > names[len(names) // 2])}-of-00002.safetensors" for name in names}
+    for file in sorted(set(files.values())):
+        save_file(
+            {name: tensors[name] for name in names if files[name] == file}, folder / file, {"format": "pt"}
+        )
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_model_of_the_hub_and_its_copy_are_one(model, tmp_path, shards):
+    if shards:
+        sharded(model)
     name, commit = cached(model, tmp_path / "hub")
     code = f"""
 from lingualift.backbone import find_backbone
@@ -177,6 +193,23 @@ def test_the_mend_for_two_fingerprints_helps(tmp_path):
     assert str(file) in caught.value.mend
     edit(file, lambda value: value["backbone"].pop("fingerprint"))
     merge(**given, output=tmp_path / "out")
+
+
+def test_weights_of_another_name_count_and_a_model_without_any_is_refused(model):
+    (model / "model.safetensors").rename(model / "model.fp32.safetensors")
+    with pytest.raises(UserError, match="holds no weights that transformers loads"):
+        of_folder(model)
+    edit(model / "config.json", lambda value: value.update(transformers_weights="model.fp32.safetensors"))
+    before = of_folder(model)
+    tensors = load_file(model / "model.fp32.safetensors")
+    save_file(
+        {name: x + 1 for name, x in tensors.items()}, model / "model.fp32.safetensors", {"format": "pt"}
+    )
+    from lingualift import identity
+
+    of_folder.cache_clear()
+    identity._sha256.cache_clear()
+    assert of_folder(model) != before
 
 
 def test_an_adapter_beside_a_model_s_weights_is_refused(model):

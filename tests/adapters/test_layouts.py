@@ -501,3 +501,112 @@ def test_other_formats_are_refused_by_name(tmp_path, rename, config, match):
     found = inspect(tmp_path / "theirs")
     assert not found.mergeable
     assert match in found.obstacles[0].reason
+
+
+def held(folder):
+    """The state of a module that holds a peft model, as Lightning's and distillation's do."""
+    wrapped = adapter(folder)
+    holder = torch.nn.Module()
+    holder.student = wrapped
+    save_file(
+        {name: x.clone() for name, x in holder.state_dict().items() if "lora_" in name}, folder / WEIGHTS
+    )
+
+
+def test_a_model_within_another_is_brought_back(tmp_path):
+    adapter(tmp_path / "plain")
+    held(tmp_path / "theirs")
+    assert "in another (student)" in inspect(tmp_path / "theirs").adapters[0].layout[0]
+    for name in ("plain", "theirs"):
+        merge(
+            method="arithmetic",
+            space="delta",
+            adapters=[(tmp_path / name, 0.5)],
+            output=tmp_path / f"of-{name}",
+        )
+    assert torch.equal(logits(tmp_path / "of-theirs"), logits(tmp_path / "of-plain"))
+
+
+def test_the_own_state_of_an_adapter_of_another_name_is_brought_back_with_its_saved_modules(tmp_path):
+    config = peft.LoraConfig(**LORA, modules_to_save=["lm_head"])
+    wrapped = trained(peft.get_peft_model(model_of(), config, adapter_name="sw"), 1)
+    wrapped.save_pretrained(tmp_path, selected_adapters=["sw"])
+    state = {
+        name: x.clone() for name, x in wrapped.state_dict().items() if "lora_" in name or "modules_to" in name
+    }
+    written(tmp_path / "theirs", state, json.loads((tmp_path / "sw/adapter_config.json").read_text()))
+    for name in ("sw", "theirs"):
+        merge(
+            method="arithmetic",
+            space="delta",
+            adapters=[(tmp_path / name, 0.5)],
+            output=tmp_path / f"of-{name}",
+        )
+    assert torch.equal(logits(tmp_path / "of-theirs"), logits(tmp_path / "of-sw"))
+
+
+def test_what_peft_writes_for_biases_of_a_saved_head_is_read(tmp_path):
+    """peft 0.21 writes the head's biases under three names."""
+    config = transformers.XLMRobertaConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_labels=3,
+        max_position_embeddings=40,
+        pad_token_id=0,
+    )
+
+    def model():
+        torch.manual_seed(0)
+        return transformers.XLMRobertaForSequenceClassification(config).eval()
+
+    made = peft.LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS", bias="all")
+    wrapped = peft.get_peft_model(model(), made)
+    with torch.no_grad():
+        for weight in wrapped.parameters():
+            if weight.requires_grad:
+                weight += 0.1
+    wrapped.save_pretrained(tmp_path / "one")
+    assert any(".modules_to_save." in name for name in load_file(tmp_path / "one" / WEIGHTS))
+    merge(method="arithmetic", space="delta", adapters=[(tmp_path / "one", 0.5)], output=tmp_path / "out")
+    assert not any(".modules_to_save." in name for name in load_file(tmp_path / "out" / WEIGHTS))
+    loaded = peft.PeftModel.from_pretrained(model(), tmp_path / "out")
+    ours, theirs = dict(loaded.named_parameters()), dict(wrapped.named_parameters())
+    for name, weight in theirs.items():
+        expected = 0.5 if "lora_B" in name else 1.0
+        if "lora_" not in name:
+            assert torch.equal(ours[name], weight), (name, expected)
+
+
+def test_adapters_of_several_bare_parameters_are_peft_s_own(tmp_path):
+    names = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    wrapped = peft.get_peft_model(mixtral(), peft.LoraConfig(r=2, target_modules=[], target_parameters=names))
+    wrapped.save_pretrained(tmp_path / "one")
+    found = inspect(tmp_path / "one")
+    assert "target_parameters is set" in found.obstacles[0].reason
+
+
+def test_a_bias_of_lora_b_is_renamed_with_its_module(tmp_path):
+    for seed, name in enumerate(("one", "two")):
+        adapter(
+            tmp_path / name,
+            seed,
+            vision_model(),
+            target_modules=r".*language_model.*\.q_proj",
+            lora_bias=True,
+        )
+    tensors = load_file(tmp_path / "two" / WEIGHTS)
+    old, new = f"{PREFIX}model.language_model.", f"{PREFIX}_orig_mod.language_model.model."
+    written(
+        tmp_path / "theirs",
+        {name.replace(old, new): x for name, x in tensors.items()},
+        json.loads((tmp_path / "two/adapter_config.json").read_text()),
+    )
+    for second in ("two", "theirs"):
+        given = [(tmp_path / "one", 0.5), (tmp_path / second, 0.5)]
+        merge(method="arithmetic", space="delta", adapters=given, output=tmp_path / f"of-{second}")
+    ours, theirs = (load_file(tmp_path / f"of-{name}" / WEIGHTS) for name in ("two", "theirs"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import peft
 import pytest
 import tiny
 import torch
@@ -12,10 +13,11 @@ from lingualift.architectures import bound_of
 from lingualift.backbone import find_backbone, keeps_apart, load_backbone, load_tokenizer
 from lingualift.config import Backbone, Scoring, Training
 from lingualift.errors import UserError
-from lingualift.evaluation.runner import evaluate
+from lingualift.evaluation.perplexity import mean_nats
+from lingualift.evaluation.runner import adapted, evaluate
 from lingualift.tasks import TASKS, Example
 from lingualift.training.collator import Collator
-from lingualift.training.encoding import IGNORED, encode_texts
+from lingualift.training.encoding import IGNORED, encode_pairs, encode_texts
 from lingualift.training.objectives import segments
 from lingualift.training.trainer import initialise, train
 
@@ -164,6 +166,15 @@ GOING_ON = {
     "nllb": lambda: hf.M2M100ForConditionalGeneration(
         hf.M2M100Config(**BART, max_position_embeddings=PLACES)
     ),
+    "fsmt": lambda: hf.FSMTForConditionalGeneration(
+        hf.FSMTConfig(
+            langs=["en", "de"],
+            src_vocab_size=260,
+            tgt_vocab_size=260,
+            **{key: value for key, value in BART.items() if key != "vocab_size"},
+            max_position_embeddings=PLACES,
+        )
+    ),
     "t5": lambda: hf.T5ForConditionalGeneration(
         hf.T5Config(vocab_size=260, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
     ),
@@ -183,6 +194,27 @@ def test_a_model_is_bounded_where_it_breaks(name):
         model(input_ids=ids[:, 1:], **{key: value[:, 1:] for key, value in more.items()})
         with pytest.raises((IndexError, RuntimeError)):
             model(input_ids=ids, **more)
+
+
+@pytest.mark.parametrize("kind", ["XLMRoberta", "Camembert", "Xmod", "Data2VecText", "MPNet"])
+def test_encoders_count_positions_from_behind_their_padding(kind):
+    config = getattr(hf, f"{kind}Config")(**{**NAMED, "max_position_embeddings": PLACES, "pad_token_id": 1})
+    if kind == "Xmod":
+        config.default_language = "en_XX"
+    model = getattr(hf, f"{kind}ForMaskedLM")(config).eval()
+    limit = bound_of(model)
+    assert limit == PLACES - 2
+    with torch.no_grad():
+        model(input_ids=torch.full((1, limit), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, limit + 1), 5))
+
+
+def test_embeddings_that_are_scaled_in_place_can_be_tried():
+    model = hf.CTRLLMHeadModel(
+        hf.CTRLConfig(vocab_size=260, n_embd=32, dff=48, n_layer=1, n_head=2, n_positions=64)
+    )
+    assert keeps_apart(model.eval().requires_grad_(False))
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +249,55 @@ def test_a_prompt_beyond_the_positions_is_told_before_a_row_is_scored(short, ans
     assert not seen
     if answers == "ranked":
         evaluate(short, None, task, rows, Scoring(max_length=PLACES))
+
+
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING"])
+def test_virtual_tokens_take_positions_too(short, tmp_path, kind):
+    made = {"PROMPT_TUNING": peft.PromptTuningConfig, "PREFIX_TUNING": peft.PrefixTuningConfig}[kind]
+    model = hf.AutoModelForCausalLM.from_pretrained(short.source)
+    peft.get_peft_model(model, made(num_virtual_tokens=10, task_type="CAUSAL_LM")).save_pretrained(
+        tmp_path / "one"
+    )
+    rows, task = examples(PLACES + 10), TASKS["nusax"]
+    with pytest.raises(UserError, match="behind a prefix of 10 are more than") as caught:
+        evaluate(short, tmp_path / "one", task, rows, Scoring(max_length=60))
+    assert "set it to 54" in caught.value.mend
+    evaluate(short, tmp_path / "one", task, rows, Scoring(max_length=54))
+
+
+@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "PREFIX_TUNING"])
+def test_rows_behind_virtual_tokens_are_scored_as_plain_peft_does(backbone, tmp_path, kind):
+    """Whatever is batched with them, and however long the answer: peft puts virtual tokens before padding, too."""
+    ref = backbone("llama")
+    made = {"PROMPT_TUNING": peft.PromptTuningConfig, "PREFIX_TUNING": peft.PrefixTuningConfig}[kind]
+    plain = hf.AutoModelForCausalLM.from_pretrained(ref.source)
+    wrapped = peft.get_peft_model(plain, made(num_virtual_tokens=4, task_type="CAUSAL_LM"))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in wrapped.parameters():
+            if weight.requires_grad:
+                weight.normal_()
+    wrapped.save_pretrained(tmp_path / "one")
+    wrapped.eval()
+    choices = {"a": "good", "b": "rather bad book"}
+    texts = ["the red book is on the table", "x", "nobody reads it"]
+    rows = [Example(str(i), text, ("a",), choices, "en") for i, text in enumerate(texts)]
+    _, tokenizer = load_backbone(ref)
+    found = evaluate(ref, tmp_path / "one", TASKS["nusax"], rows, Scoring())
+    for row, prediction in zip(rows, found.predictions, strict=True):
+        for label, words in choices.items():
+            (pair,) = encode_pairs(tokenizer, [(row.prompt, words)], 512)
+            ids = torch.tensor([pair.prompt + pair.answer])
+            with torch.no_grad():
+                logits = wrapped(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+            logprobs = logits[-len(pair.answer) - 1 : -1].log_softmax(-1)
+            expected = logprobs.gather(-1, torch.tensor(pair.answer)[:, None]).sum().item()
+            assert prediction.scores[label] == pytest.approx(expected, abs=1e-4)
+    nats = []
+    for count in (1, 3):
+        with adapted(ref, tmp_path / "one") as (model, _):
+            nats.append(mean_nats(ref, model, tokenizer, texts[:count], 16, "en"))
+    assert nats[0] != nats[1]
 
 
 def test_training_beyond_the_positions_is_told_before_a_step(short, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as KINDS
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lingualift.attachment import attach, detach, wrap
 from lingualift.backbone import load_backbone
@@ -238,6 +238,57 @@ def test_repeated_layers_are_of_the_kind_of_those_that_they_repeat(backbone, tmp
         )  # LoRA in one product, or in three
     finally:
         detach(wrapped)
+
+
+@pytest.mark.parametrize("fault", ["differs", "interrupt"])
+def test_whatever_ends_the_loading_leaves_nothing(backbone, tmp_path, monkeypatch, fault):
+    ref = backbone("llama3")
+    folder = adapter_folder(ref, tmp_path / "adapter", modules_to_save=["lm_head"])
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("lm_head.weight"))
+    copied = {
+        **tensors,
+        name.replace(".weight", ".modules_to_save.weight"): tensors[name] + (fault == "differs"),
+    }
+    save_file(copied, file)
+    if fault == "interrupt":
+
+        def stop(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(peft, "set_peft_model_state_dict", stop)
+    model, _ = load_backbone(ref)
+
+    def act():
+        with pytest.raises(UserError if fault == "differs" else KeyboardInterrupt):
+            attach(ref, folder)
+
+    check(model, act)
+
+
+def test_a_spoilt_backbone_is_not_handed_out_again(backbone, tmp_path):
+    ref = backbone("qwen2")
+    wrapped = attach(ref, adapter_folder(ref, tmp_path / "adapter"))
+    spoilt = wrapped.get_base_model()
+    wrapped.merge_adapter()
+    with pytest.raises(RuntimeError, match="has changed"):
+        detach(wrapped)
+    assert load_backbone(ref)[0] is not spoilt
+
+
+def test_a_model_that_was_moved_or_cast_stays_so():
+    model = model_of()
+    original = Original(model)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=LAYERS))
+    original.watch(wrapped)
+    wrapped.to(torch.float64)
+    original.restore()
+    parts = [*model.named_parameters(), *model.named_buffers()]
+    assert all(part.dtype == torch.float64 for _, part in parts if part.is_floating_point())
+    assert answers(model).dtype == torch.float64
+    model.lm_head.weight.data += 1  # its owner's own affair
+    original.restore()
 
 
 def test_a_weight_that_is_changed_behind_its_back_is_told():

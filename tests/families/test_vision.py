@@ -83,3 +83,18 @@ def test_every_other_choice_of_layers_is_of_the_text_model_too(model):
     assert all(".language_model." in f".{path}" for path, _, _ in blocks(model))
     rounded = {name for name, _, _ in blocks(model, whole=True)} - set(outside_blocks(model))
     assert any("vision_tower" in name for name in rounded)
+
+
+def test_vision_within_an_encoder_is_left_out_too():
+    with torch.device("meta"):
+        model = hf_t5gemma2()
+    found = layers(model, linear_names(model))
+    assert found
+    assert not any("vision" in name for name in found)
+
+
+def hf_t5gemma2():
+    text = {**TEXT, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    encoder = {"text_config": text, "vision_config": {**LOOK, "image_size": 28, "patch_size": 14}}
+    config = transformers.T5Gemma2Config(encoder={**encoder, "mm_tokens_per_image": 4}, decoder=text)
+    return transformers.T5Gemma2ForConditionalGeneration(config)

@@ -58,7 +58,8 @@ def test_a_target_that_exists_is_refused_and_left_alone(tmp_path, kind):
     before = everything(tmp_path)
     with (
         pytest.raises(
-            UserError, match=r"out: exists already; expected a folder that does not exist yet\n.*choose another output"
+            UserError,
+            match=r"out: exists already; expected a folder that does not exist yet\n.*choose another output",
         ),
         atomic_folder(target),
     ):

@@ -61,7 +61,7 @@ class Adapter:
         self.provenance: dict[str, Any] | None = _object(provenance) if provenance.is_file() else None
         self.weights_file = _weights_file(path)
         self._file = TensorFile(self.weights_file)
-        self.layout: Layout = layout_of(self._file.specs, path)
+        self.layout: Layout = layout_of(self._file.specs, self.config, path)
 
     @functools.cached_property
     def tensors(self) -> Mapping[str, TensorSpec]:
@@ -114,7 +114,10 @@ class Adapter:
         other.structure = Structure(
             {
                 moved.get(name, name): replace(
-                    module, name=moved.get(name, name), tensors=tuple(tensor[part] for part in module.tensors)
+                    module,
+                    name=moved.get(name, name),
+                    tensors=tuple(tensor[part] for part in module.tensors),
+                    bias=tensor[module.bias] if module.bias else "",
                 )
                 for name, module in self.modules.items()
             },

@@ -27,15 +27,17 @@ _WRAPPERS = {
 }
 """Parts of a name that a wrapper of a module adds, and whose it is."""
 _WRAPPED = re.compile(rf"(?<!\w)(?:{'|'.join(_WRAPPERS)})\\?\.")
-_DDP = re.compile(r"^((?:module\.)+)(?=base_model\.)|(?<=^base_model\.model\.)module\.")
+_WITHIN = re.compile(
+    r"^(?!base_model\.)(?P<holder>.+?)\.(?=base_model\.model\.)|(?<=^base_model\.model\.)module\."
+)
 _NAMED = re.compile(
     r"(?P<before>.+\.(?:lora_[AB]|lora_embedding_[AB]|ia3_l|trainable_tokens_delta))"
     r"\.(?P<adapter>(?!weight$|bias$)[^.]+)(?P<after>\.(?:weight|bias))?"
 )
-_SAVED = ".modules_to_save.default."
+_SAVED = re.compile(r"\.modules_to_save\.(?:(?P<adapter>[^.]+)\.(?=.+))?")
 _ENCODER = re.compile(r"prompt_encoder\.[^.]+\.embedding\.weight")
 _TRAINED = re.compile(r".*\.(?:lora_[AB]\.(?:weight|bias)|lora_embedding_[AB]|ia3_l)")
-_COPY, _OLD = ".modules_to_save.weight", ".original_module."
+_OLD = ".original_module."
 _FORMER = (
     (r"language_model\.model\.", "model.language_model."),
     (r"language_model\.lm_head", "lm_head"),
@@ -91,11 +93,12 @@ class Layout:
         return replace(self, names=names, notes=(*self.notes, note), plain=False)
 
 
-def layout_of(found: Iterable[str], path: Path) -> Layout:
+def layout_of(found: Iterable[str], config: Mapping[str, Any], path: Path) -> Layout:
     """Find peft's names of an adapter's tensors.
 
     Args:
         found: Names in the file.
+        config: The adapter's configuration.
         path: The adapter's folder, for messages.
 
     Raises:
@@ -103,9 +106,11 @@ def layout_of(found: Iterable[str], path: Path) -> Layout:
     """
     found = list(found)
     notes: dict[str, None] = {}
-    homes = {name: _home(name, notes) for name in found}
-    copies = _copies(homes)
-    homes = {name: home for name, home in homes.items() if name not in copies and _OLD not in home}
+    adapters = {match["adapter"] for name in found if (match := _NAMED.fullmatch(name))} | {"default"}
+    homes = {name: _home(name, adapters, notes) for name in found if _OLD not in name}
+    own = {home for name, home in homes.items() if not _SAVED.search(name)}
+    copies = {name: home for name, home in homes.items() if _SAVED.search(name) and home in own}
+    homes = {name: home for name, home in homes.items() if name not in copies}
     bare = [name for name, home in homes.items() if _TRAINED.fullmatch(home) and not home.startswith(PREFIX)]
     trained = [name for name, home in homes.items() if _TRAINED.fullmatch(home)]
     if bare and bare != trained:
@@ -119,41 +124,43 @@ def layout_of(found: Iterable[str], path: Path) -> Layout:
         if home in names:
             raise UserError(path, f"holds {names[home]!r} and {name!r}", "one adapter in a file", _RETRAIN)
         names[home] = name
-        _check_known(name, home, path)
+        _check_known(name, home, config, path)
     return Layout(names, copies, tuple(notes), list(names.values()) == found == list(names))
 
 
-def _home(name: str, notes: dict[str, None]) -> str:
+def _home(name: str, adapters: Collection[str], notes: dict[str, None]) -> str:
     """Peft's name of one tensor, but for its prefix."""
     for part in name.split("."):
         if part in _WRAPPERS:
             notes[f"names of a module wrapped by {_WRAPPERS[part]} ({part})"] = None
     home = _WRAPPED.sub("", name)
-    if _DDP.search(home):
-        notes["names of a model wrapped by DDP or DeepSpeed (module)"] = None
-        home = _DDP.sub("", home)
+    if match := _WITHIN.search(home):
+        holder = match["holder"] or "module"
+        whose = "by DDP or DeepSpeed" if set(holder.split(".")) == {"module"} else "in another"
+        notes[f"names of a model wrapped {whose} ({holder})"] = None
+        home = _WITHIN.sub("", home)
     if _ENCODER.fullmatch(home):
         notes["names of a model's own state (prompt_encoder)"] = None
         return PROMPT
     if match := _NAMED.fullmatch(home):
         notes[f"names of a model's own state, with the adapter's ({match['adapter']})"] = None
         return match["before"] + (match["after"] or "")
-    return home.replace(_SAVED, ".")
+
+    def saved(match: re.Match[str]) -> str:
+        known = match["adapter"] is None or match["adapter"] in adapters
+        return "." if known else f".{match['adapter']}."
+
+    return _SAVED.sub(saved, home)
 
 
-def _copies(homes: Mapping[str, str]) -> dict[str, str]:
-    """Tensors of saved modules that peft 0.21 writes under a second name where the vocabulary has grown."""
-    there = set(homes.values())
-    own = {name: home.replace(_COPY, ".weight") for name, home in homes.items() if home.endswith(_COPY)}
-    return {name: home for name, home in own.items() if home in there}
-
-
-def _check_known(name: str, home: str, path: Path) -> None:
+def _check_known(name: str, home: str, config: Mapping[str, Any], path: Path) -> None:
     """Check that a name is one that peft can read."""
     inner = home.removeprefix(PREFIX)
+    nested = ".base_layer.lora_" in inner or ".base_layer.ia3_l" in inner
     reasons = {
-        "of an adapter on a model that has one already": home.startswith(f"{PREFIX}base_model."),
-        "of a layer within another adapter's": ".base_layer.lora_" in inner or ".base_layer.ia3_l" in inner,
+        "of an adapter on a model that has one already": home.startswith(PREFIX) and PREFIX in inner,
+        # of several bare parameters of one module, peft itself writes such
+        "of a layer within another adapter's": nested and not config.get("target_parameters"),
         "of a wrapper that is not known": any(part.startswith("_") for part in inner.split(".")),
     }
     for reason, holds in reasons.items():

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
-from lingualift.backbone import bound, check_positions
+from lingualift.backbone import check_room, virtual_tokens
 from lingualift.config import Scoring
-from lingualift.errors import setting
 from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.likelihood import Progress, left_pad
 from lingualift.tasks import Example
@@ -45,9 +44,7 @@ def generate_answers(
         fit(tokenizer, encode_prompt(tokenizer, example.prompt), [0] * max_new_tokens, room)
         for example in examples
     ]
-    check_positions(
-        bound(model), setting("max_length"), max(len(pair.prompt) for pair in pairs) + max_new_tokens
-    )
+    check_room(model, max(len(pair.prompt) for pair in pairs) + max_new_tokens)
     sides = scored_sides(model, tokenizer, examples, room)
     order = sorted(range(len(pairs)), key=lambda index: len(pairs[index].prompt))
     ends = ends_of(tokenizer)
@@ -73,7 +70,7 @@ def generate_answers(
         answers = (takewhile(lambda token: token not in ends, ids) for ids in new.tolist())
         return [tokenizer.decode(list(ids), skip_special_tokens=True) for ids in answers]
 
-    for batch, found in in_batches(order, scoring.batch_size, answer):
+    for batch, found in in_batches(order, 1 if virtual_tokens(model) else scoring.batch_size, answer):
         for index, text in zip(batch, found, strict=True):
             texts[index] = text
         done += len(batch)

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from lingualift.attachment import is_fused
-from lingualift.backbone import bound, check_positions
+from lingualift.backbone import check_room
 from lingualift.config import Scoring
-from lingualift.errors import UserError, setting
+from lingualift.errors import UserError
 from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.likelihood import Progress
 from lingualift.tasks import Example, Task
@@ -192,12 +192,9 @@ def _each(
 def _run(model: Any, batch: dict[str, Any]) -> Any:
     import torch
 
-    prefix = sum(
-        config.num_virtual_tokens
-        for config in getattr(model, "peft_config", {}).values()
-        if config.is_prompt_learning
-    )  # peft hands it past the model, to the encoder within
-    check_positions(bound(model), setting("max_length"), batch["input_ids"].shape[1], prefix)
+    check_room(
+        model, batch["input_ids"].shape[1]
+    )  # peft hands a prefix past the model, to the encoder within
     with torch.inference_mode():
         return model(**{name: value.to(model.device) for name, value in batch.items()})
 

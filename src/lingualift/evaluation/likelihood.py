@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lingualift.backbone import bound, check_positions, keeps_logits
+from lingualift.backbone import check_room, keeps_logits, virtual_tokens
 from lingualift.config import Scoring
-from lingualift.errors import UserError, setting
+from lingualift.errors import UserError
 from lingualift.evaluation.batches import in_batches
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_pairs
@@ -57,7 +57,7 @@ def score_choices(
     sides = scored_sides(model, tokenizer, examples, scoring.max_length)
     prompts, truncated = _prompts(tokenizer, examples, sides, scoring.max_length)
     longest = max(len(prompt.ids) + len(ids) for prompt in prompts for _, _, ids in prompt.answers)
-    check_positions(bound(model), setting("max_length"), longest - 1)  # the last token is predicted, not read
+    check_room(model, longest - 1)  # the last token is predicted, not read
     prompts.sort(key=lambda prompt: (len(prompt.ids), prompt.ids, sorted(prompt.side.items())))
     done = 0
 
@@ -136,6 +136,8 @@ def _log_likelihoods(
     """
     import torch
 
+    if virtual_tokens(model):
+        return [_alone(model, prompts[row], ids) for row, ids in answers]
     inputs = left_pad(tokenizer, prompts, model.device)
     longest = max(len(ids) for _, ids in answers)
     keep = {"logits_to_keep": 1} if keeps_logits(model) else {}
@@ -158,6 +160,16 @@ def _log_likelihoods(
         logprobs = torch.cat([logprobs, label_logprobs(going_on.logits, targets[:, 1:])], dim=1)
     totals: list[float] = torch.where(real, logprobs, 0.0).sum(dim=1).tolist()
     return totals
+
+
+def _alone(model: Any, prompt: Sequence[int], answer: list[int]) -> float:
+    """Log-likelihood of one answer, read whole with its prompt."""
+    import torch
+
+    ids = torch.tensor([[*prompt, *answer]], device=model.device)
+    read = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    labels = torch.tensor([answer], device=model.device)
+    return float(label_logprobs(read.logits[:, -len(answer) - 1 : -1], labels).sum())
 
 
 def label_logprobs(logits: Any, labels: Any, rows: Any = None) -> Any:

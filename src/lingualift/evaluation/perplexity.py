@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lingualift.backbone import BackboneRef
+from lingualift.backbone import BackboneRef, virtual_tokens
 from lingualift.config import Training
 from lingualift.evaluation.likelihood import Progress, label_logprobs, left_pad
 from lingualift.tasks import TASKS
@@ -79,13 +79,16 @@ def _causal(model: Any, tokenizer: Any, texts: Sequence[str], window: int, progr
         windows += [begin + ids[place : place + room] for place in range(0, len(ids), room)]
     windows.sort(key=len)
     vocabulary = model.get_output_embeddings().weight.shape[0]
-    total, count, done = 0.0, 0, 0
+    total, count, done, virtual = 0.0, 0, 0, virtual_tokens(model)
     while done < len(windows):
         longest = len(windows[min(done + 63, len(windows) - 1)])
-        batch = windows[done : done + max(1, min(64, _LOGITS // (longest * vocabulary)))]
+        most = 1 if virtual else max(1, min(64, _LOGITS // (longest * vocabulary)))
+        batch = windows[done : done + most]
         inputs = left_pad(tokenizer, batch, model.device)
+        if virtual:
+            del inputs["position_ids"]
         with torch.inference_mode():
-            logits = model(**inputs, use_cache=False).logits[:, :-1]
+            logits = model(**inputs, use_cache=False).logits[:, -inputs["input_ids"].shape[1] : -1]
             real = inputs["attention_mask"][:, :-1].bool()
             total -= label_logprobs(logits, inputs["input_ids"][:, 1:])[real].sum().item()
         count += int(real.sum())
