@@ -1,5 +1,6 @@
 """The study: its experiments are valid, its comparisons are of rows that are run, its arithmetic is right."""
 
+import gzip
 import json
 import re
 import sys
@@ -26,6 +27,8 @@ import experiments as study  # noqa: E402
 import figures  # noqa: E402
 import methods  # noqa: E402
 import questions  # noqa: E402
+
+import real  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -309,3 +312,51 @@ def test_the_figures_show_the_numbers(cli, numbers, tmp_path):
 
 def words(svg):
     return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_the_experiments_on_pretrained_models_are_valid(tmp_path):
+    places = real.Places(SHARED, tmp_path / "real", tmp_path / "work")
+    names = []
+    for name, raw in real.experiments(places):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(raw))
+        asked = load_experiment(path)
+        rows = [(method.method, variant(method, "lora")) for method in asked.methods]
+        assert len(set(rows)) == len(rows)
+        names.append(name)
+    assert len(set(names)) == len(names)
+
+
+def test_what_an_experiment_on_pretrained_models_leaves_is_enough_to_score_it_again(tmp_path):
+    """A small one, on the bundled backbone; machines go, and the rows stay."""
+    from lingualift.evaluation.metrics import METRICS
+
+    write_data(tmp_path / "data", seed=study.WORLD_DATA)
+    raw = {
+        "backbone": {"name": "miniworld"},
+        "languages": {"source": "en", "targets": ["sw"]},
+        "tasks": [
+            {
+                "task": "mini-sentiment",
+                "data": {
+                    "files": f"{tmp_path}/data/sentiment/{{language}}/{{split}}.jsonl",
+                    "max_rows": {"train": 16, "test": 20},
+                },
+            }
+        ],
+        "training": {"task": {"steps": 2, "batch_size": 4, "learning_rate": 1e-3}},
+        "methods": ["vanilla", "source-ft"],
+        "seeds": [real.DEVELOPMENT],
+        "workers": 1,
+    }
+    places = real.Places(tmp_path / "data", tmp_path / "real", tmp_path / "work")
+    real.run("small", raw, places, tmp_path / "rows")
+    kept = json.loads(gzip.decompress((tmp_path / "rows/small.json.gz").read_bytes()))
+    assert str(tmp_path) not in json.dumps(kept)
+    for row in kept["rows"]:
+        given = kept["answers"][row["predictions"]]
+        golds = [tuple(gold) for gold in kept["items"][f"{row['task']}/{row['language']}"]["gold"]]
+        found = METRICS[row["metric"]].score(given, golds, row["answer_language"])
+        assert found.value == pytest.approx(row["score"])
+    (logged,) = (tmp_path / "rows/log.jsonl").read_text().splitlines()
+    assert json.loads(logged)["configurations"] == 2

@@ -173,13 +173,13 @@ def test_a_hub_id_that_cannot_be_fetched_is_refused(tmp_path):
         find_backbone(Backbone(name="nobody/nothing"), tmp_path)
 
 
-@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
-def test_a_folder_that_is_no_model_is_refused(bpe_folder, tmp_path, missing):
+@pytest.mark.parametrize(
+    ("missing", "found"), [("config.json", "holds no config.json"), ("model.safetensors", "holds no weights")]
+)
+def test_a_folder_that_is_no_model_is_refused(bpe_folder, tmp_path, missing, found):
     folder = shutil.copytree(bpe_folder, tmp_path / "model")
     (folder / missing).unlink()
-    with pytest.raises(
-        UserError, match=f"holds no {missing.split('.')[-1] if 'config' not in missing else missing}"
-    ):
+    with pytest.raises(UserError, match=found):
         find_backbone(Backbone(name=str(folder)))
 
 
