@@ -5,6 +5,7 @@ DEMO ?= lingualift-demo
 MODULES ?=
 SHARED ?= ../shared
 STUDY ?= runs/study
+REAL ?=
 PIP_OPTIONS ?=
 
 # Else every process of a test compiles the libraries again.
@@ -13,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # By file, so that what a module shares is made once; groups have no effect with pytest 9.2 and xdist 3.8.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-all gates study mutants clean
+.PHONY: demo test test-all gates study study-real mutants clean
 
 demo: .venv/.user
 	$(BIN)/lingualift demo --output $(DEMO)
@@ -35,6 +36,11 @@ study: .venv/.developer
 	$(BIN)/python study/run.py --shared $(SHARED) --work $(STUDY)
 	$(BIN)/python study/effects.py --work $(STUDY)
 	$(BIN)/python study/figures.py
+
+# On pretrained models, which lie in REAL; hours. What has rows in study/rows is not run again.
+study-real: .venv/.developer
+	$(BIN)/python study/real.py --real $(REAL) --shared $(SHARED) --work runs/study-real
+	$(BIN)/python study/real_effects.py
 
 mutants: .venv/.developer
 	$(BIN)/mutmut run $(MODULES)

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -142,6 +142,8 @@ def holm(values: Sequence[float]) -> list[float]:
 class Runs:
     """The finished runs of the study, read when they are asked for."""
 
+    reported: ClassVar[Mapping[str, tuple[str, ...]]] = REPORTED
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._draws = functools.cache(lambda ids: list(item_draws(ids)))
@@ -171,19 +173,24 @@ class Runs:
     def scored(self, path: Path, row: Mapping[str, Any]) -> Scored:
         """A score on its items and on resamples of them."""
         answers = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        golds = [tuple(answer["gold"]) for answer in answers]
-        given = [answer["prediction"] for answer in answers]
-        metric = METRICS[row["metric"]]
-        blocks = self._draws(tuple(answer["id"] for answer in answers))
-        draws = [metric.resampled(given, golds, row["answer_language"], counts) for counts in blocks]
-        return Scored(row["score"], np.concatenate(draws), len(answers))
+        ids, golds = [answer["id"] for answer in answers], [answer["gold"] for answer in answers]
+        return self.resampled(row, ids, golds, [answer["prediction"] for answer in answers])
+
+    def resampled(
+        self, row: Mapping[str, Any], ids: Sequence[str], golds: Sequence[Sequence[str]], given: Sequence[Any]
+    ) -> Scored:
+        """A score on its items and on resamples of them, from the answers."""
+        metric, true = METRICS[row["metric"]], [tuple(gold) for gold in golds]
+        blocks = self._draws(tuple(ids))
+        draws = [metric.resampled(given, true, row["answer_language"], counts) for counts in blocks]
+        return Scored(row["score"], np.concatenate(draws), len(ids))
 
     def effect(self, question: Question) -> Effect:
         """The difference of two rows on the average of the reported languages."""
         one = self.cells(question.setting, question.one)
         base = self.cells(question.setting, question.base)
         there = {cell.language for cell in one} & {cell.language for cell in base}
-        languages = [code for code in REPORTED[question.setting] if code in there]
+        languages = [code for code in self.reported[question.setting] if code in there]
         pairs = sorted({(cell.backbone, cell.seed or 0) for cell in (*one, *base) if cell.seed is not None})
         table = {
             pair: [(at(one, *pair, code), at(base, *pair, code)) for code in languages] for pair in pairs

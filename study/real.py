@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import experiments as toys
+import fusing
 import yaml
 from rich.console import Console
 
@@ -40,6 +42,13 @@ SUM = {"method": "arithmetic", "space": "delta"}
 MEAN = {"method": "arithmetic", "space": "delta", "combine": "mean"}
 DELTA = {"method": "adamergex", "space": "delta"}
 FACTORS = {"method": "adamergex", "space": "factors"}
+FLARE = {"method": "flare", "fusion": "add_relu"}
+READING = ["source-ft", "translate-test", "translate-train", "input-fusion", "x-mixup", FLARE]
+READING += [{"method": "flare", "fusion": "cross_attention"}]
+FEWER = ["source-ft", "translate-test", "translate-train", FLARE]
+FUSED = ("jav", "min", "sun")
+WRONG = 0.2
+"""Share of the words that are dropped or replaced."""
 PAPER = {**FACTORS, "modules": "(q|v)_proj"}
 """The paper's choice of modules for references: queries and values."""
 REFERENCE = {"steps": 25, "batch_size": 8, "learning_rate": 5e-4}
@@ -62,10 +71,18 @@ def experiments(places: Places) -> Iterator[tuple[str, Raw]]:
         for steps in (25, 60):
             reference = {"steps": steps, "batch_size": 8, "learning_rate": learning_rate}
             yield f"choice-gemma-{learning_rate:g}-{steps}", choice(places, reference)
+    for learning_rate in (2e-4, 1e-3):
+        yield f"choice-gemma-task-{learning_rate:g}", choice(places, REFERENCE, learning_rate)
+    for learning_rate in (5e-4, 1e-3, 2e-3):
+        yield f"choice-e5-{learning_rate:g}", choice_e5(places, learning_rate)
     for seed in SEEDS:
         yield f"nusax-gemma-{seed}", merging(nusax(places, seed))
     for seed in SEEDS:
+        yield from conditions(places, f"nusax-e5-{seed}", e5(places, seed), READING)
+    for seed in SEEDS:
         yield f"xnli-gemma-{seed}", merging(xnli(places, seed))
+    for seed in SEEDS[:2]:
+        yield f"nusax-gemma-fused-{seed}", {**fused(nusax(places, seed, FUSED)), "methods": FEWER}
 
 
 def gemma(places: Places) -> Raw:
@@ -126,13 +143,49 @@ def merging(raw: Raw) -> Raw:
     return {**raw, "methods": ["vanilla", "source-ft", "reference-only", *merges, *fixed]}
 
 
-def choice(places: Places, reference: Raw) -> Raw:
-    """One setting of the references, on validation rows of the tuning language with the development seed."""
+def fused(raw: Raw) -> Raw:
+    """An experiment without references, whose training and test rows are translated by people."""
+    data = {key: value for key, value in raw["tasks"][0]["data"].items() if key != "aligned_on"}
+    english = {**data, "files": data["files"].replace("{language}", raw["languages"]["source"])}
+    task = {"task": "nusax", "data": data, "translated": {"into_targets": data, "into_source": english}}
+    training = {"task": raw["training"]["task"]}
+    return {**toys.less(raw, "reference", "weights"), "tasks": [task], "training": training}
+
+
+def e5(places: Places, seed: int, learning_rate: float = 1e-3) -> Raw:
+    """The encoder, which answers by a head, and its rows with their translations."""
+    task = {"steps": 96, "batch_size": 16, "learning_rate": learning_rate, "max_length": 256}
+    raw = fused(nusax(places, seed, FUSED))
+    return {**raw, "backbone": {"name": str(places.real / "e5-small")}, "training": {"task": task}}
+
+
+def conditions(places: Places, name: str, raw: Raw, methods: list[Any]) -> Iterator[tuple[str, Raw]]:
+    """Exact translations; a fifth of the words wrong in the English test rows; in the training rows too."""
+    raw = {**raw, "methods": methods}
+    folder = places.work / "noise" / name
+    yield name, raw
+    worse = fusing.worsened(raw, WRONG, folder / "test")
+    yield f"{name}-test", worse
+    yield f"{name}-train", toys.worse_training(worse, WRONG, folder / "train")
+
+
+def choice_e5(places: Places, learning_rate: float) -> Raw:
+    """One setting of the encoder, on validation rows of a language that is not reported."""
+    raw = e5(places, DEVELOPMENT, learning_rate)
+    task = raw["tasks"][0]
+    tested = {"splits": {"validation": "valid", "test": "valid"}}
+    into = {key: {**data, **tested} for key, data in task["translated"].items()}
+    tasks = [{**task, "data": {**task["data"], **tested}, "translated": into}]
+    return {**raw, "languages": {"source": "eng", "targets": ["ind"]}, "tasks": tasks, "methods": FEWER}
+
+
+def choice(places: Places, reference: Raw, learning_rate: float = 5e-4) -> Raw:
+    """One setting of task and references, on validation rows of the tuning language with the development seed."""
     raw = nusax(places, DEVELOPMENT, ("ind",))
     task = raw["tasks"][0]
     data = {**task["data"], "splits": {"validation": "valid", "test": "valid"}}
     methods = ["source-ft", {**SUM, "weight": 0.5}, {**DELTA, "weight": 0.5}]
-    training = {**raw["training"], "reference": reference}
+    training = {"task": {**raw["training"]["task"], "learning_rate": learning_rate}, "reference": reference}
     changed = {"tasks": [{**task, "data": data}], "training": training, "weights": {}, "methods": methods}
     return {**raw, **changed}
 

@@ -27,6 +27,7 @@ import experiments as study  # noqa: E402
 import figures  # noqa: E402
 import methods  # noqa: E402
 import questions  # noqa: E402
+import real_effects  # noqa: E402
 
 import real  # noqa: E402
 
@@ -360,3 +361,55 @@ def test_what_an_experiment_on_pretrained_models_leaves_is_enough_to_score_it_ag
         assert found.value == pytest.approx(row["score"])
     (logged,) = (tmp_path / "rows/log.jsonl").read_text().splitlines()
     assert json.loads(logged)["configurations"] == 2
+
+
+def test_every_named_comparison_on_pretrained_models_is_of_rows_that_are_run(tmp_path):
+    if not SHARED.is_dir():
+        pytest.skip("the data sets are not here")
+    places = real.Places(SHARED, tmp_path / "real", tmp_path / "work")
+    run = {}
+    for name, raw in real.experiments(places):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(raw))
+        run[name] = {(one.method, variant(one, "lora")) for one in load_experiment(path).methods}
+    asked = list(real_effects.questions())
+    assert len(asked) == 10
+    for one in asked:
+        for row in (one.one, one.base):
+            seeds = real.SEEDS[:2] if one.setting == "nusax-gemma-fused" else real.SEEDS
+            for seed in seeds:
+                name = "-".join(filter(None, (one.setting, str(seed), row.part)))
+                assert (row.method, row.variant) in run[name], (name, row)
+
+
+def test_rows_that_are_kept_give_the_effects_that_are_in_them(tmp_path):
+    """Of two rows of which one is right where the other is wrong by a known number of items."""
+    labels = ["positive", "negative"] * 10
+    for seed in real.SEEDS[:2]:
+        kept = {"rows": [], "answers": {}, "items": {}}
+        for language in real.FUSED:
+            kept["items"][f"nusax/{language}"] = {
+                "ids": [str(i) for i in range(20)],
+                "gold": [[x] for x in labels],
+            }
+            for method, how, wrong in (
+                ("flare", "add_relu", 0),
+                ("translate-test", "", 4),
+                ("translate-train", "", 2),
+            ):
+                given = [labels[1 - i % 2] if i < wrong else label for i, label in enumerate(labels)]
+                key = f"{method}-{language}"
+                kept["answers"][key] = given
+                row = {"task": "nusax", "method": method, "variant": how, "language": language, "seed": seed}
+                score = 100 * (20 - wrong) / 20
+                row |= {"metric": "macro_f1", "score": score, "answer_language": language, "predictions": key}
+                kept["rows"].append(row)
+        file = tmp_path / f"nusax-e5-{seed}.json.gz"
+        file.write_bytes(gzip.compress(json.dumps(kept).encode()))
+    runs = real_effects.Kept(tmp_path)
+    exact, _, train = (one for one in real_effects.questions() if one.setting == "nusax-e5")
+    assert runs.effect(exact).gain == pytest.approx(20)
+    assert runs.effect(train).gain == pytest.approx(10)
+    assert runs.effect(exact).seeds == 2
+    assert runs.effect(exact).low > 0
+    assert not runs.cells("nusax-e5", real_effects.Row("test", "nusax", "flare", "add_relu"))
