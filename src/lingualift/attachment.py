@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,47 +141,43 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
     if opened.kind in FUSED:
         return _attach_fused(ref, model, adapter, opened.kind, trainable)
     opened.check_copies()
-    wrapped = None
-    try:
-        config = peft.PeftConfig.from_pretrained(str(adapter))
-        for key in opened.changed:  # names that another tool wrote
-            setattr(config, key, opened.config[key])
-        config.inference_mode = not trainable
-        body = ref.family == "encoder" and ref.head.kind == "words"
-        left_off = set(config.modules_to_save or ()) if body else set()
-        config.modules_to_save = None if left_off else config.modules_to_save
-        headless = ref.head.kind != "words" and not config.modules_to_save
-        if headless and not trainable:
-            raise UserError(
-                adapter,
-                "has no head to answer with",
-                "an adapter trained on the task",
-                "name the task adapter",
-            )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its audit comes below
-            wrapped = wrap(ref, model, config)
-            if headless or not opened.layout.plain:
-                missing, unexpected = _load(wrapped, opened, head_modules(model) if headless else ())
-            else:
-                loaded = wrapped.load_adapter(str(adapter), "default", is_trainable=trainable)
-                missing, unexpected = loaded.missing_keys, loaded.unexpected_keys
-        if config.is_prompt_learning:  # peft takes it by another way, and checks its shape
-            unexpected = [key for key in unexpected if key != "prompt_embeddings"]
-        unexpected = [key for key in unexpected if not left_off & set(key.split("."))]
-        problems = [*missing, *unexpected]
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problems = [line.strip() for line in str(error).splitlines() if "Error(s)" not in line]
-    except BaseException:
-        if wrapped is not None:
-            detach(wrapped)
-        raise
-    if problems:
-        if wrapped is not None:
-            detach(wrapped)
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        found = f"does not fit the backbone: {problems[0][:300]}{more}"
-        raise UserError(adapter, found, "an adapter of this backbone", "name another backbone or adapter")
+    with contextlib.ExitStack() as undo:
+        try:
+            config = peft.PeftConfig.from_pretrained(str(adapter))
+            for key in opened.changed:  # names that another tool wrote
+                setattr(config, key, opened.config[key])
+            config.inference_mode = not trainable
+            body = ref.family == "encoder" and ref.head.kind == "words"
+            left_off = set(config.modules_to_save or ()) if body else set()
+            config.modules_to_save = None if left_off else config.modules_to_save
+            headless = ref.head.kind != "words" and not config.modules_to_save
+            if headless and not trainable:
+                raise UserError(
+                    adapter,
+                    "has no head to answer with",
+                    "an adapter trained on the task",
+                    "name the task adapter",
+                )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # its audit comes below
+                wrapped = wrap(ref, model, config)
+                undo.callback(detach, wrapped)
+                if headless or not opened.layout.plain:
+                    missing, unexpected = _load(wrapped, opened, head_modules(model) if headless else ())
+                else:
+                    loaded = wrapped.load_adapter(str(adapter), "default", is_trainable=trainable)
+                    missing, unexpected = loaded.missing_keys, loaded.unexpected_keys
+            if config.is_prompt_learning:  # peft takes it by another way, and checks its shape
+                unexpected = [key for key in unexpected if key != "prompt_embeddings"]
+            unexpected = [key for key in unexpected if not left_off & set(key.split("."))]
+            problems = [*missing, *unexpected]
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problems = [line.strip() for line in str(error).splitlines() if "Error(s)" not in line]
+        if problems:
+            more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+            found = f"does not fit the backbone: {problems[0][:300]}{more}"
+            raise UserError(adapter, found, "an adapter of this backbone", "name another backbone or adapter")
+        undo.pop_all()
     return wrapped
 
 
@@ -238,7 +235,7 @@ def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
     Raises:
         ValueError: peft finds no place for it; the model is as it was then.
     """
-    from lingualift.original import Original
+    from lingualift.original import remembered
 
     config.task_type = peft_task(ref.family, ref.head)
     if ref.head.kind != "words" and not config.modules_to_save:
@@ -246,18 +243,12 @@ def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
     start = getattr(
         config, "init_lora_weights", None
     )  # others than plain ones change the backbone (PiSSA, OLoRA)
-    original = Original(model, whole=start not in PLAIN_STARTS)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # peft tells what it sets right by itself (Conv1D, tied layers)
-            wrapped = _wrapped(ref, model, config)
-    except BaseException:
-        original.restore()
-        raise
-    original.watch(wrapped)
-    wrapped.original = original
+    with remembered(model, whole=start not in PLAIN_STARTS) as original, warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # peft tells what it sets right by itself (Conv1D, tied layers)
+        wrapped = _wrapped(ref, model, config)
+        original.watch(wrapped)
     return wrapped
 
 

@@ -595,13 +595,18 @@ def _check_loaded(ref: BackboneRef, model: Any, missing: Iterable[str]) -> None:
         )
 
 
+def base_of(model: Any) -> Any:
+    """The model within one that has an adapter on it; itself where it has none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def check_speaks(ref: BackboneRef, model: Any) -> None:
     """Refuse a model whose head for words was never trained, where words are asked of it.
 
     Raises:
         UserError: its checkpoint has none, and none was put on it.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     head = head_modules(base)
     fresh = sorted(name for name in base.fresh_weights if name.split(".")[0] in head)
     if fresh:
@@ -641,8 +646,9 @@ def check_room(model: Any, tokens: int) -> None:
     Raises:
         UserError: it has fewer.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    check_positions(getattr(base, "bound", None), setting("max_length"), tokens, virtual_tokens(model))
+    check_positions(
+        getattr(base_of(model), "bound", None), setting("max_length"), tokens, virtual_tokens(model)
+    )
 
 
 def virtual_tokens(model: Any) -> int:
@@ -659,22 +665,20 @@ def _bound(model: Any) -> None:
     """Let a model refuse more tokens than it has positions for, which a processor tells late and a GPU dies of."""
     model.bound = bound_of(model)
     if model.bound is not None:
-        model.register_forward_pre_hook(_check_passed, with_kwargs=True)
+        check = functools.partial(_check_passed, encoder=family_of(model.config) == "encoder")
+        model.register_forward_pre_hook(check, with_kwargs=True)
 
 
-def _check_passed(model: Any, _: Any, given: dict[str, Any]) -> None:
+def _check_passed(model: Any, _: Any, given: dict[str, Any], *, encoder: bool) -> None:
+    """Of an encoder, what a cache holds is a prefix; else it is what was read or written earlier."""
     read, written = given.get("input_ids"), given.get("decoder_input_ids")
     read = given.get("inputs_embeds") if read is None else read
     cache: Any = given.get("past_key_values")
     earlier = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
-    if read is not None and family_of(model.config) == "encoder":
-        check_positions(model.bound, setting("max_length"), read.shape[1], earlier)
-    elif read is not None:
-        check_positions(
-            model.bound, setting("max_length"), read.shape[1] + (earlier if written is None else 0)
-        )
-    if written is not None:
-        check_positions(model.bound, setting("max_length"), written.shape[1] + earlier)
+    for tokens, before in ((read, earlier if written is None else 0), (written, earlier)):
+        if tokens is not None:
+            there, prefix = (0, before) if encoder else (before, 0)
+            check_positions(model.bound, setting("max_length"), tokens.shape[1] + there, prefix)
 
 
 def scored_bytes(model: Any, tokens: int) -> int:
@@ -701,7 +705,7 @@ def keeps_apart(model: Any) -> bool:
     """
     import torch
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     if hasattr(base, "keeps_apart"):
         return bool(base.keeps_apart)
     read: list[Any] = []
@@ -725,5 +729,4 @@ def keeps_apart(model: Any) -> bool:
 
 def keeps_logits(model: Any) -> bool:
     """Whether the model's forward pass can leave out the logits of a prompt (`logits_to_keep`)."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(base.forward).parameters
+    return "logits_to_keep" in inspect.signature(base_of(model).forward).parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -59,13 +60,14 @@ class Original:
         """Copy the weights that an adapter trains or has replaced, and from now on those that are loaded into.
 
         Args:
-            wrapped: The model with the adapter on it.
+            wrapped: The model with the adapter on it; this becomes its `original`.
         """
         self._keep_replaced()
         for name, tensor in self._tensors.items():
             if tensor.requires_grad:
                 self._copy(name)
         wrapped.register_load_state_dict_pre_hook(self._before_loading)
+        wrapped.original = self
 
     def _keep_replaced(self) -> None:
         for name, data in self._held.items():
@@ -116,6 +118,17 @@ class Original:
         for name in expected | found:
             if not _same(found.get(name), expected.get(name)):
                 raise RuntimeError(f"an adapter that was taken off has changed {name} of the backbone")
+
+
+@contextmanager
+def remembered(model: torch.nn.Module, *, whole: bool = False) -> Iterator[Original]:
+    """What a model is, while something is put on it; it is that again where that fails. Arguments as for `Original`."""
+    original = Original(model, whole=whole)
+    try:
+        yield original
+    except BaseException:
+        original.restore()
+        raise
 
 
 Facts = tuple[tuple[int, ...], torch.dtype, Tensor]

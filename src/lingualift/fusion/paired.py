@@ -26,7 +26,7 @@ from lingualift.fusion.layer import ADAPTER, FusedCache, FusionError
 from lingualift.fusion.passes import UNFUSED, Meeting, running
 from lingualift.fusion.stage import FirstStage
 from lingualift.fusion.translator import Translator
-from lingualift.original import Original
+from lingualift.original import remembered
 from lingualift.provenance import sha256_file, write_json, writing
 
 Model = TypeVar("Model", bound="PairedModel")
@@ -69,18 +69,14 @@ class PairedModel(peft.PeftModel):  # type: ignore[misc]
         )
         if layers:
             lora._register_custom_module(layers)
-        original = Original(backbone)
-        try:
+        with remembered(backbone) as original:
             super().__init__(backbone, lora, ADAPTER)
             read_in_order(backbone)  # a caller's own backbone does not yet
             if before is not None:
                 before.attach(backbone)
                 before.begin(backbone)
-        except BaseException:
-            original.restore()
-            raise
-        original.watch(self)
-        self.original, self._first_stage = original, before
+            original.watch(self)
+        self._first_stage = before
         self.fusion_config, self.source_encoder = config, None
         self._causal = family_of(backbone.config) == "decoder"
         self._off = False

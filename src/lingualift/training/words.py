@@ -92,7 +92,7 @@ def head_alone(model: Any) -> Any:
     """
     import torch
 
-    from lingualift.original import Original
+    from lingualift.original import remembered
 
     class HeadAlone(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -116,11 +116,11 @@ def head_alone(model: Any) -> Any:
             """Those weights, and nothing left out; what else there is to load is there already."""
             return super().load_state_dict({**super().state_dict(), **state_dict})
 
-    original, alone = Original(model), HeadAlone()
-    for weight in own_weights(model).values():
-        weight.requires_grad_(True)
-    original.watch(alone)
-    alone.original = original
+    with remembered(model) as original:
+        alone = HeadAlone()
+        for weight in own_weights(model).values():
+            weight.requires_grad_(True)
+        original.watch(alone)
     return alone
 
 
