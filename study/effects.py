@@ -97,9 +97,7 @@ def main() -> None:
     asked = list(questions())
     found = [(one, runs.effect(one)) for one in asked]
     entries = [asdict(one) | asdict(effect) for one, effect in found]
-    adjusted = holm([entry["p"] for entry in entries if entry["named"]])
-    for entry, p in zip([entry for entry in entries if entry["named"]], adjusted, strict=True):
-        entry |= {"p_holm": p, "clear": max(p, entry["p_parts"]) <= LEVEL}
+    correct([entry for entry in entries if entry["named"]])
     log = [json.loads(line) for line in (options.work / "log.jsonl").read_text().splitlines()]
     latest = {entry["experiment"]: entry for entry in log}
     numbers = {
@@ -137,6 +135,13 @@ def holm(values: Sequence[float]) -> list[float]:
     steps = [min(1.0, (len(values) - place) * values[index]) for place, index in enumerate(order)]
     corrected = np.maximum.accumulate(steps) if steps else []
     return [float(corrected[int(place)]) for place in np.argsort(order)]
+
+
+def correct(named: Sequence[dict[str, Any]], missing: int = 0) -> None:
+    """Add to named comparisons their corrected p, and whether they are clear; those whose rows are missing count."""
+    adjusted = holm([entry["p"] for entry in named] + missing * [1.0])
+    for entry, p in zip(named, adjusted, strict=False):
+        entry |= {"p_holm": p, "clear": max(p, entry["p_parts"]) <= LEVEL}
 
 
 class Runs:

@@ -22,11 +22,9 @@ from typing import Any
 
 import experiments as toys
 import fusing
-import yaml
 from rich.console import Console
+from run import finished
 
-import lingualift as ll
-from lingualift.pipeline.progress import watching
 from lingualift.provenance import library_versions
 
 ROWS = Path(__file__).parent / "rows"
@@ -214,12 +212,8 @@ def main() -> None:
 
 def run(name: str, raw: Raw, places: Places, rows: Path) -> None:
     """Run an experiment and keep its rows."""
-    path = places.work / "experiments" / f"{name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
-    folder, started = places.work / "runs" / name, time.time()
-    with watching(console) as watch:
-        done = ll.run(path, output=folder, replace=True, watch=watch)
+    started = time.time()
+    done = finished(name, raw, places.work)
     entry = {
         "experiment": name,
         "seconds": round(time.time() - started, 1),
@@ -227,7 +221,7 @@ def run(name: str, raw: Raw, places: Places, rows: Path) -> None:
         "scores": len(done.rows),
         "versions": library_versions(*LIBRARIES),
     }
-    keep(rows / f"{name}.json.gz", folder, entry, places)
+    keep(rows / f"{name}.json.gz", done.folder, entry, places)
     with (rows / "log.jsonl").open("a", encoding="utf-8") as log:
         print(json.dumps(entry), file=log)
     console.print(f"next: git add {rows}, and commit")

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
-from effects import LEVEL, Cell, Runs, Scored, holm, rounded
+from effects import Cell, Runs, Scored, correct, rounded
 from questions import Question, Row
 from rich.console import Console
 from rich.table import Table
@@ -101,9 +101,7 @@ def main() -> None:
     runs, every = Kept(options.rows), list(questions())
     there = [one for one in every if runs.cells(one.setting, one.one) and runs.cells(one.setting, one.base)]
     entries = [asdict(one) | asdict(runs.effect(one)) for one in there]
-    missing = [1.0] * (len(every) - len(there))  # what is not there yet counts in the correction
-    for entry, p in zip(entries, holm([entry["p"] for entry in entries] + missing), strict=False):
-        entry |= {"p_holm": p, "clear": max(p, entry["p_parts"]) <= LEVEL}
+    correct(entries, len(every) - len(there))
     options.output.write_text(json.dumps(rounded({"effects": entries}), indent=1) + "\n", encoding="utf-8")
     table = Table("setting", "comparison", "points", "95%", "seeds", "p (Holm)", "t-test", box=None)
     for entry in entries:

@@ -16,8 +16,10 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import methods
 import yaml
@@ -88,15 +90,8 @@ def make_worlds(places: Places) -> None:
 
 def run(study: Study, places: Places, workers: int | None) -> None:
     """Run an experiment, or read that it is finished, and log it."""
-    path = places.work / "experiments" / f"{study.name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(study.raw, sort_keys=False), encoding="utf-8")
-    overrides = [f"workers={workers}"] if workers else []
     started = time.time()
-    with watching(console) as watch:
-        done = ll.run(
-            path, output=places.work / "runs" / study.name, overrides=overrides, replace=True, watch=watch
-        )
+    done = finished(study.name, study.raw, places.work, [f"workers={workers}"] if workers else [])
     rows = {(row["task"], row["method"], row["variant"], row["language"], row["seed"]) for row in done.rows}
     entry = {
         "experiment": study.name,
@@ -109,6 +104,15 @@ def run(study: Study, places: Places, workers: int | None) -> None:
     }
     with (places.work / "log.jsonl").open("a", encoding="utf-8") as log:
         print(json.dumps(entry), file=log)
+
+
+def finished(name: str, raw: Mapping[str, Any], work: Path, overrides: Sequence[str] = ()) -> Any:
+    """What `ll.run` returns of an experiment, which is run in `work`, or goes on there, or is finished there."""
+    path = work / "experiments" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(dict(raw), sort_keys=False), encoding="utf-8")
+    with watching(console) as watch:
+        return ll.run(path, output=work / "runs" / name, overrides=overrides, replace=True, watch=watch)
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ def _fingerprint(find: Find, weigh: Weigh, code: Callable[[], str]) -> str | Non
             "architecture": architecture,
             "weights": weights,
             "tokenizer": {} if tokenizer is None else _told(read_json(tokenizer)),
-            "words": {name: sha256_file(file) for name, file in _words(find)},
+            "words": {name: _sha256(file) for name, file in _words(find)},
             "code": code() if "auto_map" in architecture else None,
         }
     )

@@ -77,6 +77,16 @@ def logits(folder, model=None):
         return wrapped(input_ids=torch.arange(2, 38).reshape(2, -1)).logits
 
 
+def assert_merges_alike(*folders):
+    """See that plain peft makes one thing of the merges of two adapters."""
+    found = []
+    for folder in folders:
+        output = folder.with_name(f"of-{folder.name}")
+        merge(method="arithmetic", space="delta", adapters=[(folder, 0.5)], output=output)
+        found.append(logits(output))
+    assert torch.equal(*found)
+
+
 def compiled(folder):
     """Adapters put on a model that torch.compile wraps."""
     wrapped = trained(peft.get_peft_model(torch.compile(model_of()), peft.LoraConfig(**LORA)), 1)
@@ -237,14 +247,7 @@ def test_a_configuration_that_names_wrappers_is_peft_s_too(tmp_path):
     config["rank_pattern"] = {"_orig_mod.model.layers.1.self_attn.q_proj": 3}
     theirs = {name.replace(PREFIX, f"{PREFIX}_orig_mod."): x for name, x in tensors.items()}
     written(tmp_path / "theirs", theirs, config)
-    for name in ("plain", "theirs"):
-        merge(
-            method="arithmetic",
-            space="delta",
-            adapters=[(tmp_path / name, 0.5)],
-            output=tmp_path / f"of-{name}",
-        )
-    assert torch.equal(logits(tmp_path / "of-theirs"), logits(tmp_path / "of-plain"))
+    assert_merges_alike(tmp_path / "plain", tmp_path / "theirs")
 
 
 def vision(folder, seed, former):
@@ -404,14 +407,7 @@ def unsloth(folder):
 def test_an_adapter_as_unsloth_writes_it_is_merged(tmp_path):
     adapter(tmp_path / "plain")
     unsloth(tmp_path / "theirs")
-    for name in ("plain", "theirs"):
-        merge(
-            method="arithmetic",
-            space="delta",
-            adapters=[(tmp_path / name, 0.5)],
-            output=tmp_path / f"of-{name}",
-        )
-    assert torch.equal(logits(tmp_path / "of-theirs"), logits(tmp_path / "of-plain"))
+    assert_merges_alike(tmp_path / "plain", tmp_path / "theirs")
 
 
 def test_tensors_that_deepspeed_did_not_gather_are_refused(tmp_path):
@@ -517,14 +513,7 @@ def test_a_model_within_another_is_brought_back(tmp_path):
     adapter(tmp_path / "plain")
     held(tmp_path / "theirs")
     assert "in another (student)" in inspect(tmp_path / "theirs").adapters[0].layout[0]
-    for name in ("plain", "theirs"):
-        merge(
-            method="arithmetic",
-            space="delta",
-            adapters=[(tmp_path / name, 0.5)],
-            output=tmp_path / f"of-{name}",
-        )
-    assert torch.equal(logits(tmp_path / "of-theirs"), logits(tmp_path / "of-plain"))
+    assert_merges_alike(tmp_path / "plain", tmp_path / "theirs")
 
 
 def test_the_own_state_of_an_adapter_of_another_name_is_brought_back_with_its_saved_modules(tmp_path):
@@ -535,14 +524,7 @@ def test_the_own_state_of_an_adapter_of_another_name_is_brought_back_with_its_sa
         name: x.clone() for name, x in wrapped.state_dict().items() if "lora_" in name or "modules_to" in name
     }
     written(tmp_path / "theirs", state, json.loads((tmp_path / "sw/adapter_config.json").read_text()))
-    for name in ("sw", "theirs"):
-        merge(
-            method="arithmetic",
-            space="delta",
-            adapters=[(tmp_path / name, 0.5)],
-            output=tmp_path / f"of-{name}",
-        )
-    assert torch.equal(logits(tmp_path / "of-theirs"), logits(tmp_path / "of-sw"))
+    assert_merges_alike(tmp_path / "sw", tmp_path / "theirs")
 
 
 def test_what_peft_writes_for_biases_of_a_saved_head_is_read(tmp_path):

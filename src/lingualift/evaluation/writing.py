@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from lingualift.backbone import base_of
 from lingualift.config import Scoring
 from lingualift.errors import UserError
 from lingualift.evaluation.batches import in_batches
@@ -132,8 +133,7 @@ def _encode(model: Any, inputs: dict[str, Any], beside: dict[str, Any]) -> Any:
     """What the encoder makes of prompts, and of their sources where it reads them."""
     if beside:
         return model.encode(**inputs, **beside)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base.get_encoder()(**inputs, return_dict=True)
+    return base_of(model).get_encoder()(**inputs, return_dict=True)
 
 
 def write_answers(

@@ -26,9 +26,9 @@ def lora_config(
     """
     config = dict(base)
     if not same_modules:
-        patterns = {name: either(name) for name in sorted(modules)}
-        plain = all(pattern == re.escape(name) for name, pattern in patterns.items())
-        config["target_modules"] = list(patterns) if plain else "|".join(patterns.values())
+        names = sorted(modules)
+        plain = [_written(name) for name in names] == names
+        config["target_modules"] = names if plain else "|".join(map(either, names))
         config.update(layers_to_transform=None, layers_pattern=None, exclude_modules=None)
     if _says(config, modules):
         return config
@@ -69,7 +69,7 @@ def _short_patterns(values: Mapping[str, float]) -> tuple[float, dict[str, float
         by_end.setdefault(name.rpartition(".")[2], set()).add(value)
     short = {end: next(iter(found)) for end, found in by_end.items() if len(found) == 1 and found != {common}}
     long = {
-        name if either(name) == re.escape(name) else either(name): value
+        _written(name): value
         for name, value in sorted(values.items(), key=_longest_first)
         if value != common and name.rpartition(".")[2] not in short
     }
@@ -80,6 +80,12 @@ def _full_patterns(values: Mapping[str, float]) -> tuple[float, dict[str, float]
     """Every module by its whole, quoted path, the longest first: right for any names."""
     patterns = {either(name): value for name, value in sorted(values.items(), key=_longest_first)}
     return next(iter(values.values())), patterns
+
+
+def _written(name: str) -> str:
+    """A module's name as it stands, where it means the module in every version of transformers; else a pattern."""
+    pattern = either(name)
+    return name if pattern == re.escape(name) else pattern
 
 
 def _longest_first(item: tuple[str, float]) -> int:

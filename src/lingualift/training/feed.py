@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lingualift.architectures import Head, head_modules
 from lingualift.attachment import MIXUP
-from lingualift.backbone import BackboneRef, check_speaks, keeps_apart, keeps_logits
+from lingualift.backbone import BackboneRef, base_of, check_speaks, keeps_apart, keeps_logits
 from lingualift.config import Training
 from lingualift.errors import UserError
 from lingualift.tasks import Example, Task, TextTask
@@ -354,8 +354,7 @@ class WordLoss:
 
 def _base(model: Any) -> Any:
     """The backbone under DDP and an adapter."""
-    inner = getattr(model, "module", model)
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    return base_of(getattr(model, "module", model))
 
 
 def token_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
