@@ -20,7 +20,7 @@ torch.set_num_threads(int(os.environ["LINGUALIFT_TEST_THREADS"]))
 import runpy, sklearn.metrics
 import lingualift.evaluation.runner, lingualift.fusion, lingualift.lifting, lingualift.look, lingualift.merging
 import lingualift.pipeline, lingualift.prediction, lingualift.report, lingualift.translation
-from lingualift.cli import main
+from lingualift.__main__ import main
 gc.collect()
 gc.freeze()
 print(flush=True)

@@ -99,10 +99,6 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"lingualift: {error.on_command_line()}\n")
         sys.exit(2)
-    except SystemExit as end:
-        if end.code == 130:  # Typer's, for an interrupt from the keyboard
-            sys.stderr.write("lingualift: stopped; the same command goes on where it was\n")
-        raise
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -781,13 +777,16 @@ def store_verify(folder: StoreArgument = Path("runs/store")) -> None:
     from lingualift.pipeline.store import Store
 
     entries = list(Store(folder).entries())
-    altered = [entry for entry in entries if entry.state == "altered"]
-    for entry in altered:
-        typer.echo(f"{entry.path}: {entry.problem}")
-    if altered:
-        found = f"{len(altered)} of {len(entries)} entries were altered"
-        mend = f"run the experiment again: they are made anew; or lingualift store prune {folder}"
-        raise UserError(folder, found, "none", mend)
+    mends = {
+        "altered": f"run the experiment again: they are made anew; or lingualift store prune {folder}",
+        "unreadable": f"let their owner run: chmod -R g+rX {folder}",
+    }
+    for state, mend in mends.items():
+        those = [entry for entry in entries if entry.state == state]
+        for entry in those:
+            typer.echo(f"{entry.path}: {entry.problem}")
+        if those:
+            raise UserError(folder, f"{len(those)} of {len(entries)} entries are {state}", "none", mend)
     typer.echo(f"{len(entries)} entries, all as they were written.")
 
 
@@ -805,25 +804,22 @@ def store_prune(
 ) -> None:
     """Remove what no run will read again: scratch of killed runs, altered steps, steps of older versions."""
     from lingualift.pipeline import plan_of
-    from lingualift.pipeline.store import Store, prunable
+    from lingualift.pipeline.store import Store
     from lingualift.pipeline.words import readable
 
-    store = Store(folder)
-    entries = list(store.entries())
     needed = None
     if keep:
         plans = [plan_of(path, store=folder)[0] for path in keep]
         needed = frozenset(step.key[:20] for plan in plans for step in plan.steps)
     seconds = None if unused_for is None else unused_for * 86400
-    going = list(prunable(entries, needed=needed, unused_for=seconds))
-    gone = [(entry, why) for entry, why in going if dry_run or store.remove(entry)]
-    for entry, why in gone:
+    done = Store(folder).prune(needed=needed, unused_for=seconds, dry_run=dry_run)
+    for entry, why in done.gone:
         typer.echo(f"{entry.path}  {readable(entry.size)}  {why}")
-    kept = len(entries) - len(gone)
     verb = "would free" if dry_run else "freed"
-    typer.echo(f"{verb} {readable(sum(entry.size for entry, _ in gone))}; {kept} entries stay.")
-    if len(gone) < len(going):
-        typer.echo(f"{len(going) - len(gone)} entries stay because a run is working on them.")
+    typer.echo(
+        f"{verb} {readable(sum(entry.size for entry, _ in done.gone))}; {done.kept} entries stay"
+        + (f", {done.needed} of them because a run that is going on needs them." if done.needed else ".")
+    )
 
 
 @app.command()

@@ -11,7 +11,7 @@ from lingualift.errors import UserError
 from lingualift.miniworld import write_data
 from lingualift.pipeline import Run, run
 from lingualift.pipeline.executors import Watch
-from lingualift.provenance import write_text, writing
+from lingualift.provenance import write_text
 
 EXPERIMENT = "demo.yaml"
 SHOWN = """flare reads poor translations here, because there the methods differ. In the study (docs/study.md), over \
@@ -37,12 +37,14 @@ def run_demo(output: Path, *, seeds: int = 3, watch: Watch = lambda event: None)
         not output.is_dir() or (any(output.iterdir()) and not (output / EXPERIMENT).is_file())
     ):
         raise UserError(output, "is not empty and holds no demo", mend="choose another --output")
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
+    path = output / EXPERIMENT
+    text = resources.files("lingualift").joinpath(EXPERIMENT).read_text(encoding="utf-8")
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        mend = f"run it: lingualift run {path}; or see the demo again elsewhere: choose another --output"
+        raise UserError(path, "is not the demo's experiment, but one of your own", mend=mend)
+    write_text(path, text)
     if not (output / "data").is_dir():
         write_data(output / "data")
-    text = resources.files("lingualift").joinpath(EXPERIMENT).read_text(encoding="utf-8")
-    write_text(output / EXPERIMENT, text)
     numbers = yaml.safe_dump(list(range(seeds)), default_flow_style=True).strip()
     return run(
         output / EXPERIMENT, output=output / "run", overrides=[f"seeds={numbers}"], replace=True, watch=watch

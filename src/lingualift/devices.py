@@ -22,16 +22,24 @@ def free_memory() -> int:
     if device() == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     free = int(psutil.virtual_memory().available)
-    limit, used = (_cgroup_bytes(name) for name in ("memory.max", "memory.current"))
-    return free if limit is None or used is None else min(free, max(0, limit - used))
+    inside = _free_in_container(Path("/sys/fs/cgroup"))
+    return free if inside is None else min(free, inside)
 
 
-def _cgroup_bytes(name: str) -> int | None:
-    """A number of the container that this process runs in, where there is one."""
+def _free_in_container(group: Path) -> int | None:
+    """Bytes that a container (cgroup v2) leaves to its processes; None where there is no limit.
+
+    Files that the kernel keeps in memory count as used there, and give way when the memory is needed.
+    """
     try:
-        return int(Path("/sys/fs/cgroup", name).read_text(encoding="ascii"))
-    except (OSError, ValueError):
+        limit, used = (
+            int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current")
+        )
+        told = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        cached = sum(int(told[name]) for name in ("active_file", "inactive_file", "slab_reclaimable"))
+    except (OSError, ValueError, KeyError):
         return None
+    return max(0, limit - used + min(used, cached))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -16,9 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from lingualift.errors import UserError, setting
 
 PROVENANCE_FILE = "provenance.json"
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
 _FULL = 1 << 16  # bytes: with less than this a disk counts as full
 
 
@@ -100,6 +103,25 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to read `path`, or what is in it, into errors that say what to do.
+
+    Raises:
+        UserError: no permission, a name that is too long, no such file any more.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = path if error.filename is None else Path(os.fsdecode(error.filename))
+        mend = (
+            "ask its owner to let you read it, or name another"
+            if error.errno in _FORBIDDEN
+            else "check the path"
+        )
+        raise UserError(where, f"cannot be read ({error.strerror or error})", mend=mend) from error
+
+
+@contextlib.contextmanager
 def writing(target: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write `target` into errors that say what to do.
 
@@ -164,6 +186,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         with writing(target):
             scratch.chmod(0o777 & ~_umask())
             yield scratch
+            open_to_all(scratch)
             for file in scratch.rglob("*"):
                 if file.is_file():
                     _sync(file)
@@ -199,14 +222,39 @@ def write_text(path: Path, text: str) -> None:
             raise
 
 
+def json_text(value: Any) -> str:
+    """The text of a JSON file, indented for people."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, indented for people, by one rename."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Write JSON Lines by one rename."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def open_to_all(folder: Path) -> None:
+    """Let others read a folder's files as the umask says, however private the library that wrote them made them."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~_umask())
+
+
+def file_lock(path: Path) -> FileLock:
+    """A lock that everybody can take who may write there; its folder is made.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.touch(0o666)
+    return FileLock(path)
 
 
 def _umask() -> int:

@@ -8,7 +8,7 @@ import pytest
 from adapter_folders import write_lora
 from test_identities import three
 
-from lingualift.cli import main
+from lingualift.__main__ import main
 
 
 def lingualift(monkeypatch, capsys, *arguments):
@@ -67,7 +67,7 @@ def test_a_warning_is_seen(tmp_path):
     command = [
         sys.executable,
         "-c",
-        "from lingualift.cli import main; main()",
+        "from lingualift.__main__ import main; main()",
         "merge",
         *map(str, roles(paths)),
         "-o",

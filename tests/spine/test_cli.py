@@ -64,7 +64,7 @@ def adapter(cli, data, tmp_path_factory):
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; sys.argv = ['lingualift', '--help']\n"
-        "from lingualift.cli import main\n"
+        "from lingualift.__main__ import main\n"
         "try: main()\n"
         f"finally: sys.stderr.write(' '.join(name for name in {HEAVY!r} if name in sys.modules))"
     )

@@ -51,7 +51,7 @@ def began(folder):
     write_data(folder / "data")
     (folder / "long.yaml").write_text(EXPERIMENT, encoding="utf-8")
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # tests may ignore it
-    program += "; from lingualift.cli import main; main()"
+    program += "; from lingualift.__main__ import main; main()"
     command = [sys.executable, "-c", program, "run", "long.yaml", "--output", "out"]
     with (folder / "said").open("w") as said:
         return subprocess.Popen(

@@ -1,7 +1,7 @@
 """The method, top to bottom: an experiment becomes a plan, a plan becomes finished steps, those become a table.
 
-Read `methods.py` (what each method does), `steps.py` (what a step is), `plan.py`, `executors.py`, `results.py`, and the
-function below that puts them together.
+Read `methods.py` (what each method does), `steps.py` (what a step is), `plan.py`, `executors.py`, `results.py`,
+`folder.py` (whose the run folder is), and the function below that puts them together.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
-from lingualift.config import Experiment, dump_experiment, load_experiment
+from lingualift.config import load_experiment
 from lingualift.errors import UserError
 from lingualift.evaluation.comparisons import Comparison
 from lingualift.pipeline.cost import check_fits, estimate
 from lingualift.pipeline.executors import Event, Watch, default_workers, expect_workers, run_locally
+from lingualift.pipeline.folder import check_folder, claimed, still_there
 from lingualift.pipeline.plan import Plan, check_data, make_plan
-from lingualift.pipeline.results import collect
+from lingualift.pipeline.results import collect, names_of
 from lingualift.pipeline.store import Store
-from lingualift.provenance import write_text, writing
-from lingualift.report import PAGE_FILE, TABLE_FILE, write_report
-from lingualift.report.folder import EXPERIMENT_FILE, LOG_FILE, RESULTS_FILE, STEPS_FILE, layout_of
+from lingualift.provenance import writing
+from lingualift.report import write_report
+from lingualift.report.folder import EXPERIMENT_FILE, LOG_FILE, PAGE_FILE, RESULTS_FILE, layout_of
 from lingualift.report.tables import Layout
 
 
@@ -88,10 +89,12 @@ def run(
     if not (folder / RESULTS_FILE).is_file():  # else nothing may be left to do
         expect_workers(load_experiment(Path(experiment), overrides).workers)
     plan, steps = plan_of(experiment, output=output, overrides=overrides, store=store)
+    check_folder(folder, plan.experiment, replace, names_of(plan))
+    steps.check()
     if plan.missing(steps):
+        steps.check_writable()
         check_fits(estimate(plan, steps, calibrate=False))
-    _claim(folder, plan.experiment, replace)
-    return run_plan(plan, folder, steps, watch)
+    return run_plan(plan, folder, steps, watch, replace=replace)
 
 
 def plan_of(
@@ -124,8 +127,8 @@ def _run_tiny(
     folder = Path(output) if output else Path("runs") / f"{path.stem}-tiny"
     given = load_experiment(path, overrides)
     small = shrink(given, path.parent)
-    _claim(folder, small.experiment, replace or _is_tiny(folder))
-    with writing(folder):
+    replace = replace or _is_tiny(folder)
+    with claimed(folder, small.experiment, replace):
         small.write(folder)
     plan = make_plan(small.experiment, folder)
     real_room = small.experiment.model_copy(update={"scoring": given.scoring})
@@ -147,77 +150,41 @@ def _is_tiny(folder: Path) -> bool:
         return False
 
 
-def run_plan(plan: Plan, folder: Path, store: Store, watch: Watch = lambda event: None) -> Run:
+def run_plan(
+    plan: Plan, folder: Path, store: Store, watch: Watch = lambda event: None, *, replace: bool = False
+) -> Run:
     """Run what a store does not hold yet, and write the results."""
     store.claim()
-    missing = plan.missing(store)
-    with writing(folder), (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+    with claimed(folder, plan.experiment, replace):
+        pass
+    with store.needing(plan.steps):
+        missing = plan.missing(store)
+        with writing(folder), (folder / LOG_FILE).open("a", encoding="utf-8") as log:
 
-        def note(event: Event) -> None:
-            if event.what != "progress":
-                entry = {
-                    "time": time.time(),
-                    "event": event.what,
-                    "step": event.step.label(),
-                    "key": event.step.key,
-                    **({"text": event.text} if event.text else {}),
-                    **({"done": event.done, "total": event.total} if event.what == "pulse" else {}),
-                    **({"seconds_left": round(event.left, 1)} if event.left is not None else {}),
-                }
-                log.write(json.dumps(entry, ensure_ascii=False) + "\n")
-                log.flush()
-            watch(event)
+            def note(event: Event) -> None:
+                if event.what != "progress":
+                    entry = {
+                        "time": time.time(),
+                        "event": event.what,
+                        "step": event.step.label(),
+                        "key": event.step.key,
+                        **({"text": event.text} if event.text else {}),
+                        **({"done": event.done, "total": event.total} if event.what == "pulse" else {}),
+                        **({"seconds_left": round(event.left, 1)} if event.left is not None else {}),
+                    }
+                    log.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                    log.flush()
+                watch(event)
 
-        if missing:
-            watch(Event("plan", missing[0], done=len(missing), total=sum(step.cost for step in missing)))
-        run_locally(missing, store, plan.experiment.workers or default_workers(), note)
-    store.used(plan.steps)
-    layout = layout_of(plan.experiment)
-    with writing(folder):
-        rows, comparisons = collect(plan, store, folder, layout.averages())
+            if missing:
+                watch(Event("plan", missing[0], done=len(missing), total=sum(step.cost for step in missing)))
+            run_locally(missing, store, plan.experiment.workers or default_workers(), note)
+        store.used(plan.steps)
+        layout = layout_of(plan.experiment)
+        with still_there(folder, plan.experiment):
+            rows, comparisons = collect(plan, store, folder, layout.averages())
     write_report(folder)
     return Run(folder, rows, comparisons, layout, len(missing))
-
-
-def _claim(folder: Path, experiment: Experiment, replace: bool) -> None:
-    """Make the run folder and put the resolved experiment into it; never take another experiment's unasked."""
-    there = folder / EXPERIMENT_FILE
-    if there.is_file():
-        if not _same(there, experiment):
-            if not replace:
-                raise UserError(
-                    folder,
-                    "holds the run of another experiment",
-                    "the same experiment, to go on with it",
-                    "choose another --output, or replace its results with --replace (finished steps are kept)",
-                )
-            for name in (
-                RESULTS_FILE,
-                STEPS_FILE,
-                TABLE_FILE,
-                PAGE_FILE,
-            ):  # lest they pass for this experiment's
-                (folder / name).unlink(missing_ok=True)
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise UserError(folder, "is not empty and no run folder", mend="choose another --output")
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(there, dump_experiment(experiment))
-
-
-def _same(there: Path, experiment: Experiment) -> bool:
-    """Whether a resolved experiment file gives the same results, however fast and wherever its loss is shown."""
-    pace: Any = {
-        "workers": True,
-        "report_to": True,
-        "scoring": {"batch_size"},
-        "training": {"task": {"checkpoint_steps"}, "reference": {"checkpoint_steps"}},
-    }
-    try:
-        other = load_experiment(there)
-    except UserError:
-        return False
-    return other.model_dump(exclude=pace) == experiment.model_dump(exclude=pace)
 
 
 __all__ = ["RESULTS_FILE", "Event", "Run", "make_plan", "plan_of", "run", "run_plan"]

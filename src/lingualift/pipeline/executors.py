@@ -7,9 +7,10 @@ import contextlib
 import multiprocessing
 import os
 import queue
-import shutil
+import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +21,7 @@ from lingualift.devices import device, use_threads
 from lingualift.errors import UserError
 from lingualift.pipeline.pulse import Beat, Pulse
 from lingualift.pipeline.steps import Step
-from lingualift.pipeline.store import Store, damage
+from lingualift.pipeline.store import STORE_FILE, Store, damage
 from lingualift.processes import claim, settle
 
 
@@ -47,6 +48,7 @@ class Event:
 
 
 Watch = Callable[[Event], None]
+_PATIENCE = 3.0  # seconds that a worker has to end by itself
 
 
 def default_workers() -> int:
@@ -121,10 +123,19 @@ def _run(steps: Sequence[Step], store: Store, workers: int, watch: Watch) -> Non
                 "a script, call `run` under `if __name__ == '__main__':`, which worker processes need",
             ) from None
         except BaseException:
-            # nobody waits for what the others do; the next run goes on from their checkpoints
-            for worker in set(multiprocessing.active_children()) - others:
-                worker.terminate()
+            _end(set(multiprocessing.active_children()) - others)
             raise
+
+
+def _end(workers: set[Any]) -> None:
+    """End workers at once: nobody waits for what they do, and the next run goes on from their checkpoints."""
+    for worker in workers:
+        worker.terminate()
+    limit = time.monotonic() + _PATIENCE
+    for worker in workers:
+        worker.join(max(0.0, limit - time.monotonic()))
+        if worker.is_alive():
+            worker.kill()
 
 
 def expect_workers(workers: int | None) -> None:
@@ -132,7 +143,24 @@ def expect_workers(workers: int | None) -> None:
     if (workers or default_workers()) > 1 and _context().get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        forkserver.ensure_running()
+        with _deaf():
+            forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Start processes that do not hear a Ctrl-C of the terminal, from their first moment on: the run ends them itself.
+
+    This process hears it when the block is over.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _context() -> Any:
@@ -176,17 +204,31 @@ def _ended(step: Step, store: Store, watch: Watch) -> None:
 def run_step(step: Step, store: Store, progress: Callable[[int, int], None]) -> None:
     """Run one step into the store; of two processes with one store, the later one takes what the first made."""
     inputs = {role: store.folder(source) for role, source in step.inputs.items()}
-    for source in step.inputs.values():
-        if not store.has(source):
-            found = f"was altered or removed while the run went on ({damage(store.folder(source))})"
-            raise UserError(store.folder(source), found, mend="run the same command again: it is made anew")
     done = False
-    with store.writing(step) as output:
-        if output is not None:
-            step.run(inputs, output, store.work(step), progress)
-            done = True
-    if done:
-        shutil.rmtree(store.work(step), ignore_errors=True)
+    with _there(store):
+        for source in step.inputs.values():
+            if not store.has(source):
+                found = f"was altered or removed while the run went on ({damage(store.folder(source))})"
+                mend = "run the same command again: it is made anew"
+                raise UserError(store.folder(source), found, mend=mend)
+        with store.writing(step) as output:
+            if output is not None:
+                step.run(inputs, output, store.work(step), progress)
+                done = True
+        if done:
+            store.clear_work(step)
+
+
+@contextlib.contextmanager
+def _there(store: Store) -> Iterator[None]:
+    """Say it in a word where the store is removed while a step works in it, whatever fails then."""
+    try:
+        yield
+    except Exception as error:
+        if (store.root / STORE_FILE).is_file():
+            raise
+        mend = "run the same command again: what is gone is made anew"
+        raise UserError(store.root, "was removed while the run went on", mend=mend) from error
 
 
 def ways(steps: Sequence[Step], cost: Callable[[Step], float]) -> dict[str, float]:
@@ -221,7 +263,9 @@ def _drive(
         ]
         for step in ready[: workers - len(running)]:
             del waiting[step.key]
-            running[pool.submit(_in_worker, step, store)] = step
+            with _deaf():
+                future = pool.submit(_in_worker, step, store)
+            running[future] = step
             watch(Event("start", step))
         done, _ = concurrent.futures.wait(
             running, timeout=0.1, return_when=concurrent.futures.FIRST_COMPLETED
@@ -251,6 +295,7 @@ _reports: Any = None  # of a worker process: where it tells how far it is
 
 def _begin(reports: Any, threads: int, environment: dict[str, str]) -> None:
     global _reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     os.environ.clear()  # a server's is as old as the server
     os.environ.update(environment)

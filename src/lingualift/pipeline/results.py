@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lingualift.adapters.config import CONFIG_FILE
+from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.evaluation.comparisons import Comparison, compare
+from lingualift.made import discard, made, place
 from lingualift.pipeline.methods import METHODS, is_seeded, variant
 from lingualift.pipeline.plan import Plan, Planned
 from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Step, Train, merge_weight
 from lingualift.pipeline.store import RECIPE_FILE, Store
-from lingualift.provenance import fingerprint, read_json, write_json, write_text
+from lingualift.provenance import fingerprint, json_text, read_json
 from lingualift.report.folder import RESULTS_FILE, STEPS_FILE
 
 SCHEMA = 1
+_VIEWS = ("predictions/", "adapters/")
 
 
 def collect(
@@ -34,47 +37,50 @@ def collect(
     Returns:
         The rows of `results.json`, one per cell and metric, and its comparisons with `source-ft`.
     """
-    for folder in (output / "predictions", output / "adapters"):  # views of the store, made anew
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
     rows: list[dict[str, Any]] = []
     activations: list[dict[str, Any]] = []
     answers: dict[str, list[dict[str, Any]]] = {}
+    files: dict[str, str | Path] = {}
     for planned in plan.cells:
         name = cell_name(planned)
         text = (store.folder(planned.evaluation) / PREDICTIONS_FILE).read_text(encoding="utf-8")
         file, link = f"predictions/{name}.jsonl", None
-        write_text(output / file, text)
+        files[file] = text
         answers[file] = [json.loads(line) for line in text.split("\n") if line]
         if planned.evaluation.adapter is not None:
             link = f"adapters/{name}"
-            share(store.folder(planned.evaluation.adapter), output / link)
+            files |= _shared(store.folder(planned.evaluation.adapter), link)
         mine = _rows(plan, planned, store)
         rows.extend({**row, "adapter": link, "predictions": file} for row in mine)
         activations.extend(_activations(mine[0], store.folder(planned.evaluation)))
     found = compare(rows, lambda row: answers[row["predictions"]], averages)
     results = {"schema": SCHEMA, "rows": rows, "comparisons": [asdict(comparison) for comparison in found]}
     results |= {"activations": activations} if activations else {}
-    write_json(output / STEPS_FILE, {"schema": SCHEMA, "steps": [_told(step, store) for step in plan.steps]})
-    write_json(output / RESULTS_FILE, results)
+    steps = {"schema": SCHEMA, "steps": [_told(step, store) for step in plan.steps]}
+    files |= {STEPS_FILE: json_text(steps), RESULTS_FILE: json_text(results)}
+    place(output, files)
+    discard(output, {name for name in made(output) if name.startswith(_VIEWS)} - files.keys())
     return rows, found
 
 
-def share(folder: Path, target: Path) -> None:
-    """Give a finished step's adapter a second name: hard links where the disk has them, copies elsewhere.
+def names_of(plan: Plan) -> Iterator[str]:
+    """Paths within the run folder that `collect` will write, of adapters those that all of them have."""
+    yield from (STEPS_FILE, RESULTS_FILE)
+    for planned in plan.cells:
+        name = cell_name(planned)
+        yield f"predictions/{name}.jsonl"
+        if planned.evaluation.adapter is not None:
+            yield from (f"adapters/{name}/{file}" for file in (CONFIG_FILE, WEIGHTS_FILE))
 
-    The folder named `target` needs no more room, and stays whole when it is moved or the store is pruned.
+
+def _shared(folder: Path, name: str) -> dict[str, Path]:
+    """The files of a finished step's adapter, each by its second name.
+
+    As hard links they need no more room, and stay whole when the run folder is moved or the store is pruned.
     """
-    target.mkdir(parents=True)
-    for path in sorted(folder.rglob("*")):
-        other = target / path.relative_to(folder)
-        if path.is_dir():
-            other.mkdir()
-        elif path != folder / RECIPE_FILE:
-            try:
-                other.hardlink_to(path)
-            except OSError:
-                shutil.copy2(path, other)
+    recipe = folder / RECIPE_FILE
+    files = (path for path in folder.rglob("*") if path.is_file() and path != recipe)
+    return {f"{name}/{path.relative_to(folder)}": path for path in files}
 
 
 def _told(step: Step, store: Store) -> dict[str, Any]:

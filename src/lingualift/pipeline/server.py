@@ -1,6 +1,7 @@
 """What the fork server of the workers imports before it forks the first; of use to no other process."""
 
-import signal
+import atexit
+import os
 import warnings
 
 from lingualift.pipeline.executors import make_ready
@@ -8,8 +9,5 @@ from lingualift.pipeline.executors import make_ready
 warnings.filterwarnings(
     "ignore", "This process .* is multi-threaded", DeprecationWarning
 )  # by numpy's idle threads
-_interrupt = signal.signal(
-    signal.SIGINT, signal.SIG_IGN
-)  # the server ends with its run; workers heed it themselves
 make_ready()
-signal.signal(signal.SIGINT, _interrupt)
+atexit.register(os._exit, 0)  # taking the libraries apart takes seconds, for which the command would wait

@@ -123,12 +123,16 @@ class Step(ABC):
         return isinstance(other, Step) and self.key == other.key
 
 
+def kinds() -> dict[str, type[Step]]:
+    """Every kind of step, by its name."""
+    return {kind.kind: kind for kind in Step.__subclasses__()}
+
+
 def is_current(recipe: Mapping[str, Any]) -> bool:
     """Whether a finished step was made by the code and the libraries of now, and so may be read again."""
-    kinds = {kind.kind: kind for kind in Step.__subclasses__()}
-    kind = kinds.get(str(recipe["kind"]))
-    same_libraries = recipe["libraries"] == library_versions(*_LIBRARIES)
-    return kind is not None and recipe["code"] == _code_fingerprint(kind.code) and same_libraries
+    kind = kinds().get(str(recipe.get("kind")))
+    same_libraries = recipe.get("libraries") == library_versions(*_LIBRARIES)
+    return kind is not None and recipe.get("code") == _code_fingerprint(kind.code) and same_libraries
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +28,10 @@ from lingualift.errors import UserError
 from lingualift.fusion.places import find_block
 from lingualift.fusion.translator import find_translator
 from lingualift.languages import language as find_language
+from lingualift.made import discard, made, place
 from lingualift.pipeline.methods import check_family, check_methods
 from lingualift.pipeline.plan import check_templates, rows_read
-from lingualift.provenance import write_jsonl
+from lingualift.provenance import open_to_all, write_jsonl, writing
 from lingualift.tasks import TASKS, Task, TextTask, get_task, shipped_languages, shipped_rows
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
 
@@ -70,14 +71,22 @@ class Tiny:
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
-        for old in (folder / "data", *folder.glob(f"{PREFIX}*")):
-            shutil.rmtree(old, ignore_errors=True)
-        for name, parts in self.models.items():
-            for part in parts:
-                part.save_pretrained(folder / name)
-        for name, rows in self.files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            write_jsonl(folder / name, rows)
+        old = {name for name in made(folder) if name.startswith(("data/", PREFIX))}
+        with (
+            writing(folder),
+            tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".partial") as scratch,
+        ):
+            for name, parts in self.models.items():
+                for part in parts:
+                    part.save_pretrained(Path(scratch) / name)
+            for name, rows in self.files.items():
+                write_jsonl(Path(scratch) / name, rows)
+            open_to_all(Path(scratch))
+            files = {
+                str(path.relative_to(scratch)): path for path in Path(scratch).rglob("*") if path.is_file()
+            }
+            place(folder, files)
+        discard(folder, old - files.keys())
 
 
 def shrink(experiment: Experiment, base: Path) -> Tiny:

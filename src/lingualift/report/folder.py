@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from lingualift.config import Experiment, load_experiment
 from lingualift.errors import UserError
 from lingualift.evaluation.comparisons import Comparison
+from lingualift.made import made
 from lingualift.provenance import PROVENANCE_FILE, read_json, sha256_file
 from lingualift.report.tables import Layout
 
@@ -20,6 +21,9 @@ EXPERIMENT_FILE, RESULTS_FILE, STEPS_FILE, LOG_FILE = (
     "steps.json",
     "log.jsonl",
 )
+PAGE_FILE, TABLE_FILE = "report.html", "table.md"
+RESULTS = (RESULTS_FILE, STEPS_FILE, TABLE_FILE, PAGE_FILE)
+"""What says how a run ended."""
 _SCHEMA = 1
 T = TypeVar("T")
 
@@ -185,3 +189,18 @@ def _read_log(path: Path) -> tuple[tuple[Mapping[str, Any], ...] | None, int]:
         else:
             garbled += 1
     return tuple(entries), garbled
+
+
+def files_of_older_run(folder: Path) -> list[str]:
+    """Files of a run by a version that kept no record of what it made (`lingualift.made`); its log tells it by."""
+    entries, _ = _read_log(folder / LOG_FILE)
+    if made(folder) or not entries or not {"time", "event", "step", "key"} <= entries[0].keys():
+        return []
+    try:
+        rows = read_json(folder / RESULTS_FILE)["rows"]
+        answers = [row["predictions"] for row in rows]
+        adapters = {row["adapter"] for row in rows} - {None}
+        files = [path for name in adapters for path in (folder / name).rglob("*")]
+    except (UserError, KeyError, TypeError):
+        return [EXPERIMENT_FILE, *RESULTS]
+    return [EXPERIMENT_FILE, *RESULTS, *answers, *(str(path.relative_to(folder)) for path in files)]

@@ -228,9 +228,12 @@ def count_parameters(ref: BackboneRef, adapter: Adapter) -> tuple[int, int]:
     Raises:
         UserError: no such config, or the modules are not in the backbone.
     """
+    import torch
+
     model = skeleton(ref)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    wrapped = _new_adapter(ref, model, adapter)
+    with torch.device("meta"):
+        wrapped = _new_adapter(ref, model, adapter)
     return parameters, sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
 
 
