@@ -150,7 +150,7 @@ def fused(raw: Raw) -> Raw:
     return {**toys.less(raw, "reference", "weights"), "tasks": [task], "training": training}
 
 
-def e5(places: Places, seed: int, learning_rate: float = 1e-3) -> Raw:
+def e5(places: Places, seed: int, learning_rate: float = 5e-4) -> Raw:
     """The encoder, which answers by a head, and its rows with their translations."""
     task = {"steps": 96, "batch_size": 16, "learning_rate": learning_rate, "max_length": 256}
     raw = fused(nusax(places, seed, FUSED))
