@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import random
@@ -241,14 +242,17 @@ def lift(
     given = given_adapter(_fitting(ref, opened))
     check_positions(load_backbone(ref)[0].bound, setting("max_length"), max_length)
     finished = Store(Path(store) if store else output.parent / STORE)
-    with tempfile.TemporaryDirectory() as scratch:
-        target, source = _references(ref, given, texts, settings, seed, Path(scratch))
+    finished.claim()
+    with contextlib.ExitStack() as until_merged:
+        scratch = Path(until_merged.enter_context(tempfile.TemporaryDirectory()))
+        target, source = _references(ref, given, texts, settings, seed, scratch)
         needed = (target.start, *((target.words,) if target.words else ()), target, source)
+        until_merged.enter_context(finished.needing(needed))
         missing = [step for step in needed if not finished.has(step)]
         if missing:
             watch(Event("plan", missing[0], done=len(missing), total=sum(step.cost for step in missing)))
             run_locally(missing, finished, workers or default_workers(), watch)
-    with atomic_folder(output) as folder:
+        folder = until_merged.enter_context(atomic_folder(output))
         folder.rmdir()  # the merge makes its folder by one rename of its own
         try:
             merged = merge(
