@@ -112,7 +112,7 @@ class Commands:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child, with_signal)
             code = int(self._server.stdout.readline())
-            return Finished(code, out.read_text(), err.read_text())
+            return Finished(code, *(path.read_text(errors="backslashreplace") for path in (out, err)))
 
 
 def _dead(child):

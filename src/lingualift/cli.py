@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -12,11 +14,10 @@ import typer
 
 from lingualift.errors import UserError
 from lingualift.processes import claim
+from lingualift.terminal import STDOUT, Terminal, close_stdout, open_streams, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.console import Console
 
     from lingualift.config import Backbone
     from lingualift.pipeline import Run
@@ -91,20 +92,70 @@ app.add_typer(store_app, name="store")
 
 
 def main() -> None:
-    """Run the command line: 0 done, 2 the user can mend it (one message on stderr), 1 our bug."""
+    """Run the command line: 0 done, 2 the user can mend it (one message on stderr), 1 our bug.
+
+    141 where nobody reads its output any more, as of a program that a closed pipe ends.
+    """
     warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries, to their own users
     claim()
+    open_streams()
     try:
-        app()
+        _run()
     except UserError as error:
-        sys.stderr.write(f"lingualift: {error.on_command_line()}\n")
+        say(f"lingualift: {error.on_command_line()}", err=True)
+        if error.where == _MEMORY:
+            os._exit(2)  # libraries that are loaded in part can hang where Python ends
         sys.exit(2)
 
 
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
+def _run() -> None:
+    """Run the command, to the last word that it prints.
 
-    return Console(stderr=stderr)
+    Raises:
+        UserError: its own, or what the machine refused where no code that is nearer expected it.
+    """
+    try:
+        try:
+            app()
+        except SystemExit as end:
+            if isinstance(end.__context__, BrokenPipeError):  # a 1 of Typer's
+                raise end.__context__ from None
+            raise
+    except BrokenPipeError:
+        close_stdout()
+        sys.exit(141)
+    except OSError as error:
+        if error.filename == STDOUT:
+            close_stdout()
+        raise (_refused(error) or error) from error
+    except Exception as error:
+        raise (_refused(error) or error) from error
+
+
+def _refused(error: Exception) -> UserError | None:
+    """What the machine refused, memory or a file; None for anything else."""
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        mend = "free some, raise its limit (`ulimit -v`), or lower the batch size"
+        return UserError(_MEMORY, "ran out", mend=mend)
+    if isinstance(error, OSError) and error.filename is not None:
+        mend = _MENDS.get(error.errno or 0, "check the path")
+        return UserError(os.fsdecode(error.filename), f"cannot be used ({error.strerror})", mend=mend)
+    return None
+
+
+_MEMORY = "memory"
+_NO_MEMORY = re.compile(
+    "(can't|cannot) allocate memory|out of memory|failed to map segment|can't start new thread", re.IGNORECASE
+)
+_MENDS = {
+    errno.EACCES: "change its permissions, or name another",
+    errno.EPERM: "change its permissions, or name another",
+    errno.EROFS: "name one on a disk that can be written",
+    errno.ENOSPC: "free some space, or name another",
+    errno.EDQUOT: "free some space, or name another",
+    errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 @app.command()
@@ -118,10 +169,10 @@ def demo(
     from lingualift.demo import SHOWN, run_demo
     from lingualift.pipeline.progress import watching
 
-    with watching(_console(stderr=True)) as watch:
+    with watching(Terminal(stderr=True)) as watch:
         finished = run_demo(output, seeds=seeds, watch=watch)
     _show(finished)
-    _console().print(f"\n{SHOWN}", markup=False, highlight=False)
+    Terminal().print(f"\n{SHOWN}")
     _next(f"open {finished.page}, then edit {output / 'demo.yaml'} into an experiment of your own")
 
 
@@ -151,7 +202,7 @@ def run(
     from lingualift.pipeline import run as run_experiment
     from lingualift.pipeline.progress import watching
 
-    with watching(_console(stderr=True)) as watch:
+    with watching(Terminal(stderr=True)) as watch:
         finished = run_experiment(
             experiment,
             output=output,
@@ -164,7 +215,7 @@ def run(
     _show(finished)
     if tiny:
         for note in finished.notes:
-            typer.echo(f"tiny: {note}")
+            say(f"tiny: {note}")
         _next(f"lingualift check {experiment}")
         return
     _next(f"open {finished.page}; the lifted adapters are in {finished.folder / 'adapters'}")
@@ -183,7 +234,7 @@ def init(task: TaskName = "mini-sentiment") -> None:
     """Write a commented experiment file to standard output: `lingualift init --task T > experiment.yaml`."""
     from lingualift.template import experiment_template
 
-    typer.echo(experiment_template(task), nl=False)
+    say(experiment_template(task), end="")
     _next("put your backbone, languages and files into it, then lingualift check experiment.yaml")
 
 
@@ -203,12 +254,12 @@ def check(
     from lingualift.look.terminal import show
     from lingualift.pipeline.progress import counting
 
-    with counting(_console(stderr=True), f"check {experiment}") as progress:
+    with counting(Terminal(stderr=True), f"check {experiment}") as progress:
         look = look_at(experiment, overrides=overrides, rows=rows, progress=progress)
     if as_json:
-        typer.echo(json.dumps(look.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        say(json.dumps(look.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        show(look, _console())
+        show(look, Terminal())
     if look.errors:
         first, more = look.errors[0], len(look.errors) - 1
         found = f"{first.where}: {first.found}" + (f" (and {more} more errors above)" if more else "")
@@ -241,15 +292,15 @@ def plan(
 
     gpu = MACHINES[machine] if machine else None
     planned, steps = plan_of(experiment, output=output, overrides=overrides, store=store)
-    with saying(_console(stderr=True)) as say:
+    with saying(Terminal(stderr=True)) as now:
         found = estimate(
             planned,
             steps,
             calibrate=calibrate,
             machine=gpu,
-            tell=lambda step: say(f"measuring: {step.label()}"),
+            tell=lambda step: now(f"measuring: {step.label()}"),
         )
-    show_plan(planned.steps, found, _console())
+    show_plan(planned.steps, found, Terminal())
     check_fits(found)
     _next(f"lingualift run {experiment}")
 
@@ -306,7 +357,7 @@ def lift(
     from lingualift.pipeline.progress import watching
 
     _check_push(push_to_hub, private)
-    with watching(_console(stderr=True)) as watch:
+    with watching(Terminal(stderr=True)) as watch:
         lifted = lift_adapter(
             backbone=backbone,
             adapter=adapter,
@@ -337,7 +388,7 @@ def lift(
         )
     _list(HEAD, [measure.cells() for measure in lifted.measures])
     for line in lifted.lines():
-        typer.echo(line)
+        say(line)
     _push(output, push_to_hub, private)
     _next(
         f"lingualift predict --backbone {backbone} --adapter {output} --task … --language {to} --input … --output …"
@@ -398,7 +449,7 @@ def train(
     names = tuple(modules.split(",")) if modules else None
     settings = {"steps": steps, "epochs": epochs if epochs or steps else 3, "batch_size": batch_size}
     more = {"learning_rate": learning_rate, "max_length": max_length, "precision": precision}
-    with counting(_console(stderr=True), f"train {task} in {language}") as progress:
+    with counting(Terminal(stderr=True), f"train {task} in {language}") as progress:
         train_once(
             _backbone(backbone, revision, dtype, quantization, chat_template),
             _source(task, data, prompt, prompt_language, answers),
@@ -442,7 +493,7 @@ def train_head(
     from lingualift.training.once import train_head as train_one
 
     settings = {"steps": steps, "epochs": epochs if epochs or steps else 3, "batch_size": batch_size}
-    with counting(_console(stderr=True), f"train a head for words in {', '.join(language)}") as progress:
+    with counting(Terminal(stderr=True), f"train a head for words in {', '.join(language)}") as progress:
         train_one(
             _backbone(backbone, revision, dtype, quantization, False),
             checked(Data, files=data),
@@ -498,11 +549,13 @@ def evaluate(
     from lingualift.backbone import find_backbone
     from lingualift.config import Scoring, checked
     from lingualift.evaluation.runner import evaluate as score
+    from lingualift.output import check_output, growing, json_line
+    from lingualift.pipeline.progress import counting
     from lingualift.provenance import write_json, write_jsonl
 
+    check_output(output, "file")
     predictions = output.with_suffix(".predictions.jsonl")
-    for taken in filter(Path.exists, (output, predictions)):
-        raise UserError(taken, "exists already", "a file that does not exist yet", "choose another --output")
+    check_output(predictions, "file")
     scoring = checked(
         Scoring,
         length_normalization=length_normalization,
@@ -513,12 +566,11 @@ def evaluate(
     spoken = source_language(adapter, beside, beside_language)
     side = (beside, spoken) if beside is not None and spoken is not None else None
     chosen, examples = _source(task, data, prompt, prompt_language, answers, side).labelled(language, split)
+    for example in examples:
+        json_line([example.id, example.gold], f"the row with id {example.id!r}")
     ref = find_backbone(_backbone(backbone, revision, dtype, quantization, chat_template))
     if adapter is not None:
         check_adapter(ref, adapter)
-    with _console(stderr=True).status(f"scoring {len(examples)} rows"):
-        found = score(ref, adapter, chosen, examples, scoring)
-    write_jsonl(predictions, found.rows())
     about = {
         "task": task,
         "language": language,
@@ -530,10 +582,22 @@ def evaluate(
         "beside": beside,
         "beside_language": spoken,
     }
-    write_json(output, {**about, **found.summary()})
+    bar = counting(Terminal(stderr=True), f"evaluate {task} in {language}")
+    with growing(predictions) as keep, bar as progress:
+        found = score(
+            ref,
+            adapter,
+            chosen,
+            examples,
+            scoring,
+            progress,
+            lambda _, one: keep(json_line(one.to_dict(), f"the answer to {one.id!r}")),
+        )
+        write_jsonl(predictions, found.rows())
+        write_json(output, {**about, **found.summary()})
     for metric, values in found.scores.items():
         error = "" if values["stderr"] is None else f" ± {values['stderr']:.1f}"
-        _console().print(
+        Terminal().print(
             f"{metric} {values['score']:.1f}{error} (n {len(examples)}, chance {values['chance']:.1f})"
         )
     _next(f"read {predictions}")
@@ -571,17 +635,17 @@ def predict(
 ) -> None:
     """Answer rows that have no labels; their columns are kept beside the predictions."""
     from lingualift.config import Scoring, checked
+    from lingualift.output import growing, json_line
     from lingualift.pipeline.progress import counting
     from lingualift.prediction import predict_rows
     from lingualift.provenance import write_jsonl
 
-    if output.exists():
-        raise UserError(output, "exists already", "a file that does not exist yet", "choose another --output")
     scoring = checked(
         Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
     )
     chosen = _backbone(backbone, revision, dtype, quantization, chat_template)
-    with counting(_console(stderr=True), f"predict {task} in {language}") as progress:
+    bar = counting(Terminal(stderr=True), f"predict {task} in {language}")
+    with growing(output) as keep, bar as progress:
         found = predict_rows(
             chosen,
             adapter,
@@ -595,9 +659,10 @@ def predict(
             beside,
             beside_language,
             progress,
+            lambda _, record: keep(json_line(record, f"the answer to {record['id']!r}")),
         )
-    write_jsonl(output, found.records)
-    _console().print(
+        write_jsonl(output, found.records)
+    Terminal().print(
         f"{len(found.records)} rows answered, {found.malformed} of them malformed (prediction null); "
         f"{found.truncated} prompts cut to {max_length} tokens"
     )
@@ -637,7 +702,7 @@ def translate(
     from lingualift.translation import translate as translate_rows
 
     settings = checked(Translation, beams=beams, max_length=max_length, batch_size=batch_size)
-    with counting(_console(stderr=True), f"translate {task} from {source} into {target}") as progress:
+    with counting(Terminal(stderr=True), f"translate {task} from {source} into {target}") as progress:
         done = translate_rows(
             model=_backbone(model, revision, dtype, None, False),
             source=source,
@@ -651,7 +716,7 @@ def translate(
             progress=progress,
         )
     for line in done.lines():
-        typer.echo(line)
+        say(line)
     _next(f"read {done.folder / 'provenance.json'}; the rows are --data {done.files!r}")
 
 
@@ -725,7 +790,7 @@ def merge(
         cutoff=cutoff,
     )
     for line in report.lines():
-        typer.echo(line)
+        say(line)
     _push(output, push_to_hub, private)
     _next(f"lingualift inspect {output}")
 
@@ -753,7 +818,7 @@ def inspect(
 
     found = look_into(adapters)
     for line in [json.dumps(found.to_dict(), indent=2, ensure_ascii=False)] if as_json else found.lines():
-        typer.echo(line)
+        say(line)
 
 
 StoreArgument = Annotated[
@@ -767,7 +832,7 @@ def store_list(folder: StoreArgument = Path("runs/store")) -> None:
     from lingualift.pipeline.store import Store
     from lingualift.report.terminal import show_store
 
-    show_store(list(Store(folder).entries()), _console())
+    show_store(list(Store(folder).entries()), Terminal())
     _next(f"lingualift store prune {folder} --dry-run")
 
 
@@ -784,10 +849,10 @@ def store_verify(folder: StoreArgument = Path("runs/store")) -> None:
     for state, mend in mends.items():
         those = [entry for entry in entries if entry.state == state]
         for entry in those:
-            typer.echo(f"{entry.path}: {entry.problem}")
+            say(f"{entry.path}: {entry.problem}")
         if those:
             raise UserError(folder, f"{len(those)} of {len(entries)} entries are {state}", "none", mend)
-    typer.echo(f"{len(entries)} entries, all as they were written.")
+    say(f"{len(entries)} entries, all as they were written.")
 
 
 @store_app.command("prune")
@@ -814,9 +879,9 @@ def store_prune(
     seconds = None if unused_for is None else unused_for * 86400
     done = Store(folder).prune(needed=needed, unused_for=seconds, dry_run=dry_run)
     for entry, why in done.gone:
-        typer.echo(f"{entry.path}  {readable(entry.size)}  {why}")
+        say(f"{entry.path}  {readable(entry.size)}  {why}")
     verb = "would free" if dry_run else "freed"
-    typer.echo(
+    say(
         f"{verb} {readable(sum(entry.size for entry, _ in done.gone))}; {done.kept} entries stay"
         + (f", {done.needed} of them because a run that is going on needs them." if done.needed else ".")
     )
@@ -890,7 +955,7 @@ def _push(folder: Path, repository: str | None, private: bool) -> None:
     if repository is not None and os.environ.get("RANK", "0") == "0":
         from lingualift.hub import push as publish
 
-        typer.echo(f"published at {publish(folder, repository, private=private)}")
+        say(f"published at {publish(folder, repository, private=private)}")
 
 
 def _backbone(
@@ -927,7 +992,7 @@ def _source(
 def _show(finished: Run) -> None:
     from lingualift.report.terminal import show
 
-    show(finished.rows, finished.comparisons, finished.layout, _console())
+    show(finished.rows, finished.comparisons, finished.layout, Terminal())
 
 
 def _list(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
@@ -939,9 +1004,9 @@ def _list(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
         table.add_column(name, no_wrap=name == head[0], overflow="fold")
     for row in rows:
         table.add_row(*row)
-    _console().print(table)
+    Terminal().print(table)
 
 
 def _next(step: str) -> None:
     """One clear next step, the last line of a command."""
-    typer.echo(f"\nnext: {step}", err=True)
+    say(f"\nnext: {step}", err=True)

@@ -15,6 +15,17 @@ _OPTIONS = {
     "segment_tokens": "max-length",
 }
 """Options that are not called as their argument is."""
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """Text as it may be shown: what controls a terminal, turns text around or is half a character, spelt as in JSON."""
+    return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def one_line(text: str) -> str:
+    """Text as it may be shown within a line: `plain`, and no line of its own."""
+    return plain(text.replace("\n", "\\n"))
 
 
 def setting(name: str, value: object = None) -> str:
@@ -59,8 +70,8 @@ class UserError(Exception):
         expected: What would have been right.
         mend: What to do about it, in the imperative.
 
-    Every part is one line of plain text, in which `setting` names what the caller can set; `str(error)` is the whole
-    message, for a caller from Python.
+    Every part is one line of text, in which `setting` names what the caller can set; `str(error)` is the whole message,
+    `plain`, for a caller from Python.
     """
 
     def __init__(self, where: object, found: str, expected: str = "", mend: str = "") -> None:
@@ -71,7 +82,7 @@ class UserError(Exception):
     def _message(self, shown: Callable[[str], str]) -> str:
         where, found, expected, mend = map(shown, self._written)
         message = f"{where}: {found}; expected {expected}" if expected else f"{where}: {found}"
-        return f"{message}\n  mend: {mend}" if mend else message
+        return plain(f"{message}\n  mend: {mend}" if mend else message)
 
     def on_command_line(self) -> str:
         """The whole message, for a user of the command line."""

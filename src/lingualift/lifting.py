@@ -25,6 +25,7 @@ from lingualift.evaluation.perplexity import mean_nats
 from lingualift.languages import language
 from lingualift.merging import merge
 from lingualift.merging.loraconfig import lora_config
+from lingualift.output import check_output
 from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
 from lingualift.pipeline.steps import Initialise, Train, words_head
 from lingualift.pipeline.store import Store
@@ -208,13 +209,7 @@ def lift(
         UserError: anything the user can mend; whatever can be is found before a step is trained.
     """
     output = Path(output)
-    if output.exists() or output.is_symlink():
-        raise UserError(
-            output,
-            "exists already",
-            "a folder that does not exist yet",
-            f"choose another {setting('output')}",
-        )
+    check_output(output, "folder")
     languages = _languages(to, source_language)
     opened = open_adapter(adapter)
     given = given_adapter(opened)

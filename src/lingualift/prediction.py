@@ -14,10 +14,11 @@ from lingualift.backbone import find_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.data import Given, load_unlabelled
 from lingualift.errors import UserError
-from lingualift.evaluation.likelihood import Progress
+from lingualift.evaluation.likelihood import Progress, Tell
 from lingualift.evaluation.runner import Prediction, adapted, answering
 from lingualift.evaluation.runner import predict as answer
 from lingualift.languages import language as find_language
+from lingualift.output import json_line
 from lingualift.provenance import finite, jsonable
 from lingualift.source import labelled_task
 from lingualift.training.heads import labels_of
@@ -112,8 +113,12 @@ def predict_rows(
     beside: Given | None = None,
     beside_language: str | None = None,
     progress: Progress = lambda done, total: None,
+    tell: Tell[dict[str, Any]] = lambda place, record: None,
 ) -> Predictions:
-    """Answer rows that need no label; arguments and errors as for `predict`, `progress` as for `score_choices`."""
+    """Answer rows that need no label; arguments and errors as for `predict`, `progress` as for `score_choices`.
+
+    `tell` is called with the place of each row and its record, as soon as it is answered.
+    """
     chosen = labelled_task(task, Path(), prompt, prompt_language, answers == "generated")
     find_language(language)
     spoken = source_language(adapter, beside, beside_language)
@@ -121,17 +126,21 @@ def predict_rows(
     asked = load_unlabelled(chosen, rows, language, side)
     _check_names(rows, [row for row, _ in asked])
     examples = [example for _, example in asked]
+    kept = [_kept(rows, row, example.id) for row, example in asked]
     ref = answering(find_backbone(backbone), chosen, examples)
     if adapter is not None:
         check_adapter(ref, adapter)
         check_labels(ref, adapter, labels_of(chosen, examples[0]))
+    records: dict[int, dict[str, Any]] = {}
+
+    def record(place: int, found: Prediction) -> None:
+        records[place] = {**kept[place], **_answered(found)}
+        tell(place, records[place])
+
     with adapted(ref, adapter) as (model, tokenizer):
-        answered, truncated = answer(ref, model, tokenizer, chosen, examples, scoring, progress)
-    records = [
-        {"id": found.id, **jsonable(row), **_answered(found)}
-        for (row, _), found in zip(asked, answered, strict=True)
-    ]
-    return Predictions(records, sum(found.prediction is None for found in answered), truncated)
+        answered, truncated = answer(ref, model, tokenizer, chosen, examples, scoring, progress, record)
+    malformed = sum(found.prediction is None for found in answered)
+    return Predictions([records[place] for place in range(len(examples))], malformed, truncated)
 
 
 _ADDED = ("prediction", "scores", "probabilities", "generated")
@@ -143,6 +152,12 @@ def _check_names(rows: Given, given: Sequence[Mapping[str, Any]]) -> None:
     if taken:
         where = rows if isinstance(rows, Path) else "rows"
         raise UserError(where, f"has a column {taken[0]!r}, as predictions have", mend="rename or remove it")
+
+
+def _kept(rows: Given, row: Mapping[str, Any], id: str) -> dict[str, Any]:
+    """What is kept of a row beside its answer; refused before any row is answered if it cannot be written."""
+    json_line(row, f"{rows if isinstance(rows, Path) else 'rows'}: the row with id {id!r}")
+    return {"id": id, **jsonable(row)}
 
 
 def _answered(found: Prediction) -> dict[str, Any]:

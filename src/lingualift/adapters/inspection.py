@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from lingualift.adapters.compatibility import backbone, conflicts, one_layout, same_initialisation
 from lingualift.adapters.folder import Adapter, open_adapter
 from lingualift.adapters.tensorfile import Array, as_float32
-from lingualift.errors import UserError
+from lingualift.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,9 @@ class Inspection:
         if len(self.adapters) > 1:
             words = {True: "one draw", False: "different draws", None: "not known"}
             lines.append(f"initialisation: {words[self.shared_initialisation]} ({self.evidence})")
-        if self.mergeable:
-            return [*lines, "can be merged"]
-        return [*lines, *(f"cannot be merged: {o.reason}\n  mend: {o.mend}" for o in self.obstacles)]
+        for one in self.obstacles:
+            lines += [f"cannot be merged: {one.reason}", f"  mend: {one.mend}"]
+        return [one_line(line) for line in (*lines, *(["can be merged"] if self.mergeable else []))]
 
     def to_dict(self) -> dict[str, Any]:
         """The findings as JSON values."""

@@ -9,7 +9,7 @@ from typing import Any
 from lingualift.backbone import check_room, virtual_tokens
 from lingualift.config import Scoring
 from lingualift.evaluation.batches import in_batches
-from lingualift.evaluation.likelihood import Progress, left_pad
+from lingualift.evaluation.likelihood import Progress, Tell, left_pad
 from lingualift.tasks import Example
 from lingualift.training.encoding import encode_prompt, ends_of, fit
 from lingualift.training.sides import pad_sides, scored_sides, source_pad
@@ -22,6 +22,7 @@ def generate_answers(
     scoring: Scoring,
     max_new_tokens: int,
     progress: Progress = lambda done, total: None,
+    tell: Tell[str] = lambda place, text: None,
 ) -> tuple[list[str], int]:
     """The text that follows each prompt, the prompt itself not in it.
 
@@ -32,6 +33,7 @@ def generate_answers(
         scoring: Prompts per batch, longest sequence.
         max_new_tokens: Longest answer, in tokens.
         progress: Called with prompts done and prompts in all.
+        tell: Called with each example's place and text.
 
     Returns:
         One text per example, and how many prompts had to be cut.
@@ -73,6 +75,7 @@ def generate_answers(
     for batch, found in in_batches(order, 1 if virtual_tokens(model) else scoring.batch_size, answer):
         for index, text in zip(batch, found, strict=True):
             texts[index] = text
+            tell(index, text)
         done += len(batch)
         progress(done, len(order))
     return texts, sum(pair.truncated > 0 for pair in pairs)

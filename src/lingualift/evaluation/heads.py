@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from lingualift.backbone import check_room
 from lingualift.config import Scoring
 from lingualift.errors import UserError
 from lingualift.evaluation.batches import in_batches
-from lingualift.evaluation.likelihood import Progress
+from lingualift.evaluation.likelihood import Progress, Tell
 from lingualift.tasks import Example, Task
 from lingualift.training.collator import Padding
 from lingualift.training.feed import Collate
@@ -31,6 +32,7 @@ def classify(
     examples: Sequence[Example],
     scoring: Scoring,
     progress: Progress = lambda done, total: None,
+    tell: Tell[dict[str, float]] = lambda place, scores: None,
 ) -> tuple[list[dict[str, float]], int]:
     """Log-probability of every class, or choice, of every example.
 
@@ -41,6 +43,7 @@ def classify(
         examples: What to answer.
         scoring: Examples per batch, longest text.
         progress: Called with examples done and examples in all.
+        tell: Called with each example's place and scores.
 
     Returns:
         For each example label -> score (natural logarithm), and how many texts had to be cut.
@@ -71,14 +74,12 @@ def classify(
     def length(index: int) -> int:
         return max(len(text.inputs["input_ids"]) for text in texts[index])
 
-    scores = _each(range(len(examples)), length, scoring.batch_size, answer, progress)
-    for example, found in zip(examples, scores, strict=True):
-        _check_numbers(example, found)
-    labelled = [
-        dict(zip(labels_of(task, example), found, strict=True))
-        for example, found in zip(examples, scores, strict=True)
-    ]
-    return labelled, sum(any(text.truncated for text in few) for few in texts)
+    scores: list[dict[str, float]] = [{} for _ in examples]
+    for index, found in _each(range(len(examples)), length, scoring.batch_size, answer, progress):
+        _check_numbers(examples[index], found)
+        scores[index] = dict(zip(labels_of(task, examples[index]), found, strict=True))
+        tell(index, scores[index])
+    return scores, sum(any(text.truncated for text in few) for few in texts)
 
 
 def find_spans(
@@ -88,6 +89,7 @@ def find_spans(
     scoring: Scoring,
     longest: int,
     progress: Progress = lambda done, total: None,
+    tell: Tell[str] = lambda place, text: None,
 ) -> list[str]:
     """The most likely span of every example's passage, over all windows of it.
 
@@ -98,6 +100,7 @@ def find_spans(
         scoring: Windows per batch, longest window.
         longest: Tokens of a span, at most.
         progress: Called with windows done and windows in all.
+        tell: Called with each example's place and answer.
 
     Returns:
         The answers, as they stand in the passages.
@@ -128,13 +131,17 @@ def find_spans(
     def length(item: tuple[int, Window]) -> int:
         return len(item[1].places)
 
-    best: dict[int, tuple[float, str]] = {}
-    spans = _each(windows, length, scoring.batch_size, answer, progress)
-    for (place, _), (score, (start, end)) in zip(windows, spans, strict=True):
+    left = Counter(place for place, _ in windows)
+    best: dict[int, tuple[float, int, str]] = {}
+    for index, (score, (start, end)) in _each(windows, length, scoring.batch_size, answer, progress):
+        place, _ = windows[index]
         _check_numbers(examples[place], [score])
-        text = examples[place].parts[1][start:end].strip()
-        best[place] = max(best.get(place, (score, text)), (score, text), key=lambda found: found[0])
-    return [best[place][1] for place in range(len(examples))]
+        span = score, -index, examples[place].parts[1][start:end].strip()  # the first of equal ones wins
+        best[place] = max(best.get(place, span), span)
+        left[place] -= 1
+        if not left[place]:
+            tell(place, best[place][2])
+    return [best[place][2] for place in range(len(examples))]
 
 
 def _collator(model: Any, tokenizer: Any) -> Collate:
@@ -172,21 +179,18 @@ def _each(
     size: int,
     answer: Callable[[Sequence[Item]], Sequence[Any]],
     progress: Progress,
-) -> list[Any]:
-    """What `answer` says of each item, asked in batches of like length."""
+) -> Iterator[tuple[int, Any]]:
+    """Place of each item and what `answer` says of it, asked in batches of like length, in that order."""
     order = sorted(range(len(items)), key=lambda index: length(items[index]))
-    results: list[Any] = [None] * len(items)
     done = 0
 
     def ask(few: Sequence[int]) -> Sequence[Any]:
         return answer([items[index] for index in few])
 
     for batch, found in in_batches(order, size, ask, lambda index: length(items[index])):
-        for index, result in zip(batch, found, strict=True):
-            results[index] = result
+        yield from zip(batch, found, strict=True)
         done += len(batch)
         progress(done, len(items))
-    return results
 
 
 def _run(model: Any, batch: dict[str, Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from lingualift.backbone import check_room, keeps_logits, virtual_tokens
 from lingualift.config import Scoring
@@ -20,6 +20,9 @@ _LOGITS = 2**24
 
 Progress = Callable[[int, int], None]
 """Told how many are done, of how many."""
+Answered = TypeVar("Answered")
+Tell = Callable[[int, Answered], None]
+"""Told the place of an example, and its answer, as soon as that is found; answers come in any order."""
 
 
 @dataclass
@@ -37,6 +40,7 @@ def score_choices(
     examples: Sequence[Example],
     scoring: Scoring,
     progress: Progress = lambda done, total: None,
+    tell: Tell[dict[str, float]] = lambda place, scores: None,
 ) -> tuple[list[dict[str, float]], int]:
     """Log-likelihood of every choice of every example, normalised as `scoring` says.
 
@@ -46,6 +50,7 @@ def score_choices(
         examples: Examples with choices, and with their source for an adapter that reads it.
         scoring: Normalisation, prompts per forward pass, longest sequence.
         progress: Called with prompts done and prompts in all, equal ones counted once.
+        tell: Called with each example's place and scores.
 
     Returns:
         For each example label -> score (natural logarithm), and how many prompts had to be cut.
@@ -74,13 +79,12 @@ def score_choices(
                     mend="load the backbone in float32 or bfloat16 (`backbone.dtype`), or check the adapter",
                 )
             scores[index][label] = total / _length(ids, examples[index].choices[label], scoring)
+            if len(scores[index]) == len(examples[index].choices):
+                scores[index] = {label: scores[index][label] for label in examples[index].choices}
+                tell(index, scores[index])
         done += len(batch)
         progress(done, len(prompts))
-    ordered = [
-        {label: found[label] for label in example.choices}
-        for example, found in zip(examples, scores, strict=True)
-    ]
-    return ordered, truncated
+    return scores, truncated
 
 
 def _score(model: Any, tokenizer: Any, prompts: Sequence[_Prompt]) -> list[float]:

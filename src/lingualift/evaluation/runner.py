@@ -19,7 +19,7 @@ from lingualift.config import Scoring
 from lingualift.errors import UserError
 from lingualift.evaluation.generation import generate_answers
 from lingualift.evaluation.heads import classify, find_spans
-from lingualift.evaluation.likelihood import Progress, score_choices
+from lingualift.evaluation.likelihood import Progress, Tell, score_choices
 from lingualift.evaluation.metrics import METRICS
 from lingualift.evaluation.writing import rank_written, write_answers
 from lingualift.provenance import finite
@@ -47,6 +47,11 @@ class Prediction:
     correct: bool
     text: str | None = None
     scores: dict[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, which has no word for a likelihood of nought."""
+        scores = None if self.scores is None else {name: finite(score) for name, score in self.scores.items()}
+        return {**asdict(self), "scores": scores}
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Evaluation:
 
     def rows(self) -> list[dict[str, Any]]:
         """The predictions, as JSON."""
-        return [asdict(prediction) for prediction in self.predictions]
+        return [prediction.to_dict() for prediction in self.predictions]
 
 
 @contextlib.contextmanager
@@ -118,6 +123,7 @@ def evaluate(
     examples: Sequence[Example],
     scoring: Scoring,
     progress: Progress = lambda done, total: None,
+    tell: Tell[Prediction] = lambda place, prediction: None,
 ) -> Evaluation:
     """Answer the examples and score the answers.
 
@@ -128,12 +134,13 @@ def evaluate(
         examples: At least one, all in one language.
         scoring: How answers are ranked or generated.
         progress: Called with prompts done and prompts in all.
+        tell: Called with each example's place and prediction.
     """
     ref = answering(ref, task, examples)
     if adapter is not None:
         check_labels(ref, adapter, labels_of(task, examples[0]))
     with adapted(ref, adapter) as (model, tokenizer), recording() as activations:
-        predictions, truncated = predict(ref, model, tokenizer, task, examples, scoring, progress)
+        predictions, truncated = predict(ref, model, tokenizer, task, examples, scoring, progress, tell)
     return Evaluation(
         predictions,
         score(task, predictions, len(labels_of(task, examples[0])), examples[0].language),
@@ -183,8 +190,9 @@ def predict(
     examples: Sequence[Example],
     scoring: Scoring,
     progress: Progress = lambda done, total: None,
+    tell: Tell[Prediction] = lambda place, prediction: None,
 ) -> tuple[list[Prediction], int]:
-    """Predictions in the order of the examples, and how many prompts had to be cut.
+    """Predictions in the order of the examples, and how many prompts had to be cut; `tell` is told of each at once.
 
     Choices are ranked, the first of equally likely ones wins; without choices the answer is generated and parsed. An
     encoder answers by its head.
@@ -193,25 +201,33 @@ def predict(
     composed = scoring.unicode_normalization == "NFC"
     compared = [_composed(example) for example in examples] if composed else examples
     longest = scoring.new_tokens(task.max_new_tokens)
+    answered: dict[int, Prediction] = {}
+
+    def add(place: int, prediction: Prediction) -> None:
+        answered[place] = prediction
+        tell(place, prediction)
+
+    def ranked(place: int, scores: dict[str, float]) -> None:
+        add(place, _ranked(task, examples[place], scores))
+
+    def found(place: int, text: str) -> None:
+        add(place, _found(task, compared[place], text, _nfc(text) if composed else text))
+
+    def parsed(place: int, text: str) -> None:
+        add(place, _parsed(task, compared[place], text, _nfc(text) if composed else text))
+
+    truncated = 0
     if ref.head.kind == "span":
-        spans = find_spans(model, tokenizer, examples, scoring, longest, progress)
-        return [
-            _found(task, example, text, _nfc(text) if composed else text)
-            for example, text in zip(compared, spans, strict=True)
-        ], 0
-    if ref.head.kind != "words":
-        scores, truncated = classify(model, tokenizer, task, examples, scoring, progress)
+        find_spans(model, tokenizer, examples, scoring, longest, progress, found)
+    elif ref.head.kind != "words":
+        _, truncated = classify(model, tokenizer, task, examples, scoring, progress, ranked)
     elif examples[0].choices:
         rank = rank_written if ref.family == "encoder-decoder" else score_choices
-        scores, truncated = rank(model, tokenizer, examples, scoring, progress)
+        _, truncated = rank(model, tokenizer, examples, scoring, progress, ranked)
     else:
         generate = write_answers if ref.family == "encoder-decoder" else generate_answers
-        texts, truncated = generate(model, tokenizer, examples, scoring, longest, progress)
-        return [
-            _parsed(task, example, text, _nfc(text) if composed else text)
-            for example, text in zip(compared, texts, strict=True)
-        ], truncated
-    return [_ranked(task, example, found) for example, found in zip(examples, scores, strict=True)], truncated
+        _, truncated = generate(model, tokenizer, examples, scoring, longest, progress, parsed)
+    return [answered[place] for place in range(len(examples))], truncated
 
 
 def _nfc(text: str) -> str:

@@ -10,7 +10,7 @@ from lingualift.backbone import base_of
 from lingualift.config import Scoring
 from lingualift.errors import UserError
 from lingualift.evaluation.batches import in_batches
-from lingualift.evaluation.likelihood import Progress, label_logprobs
+from lingualift.evaluation.likelihood import Progress, Tell, label_logprobs
 from lingualift.tasks import Example
 from lingualift.training.collator import Padding
 from lingualift.training.encoding import IGNORED, source_ids, target_ids
@@ -23,6 +23,7 @@ def rank_written(
     examples: Sequence[Example],
     scoring: Scoring,
     progress: Progress = lambda done, total: None,
+    tell: Tell[dict[str, float]] = lambda place, scores: None,
 ) -> tuple[list[dict[str, float]], int]:
     """Log-likelihood of every choice of every example, normalised as `scoring` says; each prompt is read once.
 
@@ -35,6 +36,7 @@ def rank_written(
         examples: Examples with choices.
         scoring: Normalisation, prompts per batch, longest prompt.
         progress: Called with prompts done and prompts in all.
+        tell: Called with each example's place and scores.
 
     Returns:
         For each example label -> score (natural logarithm), and how many prompts had to be cut.
@@ -69,6 +71,7 @@ def rank_written(
                         mend="load the backbone in float32 or bfloat16 (`backbone.dtype`), or check the adapter",
                     )
                 scores[index][label] = total / _length(tokenizer, words, scoring)
+            tell(index, scores[index])
         done += len(batch)
         progress(done, len(order))
     return scores, sum(cut for _, cut in prompts)
@@ -143,6 +146,7 @@ def write_answers(
     scoring: Scoring,
     max_new_tokens: int,
     progress: Progress = lambda done, total: None,
+    tell: Tell[str] = lambda place, text: None,
 ) -> tuple[list[str], int]:
     """The text that the decoder writes for each prompt, greedily.
 
@@ -153,6 +157,7 @@ def write_answers(
         scoring: Prompts per batch, longest prompt.
         max_new_tokens: Longest answer, in tokens.
         progress: Called with prompts done and prompts in all.
+        tell: Called with each example's place and text.
 
     Returns:
         One text per example, and how many prompts had to be cut.
@@ -190,6 +195,7 @@ def write_answers(
     for batch, found in in_batches(order, scoring.batch_size, write):
         for index, text in zip(batch, found, strict=True):
             texts[index] = text
+            tell(index, text)
         done += len(batch)
         progress(done, len(order))
     return texts, sum(cut for _, cut in prompts)

@@ -6,21 +6,21 @@ import math
 from collections.abc import Mapping
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lingualift.errors import plain
 from lingualift.look import Look
 from lingualift.look.records import TaskLook, Vanilla
+from lingualift.terminal import Terminal
 
 _SPLITS = {"train": "train", "valid.": "validation", "test": "test"}
 _LABELS = 4  # more than so many are told by their range
 _COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
 
 
-def show(look: Look, console: Console) -> None:
+def show(look: Look, console: Terminal) -> None:
     """Print a table of the languages, one of each task, what was looked for in what, and the findings."""
     _say(console, "text: how the tokenizer spells it, how well the backbone knows it (on a sample)")
     console.print(_languages(look))
@@ -28,8 +28,8 @@ def show(look: Look, console: Console) -> None:
         _say(console, "* per word: these texts are no translations of each other", before=False)
     for task in dict.fromkeys(one.task for one in look.tasks):
         mine = [one for one in look.tasks if one.task == task]
-        plain = mine[0].vanilla
-        score = f", {plain.metric} of the plain backbone in percent (on a sample)" if plain else ""
+        bare = mine[0].vanilla
+        score = f", {bare.metric} of the plain backbone in percent (on a sample)" if bare else ""
         _say(console, f"{task}: rows{score}")
         labels = next((counts for one in mine for counts in one.labels.values()), {})
         if 0 < len(labels) <= _LABELS:
@@ -44,17 +44,17 @@ def show(look: Look, console: Console) -> None:
     _say(console, f"overlap: {items} test items, {matches} of them found in what adapters learn from")
     for finding in look.findings:
         expected = f"; expected {finding.expected}" if finding.expected else ""
-        grade = f"[{_COLOURS[finding.grade]}]{finding.grade}[/]"
+        told = plain(f"  {finding.where}: {finding.found}{expected}")
         console.print()
-        console.print(f"{grade}  {escape(f'{finding.where}: {finding.found}{expected}')}", highlight=False)
+        console.print(Text.assemble((finding.grade, _COLOURS[finding.grade]), told))
         for line in (*(f"e.g. {example}" for example in finding.examples), f"mend: {finding.mend}"):
-            console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
+            console.print(Padding(line, (0, 0, 0, 2), expand=False))
 
 
-def _say(console: Console, text: str, *, before: bool = True) -> None:
+def _say(console: Terminal, text: str, *, before: bool = True) -> None:
     if before:
         console.print()
-    console.print(text, markup=False, highlight=False)
+    console.print(text)
 
 
 def _drawn(*columns: str) -> Table:

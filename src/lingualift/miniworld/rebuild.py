@@ -18,6 +18,7 @@ from lingualift.miniworld.pretraining import documents, shares
 from lingualift.miniworld.probe import THRESHOLD, passes, probe
 from lingualift.miniworld.tokenizer import build_tokenizer
 from lingualift.provenance import PROVENANCE_FILE, atomic_folder, library_versions, write_json
+from lingualift.terminal import Terminal, say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -211,7 +212,6 @@ def _provenance(recipe: Recipe, seed: int, steps: int, scores: Scores) -> dict[s
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 
@@ -223,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     columns = (TextColumn("pretraining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*columns, console=Terminal(stderr=True)) as progress:
             bar = progress.add_task("")
             scores = rebuild(
                 options.output,
@@ -231,12 +231,12 @@ def main(arguments: list[str] | None = None) -> int:
                 advance=lambda done, total: progress.update(bar, completed=done, total=total),
             )
     except UserError as error:
-        Console(stderr=True).print(str(error), markup=False, highlight=False, soft_wrap=True)
+        say(str(error), err=True)
         return 2
     table = Table("language", "qa", "sentiment", title="probe")
     for language, score in scores.items():
         table.add_row(language, *(f"{value:.3f}" for value in score.values()))
-    Console().print(table)
+    Terminal().print(table)
     return 0
 
 

@@ -6,17 +6,26 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
+from lingualift.errors import plain
 from lingualift.pipeline.executors import Event, Watch
 from lingualift.pipeline.pulse import Beat, Pulse
 from lingualift.pipeline.words import duration
+from lingualift.terminal import Terminal
 
 
-def _bars(console: Console) -> Progress:
+class _Label(ProgressColumn):
+    """What a bar is of, as it stands there."""
+
+    def render(self, task: Task) -> Text:
+        return Text(plain(task.description))
+
+
+def _bars(console: Terminal) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        _Label(),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),
@@ -27,7 +36,7 @@ def _bars(console: Console) -> Progress:
 
 
 @contextlib.contextmanager
-def watching(console: Console) -> Iterator[Watch]:
+def watching(console: Terminal) -> Iterator[Watch]:
     """Bars for a run; where the console is no terminal, lines instead: of each step its start, pulse and end."""
     with _bars(console) as bars:
         whole = bars.add_task("planning", total=None)
@@ -36,7 +45,7 @@ def watching(console: Console) -> Iterator[Watch]:
 
         def say(line: str) -> None:
             if not console.is_terminal:
-                console.print(line, markup=False, highlight=False)
+                console.print(line)
 
         def watch(event: Event) -> None:
             nonlocal count, done
@@ -52,7 +61,7 @@ def watching(console: Console) -> Iterator[Watch]:
             elif event.what == "progress":
                 bars.update(running[key], total=event.total, completed=event.done)
             elif event.what == "warning":
-                console.print(f"{event.step.label()}: warning: {event.text}", markup=False, highlight=False)
+                console.print(f"{event.step.label()}: warning: {event.text}")
             elif event.what == "end":
                 bars.remove_task(running.pop(key))
                 done += 1
@@ -61,16 +70,16 @@ def watching(console: Console) -> Iterator[Watch]:
 
         yield watch
     if done:
-        console.print(f"{done} steps in {duration(time.monotonic() - began)}", highlight=False)
+        console.print(f"{done} steps in {duration(time.monotonic() - began)}")
 
 
 @contextlib.contextmanager
-def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+def counting(console: Terminal, what: str) -> Iterator[Callable[[int, int], None]]:
     """One bar, or lines where the console is no terminal; what it yields takes units done and units in all."""
 
     def tell(name: str, beat: Beat) -> None:
         if not console.is_terminal:
-            console.print(f"{name}: {beat}", markup=False, highlight=False)
+            console.print(f"{name}: {beat}")
 
     with _bars(console) as bars, Pulse(tell) as pulse:
         task = bars.add_task(what, total=None)
@@ -84,10 +93,10 @@ def counting(console: Console, what: str) -> Iterator[Callable[[int, int], None]
 
 
 @contextlib.contextmanager
-def saying(console: Console) -> Iterator[Callable[[str], None]]:
+def saying(console: Terminal) -> Iterator[Callable[[str], None]]:
     """One line that changes; what it yields takes what goes on now. A line each where the console is no terminal."""
     if not console.is_terminal:
-        yield lambda what: console.print(what, markup=False, highlight=False)
+        yield lambda what: console.print(what)
         return
-    with console.status("") as status:
-        yield status.update
+    with console.status("", spinner="line") as status:  # whose signs every encoding has
+        yield lambda what: status.update(Text(plain(what)))

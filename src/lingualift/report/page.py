@@ -194,7 +194,7 @@ def _table(run: RunFolder, table: Table) -> _Scores:
     averages = run.layout.averages()
     return _Scores(
         table,
-        caption(table, run.layout).split("**: ", 1)[1],
+        caption(table, run.layout),
         tuple(
             (*names[line.method], merge_weights(line.weights), _ROLES.get(names[line.method][0], ""))
             for line in table.lines

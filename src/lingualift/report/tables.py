@@ -276,7 +276,7 @@ def to_markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: 
             for line in table.lines
         ]
         widths = [max(len(row[index]) for row in [head, *body]) for index in range(len(head))]
-        parts.append(caption(table, layout))
+        parts.append(f"**{table.task}**: {caption(table, layout)}")
         parts.append(
             "\n".join(_cells(row, widths) for row in [head, ["-" * width for width in widths], *body])
         )
@@ -284,10 +284,8 @@ def to_markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: 
 
 
 def caption(table: Table, layout: Layout) -> str:
-    """One line above a table: task, metric, n, chance level, and what the averages leave out."""
-    text = (
-        f"**{table.task}**: {table.metric} in percent, n = {table.n} per language, chance {table.chance:.1f}"
-    )
+    """What stands above a task's table: metric, n, chance level, and what the averages leave out."""
+    text = f"{table.metric} in percent, n = {table.n} per language, chance {table.chance:.1f}"
     return text + (
         f"; λ chosen on {layout.tuned_on} (*), which no average contains" if layout.tuned_on else ""
     )

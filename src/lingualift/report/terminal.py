@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from rich import box
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
@@ -18,11 +17,12 @@ from lingualift.pipeline.steps import Step
 from lingualift.pipeline.store import Entry
 from lingualift.pipeline.words import duration, readable
 from lingualift.report.tables import Layout, Mean, Row, Table, caption, in_words, merge_weights, tables
+from lingualift.terminal import Terminal
 
 _ANY = 10_000  # columns: wider than any table
 
 
-def show(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout, console: Console) -> None:
+def show(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout, console: Terminal) -> None:
     """Print a table per task and the paragraph that says what they mean.
 
     Where the console is wide enough, averages come with their deviation over seeds and merge weights have a column.
@@ -32,13 +32,13 @@ def show(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout,
         if Measurement.get(console, console.options.update(width=_ANY), drawn).maximum > console.width:
             drawn = _rich(table, layout, wide=False)
         console.print()
-        console.print(caption(table, layout).replace("**", ""), markup=False, highlight=False)
+        console.print(f"{table.task}: {caption(table, layout)}")
         console.print(drawn)
     console.print()
-    console.print(in_words(rows, comparisons, layout), markup=False, highlight=False)
+    console.print(in_words(rows, comparisons, layout))
 
 
-def show_plan(steps: Sequence[Step], found: Estimate, console: Console) -> None:
+def show_plan(steps: Sequence[Step], found: Estimate, console: Terminal) -> None:
     """Print the steps of a plan, how many of them are done, and what the others will cost."""
     timed, counted = found.seconds is not None, found.machine is not None
     table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
@@ -70,14 +70,12 @@ def show_plan(steps: Sequence[Step], found: Estimate, console: Console) -> None:
         console.print(f"All {done} steps are done.")
         return
     if found.machine is not None:
-        console.print(_elsewhere(found, found.machine, count, done), markup=False, highlight=False)
+        console.print(_elsewhere(found, found.machine, count, done))
         return
     time = f"about {duration(found.seconds or 0.0)} with {found.workers} at once," if timed else "at least"
     console.print(
         f"{count} steps to do, {done} done: {time} {readable(found.memory)} of memory ({readable(found.memory_free)} "
-        f"free, {found.device}), {readable(found.disk)} on disk ({readable(found.disk_free)} free).",
-        markup=False,
-        highlight=False,
+        f"free, {found.device}), {readable(found.disk)} on disk ({readable(found.disk_free)} free)."
     )
 
 
@@ -101,7 +99,7 @@ def _elsewhere(found: Estimate, machine: Machine, count: int, done: int) -> str:
     )
 
 
-def show_store(entries: Sequence[Entry], console: Console) -> None:
+def show_store(entries: Sequence[Entry], console: Terminal) -> None:
     """Print the entries of a store."""
     table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("key", no_wrap=True)

@@ -20,6 +20,7 @@ from lingualift.data import data_file, data_fingerprint, fill_in, read_rows
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress
 from lingualift.languages import language as find_language
+from lingualift.output import check_output, json_line
 from lingualift.provenance import (
     PROVENANCE_FILE,
     atomic_folder,
@@ -139,10 +140,7 @@ def translate(
         raise UserError(
             "target", f"{target!r} is the language of the rows", "another one", "name another --target"
         )
-    if folder.exists() or folder.is_symlink():
-        raise UserError(
-            folder, "exists already", "a folder that does not exist yet", "choose another --output"
-        )
+    check_output(folder, "folder")
     works = [Work(where, source, split) for split in _splits(where.data, source, splits)]
     ref = find_backbone(Backbone(name=model) if isinstance(model, str) else model)
     translator = Model(ref, source, target, chosen)
@@ -224,6 +222,7 @@ class Work:
                 passage = self.texts.pop((index, task.passage_column))
                 self._span(index, task, row, language, passage)
             named = self.names.get("id", "id")
+            json_line(raw, f"{split} row {number}")  # what of it is not translated is written too
             self.rows.append(raw if raw.get(named) not in (None, "") else {**raw, named: number})
             self.ids.append(str(self.rows[-1][named]))
 

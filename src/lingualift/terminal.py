@@ -1,0 +1,125 @@
+"""What is shown: every word of somebody else's as plain text, on any terminal, into any pipe or file."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from lingualift.errors import plain
+
+STDOUT = "standard output"
+"""What an error of it has for its file."""
+
+
+class Terminal(Console):
+    """A console that takes every string for text: no markup, no emoji codes, no control characters."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """What rich draws for a string; what is spelt is spelt before it is laid out, so that columns stay in line."""
+        shown = plain(text).encode(self.encoding, "spelt").decode(self.encoding)
+        return super().render_str(shown, **how)
+
+    def on_broken_pipe(self) -> None:
+        """Let the command line end as others do, where rich's own way ends with 1."""
+        raise  # called while rich handles the error
+
+
+def say(text: str, *, err: bool = False, end: str = "\n") -> None:
+    """Print text, on standard output or on standard error."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write(plain(text) + end)
+    stream.flush()
+
+
+class _Out(io.TextIOWrapper):
+    """Standard output, whose errors name it."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            error.filename = STDOUT
+            raise
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            error.filename = STDOUT
+            raise
+
+
+class _Err(io.TextIOWrapper):
+    """Standard error: where nobody can read it, work goes on all the same."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            return
+
+
+def open_streams() -> None:
+    """Make standard output and error, and what is logged and warned of, fit for any text.
+
+    What an encoding lacks is spelt as in JSON, so that JSON stays JSON.
+    """
+    sys.stdout, sys.stderr = _opened(sys.stdout, _Out), _opened(sys.stderr, _Err)
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Plain())
+    shown = warnings.formatwarning
+    warnings.formatwarning = lambda *about, **more: plain(shown(*about, **more))
+
+
+def close_stdout() -> None:
+    """Let go of standard output, which could not be written: nor can what is left of it, when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _opened(stream: Any, kind: type[io.TextIOWrapper]) -> Any:
+    if stream is None:  # closed by the shell
+        return Path(os.devnull).open("w", encoding="utf-8")
+    if type(stream) is not io.TextIOWrapper:
+        return stream
+    stream.flush()
+    opened: Any = kind(
+        stream.buffer,
+        encoding=stream.encoding,
+        errors="spelt",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+    opened.instead_of = stream  # which would close what they share, were it let go of
+    return opened
+
+
+def _spelt(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error("spelt", _spelt)
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record))
