@@ -1,5 +1,6 @@
 """The report of a run: read as HTML, opened in a browser, and with names that try to break out."""
 
+import copy
 import json
 import random
 import re
@@ -19,7 +20,7 @@ from lingualift.pipeline.words import duration
 from lingualift.report import write_report
 from lingualift.report.figures import line_plot, nice_ticks
 from lingualift.report.page import _ROLES
-from lingualift.report.tables import BOUNDS
+from lingualift.report.tables import BOUNDS, in_markdown
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
@@ -443,6 +444,123 @@ def test_a_folder_that_cannot_be_reported_on_is_left_as_it_is(folder, change, fo
     assert found in str(caught.value)
     assert mend in caught.value.mend
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+JUNK = [
+    None,
+    True,
+    -1,
+    10**30,
+    1e308,
+    float("nan"),
+    1e-320,
+    "",
+    "\ud800",
+    "\x1b[2J",
+    [],
+    [[]],
+    {},
+    {"a": 1},
+    [1, 2],
+]
+
+
+def nodes(value, path=()):
+    """Paths to everything in a JSON value."""
+    yield path
+    for key, inner in (
+        value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else [])
+    ):
+        yield from nodes(inner, (*path, key))
+
+
+def spoilt(value, path, junk):
+    """A JSON value with junk at a path; without what is there for junk that is `...`."""
+    if not path:
+        return None if junk is ... else junk
+    changed = copy.deepcopy(value)
+    at = changed
+    for key in path[:-1]:
+        at = at[key]
+    if junk is ...:
+        del at[path[-1]]
+    else:
+        at[path[-1]] = junk
+    return changed
+
+
+def test_whatever_stands_in_a_run_folder_the_report_is_made_or_refused(folder):
+    with_activations(folder)
+    drawn = random.Random(0)
+    files = [folder / "results.json", folder / "steps.json", next(folder.glob("adapters/*/provenance.json"))]
+    made, refused = 0, []
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        path.unlink()  # an adapter's is a link to the store's
+        for junk in (*JUNK, ...):
+            value = json.loads(text)
+            path.write_text(
+                json.dumps(spoilt(value, drawn.choice(list(nodes(value))), junk)), encoding="utf-8"
+            )
+            try:
+                write_report(folder)
+                made += 1
+            except UserError as error:
+                refused.append((path.name, str(error)))
+        path.write_text(text, encoding="utf-8")
+    assert made > 5
+    assert len(refused) > 5
+    assert all(name in message and "mend: " in message for name, message in refused)
+
+
+def test_lines_of_the_log_that_are_no_entries_are_counted(folder):
+    junk = [json.dumps(one) for one in (*JUNK, {"time": "x"}, {"time": 1e300}, {"text": 1}, {"event": []})]
+    junk += ["[" * 5000, '{"time": ' + "1" * 5000 + "}"]
+    entries = [one for one in junk if one not in ("{}", '{"a": 1}')]  # which say nothing, and do no harm
+    (folder / "log.jsonl").write_text("\n".join(junk) + "\n", encoding="utf-8")
+    assert f"{len(entries)} lines of the log cannot be read" in Page(write_report(folder)).text
+
+
+def test_seeds_that_tried_other_weights_have_curves_and_no_band(folder):
+    steps = json.loads((folder / "steps.json").read_text())
+    sweeps = [step["facts"] for step in steps["steps"] if step["kind"] == "sweep"]
+    sweeps[0]["tried"][1]["weight"] = 0.25
+    (folder / "steps.json").write_text(json.dumps(steps))
+    before, after = Page(folder / "report.html"), Page(write_report(folder))
+    bands = [sum(found.get("class") == "band" for _, found in page.elements) for page in (before, after)]
+    assert bands[0] - bands[1] == 1
+
+
+def test_layers_that_met_no_source_at_all_are_left_out(folder):
+    with_activations(folder)
+    found = results(folder)
+    for one in found["activations"]:
+        for layer in one["layers"]:
+            layer |= {"source": None, "target": None, "fused": None}
+    (folder / "results.json").write_text(json.dumps(found))
+    assert "figure" in [tag for tag, _ in Page(write_report(folder)).elements]  # of the weights
+
+
+def test_names_break_out_of_no_table(made):
+    text = (made / "table.md").read_text(encoding="utf-8")
+    assert not re.search(r"<(img|b|svg|script|/style)", text)
+    for lines in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        cells = {len(re.findall(r"(?<!\\)\|", line)) for line in lines.splitlines()}
+        assert len(cells) == 1
+    assert r"(q\|v)" in text
+    assert "&lt;svg onload=alert(4)&gt;" in text
+    assert "&lt;/style&gt;" in text
+
+
+def test_words_of_others_are_no_marks_in_markdown():
+    evil = "![x](http://a) `a` *b* _c_ ~~d~~ # e $f$ \\ a|b <i> &amp;\n- \x1b[2J"
+    found = in_markdown(evil)
+    assert found == (
+        r"!\[x\](http://a) \`a\` \*b\* \_c\_ \~\~d\~\~ \# e \$f\$ \\ a\|b &lt;i&gt; &amp;amp;"
+        r"\\n- \\u001b\[2J"
+    )
+    for plain in ("source-ft", "exact_match", "adamergex (delta) r=4", "mini-sentiment"):
+        assert in_markdown(plain) == plain
 
 
 def test_a_failed_run_says_what_failed(folder):

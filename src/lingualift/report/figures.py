@@ -93,7 +93,7 @@ def line_plot(
 
     mean = _mean(series)
     band = ""
-    if errors:
+    if errors and len(errors) == len(mean):
         upper = [(x, y + error) for (x, y), error in zip(mean, errors, strict=True)]
         lower = [(x, y - error) for (x, y), error in zip(mean, errors, strict=True)]
         band = _path([place(point) for point in [*upper, *reversed(lower)]]) + " Z"

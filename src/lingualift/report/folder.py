@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
 from lingualift.config import Experiment, load_experiment
-from lingualift.errors import UserError
+from lingualift.errors import UserError, one_line
 from lingualift.evaluation.comparisons import Comparison
 from lingualift.made import made
-from lingualift.provenance import PROVENANCE_FILE, read_json, sha256_file
+from lingualift.provenance import PROVENANCE_FILE, read_json, reading, sha256_file
+from lingualift.report.records import Entry, Facts, Provenance, Results, Step, Steps, Sweep, Training
 from lingualift.report.tables import Layout
 
 EXPERIMENT_FILE, RESULTS_FILE, STEPS_FILE, LOG_FILE = (
@@ -24,8 +27,7 @@ EXPERIMENT_FILE, RESULTS_FILE, STEPS_FILE, LOG_FILE = (
 PAGE_FILE, TABLE_FILE = "report.html", "table.md"
 RESULTS = (RESULTS_FILE, STEPS_FILE, TABLE_FILE, PAGE_FILE)
 """What says how a run ended."""
-_SCHEMA = 1
-T = TypeVar("T")
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -115,78 +117,78 @@ def read_run(folder: Path) -> RunFolder:
             "a finished run",
             "run the same `lingualift run` again, with this folder as --output: finished steps are kept",
         )
-    results = _of_this_version(folder / RESULTS_FILE, _results)
+    results = _read(folder / RESULTS_FILE, Results).model_dump()
     steps = folder / STEPS_FILE
     kept = {name: folder / name for name in (EXPERIMENT_FILE, RESULTS_FILE, STEPS_FILE)}
     return RunFolder(
         folder,
         experiment,
-        *results,
-        steps=_of_this_version(steps, _steps) if steps.is_file() else None,
+        rows=results["rows"],
+        comparisons=[Comparison(**one) for one in results["comparisons"]],
+        activations=results["activations"],
+        steps=_steps(steps) if steps.is_file() else None,
         log=log,
         garbled=garbled,
         adapters={
-            path.parent.name: read_json(path)
+            path.parent.name: _read(path, Provenance).model_dump(exclude_none=True)
             for path in sorted((folder / "adapters").glob(f"*/{PROVENANCE_FILE}"))
         },
         fingerprints={name: sha256_file(path) for name, path in kept.items() if path.is_file()},
     )
 
 
-def _of_this_version(path: Path, read: Callable[[Any], T]) -> T:
+def _read(path: Path, kind: type[Kind]) -> Kind:
+    """A file of the folder, as a record.
+
+    Raises:
+        UserError: it cannot be read, or is none.
+    """
     found = read_json(path)
+    version = found.get("schema", 1) if isinstance(found, dict) else 1
     try:
-        if found["schema"] == _SCHEMA:
-            return read(found)
-        reason = f"has schema {found['schema']!r}"
-    except (KeyError, TypeError, AttributeError) as error:
-        reason = f"lacks what a report needs ({type(error).__name__}: {error})"
+        if type(version) is not int or version == 1:
+            return kind.model_validate(found)
+    except ValidationError as error:
+        raise _lacking(path, error) from None
+    raise _unlike(path, f"has schema {version}")
+
+
+def _lacking(path: Path, error: ValidationError) -> UserError:
+    """The error of a file that is no record, by the first of what pydantic found."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join([error.title, *map(str, first["loc"])])
+    return _unlike(path, one_line(f"lacks what a report needs ({where}: {first['msg']})"))
+
+
+def _unlike(path: Path, found: str) -> UserError:
     mend = "run the same `lingualift run` again: finished steps are kept"
-    raise UserError(path, reason, f"a file of this version (schema {_SCHEMA})", mend)
+    return UserError(path, found, "a file of this version (schema 1)", mend)
 
 
-def _results(found: Any) -> tuple[list[dict[str, Any]], list[Comparison], list[dict[str, Any]]]:
-    needed = (
-        "method",
-        "variant",
-        "task",
-        "language",
-        "metric",
-        "score",
-        "n",
-        "malformed",
-        "truncated",
-        "seed",
-    )
-    for row in found["rows"]:
-        for name in needed:
-            row[name]
-    activations = found.get("activations", [])
-    for entry in activations:
-        for layer in entry["layers"]:
-            for name in ("layer", "module", "source", "target", "fused"):
-                layer[name]
-    return found["rows"], [Comparison(**entry) for entry in found["comparisons"]], activations
+def _steps(path: Path) -> tuple[StepRecord, ...]:
+    found = _read(path, Steps)
+    try:
+        return tuple(StepRecord(**{**dict(step), "facts": _facts(step)}) for step in found.steps)
+    except ValidationError as error:
+        raise _lacking(path, error) from None
 
 
-def _steps(found: Any) -> tuple[StepRecord, ...]:
-    names = [field.name for field in fields(StepRecord)]
-    return tuple(StepRecord(**{name: entry[name] for name in names}) for entry in found["steps"])
+def _facts(step: Step) -> dict[str, Any]:
+    kinds: dict[str, type[BaseModel]] = {"sweep": Sweep, "adapter": Training}
+    return kinds.get(step.kind, Facts).model_validate(step.facts).model_dump(exclude_unset=True)
 
 
 def _read_log(path: Path) -> tuple[tuple[Mapping[str, Any], ...] | None, int]:
     """Entries, and lines that are none: a killed run may leave half a line."""
     if not path.is_file():
         return None, 0
+    with reading(path):
+        text = path.read_text(encoding="utf-8", errors="replace")
     entries, garbled = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in text.splitlines():
         try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if isinstance(entry, dict):
-            entries.append(entry)
-        else:
+            entries.append(Entry.model_validate(json.loads(line)).model_dump(exclude_none=True))
+        except (ValueError, RecursionError):  # pydantic's is a ValueError
             garbled += 1
     return tuple(entries), garbled
 

@@ -300,8 +300,9 @@ def _activations(run: RunFolder) -> list[tuple[str, str, list[_Panel]]]:
             {**layer, "language": one["language"], "name": method_name(one)}
             for one in mine
             for layer in one["layers"]
+            if any(layer[side] is not None for side in _SIDES)
         ]
-        top = max(layer[side] or 0.0 for layer in layers for side in _SIDES)
+        top = max((layer[side] or 0.0 for layer in layers for side in _SIDES), default=0.0)
         for (name,), of_method in _grouped(layers, "name"):
             panels = [
                 _activation(task, name, where, module, group, top or 1.0)

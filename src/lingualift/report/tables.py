@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lingualift.errors import one_line
 from lingualift.evaluation.comparisons import BASELINE, Comparison
 
 Row = Mapping[str, Any]
@@ -260,15 +262,38 @@ def in_words(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Lay
     return f"Nothing to compare: no other method has the seeds and languages of `{BASELINE}`."
 
 
+_MARKS = re.compile(r"[\\`*\[\]|~#$]|(?<!\w)_|_(?!\w)")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def in_markdown(text: str) -> str:
+    """Somebody else's words within a line or a cell of Markdown: as they are, neither marks nor HTML."""
+    marked = _MARKS.sub(r"\\\g<0>", one_line(text))
+    return re.sub("[&<>]", lambda match: _ENTITIES[match[0]], marked)
+
+
 def to_markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout) -> str:
     """The tables and what they mean, as Markdown."""
+    names = ("task", "metric", "method", "variant", "where")
+
+    def marked(found: Mapping[str, Any]) -> dict[str, Any]:
+        return {**found, **{name: in_markdown(found[name]) for name in names if name in found}}
+
+    rows = [marked(row) for row in rows]
+    comparisons = [Comparison(**marked(vars(one))) for one in comparisons]
+    groups = {in_markdown(name): members for name, members in layout.groups.items()}
+    return _markdown(rows, comparisons, replace(layout, groups=groups))
+
+
+def _markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout) -> str:
+    """The same, of names that are Markdown already."""
     parts = []
     for table in tables(rows, layout):
         columns = (f"{column}*" if column == layout.tuned_on else column for column in table.columns)
         head = ["method", *columns, "λ", "malformed"]
         body = [
             [
-                line.method.replace("|", r"\|"),  # of a regular expression, not of the table
+                line.method,
                 *(str(line.cells.get(column, "–")) for column in table.columns),
                 _weights(line),
                 str(line.malformed),

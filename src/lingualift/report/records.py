@@ -1,0 +1,162 @@
+"""What a report reads of a run folder, as records that pydantic holds its files against; other keys are passed over."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Number = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Moment = Annotated[float, Field(ge=0, le=253_402_300_799, allow_inf_nan=False)]  # to the end of the year 9999
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class Row(_Record):
+    """A score: of a method on a task, in a language, by a metric, for a seed."""
+
+    method: str
+    variant: str
+    task: str
+    language: str
+    metric: str
+    score: Number
+    chance: Number
+    n: Annotated[Count, Field(gt=0)]
+    malformed: Count
+    truncated: Count
+    seed: Count | None
+    weight: Number | None
+
+
+class Compared(_Record):
+    """The fields of `Comparison`."""
+
+    task: str
+    metric: str
+    method: str
+    variant: str
+    where: str
+    gain: Number
+    low: Number
+    high: Number
+    seeds: Count
+    n: Count
+
+
+class Layer(_Record):
+    """Mean activations in a fused layer."""
+
+    layer: Count
+    module: str
+    source: Number | None
+    target: Number | None
+    fused: Number | None
+
+
+class Activations(_Record):
+    """The fused layers of an adapter, in an evaluation."""
+
+    method: str
+    variant: str
+    task: str
+    language: str
+    seed: Count | None
+    layers: Annotated[list[Layer], Field(min_length=1)]
+
+
+class Results(_Record):
+    """`results.json`."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    rows: list[Row]
+    comparisons: list[Compared]
+    activations: list[Activations] = []
+
+
+class Tried(_Record):
+    """A merge weight, and what it scored."""
+
+    weight: Number
+    score: Number
+    stderr: Number | None
+
+
+class Sweep(_Record):
+    """What the choice of a merge weight did."""
+
+    task: str
+    metric: str
+    method: str
+    variant: str
+    language: str
+    seed: Count | None
+    decides: bool
+    chosen: Number
+    tried: Annotated[list[Tried], Field(min_length=1)]
+
+
+class Training(_Record):
+    """What a training did; `loss` holds steps and losses. Older runs have no `name`."""
+
+    task: str
+    name: str | None = None
+    language: str
+    rows: Count
+    segments: Count
+    truncated_prompts: Count
+    steps: Count
+    loss: list[Annotated[list[Number], Field(min_length=2, max_length=2)]] = []
+
+
+class Facts(_Record):
+    """What any other step did."""
+
+    task: str | None = None
+
+
+class Step(_Record):
+    """A finished step."""
+
+    key: str
+    kind: str
+    label: str
+    inputs: dict[str, str]
+    seconds: Seconds
+    warnings: tuple[str, ...] = Field(strict=False)
+    facts: dict[str, Any]
+
+
+class Steps(_Record):
+    """`steps.json`."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    steps: list[Step]
+
+
+class Entry(_Record):
+    """A line of `log.jsonl`."""
+
+    time: Moment | None = None
+    event: str = ""
+    step: str = ""
+    key: str = ""
+    text: str = ""
+
+
+class Backbone(_Record):
+    """The backbone that an adapter belongs to."""
+
+    fingerprint: str | None = None
+
+
+class Provenance(_Record):
+    """What is told of an adapter's provenance."""
+
+    libraries: dict[str, str] = {}
+    backbone: Backbone = Backbone()
+    weights_sha256: str | None = None
