@@ -8,6 +8,7 @@ import sys
 from typing import Any, NoReturn
 
 _STOPPED = (130, 143, 129)
+_RESUMED = [[name] for name in ("demo", "lift", "run", "train", "train-head", "translate")]
 
 
 def main() -> None:
@@ -26,7 +27,8 @@ def main() -> None:
         code = 130 if isinstance(end, KeyboardInterrupt) else end.code
         if code in _STOPPED:
             _end_children()
-            sys.stderr.write("lingualift: stopped; the same command goes on where it was\n")
+            goes_on = "; the same command goes on where it was" if sys.argv[1:2] in _RESUMED else ""
+            sys.stderr.write(f"lingualift: stopped{goes_on}\n")
         raise SystemExit(code) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,10 +200,10 @@ def files_of_older_run(folder: Path) -> list[str]:
     if made(folder) or not entries or not {"time", "event", "step", "key"} <= entries[0].keys():
         return []
     try:
-        rows = read_json(folder / RESULTS_FILE)["rows"]
-        answers = [row["predictions"] for row in rows]
-        adapters = {row["adapter"] for row in rows} - {None}
-        files = [path for name in adapters for path in (folder / name).rglob("*")]
+        rows = [row for row in read_json(folder / RESULTS_FILE)["rows"] if isinstance(row, dict)]
     except (UserError, KeyError, TypeError):
-        return [EXPERIMENT_FILE, *RESULTS]
-    return [EXPERIMENT_FILE, *RESULTS, *answers, *(str(path.relative_to(folder)) for path in files)]
+        rows = []
+    named = {str(row.get(key)) for row in rows for key in ("predictions", "adapter")}
+    views = [folder / name for name in named if re.fullmatch(r"(predictions|adapters)/[^/]+", name)]
+    files = (path for view in views for path in (view, *view.rglob("*")) if path.is_file())
+    return [EXPERIMENT_FILE, *RESULTS, *(str(path.relative_to(folder)) for path in files)]
