@@ -27,7 +27,7 @@ from rich.console import Console
 
 import lingualift as ll
 from lingualift.config import Data
-from lingualift.data import load_rows
+from lingualift.data import Rows, load_rows
 from lingualift.evaluation.comparisons import compare
 from lingualift.miniworld import write_data
 from lingualift.miniworld.noise import noisy
@@ -125,11 +125,9 @@ def worsened(raw: Mapping[str, Any], share: float, folder: Path) -> dict[str, An
     if not share:
         return dict(raw)
     task = raw["tasks"][0]
-    data = Data(**task["translated"]["into_source"])
+    data = Data(**{**task["translated"]["into_source"], "max_rows": {}})
     source = raw["languages"]["source"]
-    read = {
-        split: load_rows(data, source, split, folder, ("id", "text")).dataset for split in ("train", "test")
-    }
+    read = {split: load_rows(data, source, split, folder, ("id", "text")) for split in ("train", "test")}
     words = sorted({word for row in rows_of(read["train"]) for word in row["text"].split()})
     lines = []
     for row in rows_of(read["test"]):
@@ -145,9 +143,9 @@ def worsened(raw: Mapping[str, Any], share: float, folder: Path) -> dict[str, An
     return {**raw, "tasks": [{**task, "translated": into}]}
 
 
-def rows_of(dataset: Any) -> list[dict[str, Any]]:
-    """All rows of a loaded split."""
-    return [dataset[index] for index in range(len(dataset))]
+def rows_of(rows: Rows) -> list[dict[str, Any]]:
+    """The rows of a loaded split."""
+    return [rows.row(index) for index in rows.chosen]
 
 
 def summary(done: Any) -> dict[str, Any]:

@@ -356,9 +356,9 @@ def less(raw: Mapping[str, Any], *keys: str) -> Raw:
 def worse_training(raw: Raw, share: float, folder: Path) -> Raw:
     """The experiment with a share of the words of its translated training rows dropped or replaced too."""
     task = raw["tasks"][0]
-    data = Data(**task["translated"]["into_targets"])
+    data = Data(**{**task["translated"]["into_targets"], "max_rows": {}})
     for code in raw["languages"]["targets"]:
-        rows = fusing.rows_of(load_rows(data, code, "train", folder, ("id", "text", "label")).dataset)
+        rows = fusing.rows_of(load_rows(data, code, "train", folder, ("id", "text", "label")))
         words = sorted({word for row in rows for word in row["text"].split()})
         worse = (
             {

@@ -5,25 +5,67 @@ from __future__ import annotations
 import re
 import string
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
 
-from lingualift.errors import UserError, did_you_mean
+from lingualift.errors import UserError, did_you_mean, setting
 from lingualift.languages import language
+from lingualift.parsing import LONGEST, parse_yaml, to_yaml
+from lingualift.provenance import reading
 
-PositiveInt: TypeAlias = Annotated[int, Field(gt=0)]
-NonNegative: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**32)]
+
+def _no_truth(value: Any) -> Any:
+    """Pydantic takes `true` for 1, which YAML's `yes` and `on` are too."""
+    if isinstance(value, bool):
+        raise ValueError("is a truth value, not a number")
+    return value
+
+
+def _at_most(most: float, why: str) -> AfterValidator:
+    """A bound whose reason the message says: a number beyond it is refused before anything is built by it."""
+
+    def check(value: float) -> float:
+        if value > most:
+            raise ValueError(f"is more than {most:,}: {why}")
+        return value
+
+    return AfterValidator(check)
+
+
+# Numbers, wherever they are set: in the experiment file, on the command line or in Python.
+_Whole: TypeAlias = Annotated[int, BeforeValidator(_no_truth)]
+_Real: TypeAlias = Annotated[float, BeforeValidator(_no_truth), Field(allow_inf_nan=False)]
+_Positive: TypeAlias = Annotated[_Whole, Field(gt=0)]
+_PositiveReal: TypeAlias = Annotated[_Real, Field(gt=0)]
+Count: TypeAlias = Annotated[_Positive, _at_most(2**31 - 1, "steps and rows are counted in 32 bits")]
+Batch: TypeAlias = Annotated[_Positive, _at_most(2**20, "no device holds so many at once")]
+Tokens: TypeAlias = Annotated[_Positive, _at_most(2**24, "no model reads so many")]
+Rank: TypeAlias = Annotated[
+    _Positive, _at_most(2**14, "no layer is so wide, and no update has a rank beyond")
+]
+Alpha: TypeAlias = Annotated[_Positive, _at_most(2**16, "half precision overflows by a factor beyond")]
+VirtualTokens: TypeAlias = Annotated[_Positive, _at_most(2**14, "they leave no room for a text")]
+Beams: TypeAlias = Annotated[_Positive, _at_most(2**10, "each takes the memory of a sentence")]
+Processes: TypeAlias = Annotated[_Positive, _at_most(2**10, "each is a process of this machine")]
+Layer: TypeAlias = Annotated[_Whole, Field(ge=0), _at_most(2**14, "no model has so many blocks")]
+Seed: TypeAlias = Annotated[_Whole, Field(ge=0, lt=2**32)]
+LongSeed: TypeAlias = Annotated[_Whole, Field(ge=0, lt=2**62)]
+Factor: TypeAlias = Annotated[_Real, Field(ge=-(10**6)), _at_most(10**6, "half precision overflows beyond")]
+Weight: TypeAlias = Annotated[Factor, Field(ge=0)]
+Epochs: TypeAlias = Annotated[_PositiveReal, _at_most(10**6, "no training ends that reads its rows so often")]
+Rate: TypeAlias = Annotated[_PositiveReal, _at_most(1e30, "float32 overflows beyond")]
+Norm: TypeAlias = Annotated[_Real, Field(ge=0), _at_most(1e30, "float32 overflows beyond")]
+Share: TypeAlias = Annotated[_Real, Field(ge=0, lt=1)]
 Split: TypeAlias = Literal["train", "validation", "test"]
 Tracker: TypeAlias = Literal["tensorboard", "trackio", "wandb"]
 
@@ -46,31 +88,12 @@ PromptLanguage: TypeAlias = Annotated[
 ]
 
 
-def _holds_truth(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_truth, value)))
-
-
-def _names(annotation: Any, *kinds: type) -> bool:
-    """Whether an annotation is one of some types, or names one inside."""
-    return annotation in kinds or any(_names(part, *kinds) for part in get_args(annotation))
-
-
 class _Record(BaseModel):
     """Every key has a docstring below it, which is what `lingualift init` writes beside the key."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=False, allow_inf_nan=False, use_attribute_docstrings=True
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, raw: Any) -> Any:
-        """Pydantic takes `true` for 1, which YAML's `yes` and `on` are too."""
-        for name, value in raw.items() if isinstance(raw, dict) else ():
-            field = cls.model_fields.get(name) if _holds_truth(value) else None
-            if field and _names(field.annotation, int, float) and not _names(field.annotation, bool):
-                raise ValueError(f"{name} is {value}, which is no number")
-        return raw
 
     def given(self) -> set[str]:
         """Names of the keys that say something else than their defaults; a written default counts as left out."""
@@ -171,9 +194,9 @@ class Data(_Record):
     "What the data calls a column, where it differs: `text: sentence`."
     aligned_on: str | None = None
     "Column whose values must be equal row by row in all languages (parallel data)."
-    max_rows: dict[Split, PositiveInt] = {}
+    max_rows: dict[Split, Count] = {}
     "Rows: sample so many of a split, the same ones in every language."
-    sample_seed: int = 0
+    sample_seed: Annotated[_Whole, Field(ge=-(2**63), lt=2**63)] = 0
     "Seed of that sample."
 
     @model_validator(mode="after")
@@ -218,7 +241,7 @@ class Reference(_Record):
     task: str | None = None
     "A registered task; causal-lm, masked-lm, span-corruption or prefix-lm, as the backbone needs, when left out."
     data: Data
-    segment_tokens: PositiveInt = 512
+    segment_tokens: Tokens = 512
     "Tokens per packed segment of text (the paper's is 512)."
 
 
@@ -227,17 +250,17 @@ class Adapter(_Record):
 
     type: Literal["lora", "ia3", "prefix"] = "lora"
     "Kind of adapter; `prefix` for encoders and encoder-decoders."
-    rank: PositiveInt = 8
+    rank: Rank = 8
     "Rank r of LoRA's factors."
-    alpha: PositiveInt = 16
+    alpha: Alpha = 16
     "LoRA's update is scaled by alpha / rank."
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Share = 0.0
     "Probability that an input of LoRA is dropped in training."
     modules: tuple[str, ...] | None = None
     "Linear layers that get the adapter; when left out all of them (LoRA), or keys, values and feed-forward (IA3)."
-    tokens: PositiveInt = 20
+    tokens: VirtualTokens = 20
     "Virtual tokens of a prefix."
-    init_seed: Annotated[int, Field(ge=0, lt=2**62)] = 112
+    init_seed: LongSeed = 112
     "Seed of the one initialisation that all adapters of a run share; the run's seed is added to it."
 
 
@@ -247,38 +270,38 @@ class GivenAdapter(_Record):
     type: Literal["lora", "ia3"]
     settings: dict[str, Any]
     "Arguments of peft's configuration class; `base_model_name_or_path` and `revision` as the adapter has them."
-    init_seed: Annotated[int, Field(ge=0, lt=2**62)] = 112
+    init_seed: LongSeed = 112
     "Seed of the one initialisation; the run's seed is added to it."
 
 
 class Training(_Record):
     """One training run."""
 
-    steps: PositiveInt | None = None
+    steps: Count | None = None
     "Optimiser steps; give either steps or epochs."
-    epochs: Annotated[float, Field(gt=0)] | None = None
+    epochs: Epochs | None = None
     "Passes over the data."
-    batch_size: PositiveInt = 16
+    batch_size: Batch = 16
     "Rows per optimiser step and device."
-    accumulation: PositiveInt = 1
+    accumulation: Batch = 1
     "Batches whose gradients are added up before a step."
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    learning_rate: Rate = 2e-4
     "Peak learning rate of AdamW."
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     "How the learning rate goes on after the warm-up."
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    warmup: Share = 0.05
     "Share of the steps over which the learning rate rises."
-    weight_decay: NonNegative = 0.0
+    weight_decay: Weight = 0.0
     "AdamW's weight decay."
-    max_grad_norm: NonNegative = 1.0
+    max_grad_norm: Norm = 1.0
     "Gradients are clipped to this norm; 0 leaves them as they are."
-    max_length: PositiveInt = 512
+    max_length: Tokens = 512
     "Tokens of prompt and answer; longer prompts lose their beginning, and the log says how many."
     precision: Literal["float32", "bfloat16"] = "float32"
     "Number format of the arithmetic; bfloat16 runs under autocast."
     gradient_checkpointing: bool = False
     "Trade time for memory: recompute activations in the backward pass."
-    checkpoint_steps: PositiveInt = 200
+    checkpoint_steps: Count = 200
     "Steps between the checkpoints that a killed run resumes from."
 
     @model_validator(mode="after")
@@ -309,7 +332,7 @@ class Method(_Record):
     "Regular expression of the modules to merge; the others keep the task adapter."
     ask: Literal["vanilla", "source-ft"] = "vanilla"
     "`xlt` only: who is asked, the plain backbone or the task adapter of the source language."
-    weight: NonNegative | None = None
+    weight: Weight | None = None
     "Fixed merge weight; tuned over `weights.grid` when left out."
     fusion: str = "add_relu"
     "`flare`, `flare-mt`: how the bottleneck states of source and target meet (docs/fusing.md)."
@@ -319,9 +342,9 @@ class Method(_Record):
     "`flare`, `flare-mt`: the side on which texts of unequal length are filled up before they meet."
     answer_source: Literal["last", "none", "generate"] = "last"
     "`flare`, `flare-mt` on decoders: what the answer meets; `generate` is the source side's own answer (`flare`)."
-    layer: Annotated[int, Field(ge=0)] | None = None
+    layer: Layer | None = None
     "`x-mixup`: the block behind which source and target are mixed, from 0; the middle one when left out."
-    ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    ratio: Annotated[_PositiveReal, Field(le=1)] = 0.5
     "`x-mixup`: how much of the mixed states is the target's own; 1 mixes nothing in."
 
 
@@ -339,7 +362,7 @@ class Flare(_Record):
 class Weights(_Record):
     """How the merge weight is chosen: on validation splits, never on a test split."""
 
-    grid: tuple[NonNegative, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    grid: tuple[Weight, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
     "Merge weights to try; ties go to the one closest to 1."
     tune_on: LanguageCode | None = None
     "The target language whose validation split decides; it is left out of every average."
@@ -362,11 +385,11 @@ class Scoring(_Record):
 
     length_normalization: Literal["none", "tokens", "characters"] = "none"
     "Ranked answers: compare summed log-probabilities, or those per token or per character."
-    batch_size: PositiveInt = 64
+    batch_size: Batch = 64
     "Sequences per forward pass, at most."
-    max_length: PositiveInt = 512
+    max_length: Tokens = 512
     "Tokens of prompt and answer; longer prompts lose their beginning, and the result says how many."
-    max_new_tokens: PositiveInt | None = None
+    max_new_tokens: Tokens | None = None
     "Tokens of a generated answer, at most; as many as its task says when left out, never more."
     unicode_normalization: Literal["none", "NFC"] = "none"
     "Compare written answers with the gold as they are, as the official scorers do, or both in Unicode's NFC."
@@ -379,11 +402,11 @@ class Scoring(_Record):
 class Translation(_Record):
     """How a translation model writes."""
 
-    beams: PositiveInt = 4
+    beams: Beams = 4
     "Beams of the search; 1 is greedy."
-    max_length: Annotated[int, Field(ge=16)] = 256
+    max_length: Annotated[Tokens, Field(ge=16)] = 256
     "Tokens of a sentence, at most; a longer one is cut at white space. Its translation may take twice as many."
-    batch_size: PositiveInt = 16
+    batch_size: Batch = 16
     "Sentences per batch."
 
 
@@ -408,7 +431,7 @@ class Experiment(_Record):
         tuple[Tracker, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)
     ] = ()
     "Experiment trackers, one or several; they change no result. Files go to `logs/` of the run folder."
-    workers: PositiveInt | None = None
+    workers: Processes | None = None
     "Steps that run at once on this machine; as many as it has processors, at most 4, or one per GPU, when left out."
 
     @model_validator(mode="after")
@@ -441,16 +464,14 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
         UserError: unreadable file, unknown key, wrong value; the message names the key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise UserError(path, f"cannot be read ({reason})", "an experiment file", "check the path") from None
+        with reading(path), path.open(encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
+    except UnicodeDecodeError:
+        raise UserError(path, "cannot be read (not UTF-8)", "an experiment file", "check the path") from None
     try:
-        raw = yaml.load(text, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(
-            path, f"is not YAML: {' '.join(str(error).split())}", mend="correct that line"
-        ) from None
+        raw = parse_yaml(text)
+    except ValueError as error:
+        raise UserError(path, str(error), mend="correct that line") from None
     if not isinstance(raw, dict):
         raise UserError(
             path, f"holds {type(raw).__name__}", "keys such as `backbone:`", "see docs/experiment.md"
@@ -461,6 +482,7 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
 
 
 Record = TypeVar("Record", bound=BaseModel)
+_SHOWN = 200  # characters of a value in a message
 
 
 def checked(record: type[Record], **values: Any) -> Record:
@@ -474,10 +496,41 @@ def checked(record: type[Record], **values: Any) -> Record:
     except ValidationError as error:
         problem: dict[str, Any] = dict(error.errors(include_url=False)[0])
         option = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
-        found, message = problem["input"], str(problem["msg"]).removeprefix("Value error, ")
-        raise UserError(
-            f"--{option}" if option else record.__name__.lower(), f"{message} (found {found!r})"
-        ) from None
+        where = f"--{option}" if option else record.__name__.lower()
+        raise UserError(where, _told(problem), mend="correct the value") from None
+
+
+def check_number(kind: Any, name: str, value: Any) -> None:
+    """Check an argument of a function that is a number, by the type that it has in the records above.
+
+    Raises:
+        UserError: it is none, or beyond the bounds.
+    """
+    try:
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        problem: dict[str, Any] = dict(error.errors(include_url=False)[0])
+        raise UserError(setting(name), _told(problem), mend="correct the value") from None
+
+
+def _told(problem: dict[str, Any]) -> str:
+    """What is wrong with a value, in pydantic's words or ours, and the value."""
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    found = problem["input"]
+    return message if isinstance(found, dict | list | tuple) else f"{message} (found {_shown(found)})"
+
+
+def _shown(value: Any) -> str:
+    """A value as messages show it: its beginning, where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def parse_experiment(raw: dict[str, Any], where: str = "experiment") -> Experiment:
@@ -500,23 +553,15 @@ def dump_experiment(experiment: Experiment) -> str:
     return to_yaml(experiment.model_dump(mode="json"))
 
 
-def to_yaml(value: Any, **options: Any) -> str:
-    """A value as YAML that `load_experiment` reads back; options as for `yaml.dump`."""
-    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **options))
-
-
 def _explain(problem: dict[str, Any]) -> str:
     """One problem of pydantic's in our words: key, what was found, what was expected."""
-    location = ".".join(str(part) for part in problem["loc"])
+    location = _cut(".".join(str(part) for part in problem["loc"]))
     if problem["type"] == "extra_forbidden":
         parent = _fields_at(problem["loc"][:-1])
         return f"{location}: is not a known key; {did_you_mean(str(problem['loc'][-1]), parent)}"
     if problem["type"] == "missing":
         return f"{location}: is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    found = problem["input"]
-    shown = f" (found {found!r})" if not isinstance(found, dict | list | tuple) else ""
-    return f"{location}: {message}{shown}" if location else message
+    return f"{location}: {_told(problem)}" if location else _told(problem)
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
@@ -531,66 +576,35 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """The safe loader, refusing a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping; `raises` a YAML error at the second of two equal keys."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float | bool | None) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", key_node.start_mark
-                )
-            if isinstance(key, str | int | float | bool | None):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """The safe dumper, quoting what the loader would read as a number."""
-
-
-# YAML 1.2: 2e-3 is a number although it has no dot.
-for _side in (_UniqueKeyLoader, _Dumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-        list("-+0123456789"),
-    )
-
-
 def _set(raw: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
+    where = f"--set {_cut(override)}"
     if not separator or not key:
-        raise UserError(f"--set {override}", "has no `=`", "key=value", "write for example --set seeds=[0,1]")
+        raise UserError(where, "has no `=`", "key=value", "write for example --set seeds=[0,1]")
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}", f"{text!r} is not YAML", mend="quote the value") from None
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise UserError(where, str(error), mend="correct or quote the value") from None
     *parents, last = key.split(".")
     place: Any = raw
     for part in parents:
-        place = _child(place, part, override)
+        place = _child(place, part, where)
     if isinstance(place, list):
-        place[_index(place, last, override)] = value
+        place[_index(place, last, where)] = value
     else:
         place[last] = value
 
 
-def _child(place: Any, part: str, override: str) -> Any:
-    child = place[_index(place, part, override)] if isinstance(place, list) else place.setdefault(part, {})
+def _child(place: Any, part: str, where: str) -> Any:
+    child = place[_index(place, part, where)] if isinstance(place, list) else place.setdefault(part, {})
     if not isinstance(child, dict | list):
-        raise UserError(
-            f"--set {override}", f"{part!r} holds {child!r}", "a mapping or a list", "check the path"
-        )
+        found = f"{_shown(part)} holds {_shown(child)}"
+        raise UserError(where, found, "a mapping or a list", "check the path")
     return child
 
 
-def _index(place: list[Any], part: str, override: str) -> int:
-    if not part.isdecimal() or int(part) >= len(place):
-        raise UserError(
-            f"--set {override}", f"{part!r} is no index of a list of {len(place)}", mend="check the path"
-        )
+def _index(place: list[Any], part: str, where: str) -> int:
+    if part not in map(str, range(len(place))):
+        found = f"{_shown(part)} is no index of a list of {len(place)}"
+        raise UserError(where, found, mend="check the path")
     return int(part)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import functools
-import gzip
-import json
 import random
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,47 +13,14 @@ from typing import Any, TypeVar
 from lingualift.config import Data
 from lingualift.errors import UserError, did_you_mean
 from lingualift.languages import language as find_language
-from lingualift.provenance import sha256_file
+from lingualift.parsing import jsonable
+from lingualift.provenance import reading, sha256_file
+from lingualift.tables import ArrowTable, Choice, Table, TextTable, read_table
 from lingualift.tasks import Example, RowError, Task, TextTask, text_of
 from lingualift.tasks.base import USER_MODULES, check_number
 
-FORMATS = {
-    ".jsonl": "json",
-    ".jsonl.gz": "json",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".txt": "text",
-    ".txt.gz": "text",
-}
 Made = TypeVar("Made")
 _SHOWN = 5  # bad rows that one message names
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """Rows of a JSON Lines, CSV or plain text file exactly as they stand there: `2024-01-01`, `NA` and `007` stay text.
-
-    Offers what is used of a `datasets.Dataset`, which guesses types in text files.
-
-    Attributes:
-        rows: Column -> value, for each row.
-        lines: Line of the file that each row begins on.
-    """
-
-    rows: list[dict[str, Any]]
-    lines: list[int]
-
-    @property
-    def column_names(self) -> list[str]:
-        """Every column that a row has."""
-        return list(dict.fromkeys(name for row in self.rows for name in row))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, key: int | str) -> Any:
-        """A row, or all values of a column; None where a row lacks it."""
-        return [row.get(key) for row in self.rows] if isinstance(key, str) else self.rows[key]
 
 
 @dataclass(frozen=True)
@@ -65,13 +29,13 @@ class Rows:
 
     Attributes:
         where: The file, or hub id and split, for messages.
-        dataset: All rows of the split, a `TextTable` or a `datasets.Dataset`.
+        table: All rows of the split; of a sample, those that are chosen.
         chosen: Indices of the rows to use, in order.
         columns: The task's column -> the data's column.
     """
 
     where: str
-    dataset: Any
+    table: Table
     chosen: Sequence[int]
     columns: Mapping[str, str]
 
@@ -79,13 +43,34 @@ class Rows:
         return len(self.chosen)
 
     def number(self, index: int) -> int:
-        """Line (JSON Lines, CSV) or place (other data, the first is 1) of a row of `dataset`."""
-        return self.dataset.lines[index] if isinstance(self.dataset, TextTable) else index + 1
+        """Line (JSON Lines, CSV) or place (other data, the first is 1) of a row of `table`."""
+        return self.table.lines[index] if isinstance(self.table, TextTable) else index + 1
 
     def locate(self, index: int) -> str:
-        """File and line, or row, of a row of `dataset`, for messages."""
-        between = ":" if isinstance(self.dataset, TextTable) else " row "
+        """File and line, or row, of a row of `table`, for messages."""
+        between = ":" if isinstance(self.table, TextTable) else " row "
         return f"{self.where}{between}{self.number(index)}"
+
+    def row(self, index: int) -> dict[str, Any]:
+        """A chosen row.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        with self._where(self.locate(index)):
+            return self.table.row(index)
+
+    def column(self, name: str) -> list[Any]:
+        """A column of all rows, where none was left out; raises as `row`."""
+        with self._where(self.where):
+            return self.table.column(name)
+
+    @contextlib.contextmanager
+    def _where(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except RowError as error:
+            raise UserError(where, str(error), mend="correct or remove the row") from None
 
 
 def load_examples(task: Task, data: Data, language: str, split: str, base: Path) -> list[Example]:
@@ -292,19 +277,19 @@ def _check_pairs(
     if _numbers(rows) != _numbers(their):
         raise UserError(
             rows.where,
-            f"has {len(rows.dataset)} rows",
-            f"{len(their.dataset)} as in {their.where}, on the same lines, since rows without `id` pair by their lines",
+            f"has {len(rows.table)} rows",
+            f"{len(their.table)} as in {their.where}, on the same lines, since rows without `id` pair by their lines",
             "give the rows of both an `id`",
         )
 
 
 def _numbers(rows: Rows) -> list[int]:
     """The numbers of all rows of a file, those outside of a sample too."""
-    return [rows.number(index) for index in range(len(rows.dataset))]
+    return [rows.number(index) for index in range(len(rows.table))]
 
 
 def _has_ids(columns: tuple[str, ...], rows: Rows) -> bool:
-    return "id" in columns or "id" in rows.dataset.column_names
+    return "id" in columns or "id" in rows.table.column_names
 
 
 def _named(row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
@@ -336,7 +321,7 @@ def load_unlabelled(
         beside: The same rows in the source language, and its code; they pair as in `load_paired`. None for rows alone.
 
     Returns:
-        Each row as it stands there, and its example without gold. A row without `id` is called by its line, or by its
+        Each row as JSON has it, and its example without gold. A row without `id` is called by its line, or by its
         place (the first is 1).
 
     Raises:
@@ -351,7 +336,7 @@ def load_unlabelled(
     def add(index: int, row: Mapping[str, Any]) -> None:
         example = task.example(_named(row, every.number(index)), language)
         _once(example.id, index, first_at)
-        asked.append((dict(every.dataset[index]), replace(example, language=language)))
+        asked.append((_as_json(every.table.row(index)), replace(example, language=language)))
 
     _each(every, columns, task, add)
     if beside is None:
@@ -370,13 +355,33 @@ def load_unlabelled(
 def _given_rows(given: Given, name: str, columns: Sequence[str]) -> Rows:
     """Rows of a file, or given as they are, which messages call by `name`; raises as `load_unlabelled`."""
     if isinstance(given, Path):
-        if not given.is_file():
-            raise UserError(given, "is not there", "a file of rows", _nearby(given) or "check the path")
-        where, dataset = str(given), _load_file(given, columns)
+        where, (table, _) = str(given), read_table(_there(given, "a file of rows"), columns, None)
     else:
-        where, dataset = name, TextTable([dict(row) for row in given], list(range(1, len(given) + 1)))
-    _check_columns(where, dataset, columns)
-    return Rows(where, dataset, range(len(dataset)), {})
+        where, table = name, TextTable.of(given)
+        for number in range(len(table)):
+            try:
+                _as_json(table.row(number))
+            except RowError as error:
+                raise UserError(
+                    f"{name}:{number + 1}", str(error), mend="correct or remove the row"
+                ) from None
+    _check_columns(where, table, columns)
+    return Rows(where, table, range(len(table)), {})
+
+
+def _as_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it will be written beside an answer.
+
+    Raises:
+        RowError: JSON has nothing for a value, or UTF-8 for a text.
+    """
+    found = {}
+    for name, value in row.items():
+        try:
+            found[jsonable(str(name))] = jsonable(value)
+        except ValueError as error:
+            raise RowError(f"column {name!r} {error}") from None
+    return found
 
 
 def load_texts(task: TextTask, data: Data, language: str, split: str, base: Path) -> list[str]:
@@ -397,7 +402,7 @@ def read_rows(
     columns: tuple[str, ...],
     use: Callable[[int, dict[str, Any], dict[str, Any]], None],
 ) -> Rows:
-    """Hand every row to `use`: its line or place, the row as it stands there, and the row under the task's names.
+    """Hand every row to `use`: its line or place, the row as JSON has it, and the row under the task's names.
 
     Args:
         task: Whose rows they are.
@@ -415,7 +420,7 @@ def read_rows(
 
     def add(index: int, row: Mapping[str, Any]) -> None:
         number = rows.number(index)
-        use(number, dict(rows.dataset[index]), dict(_named(row, number)))
+        use(number, _as_json(rows.table.row(index)), dict(_named(row, number)))
 
     _each(rows, columns, task, add)
     return rows
@@ -427,9 +432,8 @@ def _each(rows: Rows, columns: Sequence[str], task: Task | TextTask, use: Any) -
     bad = 0
     names = {column: rows.columns.get(column, column) for column in columns}
     for index in rows.chosen:
-        raw = rows.dataset[index]
         try:
-            use(index, _checked(raw, names))
+            use(index, _checked(rows.table.row(index), names))
         except RowError as error:
             bad += 1
             if bad <= _SHOWN:
@@ -463,38 +467,48 @@ def load_rows(data: Data, language: str, split: str, base: Path, columns: tuple[
     Raises:
         UserError: no such file or data set, unknown format, malformed file, no rows, a missing column.
     """
+    choose = _choice(data, split)
     if data.files is not None:
         path = data_file(data, language, split, base)
-        where, dataset = str(path), _load_file(path, [data.columns.get(name, name) for name in columns])
+        wanted = [data.columns.get(name, name) for name in columns]
+        where, (table, chosen) = str(path), read_table(path, wanted, choose)
     else:
-        where, dataset = _load_hub(data, language, split)
-    _check_columns(where, dataset, columns, data.columns)
-    return Rows(where, dataset, _sample(data, split, len(dataset)), data.columns)
+        where, table = _load_hub(data, language, split)
+        chosen = choose(len(table)) if choose else range(len(table))
+    _check_columns(where, table, columns, data.columns)
+    return Rows(where, table, chosen, data.columns)
 
 
 def _check_columns(
-    where: str, dataset: Any, columns: Sequence[str], names: Mapping[str, str] | None = None
+    where: str, table: Table, columns: Sequence[str], names: Mapping[str, str] | None = None
 ) -> None:
     """Refuse data without rows or without a column; `names` maps columns, where the user can map them."""
-    if len(dataset) == 0:
+    if len(table) == 0:
         raise UserError(where, "has no rows", "at least one", "check the file")
     for column in columns:
         name = (names or {}).get(column, column)
-        if name not in dataset.column_names:
+        if name not in table.column_names:
             raise UserError(
                 where,
                 f"has no column {name!r}",
                 f"columns {', '.join(columns)}",
-                f"{did_you_mean(name, dataset.column_names)} "
+                f"{did_you_mean(name, table.column_names)} "
                 + ("rename it" if names is None else "map it under `columns:` or rename it"),
             )
 
 
-def _sample(data: Data, split: str, total: int) -> Sequence[int]:
+def _choice(data: Data, split: str) -> Choice | None:
+    """Which rows make the sample of a split; None for all."""
     wanted = data.max_rows.get(split)  # type: ignore[call-overload]
-    if wanted is None or wanted >= total:
-        return range(total)
-    return sorted(random.Random(data.sample_seed).sample(range(total), wanted))
+    if wanted is None:
+        return None
+
+    def choose(total: int) -> Sequence[int]:
+        if wanted >= total:
+            return range(total)
+        return sorted(random.Random(data.sample_seed).sample(range(total), wanted))
+
+    return choose
 
 
 def fill_in(template: str, language: str, split: str) -> str:
@@ -517,7 +531,7 @@ def data_file(data: Data, language: str, split: str, base: Path) -> Path:
     """Path of the local file that holds a split of a language.
 
     Raises:
-        UserError: the template cannot tell the splits apart, or there is no such file.
+        UserError: the template cannot tell the splits apart, or there is no such file that may be looked at.
     """
     assert data.files is not None
     if split != "train" and "{split}" not in data.files:
@@ -528,13 +542,21 @@ def data_file(data: Data, language: str, split: str, base: Path) -> Path:
             "write for example data/{language}/{split}.jsonl",
         )
     path = base / fill_in(data.files, language, data.splits.get(split, split))  # type: ignore[call-overload]
-    if not path.is_file():
-        raise UserError(
-            path,
-            "is not there",
-            f"the {split} data of language {language!r}",
-            _nearby(path) or "check the path, or leave the language out",
-        )
+    return _there(path, f"the {split} data of language {language!r}", "leave the language out")
+
+
+def _there(path: Path, expected: str, otherwise: str = "") -> Path:
+    """The path of a file that is there, be it readable or not.
+
+    Raises:
+        UserError: it is not, is a folder, has a name that no disk takes, or lies in a folder that may not be read.
+    """
+    with reading(path):
+        if path.is_dir():
+            raise UserError(path, "is a folder", expected, "name a file in it")
+        if not path.is_file():
+            mend = ", or ".join(filter(None, ("check the path", otherwise)))
+            raise UserError(path, "is not there", expected, _nearby(path) or mend)
     return path
 
 
@@ -547,156 +569,7 @@ def _nearby(path: Path) -> str:
     return f"{parent} holds {', '.join(names)}" if names else ""
 
 
-def _suffix(path: Path) -> str:
-    for suffix in FORMATS:
-        if path.name.endswith(suffix):
-            return suffix
-    raise UserError(
-        path,
-        f"is of an unknown format ({path.suffix or 'no suffix'})",
-        " ".join(FORMATS),
-        "convert or rename it",
-    )
-
-
-def _load_file(path: Path, columns: Sequence[str]) -> Any:
-    """Rows of a file; the columns that are wanted tell what separates the cells of a CSV file."""
-    kind = FORMATS[_suffix(path)]
-    if path.stat().st_size == 0:
-        raise UserError(path, "is empty", "at least one row", "check the file")
-    if kind == "parquet":
-        return _load_parquet(path)
-    rows: list[dict[str, Any]] = []
-    lines: list[int] = []
-    try:
-        for line, row in _READERS[kind](path, columns):
-            rows.append(row)
-            lines.append(line)
-    except UnicodeDecodeError:
-        raise _no_utf8(path) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(path, f"cannot be read ({error})", mend="fetch or write the file again") from None
-    return TextTable(rows, lines)
-
-
-def _no_utf8(path: Path) -> UserError:
-    """The error of a file in another encoding, which is not guessed."""
-    with _open(path, binary=True) as file:
-        for number, line in enumerate(file, 1):
-            if number == 1 and line.startswith(b"\x1f\x8b"):
-                return UserError(
-                    path, "cannot be read: it is compressed", mend=f"rename it to {path.name}.gz"
-                )
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                found = f"cannot be read: byte 0x{line[error.start]:02x} is not UTF-8"
-                return UserError(f"{path}:{number}", found, mend="write the file again, in UTF-8")
-    return UserError(path, "cannot be read: it is not UTF-8", mend="write the file again, in UTF-8")
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Lines of a text file.
-
-    Raises:
-        UserError: a NUL, which no text holds, and UTF-16 without a mark at every other place.
-    """
-    with _open(path) as file:
-        for number, line in enumerate(file, 1):
-            if "\0" in line:
-                mend = "write the file again, in UTF-8"
-                raise UserError(f"{path}:{number}", "holds NUL, as UTF-16 does", "text in UTF-8", mend)
-            yield line
-
-
-def _load_parquet(path: Path) -> Any:
-    import datasets
-
-    silent = datasets.utils.logging.get_verbosity()
-    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
-    bars = datasets.utils.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    content = sha256_file(path)[:16]  # the library's cache goes by path and time, which a new file can share
-    try:
-        return _classes_named(datasets.load_dataset("parquet", content, data_files=str(path), split="train"))
-    except (datasets.exceptions.DatasetGenerationError, StopIteration, ValueError, OSError) as error:
-        cause = error.__cause__ or error
-        reason = " ".join(str(cause).split()) or type(cause).__name__
-        raise UserError(path, f"cannot be read ({reason})", mend="fetch or write the file again") from None
-    finally:
-        datasets.utils.logging.set_verbosity(silent)
-        if not bars:
-            datasets.enable_progress_bars()
-
-
-def _json_rows(path: Path, _: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line and object of every line that is not blank."""
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            problem = "" if isinstance(row, dict) else f"holds a {type(row).__name__}"
-            if "\\u" in line:
-                json.dumps(row, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            half = str(error.object)[error.start]
-            problem = f"holds half of a character (\\u{ord(half):04x} without the other half)"
-        except (ValueError, RecursionError) as error:
-            problem = f"is not JSON ({error})"
-        if problem:
-            raise UserError(f"{path}:{number}", problem, "one JSON object per line", "correct that line")
-        yield number, row
-
-
-def _csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """First line and cells of every row below the header."""
-    csv.field_size_limit(2**31 - 1)  # the library's own is 128 KiB a cell
-    reader = csv.reader(_lines(path), strict=True, delimiter=_delimiter(path, columns))
-    begin = 1
-    try:
-        header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise UserError(f"{path}:1", "names a column twice", "one name per column", "rename it")
-        begin = reader.line_num + 1
-        for cells in reader:
-            if cells and len(cells) != len(header):
-                found = f"has {len(cells)} cells"
-                mark = reader.dialect.delimiter
-                mend = f'put quotes around a cell that holds {mark!r}: "a{mark} b"'
-                raise UserError(f"{path}:{begin}", found, f"{len(header)} as in the header", mend)
-            if cells:
-                yield begin, dict(zip(header, cells, strict=True))
-            begin = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path}:{begin}", f"is not CSV ({error})", mend="correct that line") from None
-
-
-def _delimiter(path: Path, columns: Sequence[str]) -> str:
-    """A comma, but where the header has the columns only if it is cut by `;` or by tabs."""
-    header = next(_lines(path), "")
-    found = [mark for mark in ",;\t" if set(columns) <= set(next(csv.reader([header], delimiter=mark), []))]
-    return found[0] if found else ","
-
-
-def _text_rows(path: Path, _: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line and content of every line that is not blank, in the column `text`: one line is one text."""
-    for number, line in enumerate(_lines(path), 1):
-        if line.strip():
-            yield number, {"text": line.strip()}
-
-
-_READERS = {"json": _json_rows, "csv": _csv_rows, "text": _text_rows}
-
-
-def _open(path: Path, *, binary: bool = False) -> Any:
-    opener = gzip.open if path.name.endswith(".gz") else open
-    if binary:
-        return opener(path, "rb")
-    return opener(path, "rt", encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None)
-
-
-def _load_hub(data: Data, language: str, split: str) -> tuple[str, Any]:
+def _load_hub(data: Data, language: str, split: str) -> tuple[str, Table]:
     import datasets
 
     config = fill_in(data.config, language, split) if data.config else None
@@ -712,34 +585,13 @@ def _load_hub(data: Data, language: str, split: str) -> tuple[str, Any]:
             "a parquet data set at that revision",
             "check id, revision, config and split, or name local `files:`",
         ) from error
-    return where, _classes_named(found)
-
-
-def _classes_named(dataset: Any) -> Any:
-    """Rows whose classes stand there by name, where the data set has names for their numbers.
-
-    The order of classes is each data set's own: a number says nothing without it. -1 is no class, as in test splits
-    whose labels are kept back.
-    """
-    import datasets
-
+    content = found.with_format("arrow")[:]
     labels = {
         column: feature.names
-        for column, feature in dataset.features.items()
+        for column, feature in found.features.items()
         if isinstance(feature, datasets.ClassLabel)
     }
-
-    def named(batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-        return {
-            column: [_class_name(labels[column], value) for value in values] if column in labels else values
-            for column, values in batch.items()
-        }
-
-    return dataset.with_transform(named) if labels else dataset
-
-
-def _class_name(names: Sequence[str], value: int | None) -> str | None:
-    return None if value is None or value < 0 else names[value]
+    return where, ArrowTable(content, len(content), None, labels)
 
 
 def data_fingerprint(data: Data, language: str, split: str, base: Path) -> dict[str, Any]:
@@ -751,8 +603,9 @@ def data_fingerprint(data: Data, language: str, split: str, base: Path) -> dict[
     }
     if data.files is not None:
         path = data_file(data, language, split, base)
-        state = path.stat()
-        return {"sha256": _sha256(path, state.st_ino, state.st_size, state.st_mtime_ns), **how}
+        with reading(path):
+            state = path.stat()
+            return {"sha256": _sha256(path, state.st_ino, state.st_size, state.st_mtime_ns), **how}
     config = fill_in(data.config, language, split) if data.config else None
     return {"hub": data.hub, "revision": data.revision, "config": config, "split": split, **how}
 
@@ -771,13 +624,13 @@ def check_aligned(data: Data, languages: Sequence[str], split: str, base: Path) 
     """
     if data.aligned_on is None:
         return
-    column = data.aligned_on
-    first = load_rows(data, languages[0], split, base, (column,))
+    column, whole = data.aligned_on, data.model_copy(update={"max_rows": {}})
+    first = load_rows(whole, languages[0], split, base, (column,))
     name = data.columns.get(column, column)
-    keys = first.dataset[name][:]
+    keys = first.column(name)
     for language in languages[1:]:
-        other = load_rows(data, language, split, base, (column,))
-        theirs = other.dataset[name][:]
+        other = load_rows(whole, language, split, base, (column,))
+        theirs = other.column(name)
         for index, (key, their) in enumerate(zip(keys, theirs, strict=False)):
             if key != their:
                 raise UserError(

@@ -17,7 +17,19 @@ from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import Adapter, open_adapter
 from lingualift.attachment import check_adapter
 from lingualift.backbone import BackboneRef, check_positions, find_backbone, load_backbone
-from lingualift.config import Backbone, Data, GivenAdapter, Scoring, Training, checked
+from lingualift.config import (
+    Backbone,
+    Data,
+    Factor,
+    GivenAdapter,
+    Processes,
+    Rank,
+    Scoring,
+    Seed,
+    Training,
+    check_number,
+    checked,
+)
 from lingualift.data import load_texts
 from lingualift.errors import UserError, setting
 from lingualift.evaluation.comparisons import paired
@@ -210,6 +222,8 @@ def lift(
     """
     output = Path(output)
     check_output(output, "folder")
+    check_number(Seed, "seed", seed)
+    check_number(Processes | None, "workers", workers)
     languages = _languages(to, source_language)
     opened = open_adapter(adapter)
     given = given_adapter(opened)
@@ -345,13 +359,11 @@ def _languages(to: str, source: str) -> tuple[str, str]:
 
 def _check_merge(kind: str, weight: float, rank: int | None) -> None:
     """What the merge would refuse after the training is refused before it."""
-    if not math.isfinite(weight):
-        raise UserError(setting("weight"), f"is {weight}", "a finite number", "mend the weight")
-    if rank is not None and (rank < 1 or kind != "lora"):
+    check_number(Factor, "weight", weight)
+    check_number(Rank | None, "rank", rank)
+    if rank is not None and kind != "lora":
         found = f"is {rank} for a {kind} adapter"
-        raise UserError(
-            setting("rank"), found, "a whole number above 0, for LoRA", "mend the rank, or leave it out"
-        )
+        raise UserError(setting("rank"), found, "LoRA, which can be truncated", "leave it out")
 
 
 def _read_texts(languages: tuple[str, str], files: tuple[Path | str, Path | str]) -> dict[str, _Texts]:

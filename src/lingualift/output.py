@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lingualift.errors import UserError, setting
-from lingualift.provenance import jsonable, writing
+from lingualift.parsing import jsonable
+from lingualift.provenance import writing
 from lingualift.terminal import say
 
 
@@ -99,15 +100,7 @@ def json_line(row: Any, where: str) -> str:
         UserError: JSON or UTF-8 has no word for it.
     """
     try:
-        line = json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False)
-        line.encode()
-    except UnicodeEncodeError as error:
-        half = ord(error.object[error.start])
-        found = f"holds half of a character (\\u{half:04x} without the other half)"
-    except RecursionError:
-        found = "is nested too deeply"
-    except ValueError:  # of Python's bound on digits
-        found = "holds a whole number of too many digits"
-    else:
-        return line
-    raise UserError(where, found, "what JSON can say, since it is written beside the answer", "correct it")
+        return json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        expected = "what JSON can say, since it is written beside the answer"
+        raise UserError(where, str(error), expected, "correct it") from None

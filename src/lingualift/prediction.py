@@ -18,8 +18,7 @@ from lingualift.evaluation.likelihood import Progress, Tell
 from lingualift.evaluation.runner import Prediction, adapted, answering
 from lingualift.evaluation.runner import predict as answer
 from lingualift.languages import language as find_language
-from lingualift.output import json_line
-from lingualift.provenance import finite, jsonable
+from lingualift.provenance import finite
 from lingualift.source import labelled_task
 from lingualift.training.heads import labels_of
 
@@ -126,7 +125,6 @@ def predict_rows(
     asked = load_unlabelled(chosen, rows, language, side)
     _check_names(rows, [row for row, _ in asked])
     examples = [example for _, example in asked]
-    kept = [_kept(rows, row, example.id) for row, example in asked]
     ref = answering(find_backbone(backbone), chosen, examples)
     if adapter is not None:
         check_adapter(ref, adapter)
@@ -134,7 +132,7 @@ def predict_rows(
     records: dict[int, dict[str, Any]] = {}
 
     def record(place: int, found: Prediction) -> None:
-        records[place] = {**kept[place], **_answered(found)}
+        records[place] = {"id": found.id, **asked[place][0], **_answered(found)}
         tell(place, records[place])
 
     with adapted(ref, adapter) as (model, tokenizer):
@@ -152,12 +150,6 @@ def _check_names(rows: Given, given: Sequence[Mapping[str, Any]]) -> None:
     if taken:
         where = rows if isinstance(rows, Path) else "rows"
         raise UserError(where, f"has a column {taken[0]!r}, as predictions have", mend="rename or remove it")
-
-
-def _kept(rows: Given, row: Mapping[str, Any], id: str) -> dict[str, Any]:
-    """What is kept of a row beside its answer; refused before any row is answered if it cannot be written."""
-    json_line(row, f"{rows if isinstance(rows, Path) else 'rows'}: the row with id {id!r}")
-    return {"id": id, **jsonable(row)}
 
 
 def _answered(found: Prediction) -> dict[str, Any]:

@@ -12,13 +12,14 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from lingualift.errors import UserError, setting
+from lingualift.parsing import parse_json
 
 PROVENANCE_FILE = "provenance.json"
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
@@ -77,17 +78,6 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def jsonable(value: Any) -> Any:
-    """A value as JSON has it: NaN is null, a date its text."""
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(inner) for inner in value]
-    if isinstance(value, float):
-        return finite(value)
-    return value if value is None or isinstance(value, str | int) else str(value)
-
-
 def read_json(path: Path) -> Any:
     """A JSON file's value.
 
@@ -95,11 +85,38 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with reading(path):
+            return parse_json(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(path, "is not UTF-8", "a JSON file", "restore or rewrite it") from None
+    except ValueError as error:
+        raise UserError(path, str(error), "a JSON file", "restore or rewrite it") from None
+
+
+@contextlib.contextmanager
+def reading(source: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to read `source` into errors that say what to do.
+
+    Raises:
+        UserError: no such file, no permission, a folder, a name that is too long, a disk that fails.
+    """
+    mends = {
+        errno.ENOENT: "check the path",
+        errno.ENOTDIR: "check the path",
+        errno.ELOOP: "check the path",
+        errno.EACCES: "ask for the right to read it, or name another",
+        errno.EPERM: "ask for the right to read it, or name another",
+        errno.EISDIR: "name a file, not a folder",
+        errno.ENAMETOOLONG: "choose a shorter name",
+        errno.EMFILE: "raise the limit on open files (ulimit -n)",
+        errno.ENFILE: "raise the limit on open files (ulimit -n)",
+    }
+    try:
+        yield
     except OSError as error:
-        raise UserError(path, f"cannot be read ({error.strerror})", "a JSON file", "check the path") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(path, f"is not JSON ({error})", "a JSON file", "restore or rewrite it") from None
+        reason = error.strerror or " ".join(str(error).split())
+        mend = mends.get(error.errno or 0, "fetch or write the file again")
+        raise UserError(source, f"cannot be read ({reason})", mend=mend) from error
 
 
 @contextlib.contextmanager

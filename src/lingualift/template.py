@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lingualift.config import Experiment, Method, to_yaml
+from lingualift.config import Experiment, Method
+from lingualift.parsing import to_yaml
 from lingualift.pipeline.methods import METHODS
 from lingualift.source import labelled_task
 from lingualift.tasks import Task

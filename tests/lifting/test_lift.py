@@ -309,8 +309,13 @@ def test_an_adapter_of_another_backbone_is_refused(world, users, tmp_path):
         ({"task": "mini-qa"}, "without data"),
         ({"data": "x.jsonl"}, "without task"),
         ({"task": "causal-lm", "data": "sw.txt"}, "has no labels"),
-        ({"rank": 0}, "rank: is 0"),
-        ({"weight": float("nan")}, "weight: is nan"),
+        ({"rank": 0}, r"rank: Input should be greater than 0 \(found 0\)"),
+        ({"rank": 10**9}, "rank: is more than 16,384: no layer is so wide"),
+        ({"weight": float("nan")}, r"weight: Input should be a finite number \(found nan\)"),
+        ({"weight": 1e308}, "weight: is more than 1,000,000: half precision overflows"),
+        ({"batch_size": 2**63}, "--batch-size: is more than"),
+        ({"seed": 2**40}, "seed: Input should be less than 4294967296"),
+        ({"workers": True}, "workers: is a truth value, not a number"),
     ],
 )
 def test_bad_requests_train_nothing(world, users, tmp_path, monkeypatch, options, match):

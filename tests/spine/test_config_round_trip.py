@@ -27,7 +27,7 @@ files = st.fixed_dictionaries(
         "columns": st.dictionaries(text, text, max_size=3),
         "aligned_on": text,
         "max_rows": st.dictionaries(st.sampled_from(["train", "validation", "test"]), positive),
-        "sample_seed": st.integers(),
+        "sample_seed": st.integers(-(2**63), 2**63 - 1),
     },
 )
 hub = st.fixed_dictionaries(

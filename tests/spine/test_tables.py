@@ -1,171 +1,295 @@
-"""The table and its words, from rows written by hand."""
+"""Files of rows within bounds: what unpacks to more than text does, what no disk opens, and parquet as it stands."""
 
-from dataclasses import replace
+import contextlib
+import datetime
+import gzip
+import json
+import os
+import re
+import tracemalloc
+import zlib
 
+import pyarrow
+import pyarrow.parquet
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lingualift.evaluation.comparisons import Comparison
-from lingualift.pipeline.steps import choose_weight
-from lingualift.report.tables import Layout, all_tables, in_words, tables, to_markdown
+from lingualift.config import Data, load_experiment
+from lingualift.data import check_aligned, data_file, load_examples, load_rows, load_texts, load_unlabelled
+from lingualift.errors import UserError
+from lingualift.tables import read_table
+from lingualift.tasks import get_task
 
-LAYOUT = Layout("en", ("fr", "sw", "ht"), "fr", {"weak": ("sw", "ht")})
-
-
-def rows(**methods):
-    """method -> language -> scores by seed."""
-    return [
-        {
-            "method": method.replace("_", "-"),
-            "variant": "",
-            "task": "task",
-            "metric": "accuracy",
-            "language": language,
-            "score": score,
-            "n": 100,
-            "chance": 50.0,
-            "malformed": 1,
-            "seed": seed,
-            "weight": None,
-        }
-        for method, languages in methods.items()
-        for language, scores in languages.items()
-        for seed, score in enumerate(scores)
-    ]
+GOOD = {"id": "1", "text": "fine", "label": "positive"}
+TASK, TEXT = get_task("mini-sentiment"), get_task("causal-lm")
+MIB = 1 << 20
 
 
-def flat(*scores):
-    return {"fr": [0.0] * len(scores), "sw": list(scores), "ht": list(scores)}
+def packed(path, chunk, times):
+    """A file of one chunk, many times, which is not held to be packed."""
+    packer = zlib.compressobj(wbits=31)
+    with path.open("wb") as file:
+        for _ in range(times):
+            file.write(packer.compress(chunk))
+        file.write(packer.flush())
+    return path
 
 
-def test_averages_leave_out_the_tuning_language():
-    found = rows(source_ft={"en": [90.0], "fr": [0.0], "sw": [60.0], "ht": [80.0]})
-    (table,) = tables(found, LAYOUT)
-    assert {name: cell.mean for name, cell in table.lines[0].cells.items()} == {
-        "en": 90,
-        "fr": 0,
-        "sw": 60,
-        "ht": 80,
-        "average": 70,
-        "weak": 70,
+def refused(path, columns=("text",), choose=None):
+    with pytest.raises(UserError) as caught:
+        read_table(path, columns, choose)
+    return str(caught.value)
+
+
+def parquet(path, **columns):
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def examples(path, task=TASK, **data):
+    return load_examples(task, Data(files=path.name, **data), "en", "train", path.parent)
+
+
+@pytest.mark.parametrize("name", ["rows.txt.gz", "rows.jsonl.gz"])
+def test_what_unpacks_to_gigabytes_is_refused_before_it_is_held(tmp_path, name):
+    """Rows of a kilobyte, two hundred megabytes of them in a few hundred kilobytes."""
+    row = ("x" * 1000 if name == "rows.txt.gz" else json.dumps({"text": "x" * 1000})).encode() + b"\n"
+    path = packed(tmp_path / name, row * 1024, 200)
+    tracemalloc.start()
+    try:
+        message = refused(path)
+        assert tracemalloc.get_traced_memory()[1] < 80 * MIB
+    finally:
+        tracemalloc.stop()
+    assert message.startswith(f"{path}: unpacks to more than 100 times its size")
+    assert "LINGUALIFT_UNPACK_RATIO" in message
+
+
+def test_a_line_without_end_is_refused_before_it_is_held(tmp_path, monkeypatch):
+    path = packed(tmp_path / "rows.jsonl.gz", b"\n" + b" " * MIB, 1)
+    (tmp_path / "long.txt").write_bytes(b"a\n" + b"x" * (65 * MIB))
+    tracemalloc.start()
+    try:
+        message = refused(tmp_path / "long.txt")
+    finally:
+        tracemalloc.stop()
+    assert message.startswith(f"{tmp_path / 'long.txt'}:2: holds a line of more than 64 MiB")
+    assert "LINGUALIFT_LINE_MIB" in message
+    monkeypatch.setenv("LINGUALIFT_LINE_MIB", "66")
+    assert len(read_table(tmp_path / "long.txt", (), None)[0]) == 2
+    monkeypatch.setenv("LINGUALIFT_LINE_MIB", "1")
+    assert len(read_table(path, (), None)[0]) == 0
+    path = packed(tmp_path / "rows.csv", b"", 1)
+    path.write_text('text\n"' + "a\n" * MIB + '"\n')
+    assert "is not CSV (field larger than field limit" in refused(path)
+
+
+def test_the_bound_of_what_is_packed_can_be_raised(tmp_path, monkeypatch):
+    path = packed(tmp_path / "rows.txt.gz", b"x" * 1023 + b"\n", 20 * 1024)
+    assert "unpacks to more than 100 times" in refused(path)
+    monkeypatch.setenv("LINGUALIFT_UNPACK_RATIO", "2000")
+    assert len(read_table(path, (), None)[0]) == 20 * 1024
+    for wrong in ("0", "-1", "many", "1e3", "9" * 20):
+        monkeypatch.setenv("LINGUALIFT_UNPACK_RATIO", wrong)
+        assert refused(path).startswith(f"LINGUALIFT_UNPACK_RATIO: is '{wrong}'; expected a whole number")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".csv", ".parquet"])
+def test_rows_outside_the_sample_are_not_held(tmp_path, suffix):
+    path = tmp_path / f"rows{suffix}"
+    ids = [str(number) for number in range(5000)]
+    if suffix == ".parquet":
+        parquet(path, id=ids, text=ids)
+    elif suffix == ".csv":
+        path.write_text("id,text\n" + "".join(f"{name},{name}\n" for name in ids))
+    else:
+        path.write_bytes(gzip.compress("\n\n".join(f'{{"id": "{n}", "text": "{n}"}}' for n in ids).encode()))
+    whole = load_rows(Data(files=path.name), "en", "train", tmp_path, ("text",))
+    some = load_rows(Data(files=path.name, max_rows={"train": 7}), "en", "train", tmp_path, ("text",))
+    assert len(whole.table) == len(some.table) == 5000
+    assert len(some) == 7
+    assert [some.row(index) for index in some.chosen] == [whole.row(index) for index in some.chosen]
+    assert [some.locate(index) for index in some.chosen] == [whole.locate(index) for index in some.chosen]
+    held = some.table.content if suffix == ".parquet" else some.table.rows
+    assert len(held) == 7
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_alignment_is_of_all_rows_whatever_the_sample(tmp_path, suffix):
+    for language, ids in (("en", "abcdef"), ("sw", "abcdfe")):
+        path = tmp_path / f"{language}{suffix}"
+        rows = [{"id": name, "text": "x"} for name in ids]
+        if suffix == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        else:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = Data(files="{language}" + suffix, aligned_on="id", max_rows={"train": 1})
+    with pytest.raises(UserError, match=r"sw\..*5: id is 'f'"):
+        check_aligned(data, ["en", "sw"], "train", tmp_path)
+
+
+def not_utf8(*rows):
+    """A column of text whose bytes are any."""
+    data = b"".join(rows)
+    ends = [sum(map(len, rows[:count])) for count in range(len(rows) + 1)]
+    offsets = pyarrow.py_buffer(b"".join(end.to_bytes(4, "little") for end in ends))
+    return pyarrow.Array.from_buffers(pyarrow.string(), len(rows), [None, offsets, pyarrow.py_buffer(data)])
+
+
+IDS, FINE, LABELS = ["1", "2"], ["fine", "good"], ["positive", "negative"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"text": not_utf8(b"fine", b"\xff\xfe")}, "row 2: column 'text' holds bytes that are no UTF-8"),
+        ({"note": not_utf8(b"\x80", b"ok")}, "row 1: column 'note' holds bytes that are no UTF-8"),
+        ({"text": [1.5, float("nan")]}, "row 2: column 'text' is missing"),
+        ({"text": [1.5, float("inf")]}, "row 2: column 'text' is inf, which is no value"),
+        (
+            {"time": pyarrow.array([0, 2**62], pyarrow.timestamp("us"))},
+            "row 2: column 'time' holds a value that cannot be read",
+        ),
+        ({"day": pyarrow.array([0, 2**31 - 1], pyarrow.date32())}, "row 2: column 'day' holds a value"),
+    ],
+)
+def test_a_value_of_parquet_that_is_none_is_named_with_its_row(tmp_path, columns, said):
+    path = parquet(tmp_path / "rows.parquet", **{"id": IDS, "text": FINE, "label": LABELS, **columns})
+    with pytest.raises(UserError) as caught:
+        examples(path)
+    assert f"{path} {said}" in str(caught.value)
+
+
+def test_a_damaged_parquet_file_is_told(tmp_path):
+    """Any byte flipped: rows, or one message."""
+    path = parquet(tmp_path / "rows.parquet", id=IDS, text=FINE, label=LABELS)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+        with contextlib.suppress(UserError):
+            examples(path)
+
+
+def test_parquet_names_its_classes_and_fetches_no_image(tmp_path):
+    image = {"bytes": None, "path": "http://localhost:1/image.png"}
+    features = {
+        "label": {"names": ["negative", "positive"], "_type": "ClassLabel"},
+        "image": {"_type": "Image"},
     }
-
-
-def test_a_deviation_is_that_of_the_seeds_averages():
-    found = rows(source_ft={"fr": [0.0] * 3, "sw": [60.0, 70.0, 80.0], "ht": [80.0, 70.0, 60.0]})
-    (table,) = tables(found, LAYOUT)
-    cells = table.lines[0].cells
-    assert (cells["average"].mean, cells["average"].deviation) == (70, 0)
-    assert cells["sw"].deviation == pytest.approx(10)
-    assert str(cells["sw"]) == "70.0 ± 10.0"
-
-
-def test_a_seed_that_lacks_a_language_is_in_no_average():
-    found = rows(source_ft={"sw": [60.0, 70.0], "ht": [80.0]})
-    (table,) = tables(found, LAYOUT)
-    assert (table.lines[0].cells["average"].mean, table.lines[0].cells["average"].seeds) == (70, 1)
-
-
-def compared(seeds=3, **methods):
-    """method -> (gain, low, high), over the weak languages."""
-    return [
-        Comparison("task", "accuracy", method.replace("_", "-"), "", "weak", *numbers, seeds, 200)
-        for method, numbers in methods.items()
-    ]
-
-
-BOTH = rows(source_ft=flat(60.0, 62.0), adamergex=flat(63.0, 65.0))
-
-
-@pytest.mark.parametrize(
-    ("numbers", "said"),
-    [
-        ((2.0, 0.5, 3.5), "clearly above SOURCE: adamergex (+2.0 [+0.5, +3.5])."),
-        (
-            (-2.0, -3.5, -0.5),
-            "no method is clearly above SOURCE. Clearly below: adamergex (-2.0 [-3.5, -0.5]).",
-        ),
-        (
-            (2.0, -0.5, 3.5),
-            "no method is clearly above SOURCE. No clear difference: adamergex (+2.0 [-0.5, +3.5]).",
-        ),
-    ],
-)
-def test_the_words_say_what_is_above_below_or_level_by_the_interval(numbers, said):
-    words = in_words(BOTH, compared(adamergex=numbers), LAYOUT)
-    source = "source-ft (61.0) over the weak languages (sw, ht)"
-    assert words.startswith(f"task: {said.replace('SOURCE', source)}\n\n")
-    assert "means over 3 seeds" in words
-    assert "paired bootstrap over test items and seeds;" in words
-
-
-def test_one_seed_gives_verdicts_over_items_and_says_so():
-    words = in_words(BOTH, compared(seeds=1, adamergex=(2.0, 0.5, 3.5)), LAYOUT)
-    assert "clearly above" in words
-    assert "over 1 seed of" in words
-    assert "bootstrap over test items;" in words
-    assert "one seed cannot tell how much training varies" in words
-
-
-def test_bounds_are_not_rivals():
-    found = compared(vanilla=(9.0, 8.0, 10.0), target_ft=(20.0, 18.0, 22.0))
-    words = in_words(BOTH, found, LAYOUT)
-    assert "Labels in the target language: +20.0 (upper bound)." in words
-    assert "vanilla" not in words
-
-
-def test_the_words_are_of_the_first_metric_and_the_last_group():
-    found = compared(adamergex=(2.0, 1.0, 3.0))
-    other = [replace(found[0], metric="macro_f1", gain=7.0), replace(found[0], where="average", gain=8.0)]
-    words = in_words(BOTH, [*other, *found], LAYOUT)
-    assert "+2.0" in words
-    assert "+7.0" not in words
-    assert "+8.0" not in words
-
-
-@pytest.mark.parametrize(
-    ("found", "layout", "said"),
-    [
-        (rows(vanilla=flat(1.0)), LAYOUT, "`source-ft` is not among the methods"),
-        (rows(source_ft=flat(1.0, 2.0)), LAYOUT, "no other method"),
-        (rows(source_ft={"fr": [1.0]}, adamergex={"fr": [2.0]}), Layout("en", ("fr",), "fr"), "no language"),
-    ],
-)
-def test_where_nothing_can_be_compared_the_words_say_why(found, layout, said):
-    words = in_words(found, [], layout)
-    assert said in words
-    assert words in to_markdown(found, [], layout)
-
-
-def test_a_bar_in_a_pattern_does_not_end_a_cell():
-    found = [{**row, "variant": "modules=(q|v)_proj"} for row in BOTH]
-    lines = [line for line in to_markdown(found, [], LAYOUT).splitlines() if line.startswith("|")]
-    assert len({len(line.replace(r"\|", "").split("|")) for line in lines}) == 1
-
-
-def test_further_metrics_have_tables_of_their_own():
-    found = [*BOTH, *[{**row, "metric": "macro_f1", "score": 1.0} for row in BOTH]]
-    assert [table.metric for table in tables(found, LAYOUT)] == ["accuracy"]
-    assert [table.metric for table in all_tables(found, LAYOUT)] == ["accuracy", "macro_f1"]
-    assert all_tables(found, LAYOUT)[1].lines[0].cells["sw"].mean == 1
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0]), st.integers(0, 5)),
-        min_size=1,
-        unique_by=lambda pair: pair[0],
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    table = pyarrow.table(
+        {"id": IDS, "text": FINE, "label": [1, 0], "image": pyarrow.array([image, None], kind)}
     )
-)
-def test_the_best_weight_wins_and_of_equals_the_one_closest_to_1(tried):
-    chosen = choose_weight([(weight, float(score)) for weight, score in tried])
-    best = [weight for weight, score in tried if score == max(score for _, score in tried)]
-    assert chosen in best
-    assert all(abs(chosen - 1) <= abs(weight - 1) for weight in best)
-    assert all(chosen <= weight for weight in best if abs(chosen - 1) == abs(weight - 1))
+    about = json.dumps({"info": {"features": features}})
+    path = tmp_path / "a[1]*" / "rows.parquet"
+    path.parent.mkdir()
+    pyarrow.parquet.write_table(table.replace_schema_metadata({"huggingface": about}), path)
+    assert [row.gold for row in examples(path)] == [("positive",), ("negative",)]
+    (first, _), _ = load_unlabelled(TASK, path, "en")
+    assert first["image"] == image
+    for names in (["negative"], "none", None, [1, 2]):
+        features["label"]["names"] = names
+        about = json.dumps({"info": {"features": features}})
+        pyarrow.parquet.write_table(table.replace_schema_metadata({"huggingface": about}), path)
+        with pytest.raises(UserError, match=r"row 1: (column 'label' is 1, which is none of|label is 1)"):
+            examples(path)
 
 
-@given(st.permutations([(0.0, 3.0), (0.5, 7.0), (1.5, 7.0), (2.0, 7.0), (1.25, 6.0)]))
-def test_the_order_of_the_grid_does_not_matter(tried):
-    assert choose_weight(tried) == 0.5
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(FINE)] * 2, ["text", "text"]), path)
+    assert "names a column twice" in refused(path)
+
+
+GIVEN = {
+    "half of a character": {"text": "cut \ud83d"},
+    "column 'note' holds half of a character": {"text": "fine", "note": ["\ud83d"]},
+    "column 'note' is nested deeper": {"text": "fine", "note": json.loads("[" * 600 + "]" * 600)},
+    "column 'note' holds infinity": {"text": "fine", "note": float("inf")},
+    "column 'note' holds infinity, or a number": {"text": "fine", "note": 10**5000},
+    "column 'text' is missing": {"text": float("nan")},
+}
+
+
+@pytest.mark.parametrize("said", GIVEN)
+def test_rows_that_cannot_be_written_are_told_before_they_are_answered(said):
+    with pytest.raises(UserError) as caught:
+        load_unlabelled(TASK, [{"text": "good"}, GIVEN[said]], "en")
+    assert "rows:2: " in str(caught.value)
+    assert said in str(caught.value)
+    with pytest.raises(UserError, match="beside:1: "):
+        load_unlabelled(TASK, [{"text": "good"}], "en", ([GIVEN[said]], "fr"))
+
+
+def test_what_pandas_has_not_is_missing(tmp_path):
+    """NaN, NA and NaT of a table's rows; in files NaN too."""
+    import pandas
+
+    table = pandas.DataFrame({"text": ["fine"], "note": [None], "count": [float("nan")]})
+    ((row, _),) = load_unlabelled(TASK, table.to_dict("records"), "en")
+    assert row == {"text": "fine", "note": None, "count": None}
+    ((row, _),) = load_unlabelled(TASK, [{"text": "fine", "a": pandas.NA, "b": pandas.NaT}], "en")
+    assert row == {"text": "fine", "a": None, "b": None}
+    day = datetime.date(2024, 1, 1)
+    ((row, _),) = load_unlabelled(TASK, [{"id": float("nan"), "text": "fine", "day": day}], "en")
+    assert row == {"id": None, "text": "fine", "day": "2024-01-01"}
+    (tmp_path / "rows.jsonl").write_text('{"id": NaN, "text": "fine", "n": NaN}\n')
+    ((row, example),) = load_unlabelled(TASK, tmp_path / "rows.jsonl", "en")
+    assert (row, example.id) == ({"id": None, "text": "fine", "n": None}, "1")
+
+
+@contextlib.contextmanager
+def nobody():
+    """Without the right of the superuser to read everything."""
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
+def ask(place):
+    return load_unlabelled(TASK, place, "en")
+
+
+def learn(place):
+    return load_texts(TEXT, Data(files=str(place)), "en", "train", place.parent)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.txt.gz", "rows.parquet"])
+def test_a_file_that_may_not_be_read_is_told(tmp_path, name):
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    for folder in (tmp_path, closed):
+        (folder / name).write_bytes(b"x")
+        (folder / name).chmod(0)
+    closed.chmod(0)
+    said = r"cannot be read \(Permission denied\)\n  mend: ask for the right"
+    with nobody():
+        for read in (ask, learn, load_experiment):
+            for folder in (tmp_path, closed):
+                with pytest.raises(UserError, match=f"^{re.escape(str(folder / name))}: {said}"):
+                    read(folder / name)
+    closed.chmod(0o755)
+
+
+def test_what_is_no_file_is_told(tmp_path):
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "round.jsonl").symlink_to("round.jsonl")
+    (tmp_path / "file").write_text("x")
+    for name, said in {
+        "folder.jsonl": "is a folder; expected the train data of language 'en'\n  mend: name a file in it",
+        "round.jsonl": "(is not there|cannot be read)",
+        "file/rows.jsonl": "is not there",
+        f"{'x' * 300}.jsonl": r"cannot be read \(File name too long\)\n  mend: choose a shorter name",
+        "{language}/{split}.jsonl": "is not there",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            data_file(Data(files=name), "en", "train", tmp_path)
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)\n  mend: name a file"):
+        load_experiment(tmp_path / "folder.jsonl")
+    with pytest.raises(UserError, match="is a folder; expected a file of rows"):
+        load_unlabelled(TASK, tmp_path / "folder.jsonl", "en")

@@ -52,8 +52,9 @@ class Part:
         rows = load_rows(data, self.language, self.split, self.source.base, tuple(columns))
         names = [data.columns.get(column, column) for column in columns]
         return [
-            Item(rows.locate(index), tuple(str(rows.dataset[index][name]) for name in names))
+            Item(rows.locate(index), tuple(str(row[name]) for name in names))
             for index in rows.chosen
+            for row in (rows.row(index),)
         ]
 
     def is_there(self) -> bool:

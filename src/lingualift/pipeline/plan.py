@@ -290,10 +290,10 @@ def check_samples(experiment: Experiment, base: Path) -> None:
         rows = load_rows(entry.data, experiment.languages.source, "train", base, ())
         for target in experiment.languages.targets:
             theirs = load_rows(into, target, "train", base, ())
-            if len(theirs.dataset) != len(rows.dataset):
+            if len(theirs.table) != len(rows.table):
                 raise UserError(
                     theirs.where,
-                    f"has {len(theirs.dataset)} rows",
-                    f"{len(rows.dataset)} as in {rows.where}, since `max_rows` samples both by their places",
+                    f"has {len(theirs.table)} rows",
+                    f"{len(rows.table)} as in {rows.where}, since `max_rows` samples both by their places",
                     f"give tasks.{index}.translated.into_targets a `max_rows` of its own",
                 )

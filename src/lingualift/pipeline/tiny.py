@@ -345,7 +345,7 @@ class _Rows:
         renamed = {**{column: column for column in columns}, **data.columns}
         for language, split in self._splits(data):
             found = load_rows(data, language, split, self._base, columns)
-            rows = [found.dataset[index] for index in list(found.chosen)[:_ROWS]]
+            rows = [found.row(index) for index in list(found.chosen)[:_ROWS]]
             self._put(
                 name,
                 language,
@@ -366,7 +366,7 @@ class _Rows:
             if texts is None and self._is_here(data, language, split):
                 found = load_rows(data, language, split, self._base, (column,))
                 their = data.columns.get(column, column)
-                texts = [found.dataset[index][their] for index in list(found.chosen)[: 4 * _ROWS]]
+                texts = [found.row(index)[their] for index in list(found.chosen)[: 4 * _ROWS]]
                 own.append(language)
             elif texts is None:
                 texts = self._apart(shipped[first], language)

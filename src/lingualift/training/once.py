@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lingualift.attachment import check_adapter
 from lingualift.backbone import BackboneRef, find_backbone
-from lingualift.config import Adapter, Backbone, Data, Training
+from lingualift.config import Adapter, Backbone, Data, Seed, Training, check_number
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language
 from lingualift.provenance import atomic_folder, fingerprint, sha256_folder
@@ -53,6 +53,7 @@ def train_once(
     Raises:
         UserError: bad data, no backbone, an adapter to start from that does not fit, an output that exists.
     """
+    check_number(Seed, "seed", seed)
     check_trackers(report_to)
     ref = _speaking(find_backbone(backbone), source, words)
     if start is not None:
@@ -126,6 +127,7 @@ def train_head(
     Raises:
         UserError: bad data, no such backbone or one that needs no head, an output that exists.
     """
+    check_number(Seed, "seed", seed)
     ref = find_backbone(backbone)
     codes = list(dict.fromkeys(languages))
     for code in codes:

@@ -24,8 +24,8 @@ from lingualift.output import check_output, json_line
 from lingualift.provenance import (
     PROVENANCE_FILE,
     atomic_folder,
-    jsonable,
     library_versions,
+    reading,
     sha256_bytes,
     write_json,
 )
@@ -171,7 +171,8 @@ def _splits(data: Data, language: str, wanted: Sequence[str] | None) -> list[str
             "write for example data/{language}/{split}.jsonl, or name each split with --split",
         )
     names = {split: data.splits.get(split, split) for split in SPLITS}  # type: ignore[call-overload]
-    there = [name for name, own in names.items() if Path(fill_in(data.files, language, own)).is_file()]
+    with reading(Path(data.files)):
+        there = [name for name, own in names.items() if Path(fill_in(data.files, language, own)).is_file()]
     if not there:
         data_file(data, language, "train", Path())  # says what is there
     return there
@@ -321,7 +322,7 @@ def _write(
     with atomic_folder(folder) as scratch:
         for work in works:
             split, (rows, counts) = work.split, results[work.split]
-            lines = (json.dumps(jsonable(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+            lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
             content = "".join(lines).encode()
             name = _file(split, work)
             (scratch / name).write_bytes(gzip.compress(content, mtime=0) if work.zipped else content)
