@@ -100,12 +100,24 @@ def main() -> None:
     claim()
     open_streams()
     try:
+        _check_arguments()
         _run()
     except UserError as error:
         say(f"lingualift: {error.on_command_line()}", err=True)
         if error.where == _MEMORY:
             os._exit(2)  # libraries that are loaded in part can hang where Python ends
         sys.exit(2)
+
+
+def _check_arguments() -> None:
+    """Refuse what is no UTF-8 before any work: it could not be written into a result."""
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"argument {argument!r}", "is not UTF-8", mend="rename the file, or type it again"
+            ) from None
 
 
 def _run() -> None:
