@@ -31,7 +31,7 @@ from lingualift.devices import device
 from lingualift.errors import UserError, setting
 from lingualift.identity import former, hub_file, of_folder, of_hub
 from lingualift.processes import settle
-from lingualift.provenance import read_json, sha256_bytes, sha256_file
+from lingualift.provenance import read_json, reading, sha256_bytes, sha256_file
 from lingualift.training.chat import frame
 from lingualift.training.encoding import ends_of
 
@@ -204,8 +204,9 @@ def _folder(name: str, base: Path) -> Path | None:
 
         return Path(BACKBONE)
     path = base / Path(name).expanduser()
-    if path.is_dir():
-        return path.resolve()
+    with reading(Path(name)):
+        if path.is_dir():
+            return path.resolve()
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(
             f"backbone {name!r}", "is no folder", "a folder, a hub id or `miniworld`", "check the path"
