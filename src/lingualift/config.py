@@ -464,7 +464,7 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
         UserError: unreadable file, unknown key, wrong value; the message names the key.
     """
     try:
-        with reading(path), path.open(encoding="utf-8") as file:
+        with reading(path, "an experiment file"), path.open(encoding="utf-8") as file:
             text = file.read(LONGEST + 1)
     except UnicodeDecodeError:
         raise UserError(path, "cannot be read (not UTF-8)", "an experiment file", "check the path") from None

@@ -221,9 +221,15 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """The safe dumper, quoting what the loader would read as a number."""
+    """The safe dumper, quoting what the loader would read as a number or fold as a line's end."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """Text as it is, in quotes with escapes where it holds a line's end of Unicode's."""
+        style = '"' if set(text) & set("\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
+_Dumper.add_representer(str, _Dumper.represent_text)
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 # YAML 1.2: 2e-3 is a number although it has no dot.
 for _side in (_Loader, _Dumper):

@@ -85,17 +85,21 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing, unreadable or not JSON.
     """
     try:
-        with reading(path):
+        with reading(path, "a JSON file"):
             return parse_json(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
-        raise UserError(path, "is not UTF-8", "a JSON file", "restore or rewrite it") from None
+        raise UserError(path, "is not JSON (not UTF-8)", "a JSON file", "restore or rewrite it") from None
     except ValueError as error:
         raise UserError(path, str(error), "a JSON file", "restore or rewrite it") from None
 
 
 @contextlib.contextmanager
-def reading(source: Path) -> Iterator[None]:
+def reading(source: Path, expected: str = "") -> Iterator[None]:
     """Turn the operating system's refusals to read `source` into errors that say what to do.
+
+    Args:
+        source: The file or folder.
+        expected: What should be there.
 
     Raises:
         UserError: no such file, no permission, a folder, a name that is too long, a disk that fails.
@@ -116,7 +120,7 @@ def reading(source: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
         mend = mends.get(error.errno or 0, "fetch or write the file again")
-        raise UserError(source, f"cannot be read ({reason})", mend=mend) from error
+        raise UserError(source, f"cannot be read ({reason})", expected, mend) from error
 
 
 @contextlib.contextmanager

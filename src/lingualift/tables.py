@@ -175,8 +175,6 @@ def read_table(path: Path, columns: Sequence[str], choose: Choice | None) -> tup
             return _read_text(lambda: _READERS[kind](path, columns), choose)
         except UnicodeDecodeError:
             raise _no_utf8(path) from None
-        except (EOFError, zlib.error) as error:
-            raise UserError(path, f"cannot be read ({error})", mend="fetch or write the file again") from None
 
 
 def _suffix(path: Path) -> str:
@@ -359,7 +357,8 @@ class _Bytes(io.RawIOBase):
     """The bytes of a file, unpacked if its name ends in `.gz`, counted as they come.
 
     Raises:
-        UserError: a line, or what a little packed unpacks to, is longer than rows of text are: it is not held.
+        UserError: a line, or what a little packed unpacks to, is longer than rows of text are: it is not held; what is
+            packed is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -374,7 +373,11 @@ class _Bytes(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer, as far as there is something left."""
-        chunk = self._unpacked.read(len(buffer))
+        try:
+            chunk = self._unpacked.read(len(buffer))
+        except (EOFError, zlib.error) as error:
+            mend = "fetch or write the file again"
+            raise UserError(self._path, f"cannot be read ({error})", mend=mend) from None
         buffer[: len(chunk)] = chunk
         self._count(chunk)
         return len(chunk)

@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lingualift.errors import UserError
@@ -145,6 +145,7 @@ def test_merges_of_many_merges_are_not_made():
 
 
 @given(value=values)
+@example(value={"\x85": ["\u2028a", "b\u2029", "\ufeff", "\x7f", "\r", "a\r\nb"]})
 def test_what_yaml_writes_is_read_back(value):
     text = to_yaml(value)
     assert "\\0" in text or parse_yaml(text) == value

@@ -148,11 +148,19 @@ def test_json_files_are_indented_and_keep_their_letters(tmp_path):
     assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == '{"é": 1}\n'
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 200_000])
-def test_what_is_no_json_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"[" * 200_000, "is nested deeper"),
+    ],
+)
+def test_what_is_no_json_is_refused(tmp_path, content, said):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(
-        UserError, match=r"a\.json: is not JSON \(.*expected a JSON file\n  mend: restore or rewrite"
+        UserError, match=rf"a\.json: .*{said}.*expected a JSON file\n  mend: restore or rewrite"
     ):
         read_json(tmp_path / "a.json")
 

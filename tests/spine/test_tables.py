@@ -267,7 +267,7 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path, name):
         (folder / name).write_bytes(b"x")
         (folder / name).chmod(0)
     closed.chmod(0)
-    said = r"cannot be read \(Permission denied\)\n  mend: ask for the right"
+    said = r"cannot be read \(Permission denied\).*\n  mend: ask for the right"
     with nobody():
         for read in (ask, learn, load_experiment):
             for folder in (tmp_path, closed):
@@ -289,7 +289,10 @@ def test_what_is_no_file_is_told(tmp_path):
     }.items():
         with pytest.raises(UserError, match=said):
             data_file(Data(files=name), "en", "train", tmp_path)
-    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)\n  mend: name a file"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot be read \(Is a directory\); expected an experiment file\n  mend: name a file",
+    ):
         load_experiment(tmp_path / "folder.jsonl")
     with pytest.raises(UserError, match="is a folder; expected a file of rows"):
         load_unlabelled(TASK, tmp_path / "folder.jsonl", "en")
