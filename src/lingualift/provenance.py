@@ -22,7 +22,6 @@ from lingualift.errors import UserError, setting
 from lingualift.parsing import parse_json
 
 PROVENANCE_FILE = "provenance.json"
-_FORBIDDEN = (errno.EACCES, errno.EPERM)
 _FULL = 1 << 16  # bytes: with less than this a disk counts as full
 
 
@@ -120,26 +119,9 @@ def reading(source: Path, expected: str = "") -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
         mend = mends.get(error.errno or 0, "fetch or write the file again")
-        raise UserError(source, f"cannot be read ({reason})", expected, mend) from error
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to read `path`, or what is in it, into errors that say what to do.
-
-    Raises:
-        UserError: no permission, a name that is too long, no such file any more.
-    """
-    try:
-        yield
-    except OSError as error:
-        where = path if error.filename is None else Path(os.fsdecode(error.filename))
-        mend = (
-            "ask its owner to let you read it, or name another"
-            if error.errno in _FORBIDDEN
-            else "check the path"
-        )
-        raise UserError(where, f"cannot be read ({error.strerror or error})", mend=mend) from error
+        named = source if error.filename is None else Path(os.fsdecode(error.filename))
+        where = named if source in named.parents else source
+        raise UserError(where, f"cannot be read ({reason})", expected, mend) from error
 
 
 @contextlib.contextmanager
