@@ -98,7 +98,7 @@ def published(folder: Path, repository: str) -> dict[str, bytes | str]:
     provenance: dict[str, Any] = _public(read_json(folder / PROVENANCE_FILE))
     if "config_sha256" in provenance:
         provenance["config_sha256"] = sha256_bytes(config)
-    card = (folder / CARD_FILE).read_text(encoding="utf-8").replace(HERE, f'adapter = "{repository}"')
+    card = _text(folder / CARD_FILE).replace(HERE, f'adapter = "{repository}"')
     return {
         **_first_stage(folder),
         CONFIG_FILE: config,
@@ -106,6 +106,13 @@ def published(folder: Path, repository: str) -> dict[str, bytes | str]:
         CARD_FILE: card.encode(),
         PROVENANCE_FILE: _json(provenance),
     }
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(path, f"cannot be read ({error})", "a model card", "restore or rewrite it") from None
 
 
 def _first_stage(folder: Path) -> dict[str, bytes | str]:

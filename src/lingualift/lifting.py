@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lingualift.adapters.card import CARD_FILE, Card, shown, table
+from lingualift.adapters.card import CARD_FILE, Card, as_code, as_line, shown, table
 from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import Adapter, open_adapter
 from lingualift.attachment import check_adapter
@@ -557,7 +557,7 @@ def _card(
         f"{facts['rows']} texts ({code})" for code, facts in zip(languages, references.values(), strict=True)
     )
     recipe = [
-        ("backbone", f"`{shown(ref.name)}`"),
+        ("backbone", as_code(shown(ref.name))),
         ("from, to", f"{source.name} ({source.code}), {to.name} ({to.code})"),
         ("merge weight λ", f"{weight:g}"),
         ("rank", lifted.rank or "–"),
@@ -580,7 +580,7 @@ def _card(
         sections=(
             table(("made with", ""), recipe),
             "## Before and after\n\n" + table(HEAD, [measure.cells() for measure in lifted.measures]),
-            *(("\n".join(f"- Note: {note}" for note in lifted.notes),) if lifted.notes else ()),
+            *(("\n".join(f"- Note: {as_line(note)}" for note in lifted.notes),) if lifted.notes else ()),
         ),
         sources=(_SOURCE,),
     ).text()

@@ -1,9 +1,12 @@
 """Model cards: what the hub reads in them, and that they hold no path of this machine."""
 
+import ast
+
+import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from lingualift.adapters.card import CITATIONS, Card, is_hub_id, shown, table
+from lingualift.adapters.card import CITATIONS, Card, as_code, as_line, as_word, is_hub_id, shown, table
 from lingualift.merging.methods import METHODS
 
 CONFIG = {"peft_type": "LORA", "task_type": "CAUSAL_LM"}
@@ -57,6 +60,50 @@ def test_names_of_the_hub_and_paths(tmp_path, monkeypatch):
 
 def test_a_bar_in_a_cell_does_not_end_it():
     assert table(("a",), [("x|y",)]).splitlines()[-1] == "| x\\|y |"
+
+
+HOSTILE = (
+    'tiny"\nimport os; os.system("id")  # \x1b[2J<img src=x onerror=alert(1)>',
+    'main"); __import__("os").system("id"); ("',
+    "---\nbase_model: evil\n```\n<script>",
+    "\\",
+    "a" * 300,
+    "\u2028x = 1",
+)
+
+
+def code_of(text):
+    return ast.parse(text.split("```python\n")[1].split("\n```")[0])
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_words_of_others_stay_words(text):
+    made = card(
+        config={**CONFIG, "source_encoder": text}, backbone={"name": text}, languages=(text,), tags=(text,)
+    )
+    pinned = card(backbone={"name": "org/model", "revision": text})
+    for each in (made, pinned):
+        body = code_of(each).body
+        assert [type(line).__name__ for line in body] == ["ImportFrom"] * 2 + ["Assign"] * (len(body) - 2)
+        held = {line.targets[0].id: line.value for line in body[2:]}
+        assert set(held) <= {"backbone", "adapter", "tokenizer", "reader", "model"}
+        assert ast.literal_eval(held["backbone"]) in (shown(text), "org/model")
+        calls = [node.func for node in ast.walk(code_of(each)) if isinstance(node, ast.Call)]
+        assert {func.attr for func in calls} == {"from_pretrained"}
+        front = yaml.safe_load(each.split("\n---\n")[0].removeprefix("---\n"))
+        assert front["library_name"] == "peft"
+    assert ModelCard(made).data.to_dict().get("base_model") is None
+    given = [node.keywords for node in ast.walk(code_of(pinned)) if isinstance(node, ast.Call)]
+    assert {word.value.value for words in given for word in words} == {text}
+
+
+def test_html_and_bars_of_others_are_text():
+    assert as_line("` <img> `` <b>") == "` &#60;img> `` &#60;b>", "renderers pair runs of one length alone"
+    assert as_line("see `a<b` & <i>\n\x1b[2J|x") == "see `a<b` &#38; &#60;i> \ufffd[2J|x"
+    assert as_code("a`b\n``<i>") == "`a'b ''<i>`"
+    assert as_word("a_b*[x](y)<i>`") == r"a_b\*\[x\](y)\<i\>\`"
+    rows = table(("a", "b"), [("x|y\n| z", "<img src=x>")]).splitlines()
+    assert rows[-1] == r"| x\|y \| z | &#60;img src=x> |"
 
 
 def test_every_merge_method_can_be_cited():

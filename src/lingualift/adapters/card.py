@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ HERE = 'adapter = "."  # the folder of this file'
 """The line of a card that says where the adapter is; on the hub it names the repository."""
 
 _PIPELINES = {"CAUSAL_LM": "text-generation", "SEQ_2_SEQ_LM": "text2text-generation"}
+_CODE_OR_HTML = re.compile(r"(?P<code>(?<!`)(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`))|[<&]")
 _FUSED = {"FLARE": "lingualift.load_flare", "X-MIXUP": "lingualift.load_mixup"}
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_HUB_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 _LIMITS = (
     "Made for the backbone named above and for no other.",
     "What it scores is said above where it was measured; where nothing is said, nothing was measured.",
@@ -93,17 +95,17 @@ class Card:
     def _code(self) -> str:
         name, revision = self.backbone.get("name"), self.backbone.get("revision")
         comment = "" if is_hub_id(name) else "  # the folder of the backbone"
-        pinned = f', revision="{revision}"' if is_hub_id(name) and revision else ""
+        pinned = f", revision={_literal(revision)}" if is_hub_id(name) and revision else ""
         load = self._fused or "PeftModel.from_pretrained"
         encoder, more, reads, kinds = self.config.get("source_encoder"), "", "", "AutoModelForCausalLM"
         if encoder:
             more, kinds = ", source_encoder=reader", f"{kinds}, AutoModelForSeq2SeqLM"
             where = "" if is_hub_id(encoder) else "  # the folder of the translation model"
-            reads = f'reader = AutoModelForSeq2SeqLM.from_pretrained("{shown(encoder)}"){where}\n'
+            reads = f"reader = AutoModelForSeq2SeqLM.from_pretrained({_literal(shown(encoder))}){where}\n"
         return (
             f"{'import lingualift' if self._fused else 'from peft import PeftModel'}\n"
             f"from transformers import {kinds}, AutoTokenizer\n\n"
-            f'backbone = "{shown(name)}"{comment}\n'
+            f"backbone = {_literal(shown(name))}{comment}\n"
             f"{HERE}\n"
             f"tokenizer = AutoTokenizer.from_pretrained(backbone{pinned})\n"
             f"{reads}"
@@ -122,11 +124,42 @@ def shown(name: object) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
+    """A Markdown table; a cell is one line, and holds no HTML."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
+    return "\n".join("| " + " | ".join(as_line(cell, bars=True) for cell in cells) + " |" for cells in lines)
+
+
+def as_line(text: object, *, bars: bool = False) -> str:
+    """Markdown of ours with words of others in it, in one line and without HTML.
+
+    Args:
+        text: The text; what stands between backticks stays as it is.
+        bars: Whether it is a cell of a table.
+    """
+    bare = _one_line(str(text)).replace("|", "\\|") if bars else _one_line(str(text))
+    return _CODE_OR_HTML.sub(lambda found: found[0] if found["code"] else f"&#{ord(found[0])};", bare)
+
+
+def as_word(text: object) -> str:
+    """Somebody's word in Markdown: nothing in it means anything but itself."""
+    return re.sub(r"([\\`*\[\]<>&!#~])", r"\\\1", _one_line(str(text)))
+
+
+def as_code(text: object) -> str:
+    """Somebody's word as code in Markdown."""
+    return f"`{_one_line(str(text)).replace('`', chr(39))}`"
+
+
+def _one_line(text: str) -> str:
+    """The text without line ends and what does not print."""
+    spaced = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in spaced)
+
+
+def _literal(text: object) -> str:
+    """A Python literal of a text, in one line."""
+    plain = str(text)
+    return json.dumps(plain, ensure_ascii=not plain.isprintable())
 
 
 def _bcp47(code: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lingualift.adapters.card import Card, table
+from lingualift.adapters.card import Card, as_code, as_line, table
 from lingualift.adapters.compatibility import backbone, initialisation
 from lingualift.merging.pieces import Record
 from lingualift.merging.plan import Plan, Request
@@ -170,12 +170,12 @@ def provenance_of(request: Request, report: MergeReport, shared: bool | None) ->
 def model_card(request: Request, report: MergeReport) -> str:
     """The result's README: front matter for the hub, the recipe for people."""
     rows = [
-        (item.role, f"`{item.adapter.path.resolve().name}`", f"{item.weight:g}") for item in request.inputs
+        (item.role, as_code(item.adapter.path.resolve().name), f"{item.weight:g}") for item in request.inputs
     ]
     kept = f"{len(report.kept)} kept from {request.inputs[0].role}"
     facts = [f"{len(report.merged)} modules merged, {kept}. Hashes of the inputs: `provenance.json`."]
-    facts += [f"- Warning: {warning}" for warning in report.warnings]
-    facts += [f"- {note}" for note in report.notes]
+    facts += [f"- Warning: {as_line(warning)}" for warning in report.warnings]
+    facts += [f"- {as_line(note)}" for note in report.notes]
     return Card(
         title=f"{report.kind} adapter, merged by {report.method}",
         summary=f"Made by `lingualift merge`: {report.method} ([source]({request.method.source})), space "

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lingualift.adapters.card import Card, shown, table
+from lingualift.adapters.card import Card, as_code, as_word, shown, table
 from lingualift.languages import language
 
 _SOURCE = "https://arxiv.org/abs/2402.18913"
@@ -29,13 +29,13 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
                 "A recorded start; the first stage, trained on the source language, is in `first-stage/`."
             )
         return Card(title, summary, config, backbone).text()
-    task, code = Path(str(facts.get("task", "a task"))).stem, facts.get("language")
-    where = f" in {language(code).name}" if code else ""
+    task, spoken = Path(str(facts.get("task", "a task"))).stem, facts.get("language")
+    where = f" in {language(spoken).name}" if spoken else ""
     settings = facts["settings"]
     recipe = [
-        ("backbone", f"`{shown(facts['backbone']['name'])}`"),
+        ("backbone", as_code(shown(facts["backbone"]["name"]))),
         ("task", task),
-        *([("language", f"{language(code).name} ({code})")] if code else []),
+        *([("language", f"{language(spoken).name} ({spoken})")] if spoken else []),
         *([("source side", _told(beside))] if (beside := facts.get("beside_language")) else []),
         ("training rows", facts["rows"]),
         ("optimiser steps", facts["steps"]),
@@ -49,15 +49,15 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         name, source = _FUSED[kind]
         use = f"beside the same rows in the source language, which it needs in use too ([{name}]({source}))"
     if encoder := config.get("source_encoder"):
-        use = f"beside what the encoder of `{shown(encoder)}` makes of the same text ([FLARE-MT]({source}))"
+        use = f"beside what the encoder of {as_code(shown(encoder))} makes of the same text ([FLARE-MT]({source}))"
     dataset = (facts.get("data") or {}).get("hub")
     return Card(
-        title=f"{task}{where}: {kind} adapter",
+        title=f"{as_word(task)}{where}: {kind} adapter",
         summary=f"Trained with lingualift on the frozen backbone, {use}. "
         "What it was made from is in `provenance.json`.",
         config=config,
         backbone=backbone,
-        languages=(code,) if code else (),
+        languages=(spoken,) if spoken else (),
         datasets=(dataset,) if dataset else (),
         sections=(table(("made with", ""), recipe),),
         sources=(source,),
@@ -83,7 +83,7 @@ def words_card(facts: Mapping[str, Any]) -> str:
     """The card of a trained head for words, from its provenance."""
     settings, names = facts["settings"], [language(code).name for code in facts["languages"]]
     recipe = [
-        ("backbone", f"`{shown(facts['backbone']['name'])}`"),
+        ("backbone", as_code(shown(facts["backbone"]["name"]))),
         ("languages", ", ".join(names)),
         ("texts", facts["rows"]),
         ("optimiser steps", facts["steps"]),
