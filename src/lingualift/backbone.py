@@ -34,6 +34,7 @@ from lingualift.processes import settle
 from lingualift.provenance import read_json, reading, sha256_bytes, sha256_file
 from lingualift.training.chat import frame
 from lingualift.training.encoding import ends_of
+from lingualift.trust import check_model
 
 # bitsandbytes, which peft imports where it is installed, looks for a kernel on the hub and goes without
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -301,9 +302,11 @@ def _config(source: str, revision: str | None, trust_remote_code: bool, name: st
 
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        return transformers.AutoConfig.from_pretrained(source, **options)
+        config = transformers.AutoConfig.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError) as error:
         raise _unloadable(name, error) from error
+    check_model(config, f"backbone {name!r}")
+    return config
 
 
 def read_config(ref: BackboneRef) -> Any:
