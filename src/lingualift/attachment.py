@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lingualift.adapters import Adapter, open_adapter
-from lingualift.adapters.config import PLAIN_STARTS
+from lingualift.adapters import Adapter, foreign, open_adapter
+from lingualift.adapters.config import CONFIG_FILE, PLAIN_STARTS
+from lingualift.adapters.targets import BY_END, NOTHING, TARGETS, spelt_out
 from lingualift.architectures import head_modules, peft_task
 from lingualift.backbone import BackboneRef, load_backbone
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language
-from lingualift.provenance import PROVENANCE_FILE, read_json
 
 FLARE, MIXUP = "flare", "x-mixup"
 FUSED = (FLARE, MIXUP)
@@ -28,9 +30,9 @@ def check_adapter(ref: BackboneRef, adapter: Path) -> None:
         UserError: no adapter, damaged, or trained on another backbone, or on prompts asked in another way.
     """
     opened = open_adapter(adapter)
-    provenance = adapter / PROVENANCE_FILE
-    recorded = read_json(provenance) if provenance.is_file() else {}
-    made_for = recorded.get("backbone", {})
+    opened.verify()
+    recorded = opened.provenance or {}
+    made_for = recorded.get("backbone") or {}
     theirs = made_for.get("fingerprint")
     if theirs and not ref.known_as(theirs):
         raise UserError(
@@ -55,8 +57,7 @@ def check_labels(ref: BackboneRef, adapter: Path, labels: Sequence[str]) -> None
     Raises:
         UserError: it has a head for others, or for these in another order.
     """
-    provenance = adapter / PROVENANCE_FILE
-    theirs = read_json(provenance).get("labels") if provenance.is_file() else None
+    theirs = (open_adapter(adapter).provenance or {}).get("labels")
     if ref.head.kind == "classes" and theirs is not None and list(theirs) != list(labels):
         raise UserError(
             adapter,
@@ -134,18 +135,15 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
         UserError: no adapter, damaged, made for another model, or without the head that is needed; the model is as it
             was then.
     """
-    import peft
-
     opened = open_adapter(adapter)
+    opened.verify()
     model, _ = load_backbone(ref)
     if opened.kind in FUSED:
         return _attach_fused(ref, model, adapter, opened.kind, trainable)
-    opened.check_copies()
+    opened.check_sizes()
     with contextlib.ExitStack() as undo:
         try:
-            config = peft.PeftConfig.from_pretrained(str(adapter))
-            for key in opened.changed:  # names that another tool wrote
-                setattr(config, key, opened.config[key])
+            config = _peft_config(opened)
             config.inference_mode = not trainable
             body = ref.family == "encoder" and ref.head.kind == "words"
             left_off = set(config.modules_to_save or ()) if body else set()
@@ -160,7 +158,7 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
                 )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # its audit comes below
-                wrapped = wrap(ref, model, config)
+                wrapped = wrap(ref, model, config, adapter / CONFIG_FILE)
                 undo.callback(detach, wrapped)
                 if headless or not opened.layout.plain:
                     missing, unexpected = _load(wrapped, opened, head_modules(model) if headless else ())
@@ -171,14 +169,45 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
                 unexpected = [key for key in unexpected if key != "prompt_embeddings"]
             unexpected = [key for key in unexpected if not left_off & set(key.split("."))]
             problems = [*missing, *unexpected]
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            problems = [line.strip() for line in str(error).splitlines() if "Error(s)" not in line]
+        except UserError:
+            raise
+        except Exception as error:  # peft raises many kinds, by what a configuration asks of it
+            said = str(error) or type(error).__name__
+            problems = [line.strip() for line in said.splitlines() if "Error(s)" not in line]
         if problems:
             more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
             found = f"does not fit the backbone: {problems[0][:300]}{more}"
             raise UserError(adapter, found, "an adapter of this backbone", "name another backbone or adapter")
         undo.pop_all()
     return wrapped
+
+
+def _peft_config(adapter: Adapter) -> Any:
+    """Peft's configuration of an adapter, made of the keys that are known (`lingualift.adapters.foreign`).
+
+    Raises:
+        UserError: a kind that peft does not know, or a key that is not known here.
+    """
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    given, file = adapter.config, adapter.path / CONFIG_FILE
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(given.get("peft_type"))
+    if kind is None:
+        found = f"peft_type is {given.get('peft_type')!r}, which peft does not know"
+        raise UserError(file, found, "a kind of peft's", "update peft, or train another adapter")
+    known = {field.name: field.default for field in dataclasses.fields(kind)}
+    foreign.unknown(given, known, file)
+    taken = {*foreign.KNOWN, "rank_pattern"} & known.keys() - {*foreign.BEGUN_BY}
+    config = kind(**{key: value for key, value in given.items() if key in taken})
+    begun = {key: given[key] for key in foreign.BEGUN_BY if key in given and key in known}
+    return said_as(config, begun)
+
+
+def said_as(config: Any, given: Mapping[str, Any]) -> Any:
+    """A configuration of peft's that is written with these values in place of those that it works by."""
+    before = config.to_dict
+    config.to_dict = lambda: {**before(), **given}
+    return config
 
 
 def _attach_fused(ref: BackboneRef, model: Any, adapter: Path, kind: str, trainable: bool) -> Any:
@@ -224,22 +253,25 @@ def _load(wrapped: Any, adapter: Adapter, fresh: Sequence[str]) -> tuple[list[st
     return own, loaded.unexpected_keys
 
 
-def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
+def wrap(ref: BackboneRef, model: Any, config: Any, where: object = "adapter.modules") -> Any:
     """A model with a new adapter on it, of peft's class for its task; with a head to train if it answers by one.
 
     Args:
         ref: The backbone.
         model: What `load_backbone` or `skeleton` made of it.
         config: peft's configuration of the adapter; the task is filled in.
+        where: Where that stands, for messages.
 
     Raises:
         ValueError: peft finds no place for it; the model is as it was then.
+        UserError: a pattern of its configuration takes too long to match.
     """
     from lingualift.original import remembered
 
     config.task_type = peft_task(ref.family, ref.head)
     if ref.head.kind != "words" and not config.modules_to_save:
         config.modules_to_save = head_modules(model)
+    _spell_out(model, config, where)
     start = getattr(
         config, "init_lora_weights", None
     )  # others than plain ones change the backbone (PiSSA, OLoRA)
@@ -250,6 +282,38 @@ def wrap(ref: BackboneRef, model: Any, config: Any) -> Any:
         wrapped = _wrapped(ref, model, config)
         original.watch(wrapped)
     return wrapped
+
+
+def _spell_out(model: Any, config: Any, where: object) -> None:
+    """Name the modules that a configuration means by patterns, which peft would match without a bound on time."""
+    given = {
+        key: getattr(config, key)
+        for key in (*TARGETS, "feedforward_modules", *BY_END)
+        if hasattr(config, key)
+    }
+    names = _names(model, getattr(config, "layer_replication", None))
+    changed = spelt_out(given, names, where)
+    for key, value in changed.items():
+        setattr(config, key, value)
+    if changed.get("target_modules") == NOTHING:
+        raise ValueError(f"Target modules {given['target_modules']} not found in the base model.")
+    said_as(config, {key: given[key] for key in changed if key in given})
+
+
+def _names(model: Any, repeated: Sequence[tuple[int, int]] | None) -> list[str]:
+    """Names of all that an adapter can be put on: modules and weights, those of layers that peft repeats or renames."""
+    from peft.utils import transformers_weight_conversion as renaming
+
+    modules = [name for name, _ in model.named_modules()]
+    names = [*modules, *(name for name, _ in model.named_parameters())]
+    for index in range(sum(end - start for start, end in repeated or ())):
+        names += [
+            re.sub(r"^((?:.*?\.)?)\d+(?=\.|$)", rf"\g<1>{index}", name) for name in names[: len(modules)]
+        ]
+    family = getattr(renaming, "_MODEL_TO_CONVERSION_PATTERN", {}).get(model.config.model_type)
+    old = getattr(renaming, "_MOE_TARGET_MODULE_MAPPING", {}).get(family, ())  # of experts, in transformers 4
+    names += [f"{module}.{name}" for module in modules for name in old]
+    return list(dict.fromkeys(names))
 
 
 def _wrapped(ref: BackboneRef, model: Any, config: Any) -> Any:

@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import warnings
-from pathlib import Path
 
 import peft
 import pytest
@@ -17,7 +16,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors.torch import load_file, save_file
 
 from lingualift.adapters import inspect, open_adapter
-from lingualift.adapters.config import reaches
+from lingualift.adapters.targets import Targets
 from lingualift.errors import UserError
 from lingualift.merging import merge
 
@@ -330,7 +329,7 @@ def test_what_a_configuration_reaches_is_what_peft_reaches(module, targets, excl
     theirs = copy.copy(peft.LoraConfig(target_modules=["x"]))
     for key, value in config.items():
         setattr(theirs, key, value)
-    assert reaches(config, module, Path()) == bool(check_target_module_exists(theirs, module))
+    assert Targets(config, "").reaches(module) == bool(check_target_module_exists(theirs, module))
 
 
 def grown(folder, vocabulary, seed=1):

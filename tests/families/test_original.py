@@ -45,6 +45,7 @@ LORA = {
     "layers twice": {"layer_replication": [(0, 2), (1, 2)]},
     "bare weights": {"target_parameters": ["q_proj.weight"], "target_modules": []},
     "dora": {"use_dora": True},
+    "kasa": {"kasa_config": {"beta": 1e-4}},
     "alora": {"alora_invocation_tokens": [5, 6]},
     **{
         start: {"init_lora_weights": start}

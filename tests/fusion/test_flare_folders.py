@@ -1,5 +1,6 @@
 """Adapter folders: the same logits after reload, refused by plain peft, checked key by key."""
 
+import contextlib
 import json
 import shutil
 
@@ -10,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lingualift as ll
+from lingualift.adapters import patterns
+from lingualift.provenance import sha256_file
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -114,6 +117,55 @@ def test_what_is_no_flare_adapter_is_refused(tmp_path):
         (tmp_path / key / CONFIG).write_text(json.dumps({**config, key: value}))
         with pytest.raises(ll.UserError, match=found):
             ll.load_flare(small.plain("llama"), tmp_path / key)
+
+
+def _flip(file):
+    data = bytearray(file.read_bytes())
+    data[-2] ^= 0x40
+    file.write_bytes(data)
+
+
+def test_an_altered_folder_is_refused_with_its_first_stage(tmp_path):
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    peft.get_peft_model(small.plain("llama"), lora).save_pretrained(tmp_path / "lora")
+    backbone = small.plain("llama")
+    model = ll.flare(backbone, ll.FlareConfig(r=4), first_stage=tmp_path / "lora")
+    model.save_pretrained(tmp_path / "flare")
+    facts = {"weights_sha256": sha256_file(tmp_path / "flare" / WEIGHTS)}
+    (tmp_path / "flare/provenance.json").write_text(json.dumps(facts))
+    ll.load_flare(small.plain("llama"), tmp_path / "flare")
+    shutil.copytree(tmp_path / "flare", tmp_path / "other")
+    _flip(tmp_path / "flare" / WEIGHTS)
+    _flip(tmp_path / "other/first-stage" / WEIGHTS)
+    (tmp_path / "lora/provenance.json").write_text(json.dumps({"weights_sha256": "0" * 64}))
+    for act, found in (
+        (lambda: ll.load_flare(small.plain("llama"), tmp_path / "flare"), "is damaged or was changed"),
+        (lambda: ll.load_flare(small.plain("llama"), tmp_path / "other"), "is not the one"),
+        (
+            lambda: ll.flare(small.plain("llama"), ll.FlareConfig(r=4), first_stage=tmp_path / "lora"),
+            "is damaged or was changed",
+        ),
+    ):
+        with pytest.raises(ll.UserError, match=found):
+            act()
+
+
+VALUES = (None, True, 5, 0, -1, 99_999, 1e300, "", "x", "(.*?)*?[!?]", [], [5], ["x"], {}, {"x": 1}, [[]])
+
+
+def test_any_type_anywhere_in_a_configuration_is_a_result_or_a_message(tmp_path, monkeypatch):
+    monkeypatch.setattr(patterns, "SECONDS", 0.2)
+    model = small.fused("llama")
+    model.save_pretrained(tmp_path)
+    plain = json.loads((tmp_path / CONFIG).read_text())
+    backbone = model.unload()
+    weights = {key: value.clone() for key, value in backbone.state_dict().items()}
+    for key in (*plain, "first-stage", "megatron_core", "unheard_of"):
+        for value in VALUES:
+            (tmp_path / CONFIG).write_text(json.dumps({**plain, key: value}))
+            with contextlib.suppress(ll.UserError):
+                ll.load_flare(backbone, tmp_path).unload()
+    assert all(torch.equal(value, weights[key]) for key, value in backbone.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["llama", "xlmr", "t5"])

@@ -11,6 +11,7 @@ import torch
 from adapter_folders import PREFIX, config_of, numbers, raw, updates, write_folder, write_lora
 from test_identities import same, three, write_prefix, write_vectors
 
+from lingualift.adapters import patterns
 from lingualift.errors import UserError
 from lingualift.merging import merge
 
@@ -120,6 +121,20 @@ def test_bad_options(tmp_path, options, message):
 def test_a_pattern_that_is_no_regular_expression(tmp_path, key, value):
     inputs = {**roles(three(tmp_path, write_lora)), key: value}
     refused(rf"^{key}: '\(' is no regular expression", tmp_path / "out", method="adamergex", **inputs)
+
+
+ENDLESS = "(.*?)*?[!?]"
+
+
+@pytest.mark.parametrize(("key", "value"), [("modules", ENDLESS), ("module_weights", {ENDLESS: 1.0})])
+def test_a_pattern_that_searches_for_ever(tmp_path, monkeypatch, key, value):
+    monkeypatch.setattr(patterns, "SECONDS", 0.2)
+    long = {f"model.layers.{layer}.self_attn.q_proj": (6, 5) for layer in range(3)}
+    adapters = [write_lora(tmp_path / str(seed), long, seed=seed) for seed in range(3)]
+    inputs = dict(zip(("task", "target_reference", "source_reference"), adapters, strict=True))
+    refused(
+        f"^{key}: .* takes too long to match", tmp_path / "out", method="adamergex", **{**inputs, key: value}
+    )
 
 
 LISTED = "expected adapters with their weights\n  mend: name each with its weight: adapters"

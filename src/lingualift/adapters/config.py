@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lingualift.adapters.patterns import Pattern, Patterns
 from lingualift.errors import UserError
 
 CONFIG_FILE = "adapter_config.json"
@@ -89,10 +89,6 @@ def refusal(config: Mapping[str, Any]) -> Refusal | None:
     return None
 
 
-_Patterns = list[tuple[re.Pattern[str], float]]
-_Check = Callable[[str, Any], float]
-
-
 class LoraSettings:
     """Rank and scaling of every module of a LoRA adapter, as peft reads them.
 
@@ -109,6 +105,7 @@ class LoraSettings:
 
     def __init__(self, config: Mapping[str, Any], path: Path) -> None:
         self._path = path
+        self._bounded = Patterns(path)
         self.rank_stabilised = bool(config.get("use_rslora"))
         self.biased = bool(config.get("lora_bias"))
         self._rank = self._checked_rank("r", config.get("r"))
@@ -136,89 +133,18 @@ class LoraSettings:
         return float(value)
 
     def _patterns(
-        self, config: Mapping[str, Any], key: str, check: Any
-    ) -> list[tuple[re.Pattern[str], float]]:
+        self, config: Mapping[str, Any], key: str, check: Callable[[str, Any], float]
+    ) -> list[tuple[Pattern, float]]:
         patterns = config.get(key) or {}
         if not isinstance(patterns, dict):
             raise UserError(
                 self._path, f"{key} is {patterns!r}", "numbers by module pattern", "mend the file"
             )
         return [
-            (module_pattern(pattern, f"{self._path}, {key}"), check(f"{key}[{pattern!r}]", value))
+            (self._bounded.end(pattern), check(f"{key}[{pattern!r}]", value))
             for pattern, value in patterns.items()
         ]
 
 
-def reaches(config: Mapping[str, Any], module: str, path: Path) -> bool:
-    """Whether peft makes an adapter's layer for a module, so that tensors of it are read and not passed over.
-
-    As peft decides it (0.21.2, `tuners/tuners_utils.py:check_target_module_exists`). Where the configuration leaves
-    that to the backbone (`all-linear`, or no targets), it is taken to.
-
-    Args:
-        config: The adapter's configuration.
-        module: Path of the module.
-        path: The adapter's folder, for messages.
-
-    Raises:
-        UserError: a pattern is no regular expression.
-    """
-
-    def matches(pattern: str, whole: bool = True) -> Any:
-        try:
-            return (re.fullmatch if whole else re.match)(pattern, module)
-        except (re.error, RecursionError, OverflowError) as error:
-            found = f"{pattern!r} is no regular expression ({error})"
-            raise UserError(path / CONFIG_FILE, found, mend="mend the pattern") from None
-
-    def named(names: Any) -> bool:
-        if isinstance(names, str):
-            return bool(matches(names))
-        if not isinstance(names, list):
-            raise UserError(
-                path / CONFIG_FILE, f"names modules by {names!r}", "a pattern or a list", "mend it"
-            )
-        return any(module == name or module.endswith(f".{name}") for name in names)
-
-    targets, left_out = config.get("target_modules"), config.get("exclude_modules")
-    if left_out and named(left_out):
-        return False
-    saved = config.get("modules_to_save") or ()
-    if any(matches(rf"(^|.*\.){name}($|\..*)", whole=False) for name in saved):
-        return False
-    if targets is None or targets == "all-linear":
-        return True
-    if not named(targets):
-        return False
-    return isinstance(targets, str) or module in targets or _in_layers(config, module)
-
-
-def _in_layers(config: Mapping[str, Any], module: str) -> bool:
-    """Whether a module is in the layers that a configuration bounds its targets to, if it bounds them."""
-    chosen, lists = config.get("layers_to_transform"), config.get("layers_pattern")
-    if chosen is None or chosen == []:
-        return True
-    starts = [lists] if isinstance(lists, str) and lists else lists or None
-    patterns = (
-        [r".*?\.[^.]*\.(\d+)\."] if starts is None else [rf"(?:^|.*?\.){each}\.(\d+)\." for each in starts]
-    )
-    found = next((match for pattern in patterns if (match := re.match(pattern, module))), None)
-    return found is not None and int(found[1]) in (chosen if isinstance(chosen, list) else [chosen])
-
-
-def module_pattern(pattern: str, where: object) -> re.Pattern[str]:
-    """A module pattern as peft understands it: the whole path, or its end after a dot.
-
-    Raises:
-        UserError: it is no regular expression.
-    """
-    try:
-        return re.compile(rf"(?:.*\.)?(?:{pattern})$")
-    except (re.error, RecursionError, OverflowError) as error:
-        raise UserError(
-            where, f"{pattern!r} is no regular expression ({error})", mend="mend the pattern"
-        ) from None
-
-
-def _first_match(patterns: _Patterns, module: str, default: float) -> float:
-    return next((value for pattern, value in patterns if pattern.match(module)), default)
+def _first_match(patterns: list[tuple[Pattern, float]], module: str, default: float) -> float:
+    return next((value for pattern, value in patterns if pattern.matches(module)), default)

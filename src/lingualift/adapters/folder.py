@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lingualift.adapters.config import CONFIG_FILE, KINDS, Refusal, refusal
+from lingualift.adapters.foreign import check as check_config
 from lingualift.adapters.layout import Layout, brought_back, layout_of, same_modules
 from lingualift.adapters.structure import Module, Structure, structure
 from lingualift.adapters.tensorfile import Array, TensorFile, TensorSpec, write_tensors
@@ -52,13 +53,14 @@ class Adapter:
     def __init__(self, path: Path) -> None:
         self.path = path
         written = _object(path / CONFIG_FILE)
+        check_config(written, path / CONFIG_FILE)
         self.config: dict[str, Any] = brought_back(written)
         self.changed = tuple(key for key, value in self.config.items() if value != written[key])
         self.refusal: Refusal | None = refusal(self.config)
         peft_type = str(self.config.get("peft_type"))
         self.kind: str = KINDS.get(peft_type, peft_type.lower())
         provenance = path / PROVENANCE_FILE
-        self.provenance: dict[str, Any] | None = _object(provenance) if provenance.is_file() else None
+        self.provenance: dict[str, Any] | None = _recorded(provenance) if provenance.is_file() else None
         self.weights_file = _weights_file(path)
         self._file = TensorFile(self.weights_file)
         self.layout: Layout = layout_of(self._file.specs, self.config, path)
@@ -136,15 +138,18 @@ class Adapter:
     @functools.cached_property
     def weights_sha256(self) -> str:
         """Hex sha256 of the tensors' file."""
-        return sha256_file(self.weights_file)
+        return _sha256(self.weights_file)
 
     @functools.cached_property
     def config_sha256(self) -> str:
         """Hex sha256 of the configuration's file."""
-        return sha256_file(self.path / CONFIG_FILE)
+        return _sha256(self.path / CONFIG_FILE)
 
     def verify(self) -> None:
         """Compare the files with the hashes in `provenance.json`, where it has any, and tensors with their copies.
+
+        Whatever uses an adapter's numbers calls this before: merging, inspecting, publishing, and all that puts an
+        adapter on a backbone. A file that has not changed since is hashed once.
 
         Raises:
             UserError: a file is not the one that was recorded, or a tensor differs from its copy.
@@ -152,6 +157,24 @@ class Adapter:
         self.check_copies()
         self._compare("weights_sha256", self.weights_file, self.weights_sha256)
         self._compare("config_sha256", self.path / CONFIG_FILE, self.config_sha256)
+
+    def check_sizes(self) -> None:
+        """Check that the configuration asks for nothing larger than the tensors are, before anything is built by it.
+
+        Raises:
+            UserError: it does.
+        """
+        if self.kind in ("prefix", "prompt"):
+            _ = self.structure  # the shapes of the virtual tokens
+            return
+        if self.config.get("peft_type") == "LOKR":  # in which a large rank means all
+            return
+        largest = max((size for spec in self.tensors.values() for size in spec.shape), default=0)
+        ranks = [self.config.get(key) for key in ("r", "init_r")]
+        for rank in [*ranks, *(self.config.get("rank_pattern") or {}).values()]:
+            if isinstance(rank, int) and rank > largest:
+                expected = f"at most {largest}, the longest side of its tensors"
+                raise UserError(self.path / CONFIG_FILE, f"has a rank of {rank}", expected, "mend the file")
 
     def check_copies(self) -> None:
         """Compare tensors that stand in the file under two names.
@@ -181,9 +204,13 @@ def open_adapter(path: Path | str) -> Adapter:
             repository id (`org/name`) that is in the cache already. Nothing is downloaded.
 
     Raises:
-        UserError: there is no adapter, or it is damaged.
+        UserError: there is no adapter, it is damaged or cannot be read, or it would load code.
     """
-    return Adapter(_find(path))
+    try:
+        return Adapter(_find(path))
+    except OSError as error:
+        mend = "check the path, and that you may read it"
+        raise UserError(path, f"cannot be read ({error.strerror})", "an adapter folder", mend) from None
 
 
 def write_adapter(
@@ -221,6 +248,57 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(path, f"holds {type(value).__name__}", "a JSON object", _RESTORE)
     return value
+
+
+_TEXTS = {
+    "backbone": ("name", "revision", "fingerprint", "formerly"),
+    "": (
+        "kind",
+        "method",
+        "language",
+        "beside_language",
+        "initialisation",
+        "weights_sha256",
+        "config_sha256",
+    ),
+}
+"""Texts in `provenance.json` that are read, in it and in the records of it."""
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """Content of a `provenance.json`; what is read of it holds what it may."""
+    content = _object(path)
+
+    def texts(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+    fits = {
+        "backbone": isinstance(content.get("backbone") or {}, dict),
+        "chat_template": isinstance(content.get("chat_template", False), bool | None),
+        **{key: texts(content.get(key) or []) for key in ("labels", "languages")},
+    }
+    for record, keys in _TEXTS.items():
+        held = (content.get(record) or {}) if record else content
+        fits |= {
+            f"{record}.{key}".lstrip("."): isinstance(held.get(key), str | None)
+            for key in keys
+            if isinstance(held, dict)
+        }
+    for key, right in fits.items():
+        if not right:
+            raise UserError(path, f"{key} is not what lingualift writes", mend=_RESTORE)
+    return content
+
+
+@functools.lru_cache(maxsize=256)
+def _hashed(path: Path, *_: object) -> str:
+    return sha256_file(path)
+
+
+def _sha256(path: Path) -> str:
+    """Hex sha256 of a file, which is read again where it has changed."""
+    state = path.stat()
+    return _hashed(path, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 
 def _weights_file(path: Path) -> Path:

@@ -88,7 +88,8 @@ class Layout:
         names = {}
         for name, theirs in self.names.items():
             home = name.removeprefix(PREFIX)
-            old = next((module for module in modules if home.startswith(f"{module}.")), None)
+            holders = (home[:end] for end in range(len(home)) if home[end] == ".")
+            old = next((module for module in holders if module in modules), None)
             names[name if old is None else f"{PREFIX}{modules[old]}{home.removeprefix(old)}"] = theirs
         return replace(self, names=names, notes=(*self.notes, note), plain=False)
 
@@ -114,7 +115,8 @@ def layout_of(found: Iterable[str], config: Mapping[str, Any], path: Path) -> La
     bare = [name for name, home in homes.items() if _TRAINED.fullmatch(home) and not home.startswith(PREFIX)]
     trained = [name for name, home in homes.items() if _TRAINED.fullmatch(home)]
     if bare and bare != trained:
-        other = next(name for name in trained if name not in bare)
+        without = set(bare)
+        other = next(name for name in trained if name not in without)
         raise UserError(path, f"mixes layouts: {bare[0]!r} beside {other!r}", "one layout", _RETRAIN)
     if bare:
         notes[f"names without {PREFIX!r}, as of inject_adapter_in_model"] = None

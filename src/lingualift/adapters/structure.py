@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lingualift.adapters.config import LoraSettings, reaches
+from lingualift.adapters.config import CONFIG_FILE, LoraSettings
 from lingualift.adapters.layout import PREFIX, PROMPT
+from lingualift.adapters.targets import Targets
 from lingualift.adapters.tensorfile import FLOATS, TensorSpec
 from lingualift.errors import UserError
 
@@ -99,8 +100,9 @@ def structure(kind: str, config: Mapping[str, Any], specs: Mapping[str, TensorSp
     saved = config.get("modules_to_save") or []
     if not isinstance(saved, list):
         raise UserError(path, f"modules_to_save is {saved!r}", "a list of names", "mend adapter_config.json")
+    targets = Targets(config, path / CONFIG_FILE)
     for name, module in modules.items():
-        if module.form != "block" and not reaches(config, name, path):
+        if module.form != "block" and not targets.reaches(name):
             found = (
                 f"holds tensors of {name!r}, which its configuration leaves out: peft would pass over them"
             )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
+from lingualift.adapters.foreign import check as check_config
 from lingualift.errors import UserError, did_you_mean
 from lingualift.fusion.functions import FUSIONS
 from lingualift.fusion.passes import AnswerSource, Padding
@@ -65,10 +66,18 @@ class FusionConfig:
         if kind != cls.peft_type:
             mend = f"name the folder of a {cls.peft_type} adapter"
             raise UserError(path, f"peft_type is {kind!r}", repr(cls.peft_type), mend)
+        check_config(content, path)
         names = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(content.keys() - names - {"peft_type", "base_model_name_or_path", FIRST_STAGE})
         if unknown:
             raise UserError(path, f"{unknown[0]!r} is not known", mend=did_you_mean(unknown[0], names))
+        empty = [
+            field.name
+            for field in dataclasses.fields(cls)
+            if field.default is not None and content.get(field.name, field.default) is None
+        ]
+        if empty:
+            raise UserError(path, f"{empty[0]} is null", "a value", "restore the adapter from its source")
         return cls(**{key: value for key, value in content.items() if key in names})
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
-from lingualift.adapters.folder import WEIGHTS_FILE
+from lingualift.adapters.folder import WEIGHTS_FILE, open_adapter
 from lingualift.errors import UserError
 from lingualift.provenance import read_json, sha256_file
 
@@ -18,8 +18,11 @@ def find_first_stage(folder: Path) -> Path | None:
     """The first stage in an adapter's folder, which must be the one that it was saved with; None if it has none.
 
     Raises:
-        UserError: it is missing, or another.
+        UserError: it is missing, or another; the adapter is not the one that its provenance recorded.
     """
+    adapter = open_adapter(folder)
+    adapter.verify()
+    adapter.check_sizes()
     place = folder / FIRST_STAGE
     recorded = read_json(folder / CONFIG_FILE).get(FIRST_STAGE)
     found = sha256_file(place / WEIGHTS_FILE) if (place / WEIGHTS_FILE).is_file() else None

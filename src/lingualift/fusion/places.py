@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lingualift.adapters.patterns import Patterns
 from lingualift.architectures import blocks, family_of
 from lingualift.errors import UserError, did_you_mean
 from lingualift.fusion.config import FlareConfig, MixupConfig
@@ -108,10 +109,7 @@ def _matching(where: str, names: Sequence[str] | str, paths: list[str]) -> list[
         UserError: a name matches none, or is no regular expression.
     """
     if isinstance(names, str):
-        try:
-            matched = [path for path in paths if re.fullmatch(names, path)]
-        except re.error as error:
-            raise UserError(where, f"{names!r} is no regular expression ({error})", mend="mend it") from None
+        matched = Patterns(where).whole(names).among(paths)
         if not matched:
             raise UserError(
                 where,

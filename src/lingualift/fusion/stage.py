@@ -66,6 +66,7 @@ class FirstStage:
             UserError: no plain LoRA adapter, damaged, or none of this backbone's.
         """
         adapter = open_adapter(folder)
+        adapter.verify()
         if adapter.kind != "lora":
             raise UserError(
                 adapter.path, f"is {adapter.kind}", "a LoRA adapter", "train the first stage by LoRA"

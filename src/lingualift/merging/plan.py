@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from lingualift.adapters.config import module_pattern
 from lingualift.adapters.folder import Adapter
+from lingualift.adapters.patterns import Patterns
 from lingualift.adapters.structure import Module
 from lingualift.errors import UserError, setting
 from lingualift.merging.methods import Method, Options
@@ -157,18 +157,18 @@ def _plan_roles(request: Request, name: str, factor: float) -> ModulePlan:
 def _chosen(request: Request, names: Iterable[str]) -> set[str]:
     if request.modules is None:
         return set(names)
-    pattern = module_pattern(request.modules, setting("modules"))
-    chosen = {name for name in names if pattern.match(name)}
+    chosen = set(Patterns(setting("modules")).end(request.modules).among(names))
     if not chosen:
         raise _matches_nothing(setting("modules"), request.modules, names)
     return chosen
 
 
 def _factors(request: Request, names: Iterable[str]) -> dict[str, float]:
-    patterns = [(module_pattern(text, setting("module_weights")), text) for text in request.module_weights]
+    bounded = Patterns(setting("module_weights"))
+    patterns = [(bounded.end(text), text) for text in request.module_weights]
     factors, used = {}, set()
     for name in names:
-        hit = next((text for pattern, text in patterns if pattern.match(name)), None)
+        hit = next((text for pattern, text in patterns if pattern.matches(name)), None)
         used.add(hit)
         factors[name] = 1.0 if hit is None else request.module_weights[hit]
     for text, value in request.module_weights.items():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lingualift.adapters.patterns import Patterns
 from lingualift.architectures import bound_of, positions_of
 from lingualift.attachment import FLARE, MIXUP
 from lingualift.backbone import BackboneRef, check_positions, read_config, skeleton
@@ -552,8 +552,4 @@ def _check_settings(where: str, method: Method, entry: TransferMethod, adapter_t
             mend="remove it",
         )
     if method.modules is not None:
-        try:
-            re.compile(method.modules)
-        except re.error as error:
-            found = f"{method.modules!r} is no regular expression ({error})"
-            raise UserError(f"{where}.modules", found) from None
+        Patterns(f"{where}.modules").end(method.modules)

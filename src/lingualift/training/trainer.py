@@ -818,8 +818,7 @@ def _finite_log(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _initialisation(start: Path) -> str:
     """What an adapter's training began with: passed on by adapters that were trained further."""
-    recorded = start / PROVENANCE_FILE
-    provenance = read_json(recorded) if recorded.is_file() else {}
+    provenance = open_adapter(start).provenance or {}
     return str(provenance.get("initialisation") or sha256_file(start / WEIGHTS_FILE))
 
 
