@@ -58,6 +58,10 @@ def merging(data, *methods, **changes):
             "methods.0.space: adamergex does not use it with ia3 adapters",
         ),
         ({"methods": [{"method": "adamergex", "modules": "("}]}, "is no regular expression"),
+        (
+            {"methods": ["vanilla", {"method": "adamergex", "modules": "no_proj"}]},
+            "methods.1.modules: 'no_proj' matches no module",
+        ),
         ({"backbone": {"name": "./none"}}, "is no folder"),
         (
             {"tasks": [{"task": "mini-sentimant", "data": {"files": "{language}.csv"}}]},

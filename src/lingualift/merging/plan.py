@@ -159,7 +159,7 @@ def _chosen(request: Request, names: Iterable[str]) -> set[str]:
         return set(names)
     chosen = set(Patterns(setting("modules")).end(request.modules).among(names))
     if not chosen:
-        raise _matches_nothing(setting("modules"), request.modules, names)
+        raise matches_nothing(setting("modules"), request.modules, names)
     return chosen
 
 
@@ -177,11 +177,12 @@ def _factors(request: Request, names: Iterable[str]) -> dict[str, float]:
                 setting("module_weights"), f"{text!r} has weight {value}", "a number", "mend the weight"
             )
         if text not in used:
-            raise _matches_nothing(setting("module_weights"), text, names)
+            raise matches_nothing(setting("module_weights"), text, names)
     return factors
 
 
-def _matches_nothing(where: str, pattern: str, names: Iterable[str]) -> UserError:
+def matches_nothing(where: str, pattern: str, names: Iterable[str]) -> UserError:
+    """The error of a pattern that is without effect."""
     ends = sorted({name.rpartition(".")[2] for name in names})
     found = f"{pattern!r} matches no module that an earlier pattern left"
     return UserError(

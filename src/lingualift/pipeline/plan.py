@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lingualift.adapters.patterns import Patterns
 from lingualift.backbone import BackboneRef, find_backbone, load_tokenizer, skeleton
 from lingualift.config import Experiment, Method
 from lingualift.data import check_aligned, load_rows
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import is_ranked
+from lingualift.merging.plan import matches_nothing
 from lingualift.pipeline.methods import METHODS, Cell, asked, check_family, check_methods, is_seeded
 from lingualift.pipeline.steps import Evaluate, InitialiseFused, Merge, Step, Sweep, Train, start_of
 from lingualift.pipeline.store import Store
@@ -24,6 +26,7 @@ from lingualift.training.feed import check_objective
 from lingualift.training.heads import head_of
 from lingualift.training.sides import check_kept, check_own, check_sides
 from lingualift.training.tracking import check_trackers
+from lingualift.training.trainer import adapted_modules
 
 LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
 
@@ -75,6 +78,7 @@ def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> P
     check_templates(experiment)
     backbone = find_backbone(experiment.backbone, base)
     check_family(experiment, backbone)
+    check_modules(experiment, backbone)
     cells = tuple(Planned(cell, _evaluation(cell)) for cell in _cells(experiment, backbone, base, logs))
     steps = tuple(_in_order(end for planned in cells for end in _ends(planned.evaluation)))
     check_data(experiment, backbone, steps)
@@ -184,6 +188,19 @@ def check_data(experiment: Experiment, backbone: BackboneRef, steps: Iterable[St
             )
     for use, source in sources.items():
         check_aligned(source.data, languages[use], use[2], source.base)
+
+
+def check_modules(experiment: Experiment, backbone: BackboneRef) -> None:
+    """Check that the patterns of modules to merge match modules that get an adapter; raises a `UserError`."""
+    patterns = {
+        f"methods.{index}.modules": method.modules
+        for index, method in enumerate(experiment.methods)
+        if method.modules is not None
+    }
+    names = adapted_modules(backbone, experiment.adapter) if patterns else []
+    for where, pattern in patterns.items():
+        if not Patterns(where).end(pattern).among(names):
+            raise matches_nothing(where, pattern, names)
 
 
 def check_tags(backbone: BackboneRef, steps: Iterable[Step]) -> None:

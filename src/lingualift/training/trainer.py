@@ -237,6 +237,16 @@ def count_parameters(ref: BackboneRef, adapter: Adapter) -> tuple[int, int]:
     return parameters, sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
 
 
+def adapted_modules(ref: BackboneRef, adapter: Adapter) -> list[str]:
+    """Paths of the modules that get an adapter, from the backbone's config alone; raises as `count_parameters`."""
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    with torch.device("meta"):
+        model = _new_adapter(ref, skeleton(ref), adapter).get_base_model()
+    return [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+
+
 def measure_step(
     ref: BackboneRef,
     task: Task | TextTask,
