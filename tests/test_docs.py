@@ -178,7 +178,9 @@ def test_the_documented_metrics_are_the_registered_ones_and_numbers_read_as_show
     text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ((?:`\w+`[, ]*)+)\|", text, re.MULTILINE)
     assert re.findall(r"`(\w+)`", " ".join(rows)) == list(METRICS)
-    listed = (ROOT / "docs/your-own-task.md").read_text(encoding="utf-8").split("- Metrics: ")[1]
+    listed = (
+        (ROOT / "docs/your-own-task.md").read_text(encoding="utf-8").split("- Metrics: ")[1].split("\n")[0]
+    )
     assert set(re.findall(r"`(\w+)`", listed)) == set(METRICS)
     exec(compile(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], "metrics.md", "exec"), {})
 

@@ -16,8 +16,8 @@ from lingualift.languages import language as find_language
 from lingualift.parsing import jsonable
 from lingualift.provenance import reading, sha256_file
 from lingualift.tables import ArrowTable, Choice, Table, TextTable, read_table
-from lingualift.tasks import Example, RowError, Task, TextTask, text_of
-from lingualift.tasks.base import USER_MODULES, check_number
+from lingualift.tasks import Example, RowError, Task, TaskError, TextTask, text_of
+from lingualift.tasks.base import check_number
 
 Made = TypeVar("Made")
 _SHOWN = 5  # bad rows that one message names
@@ -96,7 +96,7 @@ def load_questions(task: Task, data: Data, language: str, split: str, base: Path
         return replace(task.example(row, language), language=language)
 
     rows = load_rows(data, language, split, base, task.columns)
-    return list(_by_id(task, rows, task.columns, ask).values())
+    return list(_by_id(rows, task.columns, ask).values())
 
 
 def _load(
@@ -120,7 +120,7 @@ def _load(
         _once(example.id, index, first_at)
         examples.append(_labelled(task, named, example, language))
 
-    _each(rows, columns, task, add)
+    _each(rows, columns, add)
     return examples
 
 
@@ -169,7 +169,7 @@ def load_paired(
         return _labelled(task, row, example, source) if answered else replace(example, language=source)
 
     columns = (*task.columns, task.gold_column) if labelled else task.columns
-    rows, found = _read_beside(task, beside, filled_by or language, split, base, columns, ask)
+    rows, found = _read_beside(beside, filled_by or language, split, base, columns, ask)
     examples = load_examples(task, data, language, split, base)
     opened = functools.partial(load_rows, data, language, split, base, task.columns)
     _check_pairs(rows, found, task.columns, [row.id for row in examples], language, opened)
@@ -195,7 +195,7 @@ def load_joined(
     Raises:
         UserError: as `load_paired`.
     """
-    rows, found = _read_beside(task, beside, filled_by, split, base, task.columns, dict)
+    rows, found = _read_beside(beside, filled_by, split, base, task.columns, dict)
     texts = task.text_columns or tuple(column for column in task.columns if column != "id")
 
     def join(name: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -215,7 +215,6 @@ def instead(row: Example) -> Example:
 
 
 def _read_beside(
-    task: Task,
     beside: Data,
     language: str,
     split: str,
@@ -225,11 +224,11 @@ def _read_beside(
 ) -> tuple[Rows, dict[str, Made]]:
     """The rows of a source side, and what is made of each, by id; no other column is looked at."""
     rows = load_rows(beside, language, split, base, columns)
-    return rows, _by_id(task, rows, columns, make)
+    return rows, _by_id(rows, columns, make)
 
 
 def _by_id(
-    task: Task, rows: Rows, columns: tuple[str, ...], make: Callable[[Mapping[str, Any]], Made]
+    rows: Rows, columns: tuple[str, ...], make: Callable[[Mapping[str, Any]], Made]
 ) -> dict[str, Made]:
     """What is made of each row, by its id; no column but these is looked at."""
     found: dict[str, Made] = {}
@@ -240,7 +239,7 @@ def _by_id(
         _once(str(named["id"]), index, first_at)
         found[str(named["id"])] = make(named)
 
-    _each(rows, columns, task, add)
+    _each(rows, columns, add)
     return found
 
 
@@ -338,7 +337,7 @@ def load_unlabelled(
         _once(example.id, index, first_at)
         asked.append((_as_json(every.table.row(index)), replace(example, language=language)))
 
-    _each(every, columns, task, add)
+    _each(every, columns, add)
     if beside is None:
         return asked
     given, source = beside
@@ -347,7 +346,7 @@ def load_unlabelled(
         return replace(task.example(row, source), language=source)
 
     side = _given_rows(given, "beside", columns)
-    found = _by_id(task, side, columns, ask)
+    found = _by_id(side, columns, ask)
     _check_pairs(side, found, columns, list(first_at), language, lambda: every)
     return [(row, replace(example, source=found[example.id])) for row, example in asked]
 
@@ -389,12 +388,11 @@ def load_texts(task: TextTask, data: Data, language: str, split: str, base: Path
     (column,) = task.columns
     texts: list[str] = []
     rows = load_rows(data, language, split, base, task.columns)
-    _each(rows, task.columns, task, lambda _, row: texts.append(text_of(row, column).strip()))
+    _each(rows, task.columns, lambda _, row: texts.append(text_of(row, column).strip()))
     return texts
 
 
 def read_rows(
-    task: Task | TextTask,
     data: Data,
     language: str,
     split: str,
@@ -405,7 +403,6 @@ def read_rows(
     """Hand every row to `use`: its line or place, the row as JSON has it, and the row under the task's names.
 
     Args:
-        task: Whose rows they are.
         data: Where the rows are.
         language: Code as written by the user.
         split: "train", "validation" or "test".
@@ -422,11 +419,11 @@ def read_rows(
         number = rows.number(index)
         use(number, _as_json(rows.table.row(index)), dict(_named(row, number)))
 
-    _each(rows, columns, task, add)
+    _each(rows, columns, add)
     return rows
 
 
-def _each(rows: Rows, columns: Sequence[str], task: Task | TextTask, use: Any) -> None:
+def _each(rows: Rows, columns: Sequence[str], use: Any) -> None:
     """Hand every row, its columns checked, to `use`; report all bad ones in one message."""
     problems: list[str] = []
     bad = 0
@@ -438,11 +435,8 @@ def _each(rows: Rows, columns: Sequence[str], task: Task | TextTask, use: Any) -
             bad += 1
             if bad <= _SHOWN:
                 problems.append(f"{rows.locate(index)}: {error}")
-        except Exception as error:
-            if not type(task).__module__.startswith(USER_MODULES):
-                raise
-            found = f"{type(task).__name__} fails on this row: {type(error).__name__}: {error}"
-            raise UserError(rows.locate(index), found, mend="correct the task or the row") from error
+        except TaskError as error:
+            raise error.at(rows.locate(index)) from error
     if bad:
         more = f"\n  and {bad - _SHOWN} more" if bad > _SHOWN else ""
         found = f"{bad} bad row{'s' * (bad > 1)}:\n  " + "\n  ".join(problems) + more

@@ -38,6 +38,10 @@ class Registry(Generic[T]):
 
         return enter
 
+    def remove(self, name: str) -> None:
+        """Take an entry out again."""
+        del self._entries[name]
+
     def __getitem__(self, name: str) -> T:
         """The entry of that name.
 

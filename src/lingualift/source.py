@@ -17,7 +17,6 @@ from lingualift.data import (
     load_texts,
 )
 from lingualift.errors import UserError
-from lingualift.evaluation.metrics import METRICS
 from lingualift.provenance import fingerprint
 from lingualift.tasks import Example, PromptedTask, Task, TextTask, get_task, task_code, with_prompt
 
@@ -72,7 +71,7 @@ class Source:
 
     def get_task(self) -> Task | TextTask:
         """The task itself."""
-        task = _checked_task(self.task, self.base)
+        task = get_task(self.task, self.base)
         return with_prompt(task, self.task, self.prompt, self.prompt_language, self.generated)
 
     def identity(self, language: str, split: str) -> dict[str, Any]:
@@ -166,16 +165,9 @@ def labelled_task(
     Raises:
         UserError: it is a reference task, which has none; it has no such prompt; or as `get_task`.
     """
-    task = with_prompt(_checked_task(name, base), name, prompt, prompt_language, generated)
+    task = with_prompt(get_task(name, base), name, prompt, prompt_language, generated)
     if isinstance(task, TextTask):
         raise UserError(f"task {name!r}", "has no labels to score", "a labelled task", "name another task")
-    return task
-
-
-def _checked_task(name: str, base: Path) -> Task | TextTask:
-    task = get_task(name, base)
-    for metric in () if isinstance(task, TextTask) else task.metrics:
-        METRICS[metric]  # an unknown one is told now, not after hours of training
     return task
 
 

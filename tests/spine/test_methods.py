@@ -158,7 +158,9 @@ def test_a_task_file_that_fails_on_a_row_is_the_users_error(data, tmp_path):
     )
     raw = experiment(data)
     raw["tasks"][0]["task"] = "mine.py"
-    with pytest.raises(UserError, match=r"(?s)test\.jsonl:1.*Mine.*KeyError: 'txt'"):
+    with pytest.raises(
+        UserError, match=r"mine\.py:13: `example` of Mine fails: KeyError: 'txt' .*test\.jsonl:1"
+    ):
         plan(tmp_path, raw)
 
 

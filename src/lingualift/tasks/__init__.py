@@ -19,11 +19,10 @@ from lingualift.tasks.base import (
     Task,
     TextTask,
     class_of,
-    get_task,
     label_of,
-    task_code,
     text_of,
 )
+from lingualift.tasks.files import TaskError, get_task, task_code
 from lingualift.tasks.prompts import PromptedTask, with_prompt
 from lingualift.tasks.shipped import shipped_languages, shipped_rows
 
@@ -33,6 +32,7 @@ __all__ = [
     "PromptedTask",
     "RowError",
     "Task",
+    "TaskError",
     "TextTask",
     "class_of",
     "get_task",

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import inspect
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lingualift.errors import UserError
 from lingualift.registry import Registry
 
 
@@ -213,71 +207,3 @@ def check_number(column: str, value: Any) -> None:
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise RowError(f"column {column!r} is {value}, which is no value")
-
-
-def get_task(name: str, base: Path = Path()) -> Task | TextTask:
-    """A registered task, or the one that a Python file registers.
-
-    Args:
-        name: Registered name, or a path that ends in `.py`.
-        base: Folder that a relative path starts from.
-
-    Raises:
-        UserError: unknown name; a file that cannot be run or does not register exactly one task.
-    """
-    if not name.endswith(".py"):
-        return TASKS[name]
-    path = (base / name).resolve()
-    loaded = _loaded_files.get(path)
-    if loaded is None:
-        loaded = _loaded_files[path] = _load_file(path)
-    return TASKS[loaded]
-
-
-def task_code(name: str, base: Path = Path()) -> str:
-    """Hex sha256 of the file a task is defined in, so that a changed task is trained anew."""
-    task = get_task(name, base)
-    source = str(base / name) if name.endswith(".py") else inspect.getsourcefile(type(task))
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
-
-
-USER_MODULES = "lingualift_task_"
-"""What the names of modules begin with that are made from users' files."""
-_loaded_files: dict[Path, str] = {}
-
-
-def _load_file(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(path, "is not there", "a Python file that registers a task", "check the path")
-    before = set(TASKS)
-    place = hashlib.sha256(str(path).encode()).hexdigest()[:12]  # two files may have one name
-    spec = importlib.util.spec_from_file_location(f"{USER_MODULES}{path.stem}_{place}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(
-            path, f"fails when it is run: {type(error).__name__}: {error}", mend="correct it"
-        ) from error
-    added = [name for name in TASKS if name not in before]
-    if len(added) != 1:
-        raise UserError(path, f"registers {len(added)} tasks", "exactly one", "see docs/your-own-task.md")
-    _check(TASKS[added[0]], path)
-    return added[0]
-
-
-def _check(task: object, path: Path) -> None:
-    """Refuse what is no task, or lacks an attribute that every task has."""
-    if not isinstance(task, Task | TextTask):
-        name = task.__name__ if isinstance(task, type) else repr(task)
-        raise UserError(
-            path, f"registers {name}, which is no instance of Task or TextTask", mend=f"register {name}()"
-        )
-    text, labelled = ("columns", "source"), ("columns", "gold_column", "metrics", "source")
-    needed = text if isinstance(task, TextTask) else labelled
-    for attribute in needed:
-        if not getattr(task, attribute, None):
-            raise UserError(path, f"{type(task).__name__} has no `{attribute}`", mend="set it in the class")

@@ -227,7 +227,7 @@ class Work:
             self.rows.append(raw if raw.get(named) not in (None, "") else {**raw, named: number})
             self.ids.append(str(self.rows[-1][named]))
 
-        read_rows(task, where.data, language, split, Path(), (*columns, *also), add)
+        read_rows(where.data, language, split, Path(), (*columns, *also), add)
 
     def _span(self, index: int, task: Task, row: dict[str, Any], language: str, passage: str) -> None:
         example = task.example(row, language)
