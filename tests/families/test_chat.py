@@ -1,6 +1,10 @@
 """Prompts asked by a chat template: every id against the whole conversation as the template itself renders it."""
 
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import tiny
@@ -20,6 +24,7 @@ from lingualift.evaluation.generation import generate_answers
 from lingualift.evaluation.likelihood import score_choices
 from lingualift.evaluation.runner import adapted
 from lingualift.tasks import TASKS, Example, shipped_languages, shipped_rows
+from lingualift.training import chat
 from lingualift.training.encoding import encode_pair, encode_prompt, encode_text, ending, training_row
 from lingualift.training.trainer import initialise, train
 
@@ -235,11 +240,11 @@ def test_raw_text_is_never_asked(found, tmp_path):
     ]
     one, other = (load_file(folder / "adapter_model.safetensors") for folder in made)
     assert all(torch.equal(one[key], other[key]) for key in one)
-    for chat in (True, False):
-        _, tokenizer = load_backbone(found("llama3", chat=chat))
+    for asked in (True, False):
+        _, tokenizer = load_backbone(found("llama3", chat=asked))
         assert tokenizer.decode(encode_text(tokenizer, texts[0])) == "<s>" + texts[0]
         for adapter in made:
-            check_adapter(found("llama3", chat=chat), adapter)
+            check_adapter(found("llama3", chat=asked), adapter)
 
 
 def test_a_template_is_used_only_where_that_is_said(found):
@@ -318,3 +323,85 @@ def test_the_command_line_asks_by_the_template_and_tells_so(folder, tmp_path, mo
     assert [row["prediction"] for row in answers] == [row["prediction"] for row in rows]
     with pytest.raises(UserError, match="quantization"):
         call(*made, "two", "--quantization", "nf5")
+
+
+HOSTILE = {  # what no template may do, and what is said of it
+    "{{ 1 / 0 }}": "ZeroDivisionError",
+    "{% for i in range(999999) %}x{% endfor %}": "Range too big",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "RecursionError",
+    "{{ 'a' * 10**9 * 20 }}": "asks for more than 1073741824 bytes",
+    "{% set x = namespace(s='ab') %}{% for i in range(99) %}{% set x.s = x.s ~ x.s %}{% endfor %}": "asks for more",
+    "{{ '%2000000000d' % 1 }}": "asks for more",
+    "{{ 'a' * 2**23 }}": "writes more than 4194304 characters",
+    "{% break %}": "SyntaxError",
+    "{{ '(' * 9 }}{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}": "(RecursionError|process ends)",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}": "SecurityError",
+    "{{ '\ud800' }}": "UnicodeEncodeError",
+    "{% for %}": "TemplateSyntaxError",
+    "{% include '/etc/passwd' %}": "no loader",
+    "{{ messages[0].content.encode('ascii') }}": "UnicodeEncodeError",
+}
+
+
+def test_a_template_that_fails_or_asks_for_too_much_is_one_message():
+    for template, said in HOSTILE.items():
+        with pytest.raises(UserError, match=f"chat template cannot be used: .*{said}"):
+            chat.frame(chatty(template))
+    for template in (5, {"tool_use": CHATML}, {"default": 5}):
+        with pytest.raises(UserError, match="chat template cannot be used"):
+            chat.frame(chatty(template))
+
+
+@pytest.fixture
+def hurried(monkeypatch):
+    monkeypatch.setitem(chat.BOUNDS, "seconds", 0.5)
+    chat._renderer.cache_clear()
+    yield
+    chat._renderer.cache_clear()
+
+
+def test_a_template_that_takes_long_is_stopped_in_whatever_conversation_it_does(hurried):
+    loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    power = "{{ 9 ** (9 ** (messages | length + 8)) }}"
+    for slow in (loops, power):
+        tokenizer = chatty("{% if 'Zzz' in messages[0]['content'] %}" + slow + "{% endif %}" + CHATML)
+        assert encode_prompt(tokenizer, "Why?")
+        with pytest.raises(UserError, match=r"takes longer than 0\.5 seconds"):
+            encode_prompt(tokenizer, "Zzz?")
+        assert encode_prompt(tokenizer, "Why?") == conversation_start(tokenizer, "Why?")
+
+
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next_one(monkeypatch):
+    tokenizer, loads = chatty(CHATML), json.loads
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chat.json, "loads", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encode_prompt(tokenizer, "One?")
+    monkeypatch.setattr(chat.json, "loads", loads)
+    assert encode_prompt(tokenizer, "Two?") == conversation_start(tokenizer, "Two?")
+
+
+def test_the_process_that_renders_ends_with_the_one_that_asks(tmp_path):
+    script = tmp_path / "asks.py"
+    script.write_text(
+        "import os, sys\nfrom lingualift.training import chat\n"
+        "class Asked:\n    special_tokens_map = {}\n"
+        "    def get_chat_template(self): return '{{ messages[0].content }}'\n"
+        "assert chat.user_turn(Asked(), 'x') == 'x'\n"
+        "print(chat._renderer(os.getpid())._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    child = Path(f"/proc/{int(done.stdout)}")
+    until = time.monotonic() + 10
+    while child.exists() and "Z" not in (child / "stat").read_text().split()[2] and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not child.exists() or "Z" in (child / "stat").read_text().split()[2]
+
+
+def conversation_start(tokenizer, prompt):
+    turns = [{"role": "user", "content": prompt}]
+    return list(tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=True)["input_ids"])
