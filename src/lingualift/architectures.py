@@ -357,6 +357,9 @@ def positions_of(config: Any) -> int | None:
     text = config.get_text_config()
     places: int | None = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
     if places is not None and _BEHIND_PADDING.search(text.model_type):
+        if text.pad_token_id is None:
+            found = f"`pad_token_id` is null, behind which {text.model_type} counts positions"
+            raise UserError("config.json", found, "the id of the padding token", "download it again")
         return places - int(text.pad_token_id) - 1
     return places
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import importlib.util
 import inspect
 import logging
+import math
 import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,12 +29,13 @@ from lingualift.architectures import (
     objective_of,
     outside_blocks,
 )
+from lingualift.checkpoint import check_config, files_in, read_object, shapes_in
 from lingualift.config import Backbone
 from lingualift.devices import device
 from lingualift.errors import UserError, setting
-from lingualift.identity import former, hub_file, of_folder, of_hub
+from lingualift.identity import CONFIG, INDEX, WEIGHTS, former, hub_file, of_folder, of_hub
 from lingualift.processes import settle
-from lingualift.provenance import read_json, reading, sha256_bytes, sha256_file
+from lingualift.provenance import reading, sha256_bytes, sha256_file
 from lingualift.training.chat import frame
 from lingualift.training.encoding import ends_of
 from lingualift.trust import check_model
@@ -40,6 +44,8 @@ from lingualift.trust import check_model
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _PROBED = 4  # tokens of each of two texts
+_BLOCK = re.compile(r"(?P<path>.+?)\.(?P<number>\d{1,9})\.")
+_TRIED = "A 0, é\n\u2603"
 Answer = TypeVar("Answer")
 BUNDLED = "miniworld"
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -177,6 +183,9 @@ def _found(backbone: Backbone, base: Path) -> BackboneRef:
         commit = _on_hub(_commit, backbone, backbone)
         if _on_hub(hub_file, backbone, backbone.name, CONFIG_FILE, commit):
             raise _adapted(f"backbone {backbone.name!r}")
+        config = _on_hub(hub_file, backbone, backbone.name, CONFIG, commit)
+        if config:
+            check_config(config, read_object(config), trusted=backbone.trust_remote_code)
         how["fingerprint"] = _on_hub(of_hub, backbone, backbone.name, commit)
         return BackboneRef(backbone.name, backbone.name, commit, **how)
     if not (folder / "config.json").is_file():
@@ -185,6 +194,7 @@ def _found(backbone: Backbone, base: Path) -> BackboneRef:
         )
     if (folder / CONFIG_FILE).is_file():
         raise _adapted(folder / CONFIG_FILE)
+    check_config(folder / CONFIG, read_object(folder / CONFIG), trusted=backbone.trust_remote_code)
     return BackboneRef(backbone.name, str(folder), None, fingerprint=of_folder(folder), **how)
 
 
@@ -204,9 +214,11 @@ def _folder(name: str, base: Path) -> Path | None:
         from lingualift.miniworld import BACKBONE
 
         return Path(BACKBONE)
-    path = base / Path(name).expanduser()
-    with reading(Path(name)):
-        if path.is_dir():
+    with contextlib.suppress(RuntimeError):  # no such home
+        path = base / Path(name).expanduser()
+        with reading(Path(name)):
+            is_folder = path.is_dir()
+        if is_folder:
             return path.resolve()
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(
@@ -248,12 +260,11 @@ def load_tokenizer(ref: BackboneRef) -> Any:
     import transformers
 
     options = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
-    try:
+    with loading(ref.name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(ref.source, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _unloadable(ref.name, error) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+        tokenizer.decode(tokenizer(_TRIED)["input_ids"])  # some faults show when it is used
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
     if tokenizer.pad_token_id is None:
         raise UserError(
             f"backbone {ref.name!r}",
@@ -301,12 +312,21 @@ def _config(source: str, revision: str | None, trust_remote_code: bool, name: st
     import transformers
 
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
+    with loading(name):
         config = transformers.AutoConfig.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise _unloadable(name, error) from error
     check_model(config, f"backbone {name!r}")
     return config
+
+
+@functools.cache
+def check_loadable(ref: BackboneRef) -> None:
+    """Check all of a backbone that can be checked without its weights: configuration, tokenizer, the weights' headers.
+
+    Raises:
+        UserError: something is damaged, or is not of the same model.
+    """
+    skeleton(ref)
+    load_tokenizer(ref)
 
 
 def read_config(ref: BackboneRef) -> Any:
@@ -318,18 +338,76 @@ def skeleton(ref: BackboneRef) -> Any:
     """The model without its weights, made from its config alone, on torch's `meta` device.
 
     Raises:
-        UserError: the config is none of a language model.
+        UserError: the config is none of a language model, or not that of the folder's weights.
+    """
+    model = _blank(ref)
+    _check_shapes(ref, model)
+    return model
+
+
+def _blank(ref: BackboneRef) -> Any:
+    """The model that a config makes, whatever weights lie beside it; raises a `UserError` if it makes none."""
+    import torch
+
+    config = _headed(read_config(ref), ref.head)
+    kind = model_class(ref.family, ref.head)
+    with loading(ref.name), torch.device("meta"):
+        return kind.from_config(config, trust_remote_code=ref.trust_remote_code)
+
+
+def _check_shapes(ref: BackboneRef, model: Any) -> None:
+    """Refuse a folder whose weights are those of another configuration, before they are loaded.
+
+    What is called by one name in both is compared; transformers tells the rest when it loads them. Rounded weights have
+    shapes of their own.
+    """
+    if ref.revision is not None or hasattr(model.config, "quantization_config"):
+        return
+    found = {
+        name: shape for file in _weight_files(Path(ref.source)) for name, shape in shapes_in(file).items()
+    }
+    heads = head_modules(model) if ref.head.kind != "words" else ()
+    for name, weight in model.named_parameters():
+        shape = found.get(name, tuple(weight.shape))
+        if math.prod(shape) != weight.numel() and not any(part in heads for part in name.split(".")):
+            raise UserError(
+                f"backbone {ref.name!r}",
+                f"its weights are not of its config.json: {name} is {list(shape)}, and {list(weight.shape)} by that",
+                "files of one model",
+                "download config.json and weights again",
+            )
+    _check_left_out(ref, model, found)
+
+
+def _check_left_out(ref: BackboneRef, model: Any, names: Iterable[str]) -> None:
+    """Refuse weights of blocks that the configuration leaves out, which transformers would pass over.
+
+    Args:
+        ref: The backbone.
+        model: What its configuration makes.
+        names: Of its weights.
+
+    Raises:
+        UserError: some are of blocks behind the model's last, which it does not say that it ignores.
     """
     import torch
 
-    config = _config(ref.source, ref.revision, ref.trust_remote_code, ref.name)
-    try:
-        with torch.device("meta"):
-            return model_class(ref.family, ref.head).from_config(
-                _headed(config, ref.head), trust_remote_code=ref.trust_remote_code
-            )
-    except (OSError, ValueError, KeyError) as error:
-        raise _unloadable(ref.name, error) from error
+    lists = {path: len(part) for path, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)}
+    passed = model._keys_to_ignore_on_load_unexpected or ()
+    left: dict[str, str] = {}
+    for name in sorted(names):
+        inside = _BLOCK.match(name)
+        beyond = inside and int(inside["number"]) >= lists.get(inside["path"], math.inf)
+        if inside and beyond and not any(re.search(pattern, name) for pattern in passed):
+            left[inside[0]] = name
+    ahead = getattr(model.config.get_text_config(), "num_nextn_predict_layers", None) or 0
+    if len(left) > ahead:  # blocks that only guess further tokens are left out for good
+        raise UserError(
+            f"backbone {ref.name!r}",
+            f"its config.json leaves out blocks that it has weights of ({next(iter(left.values()))})",
+            "files of one model",
+            "download config.json and weights again",
+        )
 
 
 def weight_bytes(ref: BackboneRef) -> int:
@@ -381,7 +459,7 @@ def _holds_words(ref: BackboneRef) -> bool:
         return any(
             name.endswith(("ForMaskedLM", "ForPreTraining")) for name in read_config(ref).architectures or ()
         )
-    model = skeleton(ref)
+    model = _blank(ref)
     heads = set(head_modules(model))
     table = model.get_input_embeddings().weight
     parts = {
@@ -396,43 +474,63 @@ def _weight_names(ref: BackboneRef) -> set[str] | None:
     """Names of the weights of a checkpoint, from the headers of its files; None if the hub does not tell them."""
     folder = Path(ref.source)
     if ref.revision is None and folder.is_dir():
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            return set(read_json(index)["weight_map"])
-        whole = folder / "model.safetensors"
-        files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
-        return {name for file in files for name in _names_in(file)}
+        return {name for file in _weight_files(folder) for name in shapes_in(file)}
     return _names_on_hub(ref)
 
 
-def _names_in(file: Path) -> list[str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, "numpy") as tensors:
-            return list(tensors.keys())
-    except (OSError, SafetensorError) as error:
-        raise UserError(file, f"cannot be read ({error})", "safetensors weights", "fetch it again") from None
+def _weight_files(folder: Path) -> list[Path]:
+    """The files of a folder's weights, as transformers finds them."""
+    named = read_object(folder / CONFIG).get("transformers_weights")
+    index = folder / (named if named and named.endswith(".json") else INDEX)
+    whole = folder / (WEIGHTS if named is None else named)
+    if whole != index and whole.is_file():
+        return [whole]
+    return [folder / name for name in files_in(index)] if index.is_file() else []
 
 
 def _names_on_hub(ref: BackboneRef) -> set[str] | None:
     """Of a model of the hub: from the cache, else by its first bytes; no weight is fetched."""
     from huggingface_hub import get_safetensors_metadata, try_to_load_from_cache
 
-    for name in ("model.safetensors.index.json", "model.safetensors"):
+    for name in (INDEX, WEIGHTS):
         cached = try_to_load_from_cache(ref.source, name, revision=ref.revision)
         if isinstance(cached, str):
             file = Path(cached)
-            return set(read_json(file)["weight_map"] if name.endswith("json") else _names_in(file))
+            return set(read_object(file)["weight_map"] if name == INDEX else shapes_in(file))
     try:
         return set(get_safetensors_metadata(ref.source, revision=ref.revision).weight_map)
     except Exception:  # the hub's client raises many kinds; the architecture's name tells then
         return None
 
 
-def _unloadable(name: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:300]
-    return UserError(f"backbone {name!r}", f"cannot be loaded ({reason})", "a language model of transformers")
+@contextlib.contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Turn whatever transformers, tokenizers and safetensors raise when they read a damaged backbone into one error.
+
+    Nothing of ours runs within.
+
+    Args:
+        name: The backbone's, as the user wrote it.
+
+    Raises:
+        UserError: they raise anything.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        panics = type(error).__name__ == "PanicException"  # of the libraries in Rust, which is no Exception
+        if not isinstance(error, Exception) and not panics:
+            raise
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        reason = kind + " ".join(str(error).split())[:300]
+        raise UserError(
+            f"backbone {name!r}",
+            f"cannot be loaded ({reason})",
+            "a language model of transformers",
+            "check its files, or download it again",
+        ) from error
 
 
 @functools.lru_cache(maxsize=1)
@@ -460,24 +558,30 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     transformers.utils.logging.disable_progress_bar()
     config = _config(ref.source, ref.revision, ref.trust_remote_code, ref.name)
     tokenizer = load_tokenizer(ref)
+    kind, headed = model_class(ref.family, ref.head), _headed(config, ref.head, tied=_is_tied(ref))
+    placed = _placement(ref)
     try:
-        model, loaded = model_class(ref.family, ref.head).from_pretrained(
-            ref.source,
-            config=_headed(config, ref.head, tied=ref.head == WORDS and ref.lacks_words),
-            dtype=getattr(torch, ref.dtype),
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=ref.head.kind
-            != "words",  # a head of another size is no head of this task
-            **_attention(config),
-            **_placement(ref),
-            revision=ref.revision,
-            trust_remote_code=ref.trust_remote_code,
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _unloadable(ref.name, error) from error
+        with loading(ref.name):
+            model, loaded = kind.from_pretrained(
+                ref.source,
+                config=headed,
+                dtype=getattr(torch, ref.dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=ref.head.kind
+                != "words",  # a head of another size is none of this task
+                **_attention(config),
+                **placed,
+                revision=ref.revision,
+                trust_remote_code=ref.trust_remote_code,
+            )
+    except UserError:
+        skeleton(ref)  # which tells more, where sizes disagree
+        raise
     fresh = {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
     _check_loaded(ref, model, fresh)
+    _check_left_out(ref, model, loaded["unexpected_keys"])
+    _check_ids(ref, model, tokenizer)
     model.fresh_weights = fresh
     if ref.head == WORDS and ref.words is not None:
         _put_words(model, ref.words)
@@ -500,6 +604,37 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     if device() == "cuda":
         attend_unplanned(model)
     return model if ref.device_map or ref.quantization else model.to(device()), tokenizer
+
+
+def _is_tied(ref: BackboneRef) -> bool:
+    """Whether the head for words is the embeddings', since the checkpoint has none."""
+    return ref.head == WORDS and ref.lacks_words
+
+
+def _check_ids(ref: BackboneRef, model: Any, tokenizer: Any) -> None:
+    """Refuse ids that the model has no embedding for: special ones now, and those of texts when they are read.
+
+    A GPU would die of them; to look there costs a wait for each batch, so that only a processor's are looked at.
+    """
+    table = model.get_input_embeddings()
+    rows = table.weight.shape[0]
+
+    def refuse(token: int) -> None:
+        if token >= rows:
+            raise UserError(
+                f"backbone {ref.name!r}",
+                f"its tokenizer writes id {token}, and it has embeddings of {rows} ids",
+                "files of one model",
+                "download tokenizer and weights again",
+            )
+
+    def check(_: Any, given: tuple[Any, ...]) -> None:
+        if given and given[0].numel() and given[0].device.type == "cpu":
+            refuse(int(given[0].max()))
+
+    for token in (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id):
+        refuse(token or 0)
+    table.register_forward_pre_hook(check)
 
 
 def _put_words(model: Any, folder: Path) -> None:

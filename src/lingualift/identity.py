@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lingualift.checkpoint import check_beside, check_kind, damaged, files_in, read_object, shapes_in
 from lingualift.errors import UserError
-from lingualift.provenance import fingerprint, read_json, sha256_file, sha256_folder
+from lingualift.provenance import fingerprint, sha256_file, sha256_folder
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER = "tokenizer_config.json"
@@ -30,6 +31,7 @@ _TOKENIZERS = (
 )
 """Files that transformers' tokenizers read; where the first is, it is read alone."""
 _BESIDE = ("special_tokens_map.json", "added_tokens.json")
+_SETTINGS = "generation_config.json"
 _ABOUT = (
     "_name_or_path",
     "name_or_path",
@@ -60,24 +62,35 @@ def of_folder(folder: Path) -> str:
     """The fingerprint of a backbone in a folder; hex sha256.
 
     Raises:
-        UserError: a file cannot be read, or there are no weights.
+        UserError: a file is damaged or cannot be read, or there are no weights, or not all.
     """
 
     def find(name: str) -> Path | None:
         return folder / name if (folder / name).is_file() else None
 
     def weigh(name: str) -> str | None:
-        return _sha256(folder / name) if (folder / name).is_file() else None
+        return _weighed(folder / name) if (folder / name).is_file() else None
 
+    if find(_SETTINGS):
+        read_object(folder / _SETTINGS)
     found = _fingerprint(find, weigh, lambda: sha256_folder(folder, suffixes=(".py",)))
     if found is None:
+        lost = next(iter(_lost(folder)), None)
         raise UserError(
             folder,
-            f"holds no weights that transformers loads ({WEIGHTS}, or those that {INDEX} names)",
+            f"lacks {lost}, which {INDEX} names"
+            if lost
+            else f"holds no weights that transformers loads ({WEIGHTS}, or those that {INDEX} names)",
             "a folder written by save_pretrained",
-            "save the model with safetensors",
+            "download the files that are missing" if lost else "save the model with safetensors",
         )
     return found
+
+
+def _lost(folder: Path) -> list[str]:
+    """Files of weights that an index names and that are not there."""
+    index = folder / INDEX
+    return [name for name in files_in(index) if not (folder / name).is_file()] if index.is_file() else []
 
 
 @functools.cache
@@ -118,6 +131,7 @@ def of_hub(name: str, commit: str) -> str:
     def weigh(file: str) -> str | None:
         found = ask(file, lambda: get_hf_file_metadata(hf_hub_url(name, file, revision=commit)).etag)
         if isinstance(found, Path):
+            shapes_in(found)
             known = found.resolve().name
             return known if _SHA256.fullmatch(known) else sha256_file(found)
         if found is None or _SHA256.fullmatch(found):
@@ -156,14 +170,26 @@ def former(folder: Path) -> str:
 @functools.cache
 def _sha256(file: Path) -> str:
     """Of a file of a backbone, which may be large and does not change under a process that uses it."""
-    return sha256_file(file)
+    try:
+        return sha256_file(file)
+    except OSError as error:
+        raise damaged(file, f"cannot be read ({error.strerror})") from None
+
+
+def _weighed(file: Path) -> str:
+    """The hash of a file of weights that is whole."""
+    shapes_in(file)
+    return _sha256(file)
 
 
 def _fingerprint(find: Find, weigh: Weigh, code: Callable[[], str]) -> str | None:
     """The fingerprint of a backbone's files; None without a configuration or weights."""
     config = find(CONFIG)
-    architecture = {} if config is None else _told(read_json(config))
-    weights = _weights(architecture.get("transformers_weights"), find, weigh)
+    architecture = {} if config is None else _told(read_object(config))
+    named = architecture.get("transformers_weights")
+    if config is not None and named is not None:
+        check_beside(config, named)
+    weights = _weights(named, find, weigh)
     if config is None or not weights or None in weights:
         return None
     tokenizer = find(TOKENIZER)
@@ -171,7 +197,7 @@ def _fingerprint(find: Find, weigh: Weigh, code: Callable[[], str]) -> str | Non
         {
             "architecture": architecture,
             "weights": weights,
-            "tokenizer": {} if tokenizer is None else _told(read_json(tokenizer)),
+            "tokenizer": {} if tokenizer is None else _told(read_object(tokenizer)),
             "words": {name: _sha256(file) for name, file in _words(find)},
             "code": code() if "auto_map" in architecture else None,
         }
@@ -185,8 +211,7 @@ def _weights(named: str | None, find: Find, weigh: Weigh) -> list[str | None]:
     if whole is not None:
         return [whole]
     listed = find(index or INDEX)
-    names = set() if listed is None else set(read_json(listed).get("weight_map", {}).values())
-    return [weigh(name) for name in sorted(names)]
+    return [weigh(name) for name in ([] if listed is None else files_in(listed))]
 
 
 def _words(find: Find) -> Iterator[tuple[str, Path]]:
@@ -195,8 +220,10 @@ def _words(find: Find) -> Iterator[tuple[str, Path]]:
     for name in _BESIDE if one else (*_TOKENIZERS[1:], *_BESIDE):
         found = find(name)
         if found:
+            read_object(found) if name in _BESIDE else check_kind(found)
             yield name, found
     if one:
+        check_kind(one)
         yield _TOKENIZERS[0], one
 
 

@@ -135,7 +135,7 @@ def test_a_backbone_is_made_small_and_keeps_its_class_its_structure_and_its_toke
 
 def test_a_model_that_cannot_be_made_small_is_told(tmp_path):
     hf.LlamaConfig().save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").touch()
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="no small model can be made like it"):
         tiny_model(find_backbone(Backbone(name=str(tmp_path))))
 

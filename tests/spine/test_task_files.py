@@ -11,6 +11,7 @@ from lingualift.config import Data
 from lingualift.data import load_examples, load_questions
 from lingualift.errors import UserError
 from lingualift.tasks import TASKS, Example, TaskError, get_task, task_code
+from lingualift.training.heads import head_of
 
 ROWS = [
     {"id": "1", "text": "so good", "label": "positive", "answers": ["so", "so good"]},
@@ -301,6 +302,21 @@ def test_rows_are_ranked_all_or_none(written):
 
 def test_labels_and_choices_are_the_same_classes(written):
     assert "expected all of `labels`: positive" in refused(written(with_lines("labels = ('positive',)")))
+
+
+def test_what_an_encoder_reads_is_there(written):
+    kinds = [
+        ("span", "parts=('Who?',)", "a question and its passage"),
+        ("span", "parts=('Who?', ' ')", "a question and its passage"),
+        ("choices", "choices=WORDS, parts=('a',)", "has no options; expected the texts to choose from"),
+        ("classes", "choices=WORDS, parts=('a', 'b', 'c')", "has 3 parts; expected one text, or two"),
+    ]
+    for kind, given, said in kinds:
+        text = answering(f"        return Example(row['id'], row['text'], {given})")
+        path = written(text.replace("    source =", f"    encoder_head = '{kind}'\n    source ="))
+        with pytest.raises(UserError, match=f"task 'mine', example '1'.*{said}"):
+            head_of("encoder", get_task(str(path)), load(path), "mine")
+        assert head_of("decoder", get_task(str(path)), load(path), "mine").kind == "words"
 
 
 def test_a_signal_is_not_taken_for_the_tasks_own_doing(written):

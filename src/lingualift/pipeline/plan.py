@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.adapters.patterns import Patterns
-from lingualift.backbone import BackboneRef, find_backbone, load_tokenizer, skeleton
+from lingualift.backbone import BackboneRef, check_loadable, find_backbone, load_tokenizer, skeleton
 from lingualift.config import Experiment, Method
 from lingualift.data import check_aligned, load_rows
 from lingualift.errors import UserError
@@ -77,6 +77,7 @@ def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> P
         raise UserError("methods", "is empty", "at least one method", "see `lingualift methods`")
     check_templates(experiment)
     backbone = find_backbone(experiment.backbone, base)
+    check_loadable(backbone)
     check_family(experiment, backbone)
     check_modules(experiment, backbone)
     cells = tuple(Planned(cell, _evaluation(cell)) for cell in _cells(experiment, backbone, base, logs))

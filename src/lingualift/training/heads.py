@@ -23,7 +23,8 @@ def head_of(family: Family, task: Task, examples: Sequence[Example], name: str) 
         name: What the user calls the task, for messages.
 
     Raises:
-        UserError: the task cannot be answered by an encoder; rows whose classes, or number of choices, differ.
+        UserError: the task cannot be answered by an encoder; rows whose classes, or number of choices, differ, or that
+            lack what is read.
     """
     if family != "encoder":
         return WORDS
@@ -37,6 +38,7 @@ def head_of(family: Family, task: Task, examples: Sequence[Example], name: str) 
             "take a decoder or an encoder-decoder, or another task",
         )
     for example in examples:
+        _check_parts(kind, example, name)
         found = labels_of(task, example)
         if (kind == "classes" and found != labels) or (kind == "choices" and len(found) != len(labels)):
             raise UserError(
@@ -46,6 +48,17 @@ def head_of(family: Family, task: Task, examples: Sequence[Example], name: str) 
                 "mend the row, or take a decoder",
             )
     return Head(kind, len(labels) if kind == "classes" else 0)
+
+
+def _check_parts(kind: str, example: Example, name: str) -> None:
+    """Refuse an example that lacks what an encoder reads for its kind of answer."""
+    where, mend = f"task {name!r}, example {example.id!r}", "give them in `example`, or take a decoder"
+    if kind == "span" and (len(example.parts) != 2 or not all(part.strip() for part in example.parts)):
+        raise UserError(where, f"has parts {example.parts!r:.80}", "a question and its passage", mend)
+    if kind == "choices" and not example.options:
+        raise UserError(where, "has no options", "the texts to choose from, in `options`", mend)
+    if kind == "classes" and len(example.parts) > 2:
+        raise UserError(where, f"has {len(example.parts)} parts", "one text, or two", mend)
 
 
 def labels_of(task: Task, example: Example) -> tuple[str, ...]:
