@@ -525,11 +525,12 @@ def loading(name: str) -> Iterator[None]:
             raise
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         reason = kind + " ".join(str(error).split())[:300]
+        short = isinstance(error, MemoryError) or "allocate" in reason or "out of memory" in reason
         raise UserError(
             f"backbone {name!r}",
             f"cannot be loaded ({reason})",
             "a language model of transformers",
-            "check its files, or download it again",
+            "free memory, or take a smaller backbone" if short else "check its files, or download it again",
         ) from error
 
 

@@ -9,7 +9,7 @@ import torch
 import yaml
 from worlds import experiment, small_data
 
-from lingualift.backbone import check_loadable, find_backbone, load_model
+from lingualift.backbone import check_loadable, find_backbone, load_model, reading
 from lingualift.checkpoint import MOST_JSON
 from lingualift.config import Backbone
 from lingualift.errors import UserError
@@ -254,3 +254,14 @@ def test_commands_say_it_in_one_message_and_write_nothing(cli, inside, damaged):
             done = cli(*command)
             assert said in done.message, command
             assert not list(inside.glob("o*")), command
+
+
+def test_a_lack_of_memory_is_not_called_damage():
+    for error, mend in (
+        (MemoryError(), "free memory"),
+        (RuntimeError("can't allocate 9 bytes"), "free memory"),
+    ):
+        with pytest.raises(UserError, match=f"cannot be loaded (?s:.*){mend}"), reading("x"):
+            raise error
+    with pytest.raises(KeyboardInterrupt), reading("x"):
+        raise KeyboardInterrupt
