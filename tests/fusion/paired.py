@@ -9,6 +9,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import lingualift as ll
 from lingualift.config import Adapter, Data
+from lingualift.provenance import sha256_file
 from lingualift.source import Beside, Source
 from lingualift.tasks import shipped_rows
 from lingualift.training.heads import head_of
@@ -53,6 +54,10 @@ def drawn(folder, seed):
         folder / WEIGHTS,
         metadata={"format": "pt"},
     )
+    provenance = folder / "provenance.json"
+    if provenance.exists():
+        recorded = {**json.loads(provenance.read_text()), "weights_sha256": sha256_file(folder / WEIGHTS)}
+        provenance.write_text(json.dumps(recorded))
     return folder
 
 

@@ -282,6 +282,9 @@ def test_the_resident_backbone_is_as_it_was(refs, tmp_path, name):
     weights = load_file(case.folder / paired.WEIGHTS)
     weights.pop(next(iter(sorted(weights))))
     save_file(weights, case.folder / paired.WEIGHTS)
+    with pytest.raises(UserError, match="is damaged or was changed"):
+        case.evaluated()
+    (case.folder / "provenance.json").unlink()
     with pytest.raises(UserError, match="is missing"):
         case.evaluated()
     after = state()
