@@ -185,7 +185,7 @@ def _found(backbone: Backbone, base: Path) -> BackboneRef:
             raise _adapted(f"backbone {backbone.name!r}")
         config = _on_hub(hub_file, backbone, backbone.name, CONFIG, commit)
         if config:
-            check_config(config, read_object(config), trusted=backbone.trust_remote_code)
+            check_config(config, read_object(config))
         how["fingerprint"] = _on_hub(of_hub, backbone, backbone.name, commit)
         return BackboneRef(backbone.name, backbone.name, commit, **how)
     if not (folder / "config.json").is_file():
@@ -194,7 +194,7 @@ def _found(backbone: Backbone, base: Path) -> BackboneRef:
         )
     if (folder / CONFIG_FILE).is_file():
         raise _adapted(folder / CONFIG_FILE)
-    check_config(folder / CONFIG, read_object(folder / CONFIG), trusted=backbone.trust_remote_code)
+    check_config(folder / CONFIG, read_object(folder / CONFIG))
     return BackboneRef(backbone.name, str(folder), None, fingerprint=of_folder(folder), **how)
 
 

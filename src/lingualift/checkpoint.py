@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,8 +13,6 @@ from lingualift.provenance import read_json
 
 MOST_JSON = 2**25
 """Bytes of a configuration or an index; the largest index known has 9 million."""
-MOST_DEEP = 100
-"""Levels of a configuration: all that read it go down step by step."""
 MOST_LAYERS, MOST_EXPERTS = 1000, 10_000
 """Of a configuration, which makes a module of each before any weight is read."""
 
@@ -77,18 +75,7 @@ def read_object(file: Path) -> dict[str, Any]:
         raise damaged(file, error.found, expected) from None
     if not isinstance(value, dict):
         raise damaged(file, f"is not a JSON object but {type(value).__name__}", expected)
-    within: list[Any] = [value]
-    for _ in range(MOST_DEEP):
-        within = [inner for outer in within for inner in _inner(outer)]
-    if within:
-        raise damaged(file, f"nests more than {MOST_DEEP} levels deep", expected)
     return value
-
-
-def _inner(value: object) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
 
 
 @functools.cache
@@ -130,13 +117,12 @@ def check_beside(file: Path, name: object) -> None:
         raise damaged(file, f"names weights {str(name)[:80]!r}", "a file beside it")
 
 
-def check_config(file: Path, config: Mapping[str, Any], *, trusted: bool) -> None:
-    """Refuse a configuration that no model can be made of, and one that asks for code of the hub.
+def check_config(file: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that no model can be made of; `lingualift.trust` looks at what it asks for beside.
 
     Args:
         file: Where it stands.
         config: Its values.
-        trusted: Whether code that comes with the model may run.
 
     Raises:
         UserError: it is one.
@@ -147,9 +133,6 @@ def check_config(file: Path, config: Mapping[str, Any], *, trusted: bool) -> Non
                 raise damaged(file, f"`{key}` is {value}", f"at most {most}")
         if _SHARE.search(key) and isinstance(value, int | float) and not 0 <= value <= 1:
             raise damaged(file, f"`{key}` is {value}", "a share from 0 to 1")
-        if key.endswith("_implementation") and "/" in str(value) and not trusted:
-            found = f"`{key}` is {value!r}, which is code of the hub"
-            raise UserError(file, found, "an attention of transformers", f"remove `{key}`")
 
 
 def _values(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
