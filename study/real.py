@@ -106,7 +106,7 @@ def nusax(places: Places, seed: int, targets: tuple[str, ...] = ("ind", *NUSAX))
             "segment_tokens": 128,
         },
         "training": {
-            "task": {"epochs": 3, "batch_size": 16, "learning_rate": 5e-4, "max_length": 256},
+            "task": {"epochs": 3, "batch_size": 16, "learning_rate": 1e-3, "max_length": 256},
             "reference": REFERENCE,
         },
         "weights": {"tune_on": "ind", "grid": list(GRID)},

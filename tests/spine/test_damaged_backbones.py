@@ -9,7 +9,7 @@ import torch
 import yaml
 from worlds import experiment, small_data
 
-from lingualift.backbone import check_loadable, find_backbone, load_model, reading
+from lingualift.backbone import check_loadable, find_backbone, load_model, loading
 from lingualift.checkpoint import MOST_JSON
 from lingualift.config import Backbone
 from lingualift.errors import UserError
@@ -82,7 +82,7 @@ DAMAGED = [  # what happened to the folder, and what is said
     *((put("config.json", text), "config.json: is not a JSON object") for text in ("null", "[]", "1", '"x"')),
     (put("config.json", b"\xff\xfe{}"), "config.json: is not JSON"),
     (put("config.json", '{"a":' * 900 + "1" + "}" * 900), "config.json: is nested deeper than 100 levels"),
-    (put("config.json", '{"a":' * 90_000), "config.json: is not JSON"),
+    (put("config.json", '{"a":' * 90_000), "config.json: is nested deeper than 100 levels"),
     (put("config.json", "[" + "0," * (MOST_JSON // 2)), "config.json: has 33554433 bytes"),
     (put("config.json", "<html>"), "config.json: is a web page"),
     *(
@@ -219,7 +219,7 @@ def test_weights_in_several_files_and_of_other_names_are_read_as_they_were(damag
 
 def test_a_name_that_no_folder_can_have_is_refused():
     for name in ("./" + "a" * 300, "./a\0b", "~nobody-of-that-name/x/y"):
-        with pytest.raises(UserError, match="is no folder"):
+        with pytest.raises(UserError, match="is no folder|cannot be read"):
             find_backbone(Backbone(name=name))
 
 
@@ -261,7 +261,7 @@ def test_a_lack_of_memory_is_not_called_damage():
         (MemoryError(), "free memory"),
         (RuntimeError("can't allocate 9 bytes"), "free memory"),
     ):
-        with pytest.raises(UserError, match=f"cannot be loaded (?s:.*){mend}"), reading("x"):
+        with pytest.raises(UserError, match=f"cannot be loaded (?s:.*){mend}"), loading("x"):
             raise error
-    with pytest.raises(KeyboardInterrupt), reading("x"):
+    with pytest.raises(KeyboardInterrupt), loading("x"):
         raise KeyboardInterrupt
