@@ -219,7 +219,7 @@ def test_weights_in_several_files_and_of_other_names_are_read_as_they_were(damag
 
 def test_a_name_that_no_folder_can_have_is_refused():
     for name in ("./" + "a" * 300, "./a\0b", "~nobody-of-that-name/x/y"):
-        with pytest.raises(UserError, match="is no folder|cannot be read"):
+        with pytest.raises(UserError, match=r"is no folder|cannot be read"):
             find_backbone(Backbone(name=name))
 
 
