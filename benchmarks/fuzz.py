@@ -105,6 +105,7 @@ class Campaign:
             if number < block.stop:  # it ended within an input
                 yield running, Verdict("hang" if self.killed else "traceback", "the process ended", surface)
                 number = running + 1
+                shutil.rmtree(self.root / "inputs" / f"{surface}-{running}", ignore_errors=True)
 
     def _block(self, surface: str, numbers: range, tell: Callable[[Any], None]) -> None:
         """Call inputs in this process."""
