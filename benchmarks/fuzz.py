@@ -304,16 +304,18 @@ def main() -> None:
         campaign = Campaign(Path(folder, "fuzz"), options.seed)
         tallies = []
         counts = shares(options.inputs, options.only)
-        with _progress(sum(counts.values())) as advance:
-            for surface, count in counts.items():
-                tallies.append(Tally(surface))
-                for number, verdict in campaign.run(surface, count):
-                    tallies[-1].add(number, verdict)
-                    advance(surface)
-        if options.save:
-            campaign.save(tallies, options.save)
-    lines = [*table(tallies), "", f"Seed {options.seed}, {(time.monotonic() - began) / 60:.0f} min."]
-    print("\n".join([*lines, "", *faults(tallies)]))
+        try:
+            with _progress(sum(counts.values())) as advance:
+                for surface, count in counts.items():
+                    tallies.append(Tally(surface))
+                    for number, verdict in campaign.run(surface, count):
+                        tallies[-1].add(number, verdict)
+                        advance(surface)
+        finally:  # what was found until it was stopped
+            lines = [*table(tallies), "", f"Seed {options.seed}, {(time.monotonic() - began) / 60:.0f} min."]
+            print("\n".join([*lines, "", *faults(tallies)]), flush=True)
+            if options.save:
+                campaign.save(tallies, options.save)
     if options.output:
         options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if any(tally.faults for tally in tallies):

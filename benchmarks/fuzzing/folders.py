@@ -164,5 +164,5 @@ def _foreign(draw: random.Random, here: Path, store: Path, entry: Path) -> tuple
     if how == 4:
         (entry / ("n" * 200)).write_text("mine", encoding="utf-8")
         return "a file that was added", True
-    (store / entry.parent.name / draw.choice(("x..", "[/x]", "\x1b[2J", "a b", ".hidden"))).mkdir()
+    (store / entry.parent.name / draw.choice(("x..", "[x]", "\x1b[2J", "a b", ".hidden"))).mkdir()
     return "an empty entry", False

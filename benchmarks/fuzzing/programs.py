@@ -181,6 +181,10 @@ _TOKENIZER_VALUES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("extra_special_tokens", (["x"], 5, {"a": 5})),
 )
 # fmt: on
+_GOOD = (
+    "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
 # fmt: off
 TEMPLATES_OF_CHAT = (
     "{{ raise_exception('no') }}", "{{ 1/0 }}", "{% for i in range(999999) %}x{% endfor %}",
@@ -259,9 +263,12 @@ def _no_weights(draw: random.Random, folder: Path) -> str:
 def templates(draw: random.Random, here: Path) -> Trial:
     """Chat templates of backbones."""
     folder = Path(shutil.copytree(BACKBONE, here / "b"))
-    text = draw.choice(TEMPLATES_OF_CHAT)
+    text, right = draw.choice(TEMPLATES_OF_CHAT), EITHER
     if draw.random() < 0.5:
-        text = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}" + text
+        text = _GOOD + text
+    if draw.random() < 0.05:
+        text, right = _GOOD, OK
     (folder / "chat_template.jinja").write_bytes(text.encode("utf-8", "surrogatepass"))
     asked = ("--backbone", "./b", "--task", "mini-sentiment", "--language", "en", "--chat-template")
-    return Trial("template", ("predict", *asked, "--input", f"{GROUND}/rows.jsonl", "--output", "out.jsonl"))
+    arguments = ("predict", *asked, "--input", f"{GROUND}/rows.jsonl", "--output", "out.jsonl")
+    return Trial("template", arguments, right)
