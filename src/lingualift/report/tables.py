@@ -194,9 +194,9 @@ def findings(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Lay
     found = []
     for table in tables(rows, layout):
         mine = [one for one in comparisons if (one.task, one.metric, one.where) == (*table.name, average)]
-        if not mine:
+        base = next((line.cells.get(average) for line in table.lines if line.method == BASELINE), None)
+        if not mine or base is None:
             continue
-        score = next(line for line in table.lines if line.method == BASELINE).cells[average].mean
         told = {
             verdict: ", ".join(
                 f"{method_name(vars(one))} ({interval(one)})"
@@ -207,7 +207,7 @@ def findings(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Lay
         }
         who = "" if told["above"] else "no method is "
         names = f": {told['above']}" if told["above"] else ""
-        headline = f"{who}clearly above {BASELINE} ({score:.1f}) over {where} ({members}){names}."
+        headline = f"{who}clearly above {BASELINE} ({base.mean:.1f}) over {where} ({members}){names}."
         openings = {"level with": "No clear difference", "below": "Clearly below"}
         rest = [f"{opening}: {told[verdict]}." for verdict, opening in openings.items() if told[verdict]]
         rest += [
