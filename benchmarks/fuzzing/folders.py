@@ -31,6 +31,9 @@ def sealed(recipe: Mapping[str, Any]) -> bytes:
     return json.dumps({**recipe, "seal": seal}).encode()
 
 
+_WRITTEN = ("run/report.html", "run/table.md", "run/made.json")
+
+
 def runs(draw: random.Random, here: Path) -> Trial:
     """Run folders, of which a report is written anew."""
     folder = copied_run(here)
@@ -40,7 +43,7 @@ def runs(draw: random.Random, here: Path) -> Trial:
     path, right = folder / name, EITHER
     given = path.read_bytes()
     if draw.random() < 0.01:
-        return Trial("as it is", ("report", "run"), OK, alters=("run/report.html", "run/table.md"))
+        return Trial("as it is", ("report", "run"), OK, alters=_WRITTEN)
     if name == "experiment.yaml":
         content = spoiled_yaml(draw, given.decode())
         right = known(lambda: yaml.safe_load(content.decode()))
@@ -57,8 +60,7 @@ def runs(draw: random.Random, here: Path) -> Trial:
         right = EITHER
     else:
         path.write_bytes(content)
-    written = ("run/report.html", "run/table.md")
-    return Trial(path.name, ("report", "run"), right, alters=written, check=_reported(folder))
+    return Trial(path.name, ("report", "run"), right, alters=_WRITTEN, check=_reported(folder))
 
 
 def _reported(folder: Path) -> Callable[[str], tuple[str, str] | None]:
@@ -163,6 +165,6 @@ def _foreign(draw: random.Random, here: Path, store: Path, entry: Path) -> tuple
         return "no store", False
     if how == 4:
         (entry / ("n" * 200)).write_text("mine", encoding="utf-8")
-        return "a file that was added", True
+        return "a file that was added", False
     (store / entry.parent.name / draw.choice(("x..", "[x]", "\x1b[2J", "a b", ".hidden"))).mkdir()
     return "an empty entry", False

@@ -132,7 +132,8 @@ def predict_rows(
     records: dict[int, dict[str, Any]] = {}
 
     def record(place: int, found: Prediction) -> None:
-        records[place] = {"id": found.id, **asked[place][0], **_answered(found)}
+        row = {name: value for name, value in asked[place][0].items() if name != "id" or value is not None}
+        records[place] = {"id": found.id, **row, **_answered(found)}
         tell(place, records[place])
 
     with adapted(ref, adapter) as (model, tokenizer):

@@ -362,13 +362,13 @@ def _record(folder: Path) -> dict[str, Any] | None:
     """What `seal` wrote; None where it is not there, or not as it was written."""
     try:
         recipe = dict(read_json(folder / RECIPE_FILE))
-        whole = recipe.pop("seal") == fingerprint(recipe)
-        whole &= all(
+        whole = recipe.pop("seal") == fingerprint(recipe) and isinstance(recipe["files"], dict)
+        inside = all(
             ".." not in Path(name).parts and not Path(name).is_absolute() for name in recipe["files"]
         )
     except (UserError, KeyError, TypeError, ValueError):
         return None
-    return recipe if whole else None
+    return recipe if whole and inside else None
 
 
 def damage(folder: Path) -> str | None:
