@@ -132,8 +132,7 @@ def predict_rows(
     records: dict[int, dict[str, Any]] = {}
 
     def record(place: int, found: Prediction) -> None:
-        row = {name: value for name, value in asked[place][0].items() if name != "id" or value is not None}
-        records[place] = {"id": found.id, **row, **_answered(found)}
+        records[place] = {"id": found.id, **asked[place][0], **_answered(found)}
         tell(place, records[place])
 
     with adapted(ref, adapter) as (model, tokenizer):
