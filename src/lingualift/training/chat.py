@@ -12,10 +12,10 @@ import contextlib
 import functools
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +132,7 @@ class _Renderer:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
-        line = ""
+        line, began = "", time.monotonic()
         with contextlib.suppress(BrokenPipeError):
             for value in filter(None, (self._bounds, given)):
                 stdin.write(json.dumps(value, default=str) + "\n")
@@ -141,7 +141,7 @@ class _Renderer:
             line = stdout.readline()
         if line:
             return dict(json.loads(line))
-        late = self._process.wait() == -signal.SIGALRM
+        late = self._process.wait() == 1 and time.monotonic() - began >= BOUNDS["seconds"]
         raise _refused(f"it takes longer than {BOUNDS['seconds']} seconds" if late else "its process ends")
 
 
