@@ -110,7 +110,7 @@ def values(draw: random.Random, here: Path) -> Trial:
         return _changed(here, draw, "template", {"tasks": [task]}, REFUSED)
     if how < 0.97:
         return _late(here)
-    patterns = HOSTILE_PATTERNS if draw.random() < 0.04 else PATTERNS
+    patterns = HOSTILE_PATTERNS if draw.random() < 0.04 else (*PATTERNS, "nobody", "nobody|[0-9]+x")
     method = {"method": "adamergex", "weight": 0.5, "modules": draw.choice(patterns)}
     matches = method["modules"] in (".*", "[a-z]_proj|q_proj", "[/x]|q_proj", "")
     return _changed(here, draw, "pattern", {"methods": ["source-ft", method]}, EITHER if matches else REFUSED)

@@ -281,8 +281,6 @@ def _faults(
     if Path(CANARY).exists():
         Path(CANARY).unlink()
         yield "executed", "code of the input ran", trial.mutation
-    if called.sent:
-        yield "sent", f"asked for {called.sent[0]}", trial.arguments[0]
     if lost := [path for path in before if after.get(path) != before[path] and not _any(path, trial.alters)]:
         yield "lost", "a file of the user's altered or gone", f"{trial.mutation}: {_shape(lost[0])}"
     if isinstance(error, Hang):
@@ -304,6 +302,8 @@ def _faults(
     scratch = [path for path in left if path.endswith(".partial")]
     if scratch or (outcome == "refused" and left):
         yield "half-written", "left behind", f"{trial.mutation}: {_shape((scratch or left)[0])}"
+    if called.sent:
+        yield "sent", f"asked for {called.sent[0]}", trial.arguments[0]
     if problem := _misspoken(called, outcome, trial.stdout):
         yield "message", problem, trial.mutation
 
