@@ -118,3 +118,16 @@ def test_reference_readers_refuse_what_the_surfaces_say(monkeypatch):
     for size, right in ((b"0", EITHER), (b"0, 1e30", REFUSED), (b"0, 3", EITHER), (b'"0"', REFUSED)):
         text = header % size
         assert known(lambda: deserialized(len(text).to_bytes(8, "little") + text)) == right  # noqa: B023
+
+
+def test_no_input_is_answered_otherwise(cli, inside):
+    done = cli.script(BENCHMARKS / "fuzz.py", "--inputs", "300", "--seed", "1", "--output", "table.md")
+    assert done.code == 0, done.out + done.err
+    head, _, *rows = [line.strip("| ").split() for line in Path("table.md").read_text().splitlines()[:-2]]
+    assert head == ["surface", "|", "inputs", "|", "ok", "|", "refused", "|", "seconds"]
+    counts = {name: [int(count.replace("–", "0")) for count in row[1::2]] for name, *row in rows}
+    assert len(counts) == 16
+    assert all(inputs == ok + refused for inputs, ok, refused, _ in counts.values())
+    assert 290 < counts["all"][0] < 310
+    assert counts["all"][1] > 50
+    assert counts["all"][2] > 50
