@@ -431,7 +431,8 @@ class Campaign:
         judge("adds steps", done.returncode == 0, done)
         done = run("first", "more", "--set", "seeds=[1]")
         judge("runs what the other has added", done.returncode == 0, done)
-        weights = next(store.glob("adapter/*/adapter_model.safetensors"))
+        trained = next(path.parent for path in before if path.parent.parent.name == "adapter")
+        weights = trained / "adapter_model.safetensors"
         weights.chmod(0o600)
         os.chown(weights, 0, 0)
         done = run("second", "all")

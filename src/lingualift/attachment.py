@@ -31,6 +31,7 @@ def check_adapter(ref: BackboneRef, adapter: Path) -> None:
     """
     opened = open_adapter(adapter)
     opened.verify()
+    opened.check_sizes()
     recorded = opened.provenance or {}
     made_for = recorded.get("backbone") or {}
     theirs = made_for.get("fingerprint")

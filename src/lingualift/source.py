@@ -109,7 +109,11 @@ class Source:
 
     def _read(self, language: str, split: str) -> tuple[list[Example] | list[str], str]:
         """The rows and their hash, read once in this process."""
-        key = fingerprint({**self._origin(language, split), "file": str(self.base / self.task)})
+        read = [
+            str(self.base / self.task),
+            self.data.files,
+        ]  # of which one format reads bytes as another does not
+        key = fingerprint({**self._origin(language, split), "read": read})
         if key not in _rows:
             task = self.get_task()
             if isinstance(task, TextTask):

@@ -234,3 +234,19 @@ def test_tensors_of_another_kind_than_numbers_are_one_message(backbone, tmp_path
         save_file({name: weight.to(kind) for name, weight in tensors.items()}, file)
         with contextlib.suppress(UserError):
             detach(attach(ref, tmp_path / "a"))
+
+
+def test_numbers_beyond_every_number_are_used_nowhere(backbone, tmp_path):
+    ref = backbone("llama3")
+    written(ref, tmp_path / "a")
+    changed(tmp_path / "a", lora_alpha=1e308)
+    for use in (check_adapter, attach):
+        with pytest.raises(UserError, match="has an alpha of 1e"):
+            use(ref, tmp_path / "a")
+    changed(tmp_path / "a", lora_alpha=4)
+    tensors = load_file(tmp_path / "a" / WEIGHTS)
+    next(iter(tensors.values()))[0, 0] = float("nan")
+    save_file(tensors, tmp_path / "a" / WEIGHTS)
+    for use in (check_adapter, attach):
+        with pytest.raises(UserError, match="holds NaN or infinity"):
+            use(ref, tmp_path / "a")

@@ -16,6 +16,7 @@ import pytest
 from lingualift.config import Data, load_experiment
 from lingualift.data import check_aligned, data_file, load_examples, load_rows, load_texts, load_unlabelled
 from lingualift.errors import UserError
+from lingualift.source import Source
 from lingualift.tables import read_table
 from lingualift.tasks import get_task
 
@@ -296,3 +297,12 @@ def test_what_is_no_file_is_told(tmp_path):
         load_experiment(tmp_path / "folder.jsonl")
     with pytest.raises(UserError, match="is a folder; expected a file of rows"):
         load_unlabelled(TASK, tmp_path / "folder.jsonl", "en")
+
+
+def test_the_same_bytes_under_another_format_are_read_anew(tmp_path):
+    for name in ("{split}.txt", "{split}.txt.gz"):
+        (tmp_path / name.format(split="train")).write_bytes(b"a text\n")
+    texts = [Source("causal-lm", Data(files=name), tmp_path) for name in ("{split}.txt", "{split}.txt.gz")]
+    assert texts[0].rows("en", "train") == ["a text"]
+    with pytest.raises(UserError, match="cannot be read"):
+        texts[1].rows("en", "train")

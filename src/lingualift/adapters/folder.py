@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lingualift.adapters.config import CONFIG_FILE, KINDS, Refusal, refusal
+from lingualift.adapters.config import CONFIG_FILE, KINDS, MAX_ALPHA, Refusal, refusal
 from lingualift.adapters.foreign import check as check_config
 from lingualift.adapters.layout import Layout, brought_back, layout_of, same_modules
 from lingualift.adapters.structure import Module, Structure, structure
@@ -146,15 +146,20 @@ class Adapter:
         return _sha256(self.path / CONFIG_FILE)
 
     def verify(self) -> None:
-        """Compare the files with the hashes in `provenance.json`, where it has any, and tensors with their copies.
+        """Compare the files with the hashes in `provenance.json`, and tensors with their copies.
+
+        Where no hash of the tensors is recorded, they are read, to see that each is a number.
 
         Whatever uses an adapter's numbers calls this before: merging, inspecting, publishing, and all that puts an
         adapter on a backbone. A file that has not changed since is hashed once.
 
         Raises:
-            UserError: a file is not the one that was recorded, or a tensor differs from its copy.
+            UserError: a file is not what was recorded; a tensor differs from its copy, or holds NaN or infinity.
         """
         self.check_copies()
+        if "weights_sha256" not in (self.provenance or {}):
+            for name in self.tensors:
+                self.read(name)
         self._compare("weights_sha256", self.weights_file, self.weights_sha256)
         self._compare("config_sha256", self.path / CONFIG_FILE, self.config_sha256)
 
@@ -175,6 +180,12 @@ class Adapter:
             if isinstance(rank, int) and rank > largest:
                 expected = f"at most {largest}, the longest side of its tensors"
                 raise UserError(self.path / CONFIG_FILE, f"has a rank of {rank}", expected, "mend the file")
+        for alpha in (self.config.get("lora_alpha"), *(self.config.get("alpha_pattern") or {}).values()):
+            if isinstance(alpha, int | float) and not abs(alpha) < MAX_ALPHA:
+                expected = f"less than {MAX_ALPHA:g}, since float32 ends soon after"
+                raise UserError(
+                    self.path / CONFIG_FILE, f"has an alpha of {alpha:.3g}", expected, "mend the file"
+                )
 
     def check_copies(self) -> None:
         """Compare tensors that stand in the file under two names.
