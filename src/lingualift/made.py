@@ -6,12 +6,13 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lingualift.errors import UserError
 from lingualift.provenance import (
-    file_lock,
+    is_inside,
+    locked,
     read_json,
     sha256_bytes,
     sha256_file,
@@ -24,20 +25,9 @@ RECORD_FILE = "made.json"
 _ABOUT = "what lingualift made here, and may replace or remove: texts as long as their sha256 is this one; no others"
 
 
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time write into a folder, which is made if it is not there.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    lock = file_lock(folder / ".lock")
-    with writing(folder):
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+def alone(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Let one process at a time write into a folder, which is made if it is not there; raises as `locked`."""
+    return locked(folder / ".lock")
 
 
 def made(folder: Path) -> dict[str, list[str]]:
@@ -59,11 +49,7 @@ def made(folder: Path) -> dict[str, list[str]]:
             "move it away; files of those names are then yours",
         )
         raise UserError(path, "is no record of what was made here", expected, mend)
-    return {name: known for name, known in files.items() if _inside(name)}
-
-
-def _inside(name: str) -> bool:
-    return not Path(name).is_absolute() and ".." not in Path(name).parts
+    return {name: known for name, known in files.items() if is_inside(name)}
 
 
 def check(folder: Path, names: Iterable[str], changed: Collection[str] = ()) -> None:

@@ -247,6 +247,27 @@ def open_to_all(folder: Path) -> None:
             path.chmod(0o666 & ~_umask())
 
 
+def is_inside(name: str) -> bool:
+    """Whether a path that a record names lies within the folder of the record."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock that everybody can take who may write there; others wait.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    lock = file_lock(path)
+    with writing(path.parent):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def file_lock(path: Path) -> FileLock:
     """A lock that everybody can take who may write there; its folder is made.
 

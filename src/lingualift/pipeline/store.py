@@ -23,6 +23,7 @@ from lingualift.provenance import (
     atomic_folder,
     file_lock,
     fingerprint,
+    locked,
     read_json,
     reading,
     sha256_file,
@@ -142,8 +143,7 @@ class Store:
                 write_json(self.root / STORE_FILE, {"schema": 1})
 
     def check_writable(self) -> None:
-        """Check that steps can be written; raises as `check`, and where they cannot."""
-        self.check()
+        """Check that steps can be written; raises a `UserError` where they cannot."""
         if self.root.is_dir() and not os.access(self.root, os.W_OK | os.X_OK):
             found = "may not be written by you, and steps are missing in it"
             raise UserError(self.root, found, mend="choose another --store, or ask its owner: chmod -R g+w")
@@ -154,8 +154,11 @@ class Store:
         except UserError:
             return False
 
+    def _lock_file(self, name: str) -> Path:
+        return self.root / _LOCKS / f"{name}.lock"
+
     def _lock(self, name: str) -> FileLock:
-        return file_lock(self.root / _LOCKS / f"{name}.lock")
+        return file_lock(self._lock_file(name))
 
     @contextlib.contextmanager
     def needing(self, steps: Iterable[Step]) -> Iterator[None]:
@@ -200,7 +203,7 @@ class Store:
         do. What a killed process left unfinished is cleared away, and so is an output that was altered.
         """
         folder = self.folder(step)
-        with self._locked(step):
+        with locked(self._lock_file(step.key[:20])):
             if self.has(step):
                 yield None
                 return
@@ -218,16 +221,6 @@ class Store:
                 with writing(folder):
                     _settle(ready, folder)
 
-    @contextlib.contextmanager
-    def _locked(self, step: Step) -> Iterator[None]:
-        lock = self._lock(step.key[:20])
-        with writing(self.root):
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-
     def used(self, steps: Iterable[Step]) -> None:
         """Note that finished steps were needed now, for `prune`."""
         for step in steps:
@@ -241,14 +234,17 @@ class Store:
             UserError: the folder is no store, or cannot be read.
         """
         with reading(self.root):
-            if not self.root.is_dir() or not self._is_store():
-                expected = "the store of a run (`store` beside the run folder)"
-                raise UserError(self.root, "is no store of finished steps", expected, "name it with --store")
+            self._check_there()
             for kind in sorted([*kinds(), _WORK]):
                 for folder in _own_folders(self.root / kind):
                     entry = _entry(folder)
                     if entry:
                         yield entry
+
+    def _check_there(self) -> None:
+        if not self.root.is_dir() or not self._is_store():
+            expected = "the store of a run (`store` beside the run folder)"
+            raise UserError(self.root, "is no store of finished steps", expected, "name it with --store")
 
     def prune(
         self,
@@ -269,10 +265,12 @@ class Store:
         Raises:
             UserError: the folder is no store, or cannot be written.
         """
-        entries = list(self.entries())
         if dry_run:
+            entries = list(self.entries())
             going = list(_prunable(entries, needed, unused_for))
             return Pruned(going, len(entries) - len(going), 0)
+        with reading(self.root):
+            self._check_there()  # a lock is a file, and goes into no folder of somebody else's
         with writing(self.root), self._lock("prune"):
             busy, gone, spared = self._needed(), [], 0
             entries = list(self.entries())
