@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lingualift.errors import UserError, setting
 from lingualift.parsing import jsonable
-from lingualift.provenance import writing
+from lingualift.provenance import taken, writing
 from lingualift.terminal import say
 
 
@@ -24,12 +24,7 @@ def check_output(target: Path, kind: Literal["file", "folder"]) -> None:
     """
     with writing(target):
         if target.exists() or target.is_symlink():
-            raise UserError(
-                target,
-                "exists already",
-                f"a {kind} that does not exist yet",
-                f"choose another {setting('output')}",
-            )
+            raise taken(target, kind)
         with _parents(target):
             handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
             os.close(handle)

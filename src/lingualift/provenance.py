@@ -165,6 +165,12 @@ def _full_disk(error: Exception, target: Path) -> int | None:
     return errno.ENOSPC if shutil.disk_usage(there).free < _FULL else None
 
 
+def taken(target: Path, kind: str) -> UserError:
+    """The error of an output that is there already; `kind` of thing that was to be written."""
+    expected = f"a {kind} that does not exist yet"
+    return UserError(target, "exists already", expected, f"choose another {setting('output')}")
+
+
 @contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """A scratch folder beside `target` that becomes `target` by one rename when the block ends well.
@@ -177,9 +183,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     Raises:
         UserError: `target` exists already, or cannot be written.
     """
-    exists = UserError(
-        target, "exists already", "a folder that does not exist yet", f"choose another {setting('output')}"
-    )
+    exists = taken(target, "folder")
     with writing(target):
         if target.exists() or target.is_symlink():
             raise exists

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from lingualift.errors import UserError, did_you_mean
 from lingualift.evaluation.metrics import METRICS
-from lingualift.provenance import sha256_bytes, sha256_file
+from lingualift.provenance import reading, sha256_bytes, sha256_file
 from lingualift.tasks.base import TASKS, Example, RowError, Task, TextTask
 
 MOST_NEW_TOKENS = 2**20
@@ -65,10 +65,10 @@ def task_code(name: str, base: Path = Path()) -> str:
     """
     task = get_task(name, base)
     source = str(_file(name, base)) if name.endswith(".py") else _source_file(task)
-    try:
-        return sha256_file(Path(source)) if source else ""
-    except OSError as error:
-        raise UserError(source, f"cannot be read ({error.strerror})", mend="check the path") from None
+    if not source:
+        return ""
+    with reading(Path(source)):
+        return sha256_file(Path(source))
 
 
 def _source_file(task: object) -> str | None:
