@@ -28,7 +28,7 @@ from rich.console import Console
 import lingualift as ll
 from lingualift.config import Data
 from lingualift.data import Rows, load_rows
-from lingualift.evaluation.comparisons import compare
+from lingualift.metrics.comparisons import compare
 from lingualift.miniworld import write_data
 from lingualift.miniworld.noise import noisy
 from lingualift.pipeline.progress import watching

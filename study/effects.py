@@ -20,8 +20,8 @@ from experiments import BACKBONES
 from questions import Question, Row, questions
 from rich.console import Console
 
-from lingualift.evaluation.comparisons import item_draws
-from lingualift.evaluation.metrics import METRICS
+from lingualift.metrics.comparisons import item_draws
+from lingualift.metrics.scores import METRICS
 
 NUMBERS = Path(__file__).parent / "numbers.json"
 DRAWS = 2000

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from lingualift.config import Data, Reference, Scoring, TaskData, load_experiment
 from lingualift.data import load_examples
 from lingualift.demo import run_demo
-from lingualift.evaluation.comparisons import Comparison
-from lingualift.evaluation.metrics import METRICS
 from lingualift.look import ROWS, findings, overlap, spelling
+from lingualift.metrics.comparisons import Comparison
+from lingualift.metrics.scores import METRICS
 from lingualift.miniworld import write_data
 from lingualift.miniworld.data import SIZES
 from lingualift.tasks import TASKS, PromptedTask, Task, get_task

@@ -330,7 +330,7 @@ def test_the_experiments_on_pretrained_models_are_valid(tmp_path):
 
 def test_what_an_experiment_on_pretrained_models_leaves_is_enough_to_score_it_again(tmp_path):
     """A small one, on the bundled backbone; machines go, and the rows stay."""
-    from lingualift.evaluation.metrics import METRICS
+    from lingualift.metrics.scores import METRICS
 
     write_data(tmp_path / "data", seed=study.WORLD_DATA)
     raw = {

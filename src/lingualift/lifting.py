@@ -32,11 +32,11 @@ from lingualift.config import (
 )
 from lingualift.data import load_texts
 from lingualift.errors import UserError, setting
-from lingualift.evaluation.comparisons import paired
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.languages import language
 from lingualift.merging import merge
 from lingualift.merging.loraconfig import lora_config
+from lingualift.metrics.comparisons import paired
 from lingualift.output import check_output
 from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
 from lingualift.pipeline.steps import Initialise, Train, words_head

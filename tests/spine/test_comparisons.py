@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
-from lingualift.evaluation.comparisons import Comparison, compare, item_draws, seed_draws
-from lingualift.evaluation.comparisons import paired as compare_answers
-from lingualift.evaluation.metrics import METRICS
+from lingualift.metrics.comparisons import Comparison, compare, item_draws, seed_draws
+from lingualift.metrics.comparisons import paired as compare_answers
+from lingualift.metrics.scores import METRICS
 
 LABELS = ("a", "b", "c")
 

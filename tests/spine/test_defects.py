@@ -4,8 +4,8 @@ import pytest
 
 from lingualift.backbone import load_backbone
 from lingualift.config import Scoring
-from lingualift.evaluation.metrics import METRICS
 from lingualift.evaluation.runner import evaluate, predict
+from lingualift.metrics.scores import METRICS
 from lingualift.tasks import Example, Task
 
 

@@ -7,8 +7,8 @@ from worlds import build_bpe_backbone
 from lingualift.backbone import find_backbone, load_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.evaluation.generation import generate_answers
-from lingualift.evaluation.metrics import METRICS
 from lingualift.evaluation.runner import predict, score
+from lingualift.metrics.scores import METRICS
 from lingualift.tasks import Example, Task, get_task
 
 PROMPTS = [

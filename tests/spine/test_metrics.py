@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from lingualift.evaluation.metrics import METRICS
+from lingualift.metrics.scores import METRICS
 
 
 def macro_f1(predictions, golds):

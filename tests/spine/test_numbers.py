@@ -11,9 +11,9 @@ from babel.numbers import format_decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lingualift.evaluation.metrics import METRICS
-from lingualift.evaluation.numbers import find_number, number_match, parse_number
 from lingualift.languages import all_languages
+from lingualift.metrics.numbers import find_number, number_match, parse_number
+from lingualift.metrics.scores import METRICS
 
 CASES = json.loads((Path(__file__).parent / "number_cases.json").read_text(encoding="utf-8"))
 MGSM = ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")

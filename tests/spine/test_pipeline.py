@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from worlds import experiment, read_jsonl, write_experiment
 
 from lingualift.config import load_experiment
-from lingualift.evaluation.metrics import METRICS
+from lingualift.metrics.scores import METRICS
 from lingualift.pipeline import run
 
 METHODS = [

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
 from lingualift.errors import UserError
-from lingualift.evaluation.metrics import METRICS
-from lingualift.evaluation.rouge import rouge_words
-from lingualift.evaluation.squad import answer_words
-from lingualift.evaluation.words import words
 from lingualift.languages import language
+from lingualift.metrics.rouge import rouge_words
+from lingualift.metrics.scores import METRICS
+from lingualift.metrics.squad import answer_words
+from lingualift.metrics.words import words
 
 CASES = json.loads((Path(__file__).parent / "metric_cases.json").read_text(encoding="utf-8"))
 SCORERS = {"squad": official.squad, "mlqa": official.mlqa, "rouge": official.rouge}

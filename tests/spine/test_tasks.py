@@ -15,9 +15,9 @@ from lingualift.backbone import load_backbone
 from lingualift.config import Data, Scoring, Training, load_experiment
 from lingualift.data import load_examples
 from lingualift.errors import UserError
-from lingualift.evaluation.numbers import number_match
 from lingualift.evaluation.runner import evaluate, score
 from lingualift.languages import language as find_language
+from lingualift.metrics.numbers import number_match
 from lingualift.pipeline import plan_of
 from lingualift.source import Source, labelled_task
 from lingualift.tasks import TASKS, Example, PromptedTask, shipped_languages, shipped_rows

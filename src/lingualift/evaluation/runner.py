@@ -20,8 +20,8 @@ from lingualift.errors import UserError
 from lingualift.evaluation.generation import generate_answers
 from lingualift.evaluation.heads import classify, find_spans
 from lingualift.evaluation.likelihood import Progress, Tell, score_choices
-from lingualift.evaluation.metrics import METRICS
 from lingualift.evaluation.writing import rank_written, write_answers
+from lingualift.metrics.scores import METRICS
 from lingualift.provenance import finite
 from lingualift.tasks import Example, Task
 from lingualift.training.encoding import set_language

@@ -15,7 +15,7 @@ from typing import Any
 
 from lingualift.config import load_experiment
 from lingualift.errors import UserError
-from lingualift.evaluation.comparisons import Comparison
+from lingualift.metrics.comparisons import Comparison
 from lingualift.pipeline.cost import check_fits, estimate
 from lingualift.pipeline.executors import Event, Watch, default_workers, expect_workers, run_locally
 from lingualift.pipeline.folder import check_folder, claimed, still_there

@@ -10,8 +10,8 @@ from typing import Any
 
 from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import WEIGHTS_FILE
-from lingualift.evaluation.comparisons import Comparison, compare
 from lingualift.made import discard, made, place
+from lingualift.metrics.comparisons import Comparison, compare
 from lingualift.pipeline.methods import METHODS, is_seeded, variant
 from lingualift.pipeline.plan import Plan, Planned
 from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Step, Train, merge_weight

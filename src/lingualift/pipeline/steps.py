@@ -36,6 +36,7 @@ Progress = Callable[[int, int], None]
 PREDICTIONS_FILE, SCORES_FILE, SWEEP_FILE = "predictions.jsonl", "scores.json", "sweep.json"
 _SCORES = (  # the code that decides a score
     "evaluation",
+    "metrics",
     "activations.py",
     "languages.py",
     "languages.tsv",

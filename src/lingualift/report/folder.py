@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from lingualift.config import Experiment, load_experiment
 from lingualift.errors import UserError, one_line
-from lingualift.evaluation.comparisons import Comparison
 from lingualift.made import made
+from lingualift.metrics.comparisons import Comparison
 from lingualift.provenance import PROVENANCE_FILE, read_json, reading, sha256_file
 from lingualift.report.records import Entry, Facts, Provenance, Results, Step, Steps, Sweep, Training
 from lingualift.report.tables import Layout

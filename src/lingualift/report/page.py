@@ -14,8 +14,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from lingualift.errors import UserError
-from lingualift.evaluation.comparisons import BASELINE, Comparison
 from lingualift.languages import language
+from lingualift.metrics.comparisons import BASELINE, Comparison
 from lingualift.pipeline.words import duration
 from lingualift.report.figures import HEIGHT, WIDTH, Plot, line_plot
 from lingualift.report.folder import RunFolder, StepRecord

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lingualift.errors import one_line
-from lingualift.evaluation.comparisons import BASELINE, Comparison
+from lingualift.metrics.comparisons import BASELINE, Comparison
 
 Row = Mapping[str, Any]
 

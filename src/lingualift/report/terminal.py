@@ -10,7 +10,7 @@ from rich import box
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
-from lingualift.evaluation.comparisons import Comparison
+from lingualift.metrics.comparisons import Comparison
 from lingualift.pipeline.cost import Estimate
 from lingualift.pipeline.machines import LAUNCH, UTILISATION, Machine
 from lingualift.pipeline.steps import Step

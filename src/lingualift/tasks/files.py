@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lingualift.errors import UserError, did_you_mean
-from lingualift.evaluation.metrics import METRICS
+from lingualift.metrics.scores import METRICS
 from lingualift.provenance import reading, sha256_bytes, sha256_file
 from lingualift.tasks.base import TASKS, Example, RowError, Task, TextTask
 

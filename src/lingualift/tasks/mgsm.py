@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from lingualift.evaluation.numbers import find_number, parse_number
+from lingualift.metrics.numbers import find_number, parse_number
 from lingualift.tasks.base import TASKS, Example, RowError, text_of
 from lingualift.tasks.prompts import PromptedTask, prompts_of
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lingualift.evaluation.metrics import METRICS
+from lingualift.metrics.scores import METRICS
 
 Row = Mapping[str, Any]
 Answers = Sequence[Mapping[str, Any]]

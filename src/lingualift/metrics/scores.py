@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lingualift.evaluation.numbers import number_match
-from lingualift.evaluation.rouge import rouge_l
-from lingualift.evaluation.squad import squad_em, squad_f1
+from lingualift.metrics.numbers import number_match
+from lingualift.metrics.rouge import rouge_l
+from lingualift.metrics.squad import squad_em, squad_f1
 from lingualift.registry import Registry
 
 Predictions = Sequence[str | None]

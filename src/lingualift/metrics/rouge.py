@@ -7,7 +7,7 @@ from typing import Any
 
 import regex
 
-from lingualift.evaluation.words import words
+from lingualift.metrics.words import words
 
 _BETWEEN = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
 

@@ -13,8 +13,8 @@ import string
 import unicodedata
 from collections import Counter
 
-from lingualift.evaluation.words import words
 from lingualift.languages import language as find_language
+from lingualift.metrics.words import words
 
 _ARTICLES = {  # MLQA's; the other languages keep all words, as no published scorer names articles for them
     "ar": "ال",  # wherever it stands, in the middle of a word too: MLQA's rule, so that scores can be compared
