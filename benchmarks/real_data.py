@@ -20,7 +20,7 @@ import yaml
 from rich.console import Console
 
 import lingualift as ll
-from lingualift.backbone import find_backbone
+from lingualift.backbone.loading import find_backbone
 from lingualift.config import Backbone
 from lingualift.pipeline.progress import watching
 

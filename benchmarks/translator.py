@@ -44,6 +44,7 @@ from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbToken
 
 import lingualift as ll
 from lingualift.config import Data, Translation
+from lingualift.encoding.text import language_tag
 from lingualift.languages import language as find_language
 from lingualift.miniworld import LANGUAGES, write_data
 from lingualift.miniworld.languages import GRAMMARS
@@ -61,7 +62,6 @@ from lingualift.miniworld.world import (
     stories,
 )
 from lingualift.provenance import PROVENANCE_FILE, atomic_folder, library_versions, write_json
-from lingualift.training.encoding import language_tag
 
 SPECIAL: Final = ["<s>", "<pad>", "</s>", "<unk>"]  # NLLB's ids
 POOL: Final = 40  # batches that are sorted by length together

@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.adapters import Adapter, foreign, open_adapter
-from lingualift.adapters.config import CONFIG_FILE, PLAIN_STARTS
+from lingualift.adapters.config import CONFIG_FILE, FUSED, PLAIN_STARTS
 from lingualift.adapters.targets import BY_END, NOTHING, TARGETS, spelt_out
-from lingualift.architectures import head_modules, peft_task
-from lingualift.backbone import BackboneRef, load_backbone
+from lingualift.backbone.architectures import head_modules, peft_task
+from lingualift.backbone.loading import BackboneRef, load_backbone
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language
-
-FLARE, MIXUP = "flare", "x-mixup"
-FUSED = (FLARE, MIXUP)
-"""Kinds of adapters that read a source side (`Adapter.kind`)."""
 
 
 def check_adapter(ref: BackboneRef, adapter: Path) -> None:
@@ -267,7 +263,7 @@ def wrap(ref: BackboneRef, model: Any, config: Any, where: object = "adapter.mod
         ValueError: peft finds no place for it; the model is as it was then.
         UserError: a pattern of its configuration takes too long to match.
     """
-    from lingualift.original import remembered
+    from lingualift.backbone.original import remembered
 
     config.task_type = peft_task(ref.family, ref.head)
     if ref.head.kind != "words" and not config.modules_to_save:
@@ -321,7 +317,7 @@ def _wrapped(ref: BackboneRef, model: Any, config: Any) -> Any:
     import peft
     from peft.tuners.ia3 import IA3Layer
 
-    from lingualift.products import fold_lora
+    from lingualift.backbone.products import fold_lora
 
     if config.is_prompt_learning and config.task_type is None:
         wrapped = _prefixed(model, config)
@@ -386,8 +382,3 @@ def detach(wrapped: Any) -> None:
     except RuntimeError:
         load_backbone.cache_clear()
         raise
-
-
-def is_fused(model: Any) -> bool:
-    """Whether a model has an adapter on it that reads a source side."""
-    return hasattr(model, "fusion_config")

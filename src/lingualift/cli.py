@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from lingualift.backbone.processes import claim
 from lingualift.errors import UserError
-from lingualift.processes import claim
 from lingualift.terminal import STDOUT, Terminal, close_stdout, open_streams, say
 
 if TYPE_CHECKING:
@@ -558,7 +558,7 @@ def evaluate(
 ) -> None:
     """Score a backbone, or an adapter on it; predictions go beside the JSON file, as .predictions.jsonl."""
     from lingualift.attachment import check_adapter, source_language
-    from lingualift.backbone import find_backbone
+    from lingualift.backbone.loading import find_backbone
     from lingualift.config import Scoring, checked
     from lingualift.evaluation.runner import evaluate as score
     from lingualift.output import check_output, growing, json_line

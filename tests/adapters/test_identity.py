@@ -13,10 +13,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lingualift.attachment import check_adapter
-from lingualift.backbone import BackboneRef, find_backbone
+from lingualift.backbone.identity import former, of_folder
+from lingualift.backbone.loading import BackboneRef, find_backbone
 from lingualift.config import Backbone
 from lingualift.errors import UserError
-from lingualift.identity import former, of_folder
 from lingualift.merging import merge
 from lingualift.miniworld import BACKBONE
 
@@ -131,7 +131,7 @@ def test_a_model_of_the_hub_and_its_copy_are_one(model, tmp_path, shards):
         sharded(model)
     name, commit = cached(model, tmp_path / "hub")
     code = f"""
-from lingualift.backbone import find_backbone
+from lingualift.backbone.loading import find_backbone
 from lingualift.config import Backbone
 ref = find_backbone(Backbone(name={name!r}))
 print(ref.revision, ref.fingerprint)
@@ -165,7 +165,7 @@ def test_an_adapter_that_recorded_the_former_fingerprint_is_taken(model, tmp_pat
     )
     one_number(model)
     of_folder.cache_clear()
-    from lingualift import identity
+    from lingualift.backbone import identity
 
     identity._sha256.cache_clear()
     former.cache_clear()
@@ -205,7 +205,7 @@ def test_weights_of_another_name_count_and_a_model_without_any_is_refused(model)
     save_file(
         {name: x + 1 for name, x in tensors.items()}, model / "model.fp32.safetensors", {"format": "pt"}
     )
-    from lingualift import identity
+    from lingualift.backbone import identity
 
     of_folder.cache_clear()
     identity._sha256.cache_clear()

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 import lingualift as ll
-from lingualift.architectures import Head, outside_blocks
 from lingualift.attachment import attach, detach
-from lingualift.backbone import find_backbone, load_backbone, weight_bytes
+from lingualift.backbone.architectures import Head, outside_blocks
+from lingualift.backbone.loading import find_backbone, load_backbone, weight_bytes
 from lingualift.config import Adapter, Backbone, Data, Scoring, Training
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import answering, evaluate

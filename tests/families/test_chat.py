@@ -16,16 +16,17 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from lingualift.attachment import check_adapter
-from lingualift.backbone import find_backbone, load_backbone
+from lingualift.backbone import chat
+from lingualift.backbone.chat import ending
+from lingualift.backbone.loading import find_backbone, load_backbone
 from lingualift.cli import app
 from lingualift.config import Adapter, Backbone, Scoring, Training
+from lingualift.encoding.text import encode_pair, encode_prompt, encode_text, training_row
 from lingualift.errors import UserError
 from lingualift.evaluation.generation import generate_answers
 from lingualift.evaluation.likelihood import score_choices
 from lingualift.evaluation.runner import adapted
 from lingualift.tasks import TASKS, Example, shipped_languages, shipped_rows
-from lingualift.training import chat
-from lingualift.training.encoding import encode_pair, encode_prompt, encode_text, ending, training_row
 from lingualift.training.trainer import initialise, train
 
 LLAMA3 = (

@@ -9,15 +9,15 @@ import tiny
 import torch
 import transformers as hf
 
-from lingualift.architectures import bound_of
-from lingualift.backbone import find_backbone, keeps_apart, load_backbone, load_tokenizer
+from lingualift.backbone.architectures import bound_of
+from lingualift.backbone.loading import find_backbone, keeps_apart, load_backbone, load_tokenizer
 from lingualift.config import Backbone, Scoring, Training
+from lingualift.encoding.collator import Collator
+from lingualift.encoding.text import IGNORED, encode_pairs, encode_texts
 from lingualift.errors import UserError
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.runner import adapted, evaluate
 from lingualift.tasks import TASKS, Example
-from lingualift.training.collator import Collator
-from lingualift.training.encoding import IGNORED, encode_pairs, encode_texts
 from lingualift.training.objectives import segments
 from lingualift.training.trainer import initialise, train
 

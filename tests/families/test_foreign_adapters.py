@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lingualift.adapters import foreign, patterns
 from lingualift.attachment import attach, check_adapter, detach
-from lingualift.backbone import load_backbone
+from lingualift.backbone.loading import load_backbone
 from lingualift.errors import UserError
 from lingualift.provenance import sha256_file
 

@@ -10,8 +10,8 @@ import transformers as hf
 from safetensors.torch import load_file
 
 import lingualift as ll
-from lingualift.architectures import Head
-from lingualift.backbone import find_backbone, load_backbone
+from lingualift.backbone.architectures import Head
+from lingualift.backbone.loading import find_backbone, load_backbone
 from lingualift.config import Adapter, Backbone, Data, Scoring, Training
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate

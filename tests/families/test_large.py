@@ -7,8 +7,8 @@ import torch
 from test_heads import examples_of, learn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lingualift import products
-from lingualift.backbone import load_backbone
+from lingualift.backbone import products
+from lingualift.backbone.loading import load_backbone
 from lingualift.config import Adapter, Scoring, Training
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.runner import evaluate

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import lingualift as ll
-from lingualift.architectures import head_modules, model_class
-from lingualift.backbone import load_backbone
+from lingualift.backbone.architectures import head_modules, model_class
+from lingualift.backbone.loading import load_backbone
 from lingualift.config import Adapter, Data, Scoring, Training
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate

@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from lingualift.architectures import Head, blocks, ia3_modules, linear_names, pattern_of
 from lingualift.attachment import attach, detach
-from lingualift.backbone import load_backbone
+from lingualift.backbone.architectures import Head, blocks, ia3_modules, linear_names, pattern_of
+from lingualift.backbone.loading import load_backbone
 from lingualift.config import Adapter, Scoring, Training
+from lingualift.encoding.heads import encode_windows, span_row
+from lingualift.encoding.text import IGNORED, set_language, source_ids
 from lingualift.errors import UserError
 from lingualift.evaluation.heads import find_spans
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.writing import rank_written, write_answers
 from lingualift.tasks import TASKS, Example
-from lingualift.training.encoding import IGNORED, set_language, source_ids
 from lingualift.training.feed import feed_of, masked_loss
-from lingualift.training.heads import encode_windows, span_row
 from lingualift.training.objectives import Frame, _spans, continued, masked, span_corruption
 from lingualift.training.trainer import initialise, train
 

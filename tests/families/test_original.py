@@ -11,9 +11,9 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as KINDS
 from safetensors.torch import load_file, save_file
 
 from lingualift.attachment import attach, detach, wrap
-from lingualift.backbone import load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.original import Original
 from lingualift.errors import UserError
-from lingualift.original import Original
 
 LAYERS = ["q_proj", "v_proj"]
 TOKENS = [70, 71, 72]

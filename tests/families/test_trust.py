@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lingualift.backbone import find_backbone, load_model
+from lingualift.backbone.loading import find_backbone, load_model
 from lingualift.config import Backbone
 from lingualift.errors import UserError
 

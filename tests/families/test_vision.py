@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers
 
-from lingualift.architectures import (
+from lingualift.backbone.architectures import (
     blocks,
     fusion_names,
     ia3_modules,

@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import lingualift as ll
-from lingualift.architectures import WORDS
-from lingualift.backbone import find_backbone, load_backbone
+from lingualift.backbone.architectures import WORDS
+from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.backbone.words import HEAD_FILE, draw_words, own_weights
 from lingualift.cli import app
 from lingualift.config import Backbone, Scoring, Training
+from lingualift.encoding.collator import Padding
 from lingualift.errors import UserError
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.runner import evaluate
@@ -27,11 +29,10 @@ from lingualift.pipeline import plan_of
 from lingualift.pipeline.cost import estimate
 from lingualift.provenance import read_json
 from lingualift.tasks import TASKS
-from lingualift.training.collator import Padding
 from lingualift.training.feed import masked_loss
 from lingualift.training.objectives import masked
 from lingualift.training.trainer import initialise_words, train_words
-from lingualift.training.words import HEAD_FILE, draw_words, expect, own_weights
+from lingualift.training.words import expect
 
 TEXTS = {
     "en": ["the red book is on the table in the kitchen, and nobody reads it"] * 6,
@@ -57,7 +58,7 @@ def masked_model(ref):
 )
 def test_whether_a_checkpoint_has_a_head_for_words_is_told_before_loading(backbone, name, lacks, monkeypatch):
     ref = backbone(name)
-    monkeypatch.setattr("lingualift.backbone.load_model", None)
+    monkeypatch.setattr("lingualift.backbone.loading.load_model", None)
     assert ref.lacks_words == lacks
 
 
@@ -434,7 +435,7 @@ def test_masked_tokens_in_parts_have_the_loss_and_the_gradient_of_all_at_once(ba
         expected = model(**batch).loss
         (slope,) = torch.autograd.grad(expected, states)
         for at_once in (2**26, 3 * model.config.vocab_size, 1):
-            monkeypatch.setattr("lingualift.products.LOGITS", at_once)
+            monkeypatch.setattr("lingualift.backbone.products.LOGITS", at_once)
             found = masked_loss(model, dict(batch), None)
             torch.testing.assert_close(found, expected)
             with torch.inference_mode():

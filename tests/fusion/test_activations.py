@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from lingualift.activations import RECORD, recording
-from lingualift.backbone import find_backbone
+from lingualift.backbone.loading import find_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.runner import evaluate

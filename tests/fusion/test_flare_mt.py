@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 
 import lingualift as ll
 from lingualift.attachment import attach, detach
-from lingualift.backbone import find_backbone, load_backbone
+from lingualift.backbone.loading import find_backbone, load_backbone
 from lingualift.config import Backbone, Scoring, Training
+from lingualift.encoding.heads import encode_choices, encode_classes, encode_windows
+from lingualift.encoding.text import encode_pair
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.fusion.translator import find_translator
-from lingualift.training.encoding import encode_pair
-from lingualift.training.heads import encode_choices, encode_classes, encode_windows
 from lingualift.training.trainer import initialise_fused, measure_step, train
 
 NAMES = ["llama", "t5", "xlmr"]

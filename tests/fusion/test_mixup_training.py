@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 
 import lingualift as ll
 from lingualift.attachment import attach, detach
-from lingualift.backbone import find_backbone, load_backbone
+from lingualift.backbone.loading import find_backbone, load_backbone
 from lingualift.config import Backbone, Scoring, Training
+from lingualift.encoding.heads import encode_choices, encode_parts, encode_windows
+from lingualift.encoding.text import encode_pair, encode_prompt
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.source import Source
 from lingualift.tasks import get_task
-from lingualift.training.encoding import encode_pair, encode_prompt
-from lingualift.training.heads import encode_choices, encode_parts, encode_windows
 from lingualift.training.trainer import initialise_fused, measure_step, train
 
 SETTINGS = {"steps": 4, "batch_size": 4, "learning_rate": 5e-3, "warmup": 0.0, "checkpoint_steps": 2}

@@ -13,9 +13,9 @@ import torch
 import transformers as hf
 
 import lingualift as ll
-from lingualift.architectures import outside_blocks
+from lingualift.backbone.architectures import outside_blocks
+from lingualift.encoding.collator import Collator
 from lingualift.fusion import PairCollator, pair, source_ids
-from lingualift.training.collator import Collator
 
 HERE = Path(__file__).parent
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import lingualift as ll
 from lingualift.adapters import open_adapter
-from lingualift.backbone import find_backbone, load_backbone
+from lingualift.backbone.loading import find_backbone, load_backbone
 from lingualift.config import Backbone, Data, Scoring
 from lingualift.data import load_examples
 from lingualift.errors import UserError

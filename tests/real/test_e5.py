@@ -52,9 +52,9 @@ def test_merged_adapters_hold_the_task_head_and_no_head_for_words(finished):
 
 
 def test_a_merged_adapter_is_the_same_in_peft(finished, e5):
-    from lingualift.architectures import Head
     from lingualift.attachment import attach, detach
-    from lingualift.backbone import find_backbone, load_backbone
+    from lingualift.backbone.architectures import Head
+    from lingualift.backbone.loading import find_backbone, load_backbone
     from lingualift.config import Backbone
 
     folder = next(path for path in (finished / "run" / "adapters").iterdir() if "adamergex" in path.name)

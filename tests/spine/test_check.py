@@ -10,9 +10,10 @@ import torch
 from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 
 import lingualift as ll
-from lingualift.backbone import load_backbone
+from lingualift.backbone.loading import load_backbone
 from lingualift.config import Data, Scoring
 from lingualift.data import load_examples
+from lingualift.encoding.text import encode_pair
 from lingualift.errors import UserError
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.runner import evaluate
@@ -24,7 +25,6 @@ from lingualift.look.spelling import Spelling
 from lingualift.pipeline.cost import estimate
 from lingualift.source import Source
 from lingualift.tasks import get_task
-from lingualift.training.encoding import encode_pair
 
 AMHARIC = "የሰው ልጅ ሁሉ ሲወለድ ነጻና በክብርና በመብትም እኩልነት ያለው ነው"
 FOLDERS = {"mini-sentiment": "sentiment", "mini-qa": "qa"}

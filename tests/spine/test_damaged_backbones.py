@@ -9,8 +9,8 @@ import torch
 import yaml
 from worlds import experiment, small_data
 
-from lingualift.backbone import check_loadable, find_backbone, load_model, loading
-from lingualift.checkpoint import MOST_JSON
+from lingualift.backbone.checkpoint import MOST_JSON
+from lingualift.backbone.loading import check_loadable, find_backbone, load_model, loading
 from lingualift.config import Backbone
 from lingualift.errors import UserError
 from lingualift.miniworld import BACKBONE

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lingualift.backbone import load_backbone
+from lingualift.backbone.loading import load_backbone
 from lingualift.config import Scoring
 from lingualift.evaluation.runner import evaluate, predict
 from lingualift.metrics.scores import METRICS

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lingualift.backbone import load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.encoding.collator import Collator
+from lingualift.encoding.text import encode_pair, encode_pairs, encode_prompt, fit, training_row
 from lingualift.errors import UserError
-from lingualift.training.collator import Collator
-from lingualift.training.encoding import encode_pair, encode_pairs, encode_prompt, fit, training_row
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=40)
 spoken = st.text("abc üßж漢 .,:?!'\n\t-_1", max_size=40)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from worlds import build_bpe_backbone
 
-from lingualift.backbone import find_backbone, load_backbone
+from lingualift.backbone.loading import find_backbone, load_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.evaluation.generation import generate_answers
 from lingualift.evaluation.runner import predict, score

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingualift.backbone import load_backbone
+from lingualift.backbone.loading import load_backbone
 from lingualift.config import Scoring
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import score_choices

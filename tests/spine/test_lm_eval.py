@@ -20,15 +20,15 @@ from tokenizers.processors import TemplateProcessing
 from worlds import build_bpe_backbone, read_jsonl
 
 from lingualift.attachment import attach, detach
-from lingualift.backbone import find_backbone, load_backbone
+from lingualift.backbone.loading import find_backbone, load_backbone
 from lingualift.config import Backbone, Data, Scoring
 from lingualift.data import load_examples
+from lingualift.encoding.text import encode_pair, encode_prompt
 from lingualift.evaluation import likelihood
 from lingualift.evaluation.likelihood import score_choices
 from lingualift.evaluation.runner import evaluate
 from lingualift.miniworld import BACKBONE
 from lingualift.tasks import Example, get_task
-from lingualift.training.encoding import encode_pair, encode_prompt
 
 pytestmark = [
     pytest.mark.slow,  # likelihoods are tested against transformers in test_likelihood.py

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_training import begin, equal, examples, facts, tensors, texts, trained  # noqa: F401
 
-from lingualift.backbone import load_backbone
+from lingualift.backbone.loading import load_backbone
 from lingualift.config import Data, Scoring
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
@@ -89,7 +89,7 @@ REAL = """
 import resource, sys
 from pathlib import Path
 import torch, transformers, peft
-from lingualift.backbone import find_backbone, load_backbone
+from lingualift.backbone.loading import find_backbone, load_backbone
 from lingualift.config import Adapter, Backbone, Training
 from lingualift.tasks import TASKS
 from lingualift.training.trainer import initialise, train

@@ -46,7 +46,7 @@ def arguments(command, output):
     return [command, *COMMON, *given, f"--output={output}"]
 
 
-FAILS = "import lingualift.backbone as b\ndef load(*_): raise SystemExit('a model was loaded')\n"
+FAILS = "import lingualift.backbone.loading as b\ndef load(*_): raise SystemExit('a model was loaded')\n"
 FAILS += "import lingualift.evaluation.runner as r\nr.load_backbone = load\n"
 
 

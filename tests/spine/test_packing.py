@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from lingualift.backbone import load_backbone
-from lingualift.training.collator import Collator
-from lingualift.training.encoding import IGNORED, encode_texts, pack
+from lingualift.backbone.loading import load_backbone
+from lingualift.encoding.collator import Collator
+from lingualift.encoding.text import IGNORED, encode_texts, pack
 
 documents = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=30), max_size=8)
 

@@ -8,7 +8,7 @@ import pytest
 from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 
 import lingualift as ll
-from lingualift.backbone import load_backbone
+from lingualift.backbone.loading import load_backbone
 from lingualift.config import Data, Scoring
 from lingualift.data import load_examples
 from lingualift.errors import UserError

@@ -6,8 +6,8 @@ import torch
 import transformers as hf
 from torch.nn import functional
 
-from lingualift import products
-from lingualift.products import (
+from lingualift.backbone import products
+from lingualift.backbone.products import (
     WideLinear,
     attend_unplanned,
     attend_wide,

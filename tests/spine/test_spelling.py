@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from lingualift.backbone import load_backbone
+from lingualift.backbone.loading import load_backbone
 from lingualift.languages import all_languages
 from lingualift.look.spelling import UNSPACED, is_spaced, spell
 

@@ -9,9 +9,9 @@ from worlds import write_jsonl
 
 from lingualift.config import Data
 from lingualift.data import load_examples, load_questions
+from lingualift.encoding.heads import head_of
 from lingualift.errors import UserError
 from lingualift.tasks import TASKS, Example, TaskError, get_task, task_code
-from lingualift.training.heads import head_of
 
 ROWS = [
     {"id": "1", "text": "so good", "label": "positive", "answers": ["so", "so good"]},

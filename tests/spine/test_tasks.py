@@ -11,9 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from worlds import experiment, write_experiment, write_jsonl
 
-from lingualift.backbone import load_backbone
+from lingualift.backbone.loading import load_backbone
 from lingualift.config import Data, Scoring, Training, load_experiment
 from lingualift.data import load_examples
+from lingualift.encoding.text import encode_pair
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate, score
 from lingualift.languages import language as find_language
@@ -23,7 +24,6 @@ from lingualift.source import Source, labelled_task
 from lingualift.tasks import TASKS, Example, PromptedTask, shipped_languages, shipped_rows
 from lingualift.tasks.base import RowError
 from lingualift.tasks.prompts import prompts_of
-from lingualift.training.encoding import encode_pair
 from lingualift.training.trainer import initialise, train
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

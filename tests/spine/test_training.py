@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from worlds import learn, read_jsonl
 
-from lingualift.backbone import load_backbone
+from lingualift.backbone.loading import load_backbone
 from lingualift.config import Adapter, Data, Training
 from lingualift.errors import UserError
 from lingualift.provenance import sha256_file
@@ -150,7 +150,7 @@ def test_the_gradient_of_a_step_is_that_of_the_answers_loss(bpe, tmp_path, examp
     """One plain SGD-like check: the adapter moves against the gradient that autograd gives for the hand-made loss."""
     import peft
 
-    from lingualift.training.encoding import encode_pair
+    from lingualift.encoding.text import encode_pair
 
     start = begin(bpe, tmp_path / "start")
     after = trained(

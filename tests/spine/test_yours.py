@@ -11,9 +11,9 @@ from test_again import first, mine, redone, tuned  # noqa: F401
 from test_store import states
 from worlds import write_experiment
 
+from lingualift.backbone.devices import _free_in_container
 from lingualift.config import dump_experiment, load_experiment
 from lingualift.demo import run_demo
-from lingualift.devices import _free_in_container
 from lingualift.errors import UserError
 from lingualift.made import RECORD_FILE, alone, check, discard, made, place
 from lingualift.pipeline import plan_of, run

@@ -13,12 +13,12 @@ from prefixing import write_rows
 
 import lingualift as ll
 from commands import Commands
-from lingualift.backbone import find_backbone, load_backbone
+from lingualift.backbone.loading import find_backbone, load_backbone
 from lingualift.config import Backbone, Data, Translation
+from lingualift.encoding.text import language_tag
 from lingualift.errors import UserError
 from lingualift.provenance import sha256_bytes
 from lingualift.tasks import shipped_rows
-from lingualift.training.encoding import language_tag
 from lingualift.translation.model import Model
 
 FAST = Translation(beams=1, max_length=32)

@@ -45,7 +45,7 @@ def one_layout(adapters: Sequence[Adapter]) -> list[Adapter]:
 def backbone(adapter: Adapter) -> dict[str, Any]:
     """What an adapter says of its backbone: `name`, `revision` and, where recorded, `fingerprint` and `formerly`.
 
-    The last is the fingerprint that older versions recorded of the same backbone (`lingualift.identity`).
+    The last is the fingerprint that older versions recorded of the same backbone (`lingualift.backbone.identity`).
     """
     recorded = (adapter.provenance or {}).get("backbone")
     recorded = recorded if isinstance(recorded, dict) else {}

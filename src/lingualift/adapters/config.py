@@ -16,6 +16,10 @@ CONFIG_FILE = "adapter_config.json"
 FIRST_STAGE = "first-stage"
 """Folder within that of a FLARE adapter, of the first stage: a plain LoRA adapter. Key of its weights' sha256 too."""
 
+FLARE, MIXUP = "flare", "x-mixup"
+FUSED = (FLARE, MIXUP)
+"""Kinds of adapters that read a source side (`Adapter.kind`)."""
+
 KINDS = {"LORA": "lora", "IA3": "ia3", "PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
 """Kinds that can be merged, by peft's name for them."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from lingualift.activations import tentative
-from lingualift.devices import clear_memory, out_of_memory
+from lingualift.backbone.devices import clear_memory, out_of_memory
 from lingualift.errors import UserError
 
 Item = TypeVar("Item")

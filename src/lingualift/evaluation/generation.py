@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
-from lingualift.backbone import check_room, virtual_tokens
+from lingualift.backbone.chat import ends_of
+from lingualift.backbone.loading import check_room, virtual_tokens
 from lingualift.config import Scoring
+from lingualift.encoding.parallel import pad_sides, scored_sides, source_pad
+from lingualift.encoding.text import encode_prompt, fit
 from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.likelihood import Progress, Tell, left_pad
 from lingualift.tasks import Example
-from lingualift.training.encoding import encode_prompt, ends_of, fit
-from lingualift.training.sides import pad_sides, scored_sides, source_pad
 
 
 def generate_answers(

@@ -7,17 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from lingualift.attachment import is_fused
-from lingualift.backbone import check_room
+from lingualift.backbone.loading import check_room
 from lingualift.config import Scoring
+from lingualift.encoding.collator import Padding
+from lingualift.encoding.heads import Window, encode_choices, encode_classes, encode_windows, labels_of
+from lingualift.encoding.parallel import class_sides, is_fused, source_pad, translator_on, window_sides
 from lingualift.errors import UserError
 from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.likelihood import Progress, Tell
 from lingualift.tasks import Example, Task
-from lingualift.training.collator import Padding
 from lingualift.training.feed import Collate
-from lingualift.training.heads import Window, encode_choices, encode_classes, encode_windows, labels_of
-from lingualift.training.sides import class_sides, source_pad, translator_on, window_sides
 
 _BEST = 20
 """Most likely first and last tokens of which the best span is sought, as in https://arxiv.org/abs/1810.04805's code."""

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from lingualift.backbone import check_room, keeps_logits, virtual_tokens
+from lingualift.backbone.loading import check_room, keeps_logits, virtual_tokens
 from lingualift.config import Scoring
+from lingualift.encoding.parallel import Side, pad_sides, scored_sides, source_pad
+from lingualift.encoding.text import encode_pairs
 from lingualift.errors import UserError
 from lingualift.evaluation.batches import in_batches
 from lingualift.tasks import Example
-from lingualift.training.encoding import encode_pairs
-from lingualift.training.sides import Side, pad_sides, scored_sides, source_pad
 
 _LOGITS = 2**24
 """Logits that are worked on at once, in float32: 64 MiB."""

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lingualift.backbone import BackboneRef, virtual_tokens
+from lingualift.backbone.loading import BackboneRef, virtual_tokens
 from lingualift.config import Training
+from lingualift.encoding.text import IGNORED
 from lingualift.evaluation.likelihood import Progress, label_logprobs, left_pad
 from lingualift.tasks import TASKS
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
-from lingualift.training.encoding import IGNORED
 from lingualift.training.feed import feed_of
 
 _ROWS = 8  # windows at once

@@ -14,8 +14,10 @@ import numpy as np
 
 from lingualift.activations import recording
 from lingualift.attachment import attach, check_labels, detach
-from lingualift.backbone import BackboneRef, load_backbone
+from lingualift.backbone.loading import BackboneRef, load_backbone
 from lingualift.config import Scoring
+from lingualift.encoding.heads import head_of, labels_of
+from lingualift.encoding.text import set_language
 from lingualift.errors import UserError
 from lingualift.evaluation.generation import generate_answers
 from lingualift.evaluation.heads import classify, find_spans
@@ -24,8 +26,6 @@ from lingualift.evaluation.writing import rank_written, write_answers
 from lingualift.metrics.scores import METRICS
 from lingualift.provenance import finite
 from lingualift.tasks import Example, Task
-from lingualift.training.encoding import set_language
-from lingualift.training.heads import head_of, labels_of
 
 
 @dataclass(frozen=True)

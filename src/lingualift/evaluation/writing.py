@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lingualift.backbone import base_of
+from lingualift.backbone.loading import base_of
 from lingualift.config import Scoring
+from lingualift.encoding.collator import Padding
+from lingualift.encoding.parallel import Side, pad_sides, scored_sides, source_pad
+from lingualift.encoding.text import IGNORED, source_ids, target_ids
 from lingualift.errors import UserError
 from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.likelihood import Progress, Tell, label_logprobs
 from lingualift.tasks import Example
-from lingualift.training.collator import Padding
-from lingualift.training.encoding import IGNORED, source_ids, target_ids
-from lingualift.training.sides import Side, pad_sides, scored_sides, source_pad
 
 
 def rank_written(

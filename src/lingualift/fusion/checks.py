@@ -8,7 +8,7 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from lingualift.architectures import blocks, family_of, positions_of
+from lingualift.backbone.architectures import blocks, family_of, positions_of
 from lingualift.errors import UserError, did_you_mean
 from lingualift.fusion.config import FlareConfig, FusionConfig
 

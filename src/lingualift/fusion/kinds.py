@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lingualift.architectures import fusion_names, linear_names
+from lingualift.backbone.architectures import fusion_names, linear_names
 from lingualift.config import Adapter
 from lingualift.fusion.config import FlareConfig, FusionConfig, MixupConfig
 from lingualift.fusion.mixup import load_mixup, mixup

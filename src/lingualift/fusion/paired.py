@@ -16,8 +16,9 @@ from torch import Tensor
 
 from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
 from lingualift.adapters.folder import WEIGHTS_FILE
-from lingualift.architectures import family_of
-from lingualift.backbone import read_in_order
+from lingualift.backbone.architectures import family_of
+from lingualift.backbone.loading import read_in_order
+from lingualift.backbone.original import remembered
 from lingualift.errors import UserError
 from lingualift.fusion.config import FusionConfig
 from lingualift.fusion.folder import fill, find_first_stage
@@ -26,7 +27,6 @@ from lingualift.fusion.layer import ADAPTER, FusedCache, FusionError
 from lingualift.fusion.passes import UNFUSED, Meeting, running
 from lingualift.fusion.stage import FirstStage
 from lingualift.fusion.translator import Translator
-from lingualift.original import remembered
 from lingualift.provenance import sha256_file, write_json, writing
 
 Model = TypeVar("Model", bound="PairedModel")

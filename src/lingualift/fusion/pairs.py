@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lingualift.encoding.parallel import PREFIX, pad_sides, read_texts
+from lingualift.encoding.text import set_language
 from lingualift.errors import UserError
 from lingualift.fusion.paired import PairedModel
-from lingualift.training.encoding import set_language
-from lingualift.training.sides import PREFIX, pad_sides, read_texts
 
 
 def source_ids(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lingualift.adapters.patterns import Patterns
-from lingualift.architectures import blocks, family_of
+from lingualift.backbone.architectures import blocks, family_of
 from lingualift.errors import UserError, did_you_mean
 from lingualift.fusion.config import FlareConfig, MixupConfig
 

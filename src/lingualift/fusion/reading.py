@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lingualift.architectures import family_of
+from lingualift.backbone.architectures import family_of
 from lingualift.errors import UserError
 from lingualift.fusion.cache import SourceCache, model_fingerprint, open_or_make
 from lingualift.fusion.checks import check_length

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lingualift.architectures import positions_of
-from lingualift.backbone import BackboneRef, find_backbone, load_model, load_tokenizer, read_config
+from lingualift.backbone.architectures import positions_of
+from lingualift.backbone.loading import BackboneRef, find_backbone, load_model, load_tokenizer, read_config
 from lingualift.config import Backbone
+from lingualift.encoding.text import language_tag
 from lingualift.errors import UserError
 from lingualift.fusion.config import FlareConfig, FusionConfig
-from lingualift.training.encoding import language_tag
 
 Text = tuple[str, str, Sequence[str]]
 """What a text is called in messages, the code of its language, and the text or the pair."""

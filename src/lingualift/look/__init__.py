@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone import load_backbone
+from lingualift.backbone.loading import load_backbone
 from lingualift.data import check_aligned
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lingualift.architectures import Family
-from lingualift.backbone import BackboneRef
+from lingualift.backbone.architectures import Family
+from lingualift.backbone.loading import BackboneRef
 from lingualift.config import Scoring
+from lingualift.encoding.text import encode_prompt
 from lingualift.evaluation.likelihood import Progress
 from lingualift.evaluation.runner import evaluate
 from lingualift.look.records import Vanilla
 from lingualift.tasks import Example, Task
-from lingualift.training.encoding import encode_prompt
 
 
 def vanilla_score(

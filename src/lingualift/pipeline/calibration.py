@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone import BackboneRef, load_backbone, scored_bytes
+from lingualift.backbone.devices import device, use_threads
+from lingualift.backbone.loading import BackboneRef, load_backbone, scored_bytes
 from lingualift.config import Adapter
-from lingualift.devices import device, use_threads
+from lingualift.encoding.text import encode_prompt
 from lingualift.evaluation.runner import answering, evaluate, is_ranked
 from lingualift.pipeline.steps import (
     Evaluate,
@@ -27,7 +28,6 @@ from lingualift.pipeline.steps import (
 )
 from lingualift.provenance import fingerprint
 from lingualift.tasks import Example
-from lingualift.training.encoding import encode_prompt
 from lingualift.training.trainer import initialise, initialise_words, measure_step, seconds_of_batch
 
 _BUDGET = 12.0  # seconds of arithmetic, shared by all that is measured; each is done a little of, however long it takes

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone import BackboneRef, skeleton, weight_bytes
-from lingualift.devices import device, free_memory
+from lingualift.backbone.devices import device, free_memory
+from lingualift.backbone.loading import BackboneRef, skeleton, weight_bytes
+from lingualift.backbone.words import own_weights
 from lingualift.errors import UserError
 from lingualift.pipeline.calibration import Pace, measure_all
 from lingualift.pipeline.executors import default_workers, processors, ways
@@ -33,7 +34,6 @@ from lingualift.pipeline.store import Store
 from lingualift.pipeline.words import readable
 from lingualift.provenance import fingerprint
 from lingualift.training.trainer import count_parameters
-from lingualift.training.words import own_weights
 
 _PROCESS = (
     600 * 2**20

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lingualift.backbone import BackboneRef, load_tokenizer, read_config, skeleton
+from lingualift.backbone.loading import BackboneRef, load_tokenizer, read_config, skeleton
 from lingualift.config import Training
 from lingualift.evaluation.runner import answering, is_ranked
 from lingualift.pipeline.steps import Evaluate, Step, Sweep, Train, WordsHead, start_of

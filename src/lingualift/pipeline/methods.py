@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lingualift.adapters.config import FLARE, MIXUP
 from lingualift.adapters.patterns import Patterns
-from lingualift.architectures import bound_of, positions_of
-from lingualift.attachment import FLARE, MIXUP
-from lingualift.backbone import BackboneRef, check_positions, read_config, skeleton
+from lingualift.backbone.architectures import bound_of, positions_of
+from lingualift.backbone.loading import BackboneRef, check_positions, read_config, skeleton
 from lingualift.config import Data, Experiment, Method, Translated
 from lingualift.errors import UserError
 from lingualift.pipeline.steps import (

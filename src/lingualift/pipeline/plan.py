@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.adapters.patterns import Patterns
-from lingualift.backbone import BackboneRef, check_loadable, find_backbone, load_tokenizer, skeleton
+from lingualift.backbone.loading import BackboneRef, check_loadable, find_backbone, load_tokenizer, skeleton
 from lingualift.config import Experiment, Method
 from lingualift.data import check_aligned, load_rows
+from lingualift.encoding.heads import head_of
+from lingualift.encoding.parallel import check_kept, check_own, check_sides
+from lingualift.encoding.text import set_language
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import is_ranked
 from lingualift.merging.plan import matches_nothing
@@ -21,10 +24,7 @@ from lingualift.pipeline.store import Store
 from lingualift.source import Source
 from lingualift.tasks import Task, TextTask
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
-from lingualift.training.encoding import set_language
 from lingualift.training.feed import check_objective
-from lingualift.training.heads import head_of
-from lingualift.training.sides import check_kept, check_own, check_sides
 from lingualift.training.tracking import check_trackers
 from lingualift.training.trainer import adapted_modules
 

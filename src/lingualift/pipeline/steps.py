@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lingualift.adapters.card import shown
-from lingualift.backbone import BackboneRef
+from lingualift.backbone.loading import BackboneRef
 from lingualift.config import Adapter, GivenAdapter, Method, Scoring, Training
 from lingualift.errors import UserError
 from lingualift.provenance import (
@@ -37,23 +37,15 @@ PREDICTIONS_FILE, SCORES_FILE, SWEEP_FILE = "predictions.jsonl", "scores.json", 
 _SCORES = (  # the code that decides a score
     "evaluation",
     "metrics",
-    "activations.py",
-    "languages.py",
-    "languages.tsv",
-    "training/chat.py",
-    "training/collator.py",
-    "training/encoding.py",
-    "training/heads.py",
-    "training/sides.py",
-    "training/words.py",
     "fusion",
-    "adapters",
-    "backbone.py",
-    "products.py",
+    "encoding",
     "attachment.py",
-    "architectures.py",
+    "adapters",
+    "backbone",
     "tasks/base.py",
     "tasks/prompts.py",
+    "languages.py",
+    "languages.tsv",
 )
 _LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy")
 
@@ -150,7 +142,7 @@ class Initialise(Step):
     """Draw the initialisation that all adapters of a seed share."""
 
     kind = "initialisation"
-    code = ("training", "backbone.py", "attachment.py", "architectures.py")
+    code = ("training", "attachment.py", "backbone")
     backbone: BackboneRef
     adapter: Adapter | GivenAdapter
     seed: int
@@ -195,7 +187,7 @@ class InitialiseFused(Step):
 
     kind = "fused-initialisation"
     split: ClassVar[str] = "train"
-    code = ("training", "fusion", "adapters", "attachment.py", "backbone.py", "architectures.py")
+    code = ("training", "fusion", "attachment.py", "adapters", "backbone")
     first: Train | Merge
     adapter: Adapter
     settings: Mapping[str, Any]
@@ -250,7 +242,7 @@ class InitialiseFused(Step):
 
     def draw(self, first: Path, output: Path) -> None:
         """Write the untrained adapter beside the first stage in folder `first`."""
-        from lingualift.backbone import load_backbone
+        from lingualift.backbone.loading import load_backbone
         from lingualift.evaluation.runner import answering
         from lingualift.fusion.kinds import fusion_config
         from lingualift.training.trainer import initialise_fused
@@ -277,7 +269,7 @@ class WordsHead(Step):
 
     kind = "words-head"
     split: ClassVar[str] = "train"
-    code = ("training", "backbone.py", "products.py", "architectures.py", "tasks/base.py")
+    code = ("training", "encoding", "backbone", "tasks/base.py")
     backbone: BackboneRef
     source: Source
     languages: tuple[str, ...]
@@ -381,15 +373,14 @@ class Train(Step):
     code = (
         "training",
         "fusion",
-        "adapters",
-        "languages.py",
-        "languages.tsv",
-        "backbone.py",
-        "products.py",
+        "encoding",
         "attachment.py",
-        "architectures.py",
+        "adapters",
+        "backbone",
         "tasks/base.py",
         "tasks/prompts.py",
+        "languages.py",
+        "languages.tsv",
     )
     start: Initialise | InitialiseFused | Train
     source: Source

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lingualift.architectures import WORDS, model_class
-from lingualift.backbone import BackboneRef, find_backbone, read_config, skeleton
+from lingualift.backbone.architectures import WORDS, model_class
+from lingualift.backbone.loading import BackboneRef, find_backbone, read_config, skeleton
 from lingualift.config import (
     Adapter,
     Backbone,

@@ -6,26 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lingualift.architectures import Head, head_modules
-from lingualift.attachment import MIXUP
-from lingualift.backbone import BackboneRef, base_of, check_speaks, keeps_apart, keeps_logits
+from lingualift.adapters.config import MIXUP
+from lingualift.backbone.architectures import Head, head_modules
+from lingualift.backbone.chat import ending
+from lingualift.backbone.loading import BackboneRef, base_of, check_speaks, keeps_apart, keeps_logits
 from lingualift.config import Training
-from lingualift.errors import UserError
-from lingualift.tasks import Example, Task, TextTask
-from lingualift.training.collator import Collator, Padding
-from lingualift.training.encoding import (
-    IGNORED,
-    encode_pairs,
-    encode_texts,
-    ending,
-    set_language,
-    source_ids,
-    target_ids,
-    training_row,
-)
-from lingualift.training.heads import encode_choices, encode_classes, encode_windows, labels_of, span_row
-from lingualift.training.objectives import continued, masked, span_corruption
-from lingualift.training.sides import (
+from lingualift.encoding.collator import Collator, Padding
+from lingualift.encoding.heads import encode_choices, encode_classes, encode_windows, labels_of, span_row
+from lingualift.encoding.parallel import (
     Side,
     answering,
     class_sides,
@@ -33,6 +21,18 @@ from lingualift.training.sides import (
     too_long,
     window_sides,
 )
+from lingualift.encoding.text import (
+    IGNORED,
+    encode_pairs,
+    encode_texts,
+    set_language,
+    source_ids,
+    target_ids,
+    training_row,
+)
+from lingualift.errors import UserError
+from lingualift.tasks import Example, Task, TextTask
+from lingualift.training.objectives import continued, masked, span_corruption
 
 if TYPE_CHECKING:
     from lingualift.fusion.translator import Translator
@@ -316,7 +316,7 @@ class WordLoss:
         """The loss of a batch, whose labels (rows, tokens) are those of its last tokens."""
         import torch
 
-        from lingualift.products import summed_loss
+        from lingualift.backbone.products import summed_loss
 
         labels = batch.pop("labels")
         head = _base(model).get_output_embeddings()
@@ -371,7 +371,7 @@ def masked_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
     """
     from torch.utils.checkpoint import checkpoint
 
-    from lingualift.products import LOGITS
+    from lingualift.backbone.products import LOGITS
 
     labels = batch.pop("labels")
     chosen = labels != IGNORED

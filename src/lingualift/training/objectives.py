@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lingualift.encoding.text import IGNORED
 from lingualift.errors import UserError
-from lingualift.training.encoding import IGNORED
 
 MASKED, CORRUPTED, SPAN_TOKENS, CONTINUED = 0.15, 0.15, 3, 0.2
 """Share of tokens that are masked, or cut out as spans; mean tokens of a span; share of a segment to be continued."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lingualift.attachment import check_adapter
-from lingualift.backbone import BackboneRef, find_backbone
+from lingualift.backbone.loading import BackboneRef, find_backbone
 from lingualift.config import Adapter, Backbone, Data, Seed, Training, check_number
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language

@@ -16,7 +16,9 @@ import numpy as np
 
 from lingualift.adapters import open_adapter
 from lingualift.adapters.card import CARD_FILE, shown
-from lingualift.architectures import (
+from lingualift.adapters.config import FUSED
+from lingualift.attachment import attach, check_adapter, detach, wrap
+from lingualift.backbone.architectures import (
     WORDS,
     draw_head,
     head_modules,
@@ -26,10 +28,19 @@ from lingualift.architectures import (
     pattern_of,
     prefix_shape,
 )
-from lingualift.attachment import FUSED, attach, check_adapter, detach, wrap
-from lingualift.backbone import BackboneRef, check_positions, load_backbone, recompute_activations, skeleton
+from lingualift.backbone.devices import clear_memory, device, out_of_memory
+from lingualift.backbone.loading import (
+    BackboneRef,
+    check_positions,
+    load_backbone,
+    recompute_activations,
+    skeleton,
+)
+from lingualift.backbone.words import HEAD_FILE, draw_words, head_alone, save_words
 from lingualift.config import Adapter, GivenAdapter, Training
-from lingualift.devices import clear_memory, device, out_of_memory
+from lingualift.encoding.collator import Padding
+from lingualift.encoding.heads import head_of, labels_of
+from lingualift.encoding.parallel import check_kept, translator_on
 from lingualift.errors import UserError, setting
 from lingualift.provenance import (
     PROVENANCE_FILE,
@@ -43,20 +54,10 @@ from lingualift.provenance import (
 )
 from lingualift.tasks import Example, Task, TextTask
 from lingualift.training.card import trained_card, words_card
-from lingualift.training.collator import Padding
 from lingualift.training.feed import Feed, feed_of, masked_loss
-from lingualift.training.heads import head_of, labels_of
 from lingualift.training.objectives import Noised
-from lingualift.training.sides import check_kept, translator_on
 from lingualift.training.tracking import Tracking, reporting
-from lingualift.training.words import (
-    HEAD_FILE,
-    draw_words,
-    expect,
-    head_alone,
-    save_words,
-    words_rows,
-)
+from lingualift.training.words import expect, words_rows
 
 _LOG = logging.getLogger("lingualift.training")
 _SAMPLED = 512  # rows that a calibration encodes

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lingualift.backbone import BackboneRef, load_backbone, load_tokenizer, read_config
+from lingualift.backbone.loading import BackboneRef, load_backbone, load_tokenizer, read_config
 from lingualift.config import Translation
+from lingualift.encoding.collator import Padding
+from lingualift.encoding.text import language_tag
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language
 from lingualift.provenance import library_versions
-from lingualift.training.collator import Padding
-from lingualift.training.encoding import language_tag
 from lingualift.translation.cache import Sentence
 
 

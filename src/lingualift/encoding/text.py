@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lingualift.backbone.chat import ending, frame, user_turn
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language
-from lingualift.training.chat import frame, user_turn
 
 IGNORED = -100  # the label that carries no loss
 _TOGETHER = 1000  # texts in a call, which holds their words and offsets too
@@ -54,18 +54,6 @@ def _bare(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
         part = list(texts[start : start + _TOGETHER])
         found.extend(map(list, tokenizer(part, add_special_tokens=False)["input_ids"]))
     return found
-
-
-def ending(tokenizer: Any) -> list[int]:
-    """Ids that end an answer: of the assistant's turn, if it is asked by the chat template, else of the text."""
-    if tokenizer.chat_template:
-        return frame(tokenizer).end
-    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-
-
-def ends_of(tokenizer: Any) -> list[int]:
-    """Ids that a generated answer stops at: the first of its ending, and the end of the text; none if it has none."""
-    return sorted({end for end in (*ending(tokenizer)[:1], tokenizer.eos_token_id) if end is not None})
 
 
 def set_language(tokenizer: Any, language: str) -> None:
@@ -237,7 +225,7 @@ def encode_texts(
         texts: At least one.
         segment_tokens: Tokens per segment, at most.
         packed: Whether segments hold several texts, which the model must keep apart by their positions
-            (`lingualift.backbone.keeps_apart`); else each holds one, or a part of one.
+            (`lingualift.backbone.loading.keeps_apart`); else each holds one, or a part of one.
     """
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     documents = [ids + end for ids in _begun(tokenizer, texts)]

@@ -2,7 +2,7 @@
 
 A template is a program of its author's (https://huggingface.co/docs/transformers/chat_templating). What it writes
 between the prompt and the answer, and after the answer, is read off one conversation that it renders. Every one is
-rendered in a process of its own, with bounds on time and memory (`lingualift.training.rendering`): a program may do to
+rendered in a process of its own, with bounds on time and memory (`lingualift.backbone.rendering`): a program may do to
 one conversation what it does not to another.
 """
 
@@ -78,6 +78,18 @@ def _frame(tokenizer: Any, template: str) -> Frame:
     if not end or end[0] not in {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}:
         raise _refused("no special token ends the assistant's turn")
     return Frame(before, end)
+
+
+def ending(tokenizer: Any) -> list[int]:
+    """Ids that end an answer: of the assistant's turn, if it is asked by the chat template, else of the text."""
+    if tokenizer.chat_template:
+        return frame(tokenizer).end
+    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+
+def ends_of(tokenizer: Any) -> list[int]:
+    """Ids that a generated answer stops at: the first of its ending, and the end of the text; none if it has none."""
+    return sorted({end for end in (*ending(tokenizer)[:1], tokenizer.eos_token_id) if end is not None})
 
 
 def _render(tokenizer: Any, turns: list[dict[str, str]], **more: bool) -> str:

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lingualift.architectures import family_of, positions_of
-from lingualift.attachment import is_fused
-from lingualift.backbone import BackboneRef
+from lingualift.backbone.architectures import family_of, positions_of
+from lingualift.backbone.chat import ending
+from lingualift.backbone.loading import BackboneRef
+from lingualift.encoding.heads import Window, encode_choices, encode_classes, encode_windows
+from lingualift.encoding.text import encode_pair, encode_prompt, set_language
 from lingualift.errors import UserError
 from lingualift.tasks import Example
-from lingualift.training.encoding import encode_pair, encode_prompt, ending, set_language
-from lingualift.training.heads import Window, encode_choices, encode_classes, encode_windows
 
 if TYPE_CHECKING:
     from lingualift.fusion.translator import Translator
@@ -297,6 +297,11 @@ def scored_sides(model: Any, tokenizer: Any, examples: Sequence[Example], max_le
     if not is_fused(model):
         return [{} for _ in examples]
     return prompt_sides(model.get_base_model().config, tokenizer, examples, max_length, translator_on(model))
+
+
+def is_fused(model: Any) -> bool:
+    """Whether a model has an adapter on it that reads a source side."""
+    return hasattr(model, "fusion_config")
 
 
 def translator_on(model: Any) -> Translator | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lingualift.training.encoding import IGNORED
+from lingualift.encoding.text import IGNORED
 
 
 class Collator:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lingualift.architectures import WORDS, Family, Head
+from lingualift.backbone.architectures import WORDS, Family, Head
 from lingualift.errors import UserError
 from lingualift.tasks import Example, Task
 

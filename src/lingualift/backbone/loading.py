@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lingualift.adapters.config import CONFIG_FILE
-from lingualift.architectures import (
+from lingualift.backbone.architectures import (
     EAGER,
     WORDS,
     Family,
@@ -29,16 +29,15 @@ from lingualift.architectures import (
     objective_of,
     outside_blocks,
 )
-from lingualift.checkpoint import check_config, files_in, read_object, shapes_in
+from lingualift.backbone.chat import ends_of, frame
+from lingualift.backbone.checkpoint import check_config, files_in, read_object, shapes_in
+from lingualift.backbone.devices import device
+from lingualift.backbone.identity import CONFIG, INDEX, WEIGHTS, former, hub_file, of_folder, of_hub
+from lingualift.backbone.processes import settle
+from lingualift.backbone.trust import check_model
 from lingualift.config import Backbone
-from lingualift.devices import device
 from lingualift.errors import UserError, setting
-from lingualift.identity import CONFIG, INDEX, WEIGHTS, former, hub_file, of_folder, of_hub
-from lingualift.processes import settle
 from lingualift.provenance import reading, sha256_bytes, sha256_file
-from lingualift.training.chat import frame
-from lingualift.training.encoding import ends_of
-from lingualift.trust import check_model
 
 # bitsandbytes, which peft imports where it is installed, looks for a kernel on the hub and goes without
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -63,14 +62,14 @@ class BackboneRef:
         revision: Commit on the hub, None for a folder.
         dtype: Number format of the weights.
         trust_remote_code: Whether code that comes with the model may run.
-        fingerprint: sha256 of its weights, architecture and tokenizer, wherever they lie (`lingualift.identity`).
+        fingerprint: sha256 of its weights, architecture and tokenizer, wherever they lie (`backbone/identity.py`).
         head: What it answers with; the steps that train and score a task choose it.
         quantization: Number format that the weights are rounded to when they are loaded; None for `dtype`.
         device_map: How the weights are spread over devices; None for one device.
         chat: Whether prompts are asked by the tokenizer's chat template.
         template: sha256 of that template, where they are.
         words: Folder of the head for words that is put on an encoder without one of its own
-            (`lingualift.training.words`).
+            (`lingualift.backbone.words`).
         words_fingerprint: sha256 of its weights.
     """
 
@@ -103,7 +102,7 @@ class BackboneRef:
 
     @property
     def formerly(self) -> str | None:
-        """The fingerprint that was told of it before `lingualift.identity`."""
+        """The fingerprint that was told of it before `lingualift.backbone.identity`."""
         return self.revision or former(Path(self.source))
 
     def known_as(self, fingerprint: object) -> bool:
@@ -137,7 +136,7 @@ class BackboneRef:
         """
         if folder is None:
             return replace(self, words=None, words_fingerprint=None)
-        from lingualift.training.words import HEAD_FILE, check_words
+        from lingualift.backbone.words import HEAD_FILE, check_words
 
         check_words(folder, self)
         return replace(self, words=folder, words_fingerprint=sha256_file(folder / HEAD_FILE))
@@ -552,7 +551,7 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    from lingualift.products import attend_unplanned, attend_wide, multiplies_slowly, multiply_wide
+    from lingualift.backbone.products import attend_unplanned, attend_wide, multiplies_slowly, multiply_wide
 
     settle()
     transformers.utils.logging.set_verbosity_error()
@@ -640,7 +639,7 @@ def _check_ids(ref: BackboneRef, model: Any, tokenizer: Any) -> None:
 
 def _put_words(model: Any, folder: Path) -> None:
     """Put a trained head for words where the checkpoint has none."""
-    from lingualift.training.words import load_words
+    from lingualift.backbone.words import load_words
 
     load_words(model, folder)
     model.fresh_weights = {

@@ -118,7 +118,7 @@ def check_beside(file: Path, name: object) -> None:
 
 
 def check_config(file: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a configuration that no model can be made of; `lingualift.trust` looks at what it asks for beside.
+    """Refuse a configuration that no model can be made of; what it asks for is for `trust`.
 
     Args:
         file: Where it stands.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lingualift.checkpoint import check_beside, check_kind, damaged, files_in, read_object, shapes_in
+from lingualift.backbone.checkpoint import check_beside, check_kind, damaged, files_in, read_object, shapes_in
 from lingualift.errors import UserError
 from lingualift.provenance import fingerprint, sha256_file, sha256_folder
 

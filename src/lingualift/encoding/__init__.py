@@ -1,0 +1,1 @@
+"""What turns rows into token ids: prompts and answers, batches, parallel text; below fusion, training, evaluation."""
