@@ -27,7 +27,7 @@ from rich.console import Console
 
 import lingualift as ll
 from lingualift.config import Data
-from lingualift.data import Rows, load_rows
+from lingualift.data.rows import Rows, load_rows
 from lingualift.metrics.comparisons import compare
 from lingualift.miniworld import write_data
 from lingualift.miniworld.noise import noisy

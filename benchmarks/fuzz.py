@@ -38,7 +38,7 @@ from fuzzing.ground import lay
 from fuzzing.surfaces import SURFACES
 from fuzzing.trial import KINDS, LIMIT, Trial, Verdict, call, guard, judge, listing
 
-from lingualift import source
+from lingualift.data import source
 
 BLOCK = 200
 """Inputs that one process is given."""
@@ -274,12 +274,12 @@ def _load() -> None:
     import torch
     from transformers import AutoModelForCausalLM, Trainer  # noqa: F401
 
+    import lingualift.checking
+    import lingualift.commands.lift
+    import lingualift.commands.predict
     import lingualift.evaluation.runner
     import lingualift.fusion
-    import lingualift.lifting
-    import lingualift.look
     import lingualift.merging
-    import lingualift.prediction
     import lingualift.report  # noqa: F401
 
     torch.set_num_threads(1)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import fusing
 
 from lingualift.config import Data
-from lingualift.data import load_rows
+from lingualift.data.rows import load_rows
 from lingualift.fusion.functions import FUSIONS
 from lingualift.miniworld.data import QA_PROMPT
 from lingualift.miniworld.noise import noisy

@@ -18,8 +18,8 @@ import torch, transformers, peft, datasets
 from transformers import Trainer, AutoModelForCausalLM
 torch.set_num_threads(int(os.environ["LINGUALIFT_TEST_THREADS"]))
 import runpy, sklearn.metrics
-import lingualift.evaluation.runner, lingualift.fusion, lingualift.lifting, lingualift.look, lingualift.merging
-import lingualift.pipeline, lingualift.prediction, lingualift.report, lingualift.translation
+import lingualift.evaluation.runner, lingualift.fusion, lingualift.checking, lingualift.merging, lingualift.pipeline
+import lingualift.commands.lift, lingualift.commands.predict, lingualift.report, lingualift.translation
 from lingualift.__main__ import main
 gc.collect()
 gc.freeze()

@@ -10,10 +10,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from lingualift.checking import ROWS, findings, overlap, spelling
+from lingualift.commands.demo import run_demo
 from lingualift.config import Data, Reference, Scoring, TaskData, load_experiment
-from lingualift.data import load_examples
-from lingualift.demo import run_demo
-from lingualift.look import ROWS, findings, overlap, spelling
+from lingualift.data.rows import load_examples
 from lingualift.metrics.comparisons import Comparison
 from lingualift.metrics.scores import METRICS
 from lingualift.miniworld import write_data

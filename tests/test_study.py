@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 import lingualift as ll
+from lingualift.commands.demo import SHOWN
 from lingualift.config import load_experiment
-from lingualift.demo import SHOWN
 from lingualift.miniworld import write_data
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.methods import METHODS, check_methods, variant

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lingualift.adapters import inspect as inspect
+    from lingualift.checking import check as check
+    from lingualift.commands.lift import lift as lift
+    from lingualift.commands.predict import predict as predict
+    from lingualift.commands.push import push as push
     from lingualift.config import load_experiment as load_experiment
     from lingualift.errors import UserError as UserError
     from lingualift.fusion import FlareConfig as FlareConfig
@@ -18,29 +22,25 @@ if TYPE_CHECKING:
     from lingualift.fusion import load_flare as load_flare
     from lingualift.fusion import load_mixup as load_mixup
     from lingualift.fusion import mixup as mixup
-    from lingualift.hub import push as push
-    from lingualift.lifting import lift as lift
-    from lingualift.look import check as check
     from lingualift.merging import merge as merge
     from lingualift.pipeline import run as run
-    from lingualift.prediction import predict as predict
     from lingualift.translation import translate as translate
 
 _HOMES = {
-    "check": "lingualift.look",
+    "check": "lingualift.checking",
     "FlareConfig": "lingualift.fusion",
     "MixupConfig": "lingualift.fusion",
     "UserError": "lingualift.errors",
     "flare": "lingualift.fusion",
     "inspect": "lingualift.adapters",
-    "lift": "lingualift.lifting",
+    "lift": "lingualift.commands.lift",
     "load_experiment": "lingualift.config",
     "load_flare": "lingualift.fusion",
     "load_mixup": "lingualift.fusion",
     "merge": "lingualift.merging",
     "mixup": "lingualift.fusion",
-    "predict": "lingualift.prediction",
-    "push": "lingualift.hub",
+    "predict": "lingualift.commands.predict",
+    "push": "lingualift.commands.push",
     "run": "lingualift.pipeline",
     "translate": "lingualift.translation",
 }

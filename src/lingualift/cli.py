@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lingualift.config import Backbone
+    from lingualift.data.source import Source
     from lingualift.pipeline import Run
-    from lingualift.source import Source
 
 app = typer.Typer(
     add_completion=True,
@@ -178,7 +178,7 @@ def demo(
     seeds: Annotated[int, typer.Option(help="Seeds of adapters.")] = 3,
 ) -> None:
     """Everything on bundled data, offline, in a few minutes."""
-    from lingualift.demo import SHOWN, run_demo
+    from lingualift.commands.demo import SHOWN, run_demo
     from lingualift.pipeline.progress import watching
 
     with watching(Terminal(stderr=True)) as watch:
@@ -244,7 +244,7 @@ def report(folder: Annotated[Path, typer.Argument(help="The run folder.")]) -> N
 @app.command()
 def init(task: TaskName = "mini-sentiment") -> None:
     """Write a commented experiment file to standard output: `lingualift init --task T > experiment.yaml`."""
-    from lingualift.template import experiment_template
+    from lingualift.commands.template import experiment_template
 
     say(experiment_template(task), end="")
     _next("put your backbone, languages and files into it, then lingualift check experiment.yaml")
@@ -262,8 +262,8 @@ def check(
     """Look before the money is spent: spelling, labels, overlap with test items, headroom; trains nothing."""
     import json
 
-    from lingualift.look import check as look_at
-    from lingualift.look.terminal import show
+    from lingualift.checking import check as look_at
+    from lingualift.checking.terminal import show
     from lingualift.pipeline.progress import counting
 
     with counting(Terminal(stderr=True), f"check {experiment}") as progress:
@@ -364,8 +364,8 @@ def lift(
     private: Private = False,
 ) -> None:
     """Lift an adapter you have into another language, by raw text in both."""
-    from lingualift.lifting import HEAD
-    from lingualift.lifting import lift as lift_adapter
+    from lingualift.commands.lift import HEAD
+    from lingualift.commands.lift import lift as lift_adapter
     from lingualift.pipeline.progress import watching
 
     _check_push(push_to_hub, private)
@@ -453,9 +453,9 @@ def train(
     private: Private = False,
 ) -> None:
     """Train one adapter on a task, or on raw text (`--task causal-lm`)."""
+    from lingualift.commands.train import train_once
     from lingualift.config import Adapter, Training, checked
     from lingualift.pipeline.progress import counting
-    from lingualift.training.once import train_once
 
     _check_push(push_to_hub, private)
     names = tuple(modules.split(",")) if modules else None
@@ -500,9 +500,9 @@ def train_head(
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
 ) -> None:
     """Train the head for words that an encoder lacks (e5, LaBSE), on raw text of all languages: for references."""
+    from lingualift.commands.train import train_head as train_one
     from lingualift.config import Data, Training, checked
     from lingualift.pipeline.progress import counting
-    from lingualift.training.once import train_head as train_one
 
     settings = {"steps": steps, "epochs": epochs if epochs or steps else 3, "batch_size": batch_size}
     with counting(Terminal(stderr=True), f"train a head for words in {', '.join(language)}") as progress:
@@ -560,8 +560,8 @@ def evaluate(
     from lingualift.attachment import check_adapter, source_language
     from lingualift.backbone.loading import find_backbone
     from lingualift.config import Scoring, checked
+    from lingualift.data.output import check_output, growing, json_line
     from lingualift.evaluation.runner import evaluate as score
-    from lingualift.output import check_output, growing, json_line
     from lingualift.pipeline.progress import counting
     from lingualift.provenance import write_json, write_jsonl
 
@@ -646,10 +646,10 @@ def predict(
     chat_template: ChatTemplate = False,
 ) -> None:
     """Answer rows that have no labels; their columns are kept beside the predictions."""
+    from lingualift.commands.predict import predict_rows
     from lingualift.config import Scoring, checked
-    from lingualift.output import growing, json_line
+    from lingualift.data.output import growing, json_line
     from lingualift.pipeline.progress import counting
-    from lingualift.prediction import predict_rows
     from lingualift.provenance import write_jsonl
 
     scoring = checked(
@@ -955,7 +955,7 @@ def _pairs(option: str, given: list[str] | None) -> list[tuple[str, float]]:
 def _check_push(repository: str | None, private: bool) -> None:
     """Before any work: what can be told of a repository without the hub."""
     if repository is not None:
-        from lingualift.hub import check_repository
+        from lingualift.commands.push import check_repository
 
         check_repository(repository)
     elif private:
@@ -965,7 +965,7 @@ def _check_push(repository: str | None, private: bool) -> None:
 def _push(folder: Path, repository: str | None, private: bool) -> None:
     """Publish a finished folder, if that was asked for; under `accelerate launch` only the first process does."""
     if repository is not None and os.environ.get("RANK", "0") == "0":
-        from lingualift.hub import push as publish
+        from lingualift.commands.push import push as publish
 
         say(f"published at {publish(folder, repository, private=private)}")
 
@@ -994,7 +994,7 @@ def _source(
     beside: tuple[str, str] | None = None,
 ) -> Source:
     from lingualift.config import Data, checked
-    from lingualift.source import Beside, Source
+    from lingualift.data.source import Beside, Source
 
     side = None if beside is None else Beside(checked(Data, files=beside[0]), beside[1])
     where = checked(Data, files=data)

@@ -13,9 +13,9 @@ from lingualift.attachment import attach, detach
 from lingualift.backbone.architectures import Head, outside_blocks
 from lingualift.backbone.loading import find_backbone, load_backbone, weight_bytes
 from lingualift.config import Adapter, Backbone, Data, Scoring, Training
+from lingualift.data.source import Source
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import answering, evaluate
-from lingualift.source import Source
 from lingualift.tasks import TASKS, shipped_languages, shipped_rows
 from lingualift.training.trainer import initialise, train
 

@@ -388,7 +388,7 @@ def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next_one(monkeypa
 def test_the_process_that_renders_ends_with_the_one_that_asks(tmp_path):
     script = tmp_path / "asks.py"
     script.write_text(
-        "import os, sys\nfrom lingualift.training import chat\n"
+        "import os, sys\nfrom lingualift.backbone import chat\n"
         "class Asked:\n    special_tokens_map = {}\n"
         "    def get_chat_template(self): return '{{ messages[0].content }}'\n"
         "assert chat.user_turn(Asked(), 'x') == 'x'\n"

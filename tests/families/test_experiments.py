@@ -9,11 +9,11 @@ import yaml
 from typer.testing import CliRunner
 
 import lingualift as ll
+from lingualift.checking import check
 from lingualift.cli import app
+from lingualift.commands.lift import lift
 from lingualift.config import load_experiment
 from lingualift.errors import UserError
-from lingualift.lifting import lift
-from lingualift.look import check
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.cost import estimate
 from lingualift.tasks import shipped_rows
@@ -162,7 +162,7 @@ def test_check_looks_at_every_family(backbone, tmp_path, monkeypatch, name):
     look = check(write(tmp_path, "e", backbone(name).source, "nusax"))
     assert all(math.isfinite(one.nats) and one.nats > 0 for one in look.languages)
     assert all((one.vanilla is None) == (name == "xlmr") for one in look.tasks)
-    monkeypatch.setattr("lingualift.look.check", lambda *_, **__: look)  # it takes a while
+    monkeypatch.setattr("lingualift.checking.check", lambda *_, **__: look)  # it takes a while
     found = CliRunner().invoke(app, ["check", str(tmp_path / "e.yaml")])
     assert "nusax: rows" in found.output
 

@@ -13,10 +13,10 @@ import lingualift as ll
 from lingualift.backbone.architectures import Head
 from lingualift.backbone.loading import find_backbone, load_backbone
 from lingualift.config import Adapter, Backbone, Data, Scoring, Training
+from lingualift.data.source import Source
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.evaluation.writing import rank_written
-from lingualift.source import Source
 from lingualift.tasks import TASKS, Example, Task, shipped_languages, shipped_rows
 from lingualift.training.trainer import initialise, train
 

@@ -13,9 +13,9 @@ import lingualift as ll
 from lingualift.backbone.architectures import head_modules, model_class
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Adapter, Data, Scoring, Training
+from lingualift.data.source import Source
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
-from lingualift.source import Source
 from lingualift.tasks import TASKS, shipped_languages, shipped_rows
 from lingualift.training.trainer import initialise, train
 

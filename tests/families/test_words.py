@@ -17,14 +17,14 @@ import lingualift as ll
 from lingualift.backbone.architectures import WORDS
 from lingualift.backbone.loading import find_backbone, load_backbone
 from lingualift.backbone.words import HEAD_FILE, draw_words, own_weights
+from lingualift.checking import check
 from lingualift.cli import app
+from lingualift.commands.lift import lift
 from lingualift.config import Backbone, Scoring, Training
 from lingualift.encoding.collator import Padding
 from lingualift.errors import UserError
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.runner import evaluate
-from lingualift.lifting import lift
-from lingualift.look import check
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.cost import estimate
 from lingualift.provenance import read_json

@@ -9,9 +9,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import lingualift as ll
 from lingualift.config import Adapter, Data
+from lingualift.data.source import Beside, Source
 from lingualift.encoding.heads import head_of
 from lingualift.provenance import sha256_file
-from lingualift.source import Beside, Source
 from lingualift.tasks import shipped_rows
 from lingualift.training.trainer import initialise, initialise_fused
 

@@ -15,11 +15,11 @@ import lingualift as ll
 from lingualift.attachment import attach, detach
 from lingualift.backbone.loading import find_backbone, load_backbone
 from lingualift.config import Backbone, Scoring, Training
+from lingualift.data.source import Source
 from lingualift.encoding.heads import encode_choices, encode_parts, encode_windows
 from lingualift.encoding.text import encode_pair, encode_prompt
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
-from lingualift.source import Source
 from lingualift.tasks import get_task
 from lingualift.training.trainer import initialise_fused, measure_step, train
 

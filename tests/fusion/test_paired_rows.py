@@ -7,8 +7,8 @@ import paired
 import pytest
 
 from lingualift.config import Data
+from lingualift.data.source import Beside, Source
 from lingualift.errors import UserError
-from lingualift.source import Beside, Source
 
 ROWS = [{"id": f"r{number}", "text": f"kata {number}", "label": "positive"} for number in range(4)]
 ENGLISH = [{"id": f"r{number}", "text": f"word {number}"} for number in (2, 0, 9, 1, 3)]

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 import lingualift as ll
 from lingualift.backbone.loading import find_backbone, load_backbone
 from lingualift.config import Backbone, Scoring
+from lingualift.data.source import Source
 from lingualift.encoding.heads import encode_choices, encode_parts, encode_windows
 from lingualift.encoding.text import encode_pair, encode_prompt
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.miniworld import SENTIMENT_PROMPT
 from lingualift.miniworld.data import sentiment_rows
-from lingualift.source import Source
 
 KINDS = {
     "llama": hf.AutoModelForCausalLM,

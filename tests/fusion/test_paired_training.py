@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from lingualift.attachment import attach, detach
 from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.commands.push import published
 from lingualift.config import Backbone, Scoring, Training
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.fusion import FlareModel
-from lingualift.hub import published
 from lingualift.tasks import get_task
 from lingualift.training.trainer import initialise_fused, measure_step, train
 

@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard
 from stand_in import Hub
 
 from commands import fresh
+from lingualift.commands.push import check_repository, published
 from lingualift.errors import UserError
-from lingualift.hub import check_repository, published
 from lingualift.merging import merge
 
 NAMES = {"adapter_config.json", "adapter_model.safetensors", "README.md", "provenance.json"}

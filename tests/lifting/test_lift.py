@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 import lingualift as ll
 from lingualift.adapters import open_adapter
 from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.commands.lift import HELD_OUT, _read_texts
 from lingualift.config import Backbone, Data, Scoring
-from lingualift.data import load_examples
+from lingualift.data.rows import load_examples
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
-from lingualift.lifting import HELD_OUT, _read_texts
 from lingualift.miniworld import BACKBONE
 from lingualift.tasks import get_task
 

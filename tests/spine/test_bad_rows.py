@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from lingualift.config import Data
-from lingualift.data import load_examples, load_texts
+from lingualift.data.rows import load_examples, load_texts
 from lingualift.errors import UserError
 from lingualift.tasks import get_task
 

@@ -11,19 +11,19 @@ from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 
 import lingualift as ll
 from lingualift.backbone.loading import load_backbone
+from lingualift.checking.backbone import lengths
+from lingualift.checking.findings import Finding, by_grade, in_lengths, in_scores, in_spelling
+from lingualift.checking.records import LanguageLook, TaskLook, Vanilla
+from lingualift.checking.spelling import Spelling
 from lingualift.config import Data, Scoring
-from lingualift.data import load_examples
+from lingualift.data.rows import load_examples
+from lingualift.data.source import Source
 from lingualift.encoding.text import encode_pair
 from lingualift.errors import UserError
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.runner import evaluate
 from lingualift.evaluation.runner import predict as answer
-from lingualift.look.backbone import lengths
-from lingualift.look.findings import Finding, by_grade, in_lengths, in_scores, in_spelling
-from lingualift.look.records import LanguageLook, TaskLook, Vanilla
-from lingualift.look.spelling import Spelling
 from lingualift.pipeline.cost import estimate
-from lingualift.source import Source
 from lingualift.tasks import get_task
 
 AMHARIC = "የሰው ልጅ ሁሉ ሲወለድ ነጻና በክብርና በመብትም እኩልነት ያለው ነው"
@@ -44,7 +44,7 @@ def _unmeasured(monkeypatch):
         assert calibrate
         return estimate(plan, store, calibrate=False)
 
-    monkeypatch.setattr("lingualift.look.estimate", told_from_sizes)
+    monkeypatch.setattr("lingualift.checking.estimate", told_from_sizes)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lingualift.config import Data
-from lingualift.data import check_aligned, data_fingerprint, fill_in, load_examples, load_texts
+from lingualift.data.rows import check_aligned, data_fingerprint, fill_in, load_examples, load_texts
 from lingualift.errors import UserError
 from lingualift.tasks import get_task
 

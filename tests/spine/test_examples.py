@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
 RECIPES = sorted((ROOT / "examples").glob("adamergex-*.yaml"))  # run by tests/families/test_tiny_run.py
 EXAMPLES = sorted(set((ROOT / "examples").glob("*.yaml")) - set(RECIPES))
-DEMO = ROOT / "src" / "lingualift" / "demo.yaml"
+DEMO = ROOT / "src" / "lingualift" / "commands" / "demo.yaml"
 
 
 def test_no_experiment_file_is_overlooked():

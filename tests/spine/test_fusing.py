@@ -9,7 +9,7 @@ from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 
 from lingualift.adapters.config import FIRST_STAGE
 from lingualift.config import Data, Method, load_experiment
-from lingualift.data import load_examples, load_joined
+from lingualift.data.rows import load_examples, load_joined
 from lingualift.errors import UserError
 from lingualift.fusion import FlareConfig, MixupConfig
 from lingualift.pipeline import plan_of, run

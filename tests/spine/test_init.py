@@ -10,12 +10,12 @@ import yaml
 from pydantic import BaseModel
 from worlds import write_jsonl
 
+from lingualift.commands.template import experiment_template
 from lingualift.config import Data, Experiment, Method, Training, load_experiment
 from lingualift.errors import UserError
 from lingualift.miniworld.data import sentiment_rows
 from lingualift.pipeline import plan_of
 from lingualift.tasks import TASKS, Task
-from lingualift.template import experiment_template
 
 LABELLED = [name for name, task in TASKS.items() if isinstance(task, Task) and "/" not in name]
 

@@ -22,7 +22,7 @@ from worlds import build_bpe_backbone, read_jsonl
 from lingualift.attachment import attach, detach
 from lingualift.backbone.loading import find_backbone, load_backbone
 from lingualift.config import Backbone, Data, Scoring
-from lingualift.data import load_examples
+from lingualift.data.rows import load_examples
 from lingualift.encoding.text import encode_pair, encode_prompt
 from lingualift.evaluation import likelihood
 from lingualift.evaluation.likelihood import score_choices

@@ -9,9 +9,9 @@ from test_training import begin, equal, examples, facts, tensors, texts, trained
 
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Data, Scoring
+from lingualift.data.source import Source
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
-from lingualift.source import Source
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from worlds import read_jsonl, write_jsonl
 
 import lingualift as ll
+from lingualift.data.output import check_output, growing
 from lingualift.errors import UserError
 from lingualift.miniworld.data import sentiment_rows
-from lingualift.output import check_output, growing
 
 LONG = "x" * 240 + ".jsonl"  # fits, but not with the name that it is written under first
 COMMON = ["--backbone", "miniworld", "--task", "mini-sentiment", "--language", "sw"]

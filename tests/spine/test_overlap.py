@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lingualift.look.overlap import Item, find_overlap
+from lingualift.checking.overlap import Item, find_overlap
 from lingualift.miniworld.data import qa_rows, reference_rows, sentiment_rows
 
 TEXT = "The committee met on Monday, and it decided that the old bridge over the river must be closed."

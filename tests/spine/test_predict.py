@@ -10,7 +10,7 @@ from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 import lingualift as ll
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Data, Scoring
-from lingualift.data import load_examples
+from lingualift.data.rows import load_examples
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.evaluation.runner import predict as answer

@@ -6,10 +6,10 @@ import pytest
 from test_training import begin, equal, facts, tensors, trained
 from worlds import experiment, learn, write_experiment, write_jsonl
 
+from lingualift.commands.train import train_once
 from lingualift.config import Adapter, Backbone, Data, Training
-from lingualift.source import Source
+from lingualift.data.source import Source
 from lingualift.training import trainer
-from lingualift.training.once import train_once
 
 ROW = {"task": "mini-sentiment", "language": "en"}
 

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from lingualift.backbone.loading import load_backbone
+from lingualift.checking.spelling import UNSPACED, is_spaced, spell
 from lingualift.languages import all_languages
-from lingualift.look.spelling import UNSPACED, is_spaced, spell
 
 AMHARIC = "የሰው ልጅ ሁሉ ሲወለድ ነጻና በክብርና በመብትም እኩልነት ያለው ነው።"
 THAI = "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกัน"

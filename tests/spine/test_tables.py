@@ -14,10 +14,17 @@ import pyarrow.parquet
 import pytest
 
 from lingualift.config import Data, load_experiment
-from lingualift.data import check_aligned, data_file, load_examples, load_rows, load_texts, load_unlabelled
+from lingualift.data.rows import (
+    check_aligned,
+    data_file,
+    load_examples,
+    load_rows,
+    load_texts,
+    load_unlabelled,
+)
+from lingualift.data.source import Source
+from lingualift.data.tables import read_table
 from lingualift.errors import UserError
-from lingualift.source import Source
-from lingualift.tables import read_table
 from lingualift.tasks import get_task
 
 GOOD = {"id": "1", "text": "fine", "label": "positive"}

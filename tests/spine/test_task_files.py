@@ -8,7 +8,7 @@ import pytest
 from worlds import write_jsonl
 
 from lingualift.config import Data
-from lingualift.data import load_examples, load_questions
+from lingualift.data.rows import load_examples, load_questions
 from lingualift.encoding.heads import head_of
 from lingualift.errors import UserError
 from lingualift.tasks import TASKS, Example, TaskError, get_task, task_code

@@ -13,14 +13,14 @@ from worlds import experiment, write_experiment, write_jsonl
 
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Data, Scoring, Training, load_experiment
-from lingualift.data import load_examples
+from lingualift.data.rows import load_examples
+from lingualift.data.source import Source, labelled_task
 from lingualift.encoding.text import encode_pair
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate, score
 from lingualift.languages import language as find_language
 from lingualift.metrics.numbers import number_match
 from lingualift.pipeline import plan_of
-from lingualift.source import Source, labelled_task
 from lingualift.tasks import TASKS, Example, PromptedTask, shipped_languages, shipped_rows
 from lingualift.tasks.base import RowError
 from lingualift.tasks.prompts import prompts_of

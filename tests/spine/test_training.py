@@ -10,9 +10,9 @@ from worlds import learn, read_jsonl
 
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Adapter, Data, Training
+from lingualift.data.source import Source
 from lingualift.errors import UserError
 from lingualift.provenance import sha256_file
-from lingualift.source import Source
 from lingualift.tasks import Example
 from lingualift.training.trainer import initialise
 

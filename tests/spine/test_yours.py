@@ -12,8 +12,8 @@ from test_store import states
 from worlds import write_experiment
 
 from lingualift.backbone.devices import _free_in_container
+from lingualift.commands.demo import run_demo
 from lingualift.config import dump_experiment, load_experiment
-from lingualift.demo import run_demo
 from lingualift.errors import UserError
 from lingualift.made import RECORD_FILE, alone, check, discard, made, place
 from lingualift.pipeline import plan_of, run

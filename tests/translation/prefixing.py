@@ -4,7 +4,7 @@ import json
 import re
 
 from lingualift.config import Data
-from lingualift.source import Source
+from lingualift.data.source import Source
 from lingualift.translation import Work, translate_works
 from lingualift.translation.cache import Cache, Desk, Sentence
 

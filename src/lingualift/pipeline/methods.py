@@ -13,6 +13,7 @@ from lingualift.adapters.patterns import Patterns
 from lingualift.backbone.architectures import bound_of, positions_of
 from lingualift.backbone.loading import BackboneRef, check_positions, read_config, skeleton
 from lingualift.config import Data, Experiment, Method, Translated
+from lingualift.data.source import Beside, Source, Use
 from lingualift.errors import UserError
 from lingualift.pipeline.steps import (
     Initialise,
@@ -24,7 +25,6 @@ from lingualift.pipeline.steps import (
     words_head,
 )
 from lingualift.registry import Registry
-from lingualift.source import Beside, Source, Use
 
 
 @dataclass(frozen=True)

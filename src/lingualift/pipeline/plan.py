@@ -11,7 +11,8 @@ from typing import Any
 from lingualift.adapters.patterns import Patterns
 from lingualift.backbone.loading import BackboneRef, check_loadable, find_backbone, load_tokenizer, skeleton
 from lingualift.config import Experiment, Method
-from lingualift.data import check_aligned, load_rows
+from lingualift.data.rows import check_aligned, load_rows
+from lingualift.data.source import Source
 from lingualift.encoding.heads import head_of
 from lingualift.encoding.parallel import check_kept, check_own, check_sides
 from lingualift.encoding.text import set_language
@@ -21,7 +22,6 @@ from lingualift.merging.plan import matches_nothing
 from lingualift.pipeline.methods import METHODS, Cell, asked, check_family, check_methods, is_seeded
 from lingualift.pipeline.steps import Evaluate, InitialiseFused, Merge, Step, Sweep, Train, start_of
 from lingualift.pipeline.store import Store
-from lingualift.source import Source
 from lingualift.tasks import Task, TextTask
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
 from lingualift.training.feed import check_objective

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 from lingualift.adapters.card import shown
 from lingualift.backbone.loading import BackboneRef
 from lingualift.config import Adapter, GivenAdapter, Method, Scoring, Training
+from lingualift.data.source import Source
 from lingualift.errors import UserError
 from lingualift.provenance import (
     PROVENANCE_FILE,
@@ -27,7 +28,6 @@ from lingualift.provenance import (
     write_json,
     write_jsonl,
 )
-from lingualift.source import Source
 from lingualift.tasks import TextTask
 from lingualift.training.trainer import TRAINING_LOG_FILE
 

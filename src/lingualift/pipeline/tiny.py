@@ -23,7 +23,7 @@ from lingualift.config import (
     Training,
     Translated,
 )
-from lingualift.data import data_file, load_rows
+from lingualift.data.rows import data_file, load_rows
 from lingualift.errors import UserError
 from lingualift.fusion.places import find_block
 from lingualift.fusion.translator import find_translator

@@ -16,11 +16,12 @@ from typing import Any
 
 from lingualift.backbone.loading import BackboneRef, find_backbone
 from lingualift.config import Backbone, Data, Translation
-from lingualift.data import data_file, data_fingerprint, fill_in, read_rows
+from lingualift.data.output import check_output, json_line
+from lingualift.data.rows import data_file, data_fingerprint, fill_in, read_rows
+from lingualift.data.source import Source
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress
 from lingualift.languages import language as find_language
-from lingualift.output import check_output, json_line
 from lingualift.provenance import (
     PROVENANCE_FILE,
     atomic_folder,
@@ -29,7 +30,6 @@ from lingualift.provenance import (
     sha256_bytes,
     write_json,
 )
-from lingualift.source import Source
 from lingualift.tasks import RowError, Task, TextTask, text_of
 from lingualift.translation.cache import Cache, Desk
 from lingualift.translation.model import Model

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lingualift.config import Data
+from lingualift.data.tables import ArrowTable, Choice, Table, TextTable, read_table
 from lingualift.errors import UserError, did_you_mean
 from lingualift.languages import language as find_language
 from lingualift.parsing import jsonable
 from lingualift.provenance import reading, sha256_file
-from lingualift.tables import ArrowTable, Choice, Table, TextTable, read_table
 from lingualift.tasks import Example, RowError, Task, TaskError, TextTask, text_of
 from lingualift.tasks.base import check_number
 

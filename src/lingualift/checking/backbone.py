@@ -8,11 +8,11 @@ from typing import Any
 
 from lingualift.backbone.architectures import Family
 from lingualift.backbone.loading import BackboneRef
+from lingualift.checking.records import Vanilla
 from lingualift.config import Scoring
 from lingualift.encoding.text import encode_prompt
 from lingualift.evaluation.likelihood import Progress
 from lingualift.evaluation.runner import evaluate
-from lingualift.look.records import Vanilla
 from lingualift.tasks import Example, Task
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from lingualift.attachment import check_adapter
 from lingualift.backbone.loading import BackboneRef, find_backbone
 from lingualift.config import Adapter, Backbone, Data, Seed, Training, check_number
+from lingualift.data.source import Source
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language
 from lingualift.provenance import atomic_folder, fingerprint, sha256_folder
-from lingualift.source import Source
 from lingualift.tasks import TextTask
 from lingualift.training.tracking import Tracking, check_trackers
 from lingualift.training.trainer import Progress, initialise, train, train_words

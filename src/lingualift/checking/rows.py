@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from lingualift.data import data_file, load_rows
+from lingualift.checking.overlap import Item
+from lingualift.data.rows import data_file, load_rows
+from lingualift.data.source import Source
 from lingualift.errors import UserError
-from lingualift.look.overlap import Item
 from lingualift.pipeline.plan import Plan
 from lingualift.pipeline.steps import Evaluate, Sweep, Train
-from lingualift.source import Source
 from lingualift.tasks import Example, Task
 
 Row = TypeVar("Row")

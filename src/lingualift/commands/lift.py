@@ -30,14 +30,15 @@ from lingualift.config import (
     check_number,
     checked,
 )
-from lingualift.data import load_texts
+from lingualift.data.output import check_output
+from lingualift.data.rows import load_texts
+from lingualift.data.source import Source
 from lingualift.errors import UserError, setting
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.languages import language
 from lingualift.merging import merge
 from lingualift.merging.loraconfig import lora_config
 from lingualift.metrics.comparisons import paired
-from lingualift.output import check_output
 from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
 from lingualift.pipeline.steps import Initialise, Train, words_head
 from lingualift.pipeline.store import Store
@@ -49,7 +50,6 @@ from lingualift.provenance import (
     write_jsonl,
     write_text,
 )
-from lingualift.source import Source
 from lingualift.tasks import Example, Task
 from lingualift.tasks.language_modelling import REFERENCE_TASKS, CausalLM
 

@@ -10,9 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lingualift.checking import Look
+from lingualift.checking.records import TaskLook, Vanilla
 from lingualift.errors import plain
-from lingualift.look import Look
-from lingualift.look.records import TaskLook, Vanilla
 from lingualift.terminal import Terminal
 
 _SPLITS = {"train": "train", "valid.": "validation", "test": "test"}

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lingualift.config import Experiment, Method
+from lingualift.data.source import labelled_task
 from lingualift.parsing import to_yaml
 from lingualift.pipeline.methods import METHODS
-from lingualift.source import labelled_task
 from lingualift.tasks import Task
 
 _WIDTH = 118

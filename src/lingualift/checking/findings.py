@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lingualift.look.records import LanguageLook, OverlapLook, TaskLook
-from lingualift.look.spelling import LOST_NOTED, LOST_REFUSED
+from lingualift.checking.records import LanguageLook, OverlapLook, TaskLook
+from lingualift.checking.spelling import LOST_NOTED, LOST_REFUSED
 
 PIECES_NOTED = 0.10
 """Share of tokens that are less than a character: bytes are meant for rare characters; a language spelled in them is

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lingualift.look.overlap import Match
-from lingualift.look.spelling import LOST_NOTED, Spelling
+from lingualift.checking.overlap import Match
+from lingualift.checking.spelling import LOST_NOTED, Spelling
 from lingualift.provenance import finite
 
 

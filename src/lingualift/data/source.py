@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lingualift.config import Data
-from lingualift.data import (
+from lingualift.data.rows import (
     data_fingerprint,
     instead,
     load_examples,

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from lingualift.attachment import check_adapter, check_labels, source_language
 from lingualift.backbone.loading import find_backbone
 from lingualift.config import Backbone, Scoring
-from lingualift.data import Given, load_unlabelled
+from lingualift.data.rows import Given, load_unlabelled
+from lingualift.data.source import labelled_task
 from lingualift.encoding.heads import labels_of
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress, Tell
@@ -20,7 +21,6 @@ from lingualift.evaluation.runner import Prediction, adapted, answering
 from lingualift.evaluation.runner import predict as answer
 from lingualift.languages import language as find_language
 from lingualift.provenance import finite
-from lingualift.source import labelled_task
 
 
 @dataclass(frozen=True)

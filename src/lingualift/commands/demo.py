@@ -38,7 +38,7 @@ def run_demo(output: Path, *, seeds: int = 3, watch: Watch = lambda event: None)
     ):
         raise UserError(output, "is not empty and holds no demo", mend="choose another --output")
     path = output / EXPERIMENT
-    text = resources.files("lingualift").joinpath(EXPERIMENT).read_text(encoding="utf-8")
+    text = resources.files("lingualift.commands").joinpath(EXPERIMENT).read_text(encoding="utf-8")
     if path.exists() and path.read_text(encoding="utf-8") != text:
         mend = f"run it: lingualift run {path}; or see the demo again elsewhere: choose another --output"
         raise UserError(path, "is not the demo's experiment, but one of your own", mend=mend)

@@ -11,12 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.backbone.loading import load_backbone
-from lingualift.data import check_aligned
-from lingualift.errors import UserError
-from lingualift.evaluation.likelihood import Progress
-from lingualift.evaluation.perplexity import mean_nats
-from lingualift.look.backbone import label_counts, lengths, vanilla_score
-from lingualift.look.findings import (
+from lingualift.checking.backbone import label_counts, lengths, vanilla_score
+from lingualift.checking.findings import (
     Finding,
     by_grade,
     in_backbone,
@@ -26,10 +22,14 @@ from lingualift.look.findings import (
     in_scores,
     in_spelling,
 )
-from lingualift.look.overlap import find_overlap
-from lingualift.look.records import LanguageLook, OverlapLook, TaskLook
-from lingualift.look.rows import Part, parts_of, sample
-from lingualift.look.spelling import is_spaced, spell
+from lingualift.checking.overlap import find_overlap
+from lingualift.checking.records import LanguageLook, OverlapLook, TaskLook
+from lingualift.checking.rows import Part, parts_of, sample
+from lingualift.checking.spelling import is_spaced, spell
+from lingualift.data.rows import check_aligned
+from lingualift.errors import UserError
+from lingualift.evaluation.likelihood import Progress
+from lingualift.evaluation.perplexity import mean_nats
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.cost import estimate, misfits
 from lingualift.pipeline.plan import Plan

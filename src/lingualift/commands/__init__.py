@@ -1,0 +1,1 @@
+"""What the command line and scripts call alike, one verb a file."""
