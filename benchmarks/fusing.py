@@ -26,12 +26,12 @@ import yaml
 from rich.console import Console
 
 import lingualift as ll
+from lingualift.cli.progress import watching
 from lingualift.config import Data
 from lingualift.data.rows import Rows, load_rows
 from lingualift.metrics.comparisons import compare
 from lingualift.miniworld import write_data
 from lingualift.miniworld.noise import noisy
-from lingualift.pipeline.progress import watching
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "flare_nusax.yaml"
 BASELINES = ("source-ft", "translate-test", "translate-train", "input-fusion")

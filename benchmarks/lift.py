@@ -20,8 +20,8 @@ import plain_peft
 from rich.console import Console
 
 import lingualift as ll
+from lingualift.cli.progress import watching
 from lingualift.miniworld import BACKBONE, WEAK, write_data
-from lingualift.pipeline.progress import watching
 
 TASKS = ("qa", "sentiment")
 console = Console()

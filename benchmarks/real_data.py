@@ -21,8 +21,8 @@ from rich.console import Console
 
 import lingualift as ll
 from lingualift.backbone.loading import find_backbone
+from lingualift.cli.progress import watching
 from lingualift.config import Backbone
-from lingualift.pipeline.progress import watching
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from experiments import BACKBONES, WORLD_DATA, Places, Study, experiments
 from rich.console import Console
 
 import lingualift as ll
+from lingualift.cli.progress import watching
 from lingualift.miniworld import write_data
-from lingualift.pipeline.progress import watching
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("data/nusax", "data/nusatranslation", "data/ntrex", "data/nusaparagraph", "backbones/nusantara-4m")

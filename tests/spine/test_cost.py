@@ -26,8 +26,8 @@ from lingualift.pipeline.cost import (
     misfits,
 )
 from lingualift.pipeline.machines import MACHINES
-from lingualift.pipeline.words import duration, readable
 from lingualift.tasks import TASKS
+from lingualift.terminal import duration, readable
 from lingualift.training.trainer import (
     _kept_bytes,
     count_parameters,

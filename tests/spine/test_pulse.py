@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from worlds import experiment, write_experiment
 
+from lingualift.cli.progress import counting
 from lingualift.pipeline import pulse, run
-from lingualift.pipeline.progress import counting
 from lingualift.pipeline.pulse import Beat, Pulse
 
 

@@ -16,11 +16,11 @@ from worlds import experiment, write_experiment
 from lingualift.errors import UserError
 from lingualift.pipeline import run
 from lingualift.pipeline.methods import METHODS
-from lingualift.pipeline.words import duration
 from lingualift.report import write_report
 from lingualift.report.figures import line_plot, nice_ticks
 from lingualift.report.page import _ROLES
 from lingualift.report.tables import BOUNDS, in_markdown
+from lingualift.terminal import duration
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")

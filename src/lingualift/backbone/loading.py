@@ -33,10 +33,10 @@ from lingualift.backbone.chat import ends_of, frame
 from lingualift.backbone.checkpoint import check_config, files_in, read_object, shapes_in
 from lingualift.backbone.devices import device
 from lingualift.backbone.identity import CONFIG, INDEX, WEIGHTS, former, hub_file, of_folder, of_hub
-from lingualift.backbone.processes import settle
 from lingualift.backbone.trust import check_model
 from lingualift.config import Backbone
 from lingualift.errors import UserError, setting
+from lingualift.processes import settle
 from lingualift.provenance import reading, sha256_bytes, sha256_file
 
 # bitsandbytes, which peft imports where it is installed, looks for a kernel on the hub and goes without

@@ -18,14 +18,14 @@ from lingualift.errors import UserError
 from lingualift.metrics.comparisons import Comparison
 from lingualift.pipeline.cost import check_fits, estimate
 from lingualift.pipeline.executors import Event, Watch, default_workers, expect_workers, run_locally
-from lingualift.pipeline.folder import check_folder, claimed, still_there
 from lingualift.pipeline.plan import Plan, check_data, make_plan
 from lingualift.pipeline.results import collect, names_of
 from lingualift.pipeline.store import Store
 from lingualift.provenance import writing
 from lingualift.report import write_report
-from lingualift.report.folder import EXPERIMENT_FILE, LOG_FILE, PAGE_FILE, RESULTS_FILE, layout_of
 from lingualift.report.tables import Layout
+from lingualift.runs.claims import check_folder, claimed, still_there
+from lingualift.runs.folder import EXPERIMENT_FILE, LOG_FILE, PAGE_FILE, RESULTS_FILE
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def run_plan(
                 watch(Event("plan", missing[0], done=len(missing), total=sum(step.cost for step in missing)))
             run_locally(missing, store, plan.experiment.workers or default_workers(), note)
         store.used(plan.steps)
-        layout = layout_of(plan.experiment)
+        layout = Layout.of(plan.experiment)
         with still_there(folder, plan.experiment):
             rows, comparisons = collect(plan, store, folder, layout.averages())
     write_report(folder)

@@ -31,8 +31,8 @@ from lingualift.pipeline.steps import (
     start_of,
 )
 from lingualift.pipeline.store import Store
-from lingualift.pipeline.words import readable
 from lingualift.provenance import fingerprint
+from lingualift.terminal import readable
 from lingualift.training.trainer import count_parameters
 
 _PROCESS = (

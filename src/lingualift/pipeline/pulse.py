@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lingualift.pipeline.words import duration
+from lingualift.terminal import duration
 
 PERIOD = 30.0
 """Seconds between two beats."""

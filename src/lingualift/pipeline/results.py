@@ -10,14 +10,14 @@ from typing import Any
 
 from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import WEIGHTS_FILE
-from lingualift.made import discard, made, place
 from lingualift.metrics.comparisons import Comparison, compare
 from lingualift.pipeline.methods import METHODS, is_seeded, variant
 from lingualift.pipeline.plan import Plan, Planned
 from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Step, Train, merge_weight
 from lingualift.pipeline.store import RECIPE_FILE, Store
 from lingualift.provenance import fingerprint, json_text, read_json
-from lingualift.report.folder import RESULTS_FILE, STEPS_FILE
+from lingualift.runs.folder import RESULTS_FILE, STEPS_FILE
+from lingualift.runs.made import discard, made, place
 
 SCHEMA = 1
 _VIEWS = ("predictions/", "adapters/")

@@ -28,10 +28,10 @@ from lingualift.errors import UserError
 from lingualift.fusion.places import find_block
 from lingualift.fusion.translator import find_translator
 from lingualift.languages import language as find_language
-from lingualift.made import discard, made, place
 from lingualift.pipeline.methods import check_family, check_methods
 from lingualift.pipeline.plan import check_templates, rows_read
 from lingualift.provenance import open_to_all, write_jsonl, writing
+from lingualift.runs.made import discard, made, place
 from lingualift.tasks import TASKS, Task, TextTask, get_task, shipped_languages, shipped_rows
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
 

@@ -17,14 +17,14 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: no run folder, an unfinished run, files that cannot be read or written.
     """
-    from lingualift.made import adopt, alone, place
-    from lingualift.report.folder import PAGE_FILE, TABLE_FILE, files_of_older_run, read_run
     from lingualift.report.page import render
-    from lingualift.report.tables import to_markdown
+    from lingualift.report.tables import Layout, to_markdown
+    from lingualift.runs.folder import PAGE_FILE, TABLE_FILE, files_of_older_run, read_run
+    from lingualift.runs.made import adopt, alone, place
 
     run = read_run(folder)
     page = render(run)
-    table = to_markdown(run.rows, run.comparisons, run.layout)
+    table = to_markdown(run.rows, run.comparisons, Layout.of(run.experiment))
     with alone(folder):
         adopt(folder, files_of_older_run(folder))
         place(folder, {TABLE_FILE: table, PAGE_FILE: page})

@@ -16,11 +16,10 @@ from jinja2 import Environment, StrictUndefined, Template
 from lingualift.errors import UserError
 from lingualift.languages import language
 from lingualift.metrics.comparisons import BASELINE, Comparison
-from lingualift.pipeline.words import duration
 from lingualift.report.figures import HEIGHT, WIDTH, Plot, line_plot
-from lingualift.report.folder import RunFolder, StepRecord
 from lingualift.report.tables import (
     BOUNDS,
+    Layout,
     Mean,
     Table,
     all_tables,
@@ -33,6 +32,8 @@ from lingualift.report.tables import (
     signed,
     tables,
 )
+from lingualift.runs.folder import RunFolder, StepRecord
+from lingualift.terminal import duration
 
 TEMPLATE = "report.html.j2"
 STEPS = (1.0, 3.0, 10.0)  # percent points at which a gain's colour deepens
@@ -43,8 +44,8 @@ def render(run: RunFolder) -> str:
     page = _template().render(
         run=run,
         asked=_asked(run),
-        findings=findings(run.rows, run.comparisons, run.layout),
-        words=in_words(run.rows, run.comparisons, run.layout),
+        findings=findings(run.rows, run.comparisons, Layout.of(run.experiment)),
+        words=in_words(run.rows, run.comparisons, Layout.of(run.experiment)),
         how=how_compared(run.comparisons) if run.comparisons else "",
         scores=_scores(run),
         steps=STEPS,
@@ -170,7 +171,7 @@ class _Scores:
 
 def _scores(run: RunFolder) -> list[tuple[_Scores, list[_Scores]]]:
     """Per task, its first metric's table and the further ones."""
-    found = [_table(run, table) for table in all_tables(run.rows, run.layout)]
+    found = [_table(run, table) for table in all_tables(run.rows, Layout.of(run.experiment))]
     grouped = [list(group) for _, group in itertools.groupby(found, lambda one: one.table.task)]
     return [(group[0], group[1:]) for group in grouped]
 
@@ -191,10 +192,10 @@ def _table(run: RunFolder, table: Table) -> _Scores:
             for line in table.lines
         )
 
-    averages = run.layout.averages()
+    averages = Layout.of(run.experiment).averages()
     return _Scores(
         table,
-        caption(table, run.layout),
+        caption(table, Layout.of(run.experiment)),
         tuple(
             (*names[line.method], merge_weights(line.weights), _ROLES.get(names[line.method][0], ""))
             for line in table.lines
@@ -359,9 +360,9 @@ class _Counted:
 
 def _malformed(run: RunFolder) -> list[_Counted]:
     found = []
-    for table in tables(run.rows, run.layout):
+    for table in tables(run.rows, Layout.of(run.experiment)):
         mine = [row for row in run.rows if (row["task"], row["metric"]) == table.name]
-        languages = tuple(name for name in table.columns if name not in run.layout.averages())
+        languages = tuple(name for name in table.columns if name not in Layout.of(run.experiment).averages())
         counts: dict[tuple[str, str], tuple[int, int]] = {}
         for row in mine:
             place = method_name(row), row["language"]

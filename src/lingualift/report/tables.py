@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lingualift.config import Experiment
 from lingualift.errors import one_line
 from lingualift.metrics.comparisons import BASELINE, Comparison
 
@@ -29,6 +30,12 @@ class Layout:
     targets: tuple[str, ...]
     tuned_on: str | None = None
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Layout:
+        """Columns and averages of an experiment's tables."""
+        languages = experiment.languages
+        return cls(languages.source, languages.targets, experiment.weights.tune_on, languages.groups)
 
     def averages(self) -> dict[str, tuple[str, ...]]:
         """Name of an average -> the languages in it, never the one that weights were tuned on."""

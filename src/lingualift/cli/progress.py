@@ -12,8 +12,7 @@ from rich.text import Text
 from lingualift.errors import plain
 from lingualift.pipeline.executors import Event, Watch
 from lingualift.pipeline.pulse import Beat, Pulse
-from lingualift.pipeline.words import duration
-from lingualift.terminal import Terminal
+from lingualift.terminal import Terminal, duration
 
 
 class _Label(ProgressColumn):

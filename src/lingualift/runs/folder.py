@@ -13,11 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from lingualift.config import Experiment, load_experiment
 from lingualift.errors import UserError, one_line
-from lingualift.made import made
+from lingualift.runs.made import made
 from lingualift.metrics.comparisons import Comparison
 from lingualift.provenance import PROVENANCE_FILE, read_json, reading, sha256_file
-from lingualift.report.records import Entry, Facts, Provenance, Results, Step, Steps, Sweep, Training
-from lingualift.report.tables import Layout
+from lingualift.runs.records import Entry, Facts, Provenance, Results, Step, Steps, Sweep, Training
 
 EXPERIMENT_FILE, RESULTS_FILE, STEPS_FILE, LOG_FILE = (
     "experiment.yaml",
@@ -82,16 +81,6 @@ class RunFolder:
     adapters: Mapping[str, Mapping[str, Any]]
     fingerprints: Mapping[str, str]
 
-    @property
-    def layout(self) -> Layout:
-        """How its tables are laid out."""
-        return layout_of(self.experiment)
-
-
-def layout_of(experiment: Experiment) -> Layout:
-    """Columns and averages of an experiment's tables."""
-    languages = experiment.languages
-    return Layout(languages.source, languages.targets, experiment.weights.tune_on, languages.groups)
 
 
 def read_run(folder: Path) -> RunFolder:
@@ -195,7 +184,7 @@ def _read_log(path: Path) -> tuple[tuple[Mapping[str, Any], ...] | None, int]:
 
 
 def files_of_older_run(folder: Path) -> list[str]:
-    """Files of a run by a version that kept no record of what it made (`lingualift.made`); its log tells it by."""
+    """Files of a run by a version that kept no record of what it made (`lingualift.runs.made`); its log tells it by."""
     entries, _ = _read_log(folder / LOG_FILE)
     if made(folder) or not entries or not {"time", "event", "step", "key"} <= entries[0].keys():
         return []

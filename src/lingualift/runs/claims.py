@@ -9,9 +9,9 @@ from typing import Any
 
 from lingualift.config import Experiment, dump_experiment, load_experiment
 from lingualift.errors import UserError
-from lingualift.made import adopt, alone, check, discard, made, place
+from lingualift.runs.made import adopt, alone, check, discard, made, place
 from lingualift.provenance import reading
-from lingualift.report.folder import EXPERIMENT_FILE, RESULTS, files_of_older_run
+from lingualift.runs.folder import EXPERIMENT_FILE, RESULTS, files_of_older_run
 
 
 def check_folder(folder: Path, experiment: Experiment, replace: bool, names: Iterable[str] = ()) -> None:

@@ -15,9 +15,8 @@ from lingualift.pipeline.cost import Estimate
 from lingualift.pipeline.machines import LAUNCH, UTILISATION, Machine
 from lingualift.pipeline.steps import Step
 from lingualift.pipeline.store import Entry
-from lingualift.pipeline.words import duration, readable
 from lingualift.report.tables import Layout, Mean, Row, Table, caption, in_words, merge_weights, tables
-from lingualift.terminal import Terminal
+from lingualift.terminal import Terminal, duration, readable
 
 _ANY = 10_000  # columns: wider than any table
 

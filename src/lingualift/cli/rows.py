@@ -1,0 +1,240 @@
+"""Commands that score, answer and translate rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lingualift.cli.app import (
+    Answers,
+    BackboneName,
+    BesideLanguage,
+    ChatTemplate,
+    DataTemplate,
+    Dtype,
+    LanguageCode,
+    PromptLanguage,
+    PromptName,
+    Quantization,
+    Revision,
+    TaskName,
+    app,
+    backbone_of,
+    next_step,
+    source_of,
+)
+from lingualift.terminal import Terminal, say
+
+
+@app.command()
+def evaluate(
+    backbone: BackboneName,
+    task: TaskName,
+    language: LanguageCode,
+    data: DataTemplate,
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter folder; the plain backbone if left out.")
+    ] = None,
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            help="The same rows in the source language, for an adapter that reads them too (docs/fusing.md): as "
+            "--data, {language} is that of the rows."
+        ),
+    ] = None,
+    beside_language: BesideLanguage = None,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Split to score.")] = "test",
+    length_normalization: Annotated[
+        Literal["none", "tokens", "characters"], typer.Option(help="How ranked answers are compared.")
+    ] = "none",
+    batch_size: Annotated[int, typer.Option(help="Sequences per forward pass, at most.")] = 64,
+    max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 512,
+    unicode_normalization: Annotated[
+        Literal["none", "NFC"],
+        typer.Option(help="Compare written answers with the gold as they are, or both in NFC."),
+    ] = "none",
+    prompt: PromptName = None,
+    prompt_language: PromptLanguage = None,
+    answers: Answers = "ranked",
+    revision: Revision = None,
+    dtype: Dtype = "float32",
+    quantization: Quantization = None,
+    chat_template: ChatTemplate = False,
+) -> None:
+    """Score a backbone, or an adapter on it; predictions go beside the JSON file, as .predictions.jsonl."""
+    from lingualift.attachment import check_adapter, source_language
+    from lingualift.backbone.loading import find_backbone
+    from lingualift.cli.progress import counting
+    from lingualift.config import Scoring, checked
+    from lingualift.data.output import check_output, growing, json_line
+    from lingualift.evaluation.runner import evaluate as score
+    from lingualift.provenance import write_json, write_jsonl
+
+    check_output(output, "file")
+    predictions = output.with_suffix(".predictions.jsonl")
+    check_output(predictions, "file")
+    scoring = checked(
+        Scoring,
+        length_normalization=length_normalization,
+        batch_size=batch_size,
+        max_length=max_length,
+        unicode_normalization=unicode_normalization,
+    )
+    spoken = source_language(adapter, beside, beside_language)
+    side = (beside, spoken) if beside is not None and spoken is not None else None
+    chosen, examples = source_of(task, data, prompt, prompt_language, answers, side).labelled(language, split)
+    for example in examples:
+        json_line([example.id, example.gold], f"the row with id {example.id!r}")
+    ref = find_backbone(backbone_of(backbone, revision, dtype, quantization, chat_template))
+    if adapter is not None:
+        check_adapter(ref, adapter)
+    about = {
+        "task": task,
+        "language": language,
+        "split": split,
+        "backbone": backbone,
+        "quantization": quantization,
+        "chat_template": chat_template,
+        "adapter": str(adapter or ""),
+        "beside": beside,
+        "beside_language": spoken,
+    }
+    bar = counting(Terminal(stderr=True), f"evaluate {task} in {language}")
+    with growing(predictions) as keep, bar as progress:
+        found = score(
+            ref,
+            adapter,
+            chosen,
+            examples,
+            scoring,
+            progress,
+            lambda _, one: keep(json_line(one.to_dict(), f"the answer to {one.id!r}")),
+        )
+        write_jsonl(predictions, found.rows())
+        write_json(output, {**about, **found.summary()})
+    for metric, values in found.scores.items():
+        error = "" if values["stderr"] is None else f" ± {values['stderr']:.1f}"
+        Terminal().print(
+            f"{metric} {values['score']:.1f}{error} (n {len(examples)}, chance {values['chance']:.1f})"
+        )
+    next_step(f"read {predictions}")
+
+
+@app.command()
+def predict(
+    backbone: BackboneName,
+    task: TaskName,
+    language: LanguageCode,
+    rows: Annotated[Path, typer.Option("--input", help="Rows, labelled or not: .jsonl[.gz] .csv .parquet.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON Lines file to write.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter folder; the plain backbone if left out.")
+    ] = None,
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            help="The same rows in the source language, for an adapter that reads them too (docs/fusing.md)."
+        ),
+    ] = None,
+    beside_language: BesideLanguage = None,
+    length_normalization: Annotated[
+        Literal["none", "tokens", "characters"], typer.Option(help="How ranked answers are compared.")
+    ] = "none",
+    batch_size: Annotated[int, typer.Option(help="Sequences per forward pass, at most.")] = 64,
+    max_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.")] = 512,
+    prompt: PromptName = None,
+    prompt_language: PromptLanguage = None,
+    answers: Answers = "ranked",
+    revision: Revision = None,
+    dtype: Dtype = "float32",
+    quantization: Quantization = None,
+    chat_template: ChatTemplate = False,
+) -> None:
+    """Answer rows that have no labels; their columns are kept beside the predictions."""
+    from lingualift.cli.progress import counting
+    from lingualift.commands.predict import predict_rows
+    from lingualift.config import Scoring, checked
+    from lingualift.data.output import growing, json_line
+    from lingualift.provenance import write_jsonl
+
+    scoring = checked(
+        Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
+    )
+    chosen = backbone_of(backbone, revision, dtype, quantization, chat_template)
+    bar = counting(Terminal(stderr=True), f"predict {task} in {language}")
+    with growing(output) as keep, bar as progress:
+        found = predict_rows(
+            chosen,
+            adapter,
+            task,
+            language,
+            rows,
+            scoring,
+            prompt,
+            prompt_language,
+            answers,
+            beside,
+            beside_language,
+            progress,
+            lambda _, record: keep(json_line(record, f"the answer to {record['id']!r}")),
+        )
+        write_jsonl(output, found.records)
+    Terminal().print(
+        f"{len(found.records)} rows answered, {found.malformed} of them malformed (prediction null); "
+        f"{found.truncated} prompts cut to {max_length} tokens"
+    )
+    next_step(f"read {output}, for example with pandas.read_json({str(output)!r}, lines=True)")
+
+
+@app.command()
+def translate(
+    model: Annotated[str, typer.Option("--model", help="NLLB, M2M100 or mBART: hub id or folder.")],
+    source: Annotated[str, typer.Option("--source", help="Language of the rows.")],
+    target: Annotated[str, typer.Option("--target", help="Language to translate into.")],
+    task: TaskName,
+    data: DataTemplate,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder; a folder named as the target language is made in it."),
+    ],
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="train, validation, test; those that there are if left out."),
+    ] = None,
+    beams: Annotated[int, typer.Option(help="Beams of the search; 1 is greedy.")] = 4,
+    max_length: Annotated[
+        int, typer.Option(help="Tokens of a sentence; a longer one is cut in parts.")
+    ] = 256,
+    batch_size: Annotated[int, typer.Option(help="Sentences per batch.")] = 16,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="File of translated sentences; lingualift-translations.sqlite beside the output."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit of the model on the hub.")] = None,
+    dtype: Annotated[str, typer.Option(help="Number format of the model.")] = "float32",
+) -> None:
+    """Translate the rows of a task; answers that are spans are found again in training data."""
+    from lingualift.cli.progress import counting
+    from lingualift.config import Translation, checked
+    from lingualift.translation import translate as translate_rows
+
+    settings = checked(Translation, beams=beams, max_length=max_length, batch_size=batch_size)
+    with counting(Terminal(stderr=True), f"translate {task} from {source} into {target}") as progress:
+        done = translate_rows(
+            model=backbone_of(model, revision, dtype, None, False),
+            source=source,
+            target=target,
+            task=task,
+            data=data,
+            output=output,
+            splits=split,
+            settings=settings,
+            cache=cache,
+            progress=progress,
+        )
+    for line in done.lines():
+        say(line)
+    next_step(f"read {done.folder / 'provenance.json'}; the rows are --data {done.files!r}")

@@ -1,0 +1,236 @@
+"""Commands that train adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lingualift.cli.app import (
+    Answers,
+    BackboneName,
+    ChatTemplate,
+    DataTemplate,
+    Dtype,
+    LanguageCode,
+    OutputFolder,
+    Private,
+    PromptLanguage,
+    PromptName,
+    PushTo,
+    Quantization,
+    Revision,
+    TaskName,
+    app,
+    backbone_of,
+    check_push,
+    next_step,
+    push_to,
+    show_list,
+    source_of,
+)
+from lingualift.terminal import Terminal, say
+
+
+@app.command()
+def lift(
+    backbone: BackboneName,
+    adapter: Annotated[Path, typer.Option(help="The adapter to lift: any LoRA or (IA)³ of peft's.")],
+    to: Annotated[str, typer.Option("--to", help="Language to lift into.")],
+    text: Annotated[Path, typer.Option(help="Raw text in it: .txt, one text a line, or a column `text`.")],
+    source_text: Annotated[Path, typer.Option(help="Raw text in the adapter's language.")],
+    output: OutputFolder,
+    source_language: Annotated[str, typer.Option("--from", help="The adapter's language.")] = "en",
+    weight: Annotated[float, typer.Option(help="Factor of the references' difference.")] = 0.5,
+    rank: Annotated[
+        int | None,
+        typer.Option(help="LoRA: truncate to this rank; exact, up to three times as much, if left out."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Labelled task to score before and after.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Its rows: path template with {language} and {split}.")
+    ] = None,
+    score_on: Annotated[
+        list[str] | None, typer.Option(help="Language to score; the one lifted into if left out.")
+    ] = None,
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Split to score.")] = "test",
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each reference.")] = 100,
+    batch_size: Annotated[int, typer.Option(help="Segments of text per step.")] = 8,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate; 2e-4 for LoRA, 5e-4 for (IA)³ if left out.")
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens per segment of text.")] = 256,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Draw of the references, order of the texts.")
+    ] = 0,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Folder of references; lingualift-store beside the output if left out."),
+    ] = None,
+    revision: Revision = None,
+    dtype: Dtype = "float32",
+    quantization: Quantization = None,
+    chat_template: ChatTemplate = False,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="References trained at once; two without a GPU, if left out.")
+    ] = None,
+    push_to_hub: PushTo = None,
+    private: Private = False,
+) -> None:
+    """Lift an adapter you have into another language, by raw text in both."""
+    from lingualift.cli.progress import watching
+    from lingualift.commands.lift import HEAD
+    from lingualift.commands.lift import lift as lift_adapter
+
+    check_push(push_to_hub, private)
+    with watching(Terminal(stderr=True)) as watch:
+        lifted = lift_adapter(
+            backbone=backbone,
+            adapter=adapter,
+            to=to,
+            text=text,
+            source_text=source_text,
+            output=output,
+            source_language=source_language,
+            weight=weight,
+            rank=rank,
+            task=task,
+            data=data,
+            score_on=score_on or (),
+            split=split,
+            steps=steps,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_length=max_length,
+            seed=seed,
+            store=store,
+            revision=revision,
+            dtype=dtype,
+            quantization=quantization,
+            chat_template=chat_template,
+            precision=precision,
+            workers=workers,
+            watch=watch,
+        )
+    show_list(HEAD, [measure.cells() for measure in lifted.measures])
+    for line in lifted.lines():
+        say(line)
+    push_to(output, push_to_hub, private)
+    next_step(
+        f"lingualift predict --backbone {backbone} --adapter {output} --task … --language {to} --input … --output …"
+    )
+
+
+@app.command()
+def train(
+    backbone: BackboneName,
+    task: TaskName,
+    language: LanguageCode,
+    data: DataTemplate,
+    output: OutputFolder,
+    adapter: Annotated[Literal["lora", "ia3", "prefix"], typer.Option(help="Kind of adapter.")] = "lora",
+    rank: Annotated[int, typer.Option(help="Rank of LoRA's factors.")] = 8,
+    alpha: Annotated[int, typer.Option(help="LoRA's update is scaled by alpha / rank.")] = 16,
+    modules: Annotated[
+        str | None, typer.Option(help="Linear layers, separated by commas; all if left out.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Virtual tokens of a prefix.")] = 20,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the data; 3 if steps are not given.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows per step and device.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 2e-4,
+    max_length: Annotated[int, typer.Option(help="Tokens per row, or per segment of text.")] = 512,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Initialisation and order of the data.")
+    ] = 0,
+    start: Annotated[
+        Path | None, typer.Option(help="Adapter to start from, so that factors share a basis.")
+    ] = None,
+    words_head: Annotated[
+        Path | None,
+        typer.Option(help="Head for words, on raw text and an encoder without one: lingualift train-head."),
+    ] = None,
+    prompt: PromptName = None,
+    prompt_language: PromptLanguage = None,
+    answers: Answers = "ranked",
+    revision: Revision = None,
+    dtype: Dtype = "float32",
+    quantization: Quantization = None,
+    chat_template: ChatTemplate = False,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
+    report_to: Annotated[
+        list[str] | None, typer.Option(help="Experiment tracker: tensorboard, trackio, wandb.")
+    ] = None,
+    push_to_hub: PushTo = None,
+    private: Private = False,
+) -> None:
+    """Train one adapter on a task, or on raw text (`--task causal-lm`)."""
+    from lingualift.cli.progress import counting
+    from lingualift.commands.train import train_once
+    from lingualift.config import Adapter, Training, checked
+
+    check_push(push_to_hub, private)
+    names = tuple(modules.split(",")) if modules else None
+    settings = {"steps": steps, "epochs": epochs if epochs or steps else 3, "batch_size": batch_size}
+    more = {"learning_rate": learning_rate, "max_length": max_length, "precision": precision}
+    with counting(Terminal(stderr=True), f"train {task} in {language}") as progress:
+        train_once(
+            backbone_of(backbone, revision, dtype, quantization, chat_template),
+            source_of(task, data, prompt, prompt_language, answers),
+            language,
+            checked(Adapter, type=adapter, rank=rank, alpha=alpha, modules=names, tokens=tokens),
+            checked(Training, **settings, **more),
+            seed=seed,
+            start=start,
+            output=output,
+            progress=progress,
+            report_to=report_to or (),
+            words=words_head,
+        )
+    push_to(output, push_to_hub, private)
+    next_step(f"lingualift evaluate --backbone {backbone} --adapter {output} --task … --language … --data …")
+
+
+@app.command()
+def train_head(
+    backbone: BackboneName,
+    language: Annotated[
+        list[str], typer.Option("--language", help="Language of a reference to come; once for each.")
+    ],
+    data: DataTemplate,
+    output: OutputFolder,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps for each language.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the data; 3 if steps are not given.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Segments of text per step and device.")] = 16,
+    max_length: Annotated[int, typer.Option(help="Tokens per segment.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Draw of the head, order of the text.")] = 0,
+    revision: Revision = None,
+    dtype: Dtype = "float32",
+    quantization: Quantization = None,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
+) -> None:
+    """Train the head for words that an encoder lacks (e5, LaBSE), on raw text of all languages: for references."""
+    from lingualift.cli.progress import counting
+    from lingualift.commands.train import train_head as train_one
+    from lingualift.config import Data, Training, checked
+
+    settings = {"steps": steps, "epochs": epochs if epochs or steps else 3, "batch_size": batch_size}
+    with counting(Terminal(stderr=True), f"train a head for words in {', '.join(language)}") as progress:
+        train_one(
+            backbone_of(backbone, revision, dtype, quantization, False),
+            checked(Data, files=data),
+            language,
+            checked(Training, **settings, max_length=max_length, precision=precision),
+            seed=seed,
+            output=output,
+            progress=progress,
+        )
+    next_step(
+        f"lingualift train --backbone {backbone} --task masked-lm --words-head {output} --language … --data …"
+    )
