@@ -9,11 +9,11 @@ import small
 import tiny
 import torch
 
-from lingualift.activations import RECORD, recording
 from lingualift.backbone.loading import find_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.runner import evaluate
+from lingualift.fusion.activations import RECORD, recording
 
 
 def inputs_of(model, paths, run):

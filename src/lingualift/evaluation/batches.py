@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from lingualift.activations import tentative
 from lingualift.backbone.devices import clear_memory, out_of_memory
 from lingualift.errors import UserError
+from lingualift.fusion.activations import tentative
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

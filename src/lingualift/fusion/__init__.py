@@ -1,6 +1,6 @@
 """Hidden states of source and target language meet: FLARE, in LoRA's bottleneck, and X-Mixup, behind one block."""
 
-from lingualift.activations import recording
+from lingualift.fusion.activations import recording
 from lingualift.fusion.cache import SourceCache
 from lingualift.fusion.config import FlareConfig, MixupConfig
 from lingualift.fusion.mixup import MixupModel, load_mixup, mixup

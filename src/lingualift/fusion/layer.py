@@ -9,7 +9,7 @@ import torch
 from peft.tuners.lora.layer import Linear
 from torch import Tensor
 
-from lingualift.activations import RECORD
+from lingualift.fusion.activations import RECORD
 from lingualift.fusion.functions import Fusion, draw
 from lingualift.fusion.passes import CALL, CURRENT, UNFUSED, Call, Fused, Meeting, SourcePass
 
