@@ -41,11 +41,13 @@ STEPS = (1.0, 3.0, 10.0)  # percent points at which a gain's colour deepens
 
 def render(run: RunFolder) -> str:
     """The page as HTML: one file that loads nothing, runs nothing and escapes everything it shows."""
+    layout = Layout.of(run.experiment)
     page = _template().render(
         run=run,
+        layout=layout,
         asked=_asked(run),
-        findings=findings(run.rows, run.comparisons, Layout.of(run.experiment)),
-        words=in_words(run.rows, run.comparisons, Layout.of(run.experiment)),
+        findings=findings(run.rows, run.comparisons, layout),
+        words=in_words(run.rows, run.comparisons, layout),
         how=how_compared(run.comparisons) if run.comparisons else "",
         scores=_scores(run),
         steps=STEPS,
