@@ -49,6 +49,10 @@ WRONG = 0.2
 """Share of the words that are dropped or replaced."""
 PAPER = {**FACTORS, "modules": "(q|v)_proj"}
 """The paper's choice of modules for references: queries and values."""
+NAMED = ["source-ft", SUM, DELTA, PAPER]
+"""Rows on merging that named comparisons read; the others come after them."""
+REST = ["vanilla", "reference-only", MEAN, FACTORS]
+REST += [{**one, "weight": weight} for one in (SUM, MEAN, DELTA, FACTORS, PAPER) for weight in WEIGHTS]
 REFERENCE = {"steps": 25, "batch_size": 8, "learning_rate": 2e-4}
 """Chosen under "Choice of settings" in REAL.md."""
 console = Console()
@@ -74,13 +78,18 @@ def experiments(places: Places) -> Iterator[tuple[str, Raw]]:
     for learning_rate in (5e-4, 1e-3, 2e-3):
         yield f"choice-e5-{learning_rate:g}", choice_e5(places, learning_rate)
     for seed in SEEDS:
-        yield f"nusax-gemma-{seed}", merging(nusax(places, seed))
+        yield f"nusax-gemma-{seed}", {**nusax(places, seed), "methods": NAMED}
     for seed in SEEDS:
         yield from conditions(places, f"nusax-e5-{seed}", e5(places, seed), READING)
     for seed in SEEDS:
-        yield f"xnli-gemma-{seed}", merging(xnli(places, seed))
+        yield f"xnli-gemma-{seed}", {**xnli(places, seed), "methods": NAMED}
     for seed in SEEDS[:2]:
         yield f"nusax-gemma-fused-{seed}", {**fused(nusax(places, seed, FUSED)), "methods": FEWER}
+    for seed in SEEDS:
+        upper = ["target-ft"] if seed == SEEDS[0] else []
+        yield f"nusax-gemma-{seed}-rest", {**nusax(places, seed), "methods": REST + upper}
+    for seed in SEEDS:
+        yield f"xnli-gemma-{seed}-rest", {**xnli(places, seed), "methods": REST}
 
 
 def gemma(places: Places) -> Raw:
@@ -132,13 +141,6 @@ def xnli(places: Places, seed: int) -> Raw:
         },
         "weights": {"tune_on": "de", "grid": list(GRID)},
     }
-
-
-def merging(raw: Raw) -> Raw:
-    """All rows on merging."""
-    merges = (SUM, MEAN, DELTA, FACTORS, PAPER)
-    fixed = [{**one, "weight": weight} for one in merges for weight in WEIGHTS]
-    return {**raw, "methods": ["vanilla", "source-ft", "reference-only", *merges, *fixed]}
 
 
 def fused(raw: Raw) -> Raw:
