@@ -1,4 +1,4 @@
-"""From `study/numbers.json` to the figures in `docs/study/` and the tables in `docs/study.md`.
+"""From `study/numbers.json` to the figures in `study/figures/` and the tables in `study/README.md`.
 
 python study/figures.py
 """
@@ -21,7 +21,7 @@ mpl.use("svg")
 
 import matplotlib.pyplot as plt
 
-DOCS = Path(__file__).parents[1] / "docs"
+PAGES = Path(__file__).parent
 ABOVE, BELOW, LEVEL = "#0b7285", "#c2410c", "#868e96"
 SETTINGS = {
     "world": "mini-world (sw, id, ht), 3 backbones × 3 seeds",
@@ -60,10 +60,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--docs", type=Path, default=DOCS, help="holds study.md")
+    parser.add_argument("--pages", type=Path, default=PAGES, help="holds README.md")
     options = parser.parse_args()
     numbers = json.loads(NUMBERS.read_text(encoding="utf-8"))
-    folder = options.docs / "study"
+    folder = options.pages / "figures"
     folder.mkdir(exist_ok=True)
     style = {"svg.fonttype": "none", "svg.hashsalt": "study", "font.family": "sans-serif", "font.size": 9}
     with plt.rc_context(style):
@@ -72,7 +72,7 @@ def main() -> None:
             save(draw(of_question(numbers["effects"], question), title), folder / f"{question}.svg")
         save(curves(numbers["curves"]), folder / "M5-curves.svg")
         save(by_language(numbers["effects"]), folder / "languages.svg")
-    page = options.docs / "study.md"
+    page = options.pages / "README.md"
     page.write_text(filled(page.read_text(encoding="utf-8"), numbers), encoding="utf-8")
     Console().print(f"next: read {page}")
 

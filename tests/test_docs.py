@@ -259,7 +259,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
-    ROOT / "study/PROTOCOL.md",
+    *sorted((ROOT / "study").glob("*.md")),
 ]
 
 

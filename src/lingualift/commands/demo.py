@@ -14,7 +14,7 @@ from lingualift.pipeline.executors import Watch
 from lingualift.provenance import write_text
 
 EXPERIMENT = "demo.yaml"
-SHOWN = """flare reads poor translations here, because there the methods differ. In the study (docs/study.md), over \
+SHOWN = """flare reads poor translations here, because there the methods differ. In the study (study/README.md), over \
 three other backbones, it is above translate-test by +12.2 [+5.3, +18.1] points and level with translate-train and \
 x-mixup; its setting block-input was chosen after the first results. Merging is level with source-ft there too."""
 """What the demo's table stands for; the numbers are the study's."""

@@ -194,7 +194,7 @@ def lift(
         source_text: Raw text in the adapter's language.
         output: Folder to write; it must not exist.
         source_language: The adapter's language.
-        weight: λ; where lifting cost anything, 0.5 cost less than 1 (docs/study.md).
+        weight: λ; where lifting cost anything, 0.5 cost less than 1 (study/README.md).
         rank: LoRA: rank to truncate to; exact (ranks add up) when left out.
         task: Labelled task to score before and after; needs `data`.
         data: Path template of its rows, with {language} and {split}.

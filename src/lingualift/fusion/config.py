@@ -91,7 +91,7 @@ class FlareConfig(FusionConfig):
         fusion_modules: Those of them that fuse; None for all. Of an encoder-decoder, names mean the encoder's layers.
         fusion: Name of the fusion function; `FUSIONS` lists them.
         source_state: Where the source's states are taken in its pass: what goes into the same block (in
-            the mini-world better where translations are bad: docs/study.md), what comes out of it, or what goes into
+            the mini-world better where translations are bad: study/README.md), what comes out of it, or what goes into
             the same projection. With `source_encoder`, whose last states they are, it is not used.
         answer_source: What positions of the answer meet on decoders: `last`, the source's last prompt state; `none`;
             or `generate`, the states of the source side's own greedy answer, which is never the gold one.

@@ -3,14 +3,20 @@
 import gzip
 import json
 import re
-import sys
 from pathlib import Path
 
+import effects
+import experiments as study
+import figures
+import methods
 import numpy as np
 import pytest
+import questions
+import real_effects
 import yaml
 
 import lingualift as ll
+import real
 from lingualift.commands.demo import SHOWN
 from lingualift.config import load_experiment
 from lingualift.miniworld import write_data
@@ -18,18 +24,8 @@ from lingualift.pipeline import plan_of
 from lingualift.pipeline.methods import METHODS, check_methods, variant
 from lingualift.pipeline.steps import InitialiseFused, Merge, Train
 
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared"
-sys.path.insert(0, str(ROOT / "study"))
-
-import effects  # noqa: E402
-import experiments as study  # noqa: E402
-import figures  # noqa: E402
-import methods  # noqa: E402
-import questions  # noqa: E402
-import real_effects  # noqa: E402
-
-import real  # noqa: E402
+STUDY = Path(__file__).parent
+SHARED = STUDY.parents[1] / "shared"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,7 +91,7 @@ def test_every_experiment_can_be_planned(every, tmp_path):
 
 
 def test_a_folder_without_the_data_sets_is_refused_before_anything_is_made(cli, tmp_path):
-    done = cli.script(ROOT / "study/run.py", "--shared", tmp_path, "--work", tmp_path / "work")
+    done = cli.script(STUDY / "run.py", "--shared", tmp_path, "--work", tmp_path / "work")
     assert done.code == 2
     assert "holds no data/nusax" in done.err
     assert not (tmp_path / "work").exists()
@@ -112,7 +108,7 @@ def test_the_tuning_language_is_in_no_average(every, tmp_path):
 def test_there_are_28_named_comparisons():
     named = [question for question in questions.questions() if question.named]
     assert [sum(one.question == name for one in named) for name in ("M1", "F1")] == [12, 16]
-    assert "all 28" in (ROOT / "study" / "PROTOCOL.md").read_text()
+    assert "all 28" in (STUDY / "PROTOCOL.md").read_text()
 
 
 def test_holm_on_a_case_worked_by_hand():
@@ -240,7 +236,7 @@ def numbers():
     return json.loads(effects.NUMBERS.read_text(encoding="utf-8"))
 
 
-PAGE = ROOT / "docs" / "study.md"
+PAGE = STUDY / "README.md"
 FORESTS = tuple(name for name in figures.TITLES if name != "F1-source")
 """Figures that show effects one by one."""
 LINES = ("F1-source", "M5-curves", "languages")
@@ -298,17 +294,17 @@ def test_the_corrected_p_values_are_holms(numbers):
 
 @pytest.mark.slow  # draws every figure of the study
 def test_the_figures_show_the_numbers(cli, numbers, tmp_path):
-    """Drawn anew, every figure tells the effects that the one in the docs tells."""
-    (tmp_path / "study.md").write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    done = cli.script(ROOT / "study" / "figures.py", "--docs", tmp_path)
+    """Drawn anew, every figure tells the effects that the one on the page tells."""
+    (tmp_path / "README.md").write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    done = cli.script(STUDY / "figures.py", "--pages", tmp_path)
     assert done.code == 0, done.err
     for name in (*FORESTS, *LINES):
-        drawn, kept = ((folder / "study" / f"{name}.svg").read_text() for folder in (tmp_path, PAGE.parent))
+        drawn, kept = ((folder / "figures" / f"{name}.svg").read_text() for folder in (tmp_path, PAGE.parent))
         assert words(drawn) == words(kept)
         if name in FORESTS:
             for one in effects.of_question(numbers["effects"], name):
                 assert figures.told(one).replace("-", "\N{MINUS SIGN}") in kept or figures.told(one) in kept
-        assert f"study/{name}.svg" in PAGE.read_text(encoding="utf-8")
+        assert f"figures/{name}.svg" in PAGE.read_text(encoding="utf-8")
 
 
 def words(svg):
