@@ -96,6 +96,28 @@ def test_workers_end_with_the_run_that_started_them(started, name):
     assert ended(others)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_the_workers_are_forked_from_never_hears_an_interrupt():
+    """Not while it imports either, for seconds, of which an interrupt would leave a traceback."""
+    code = """
+        import os, signal
+        from multiprocessing import forkserver
+        from lingualift.pipeline.executors import expect_workers
+        expect_workers(2)
+        server = forkserver._forkserver._forkserver_pid
+        status = open(f"/proc/{server}/status").read()
+        blocked = int(status.split("SigBlk:")[1].split()[0], 16)
+        assert blocked >> (signal.SIGINT - 1) & 1, status
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        os.kill(server, 9)
+    """
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow  # a server and two workers
 @posix
 def test_an_interrupt_from_the_keyboard_ends_workers_too(cli, inside):
