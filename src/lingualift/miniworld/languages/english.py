@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from lingualift.miniworld.grammar import Grammar
 
 _VERBS = {  # past, infinitive
@@ -43,58 +45,58 @@ class English(Grammar):
     conjunctions = ("and", "but")
     now = "now"
 
+    @override
     def verb(self, verb: str) -> str:
-        """See `Grammar`."""
         return _VERBS[verb][0]
 
+    @override
     def some(self, thing: str, colour: str) -> str:
-        """See `Grammar`."""
         return f"a {colour} {thing}"
 
+    @override
     def the(self, thing: str) -> str:
-        """See `Grammar`."""
         return f"the {thing}"
 
+    @override
     def subject(self, thing: str, colour: str | None = None) -> str:
-        """See `Grammar`."""
         return f"the {colour} {thing}" if colour else f"the {thing}"
 
+    @override
     def at(self, place: str) -> str:
-        """See `Grammar`."""
         return _PLACES[place]
 
+    @override
     def is_at(self, thing: str) -> str:
-        """See `Grammar`."""
         return "is"
 
+    @override
     def quality(self, thing: str, quality: str, denied: bool) -> str:
-        """See `Grammar`."""
         return f"is not {quality}" if denied else f"is {quality}"
 
+    @override
     def verdict(self, name: str, thing: str, verdict: str, denied: bool) -> str:
-        """See `Grammar`."""
         return f"{name} {_VERDICTS[verdict][denied]}"
 
+    @override
     def ask_what(self, name: str, verb: str, place: str) -> str:
-        """See `Grammar`."""
         return f"what did {name} {_VERBS[verb][1]} {place}?"
 
+    @override
     def ask_where(self, name: str, verb: str, the_thing: str) -> str:
-        """See `Grammar`."""
         return f"where did {name} {_VERBS[verb][1]} {the_thing}?"
 
+    @override
     def ask_colour(self, thing: str, the_subject: str) -> str:
-        """See `Grammar`."""
         return f"what color is {the_subject}?"
 
+    @override
     def thing_word(self, thing: str) -> str:
-        """See `Grammar`."""
         return thing
 
+    @override
     def place_word(self, place: str) -> str:
-        """See `Grammar`."""
         return place
 
+    @override
     def colour_word(self, thing: str, colour: str) -> str:
-        """See `Grammar`."""
         return colour

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from lingualift.miniworld.grammar import Grammar
 
 _THINGS = {
@@ -89,62 +91,62 @@ class German(Grammar):
     fronted_order = ("place", "verb", "who", "thing")
     state_order = ("now", "is", "subject", "place")
 
+    @override
     def verb(self, verb: str) -> str:
-        """See `Grammar`."""
         return _VERBS[verb]
 
+    @override
     def some(self, thing: str, colour: str) -> str:
-        """See `Grammar`."""
         gender, noun = _THINGS[thing]
         return f"{_SOME[gender]} {_COLOURS[colour][gender]} {noun}"
 
+    @override
     def the(self, thing: str) -> str:
-        """See `Grammar`."""
         gender, noun = _THINGS[thing]
         return f"{_ACCUSATIVE[gender]} {noun}"
 
+    @override
     def subject(self, thing: str, colour: str | None = None) -> str:
-        """See `Grammar`."""
         gender, noun = _THINGS[thing]
         article = _NOMINATIVE[gender]
         return f"{article} {_COLOURS[colour]['the']} {noun}" if colour else f"{article} {noun}"
 
+    @override
     def at(self, place: str) -> str:
-        """See `Grammar`."""
         return _PLACES[place][0]
 
+    @override
     def is_at(self, thing: str) -> str:
-        """See `Grammar`."""
         return "ist"
 
+    @override
     def quality(self, thing: str, quality: str, denied: bool) -> str:
-        """See `Grammar`."""
         return f"ist nicht {_QUALITIES[quality]}" if denied else f"ist {_QUALITIES[quality]}"
 
+    @override
     def verdict(self, name: str, thing: str, verdict: str, denied: bool) -> str:
-        """See `Grammar`."""
         return f"{name} {_VERDICTS[verdict][denied]}".format(it=_PRONOUN[_THINGS[thing][0]])
 
+    @override
     def ask_what(self, name: str, verb: str, place: str) -> str:
-        """See `Grammar`."""
         return f"was {_VERBS[verb]} {name} {place}?"
 
+    @override
     def ask_where(self, name: str, verb: str, the_thing: str) -> str:
-        """See `Grammar`."""
         return f"wo {_VERBS[verb]} {name} {the_thing}?"
 
+    @override
     def ask_colour(self, thing: str, the_subject: str) -> str:
-        """See `Grammar`."""
         return f"welche Farbe hat {the_subject}?"
 
+    @override
     def thing_word(self, thing: str) -> str:
-        """See `Grammar`."""
         return _THINGS[thing][1]
 
+    @override
     def place_word(self, place: str) -> str:
-        """See `Grammar`."""
         return _PLACES[place][1]
 
+    @override
     def colour_word(self, thing: str, colour: str) -> str:
-        """See `Grammar`."""
         return _COLOURS[colour][""]

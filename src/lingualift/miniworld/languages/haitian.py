@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from lingualift.miniworld.grammar import Grammar
 
 _THINGS = {  # noun, definite article
@@ -76,62 +78,62 @@ class Haitian(Grammar):
     conjunctions = ("epi", "men")
     now = "kounye a"
 
+    @override
     def verb(self, verb: str) -> str:
-        """See `Grammar`."""
         return _VERBS[verb]
 
+    @override
     def some(self, thing: str, colour: str) -> str:
-        """See `Grammar`."""
         return f"yon {_THINGS[thing][0]} {_COLOURS[colour][0]}"
 
+    @override
     def the(self, thing: str) -> str:
-        """See `Grammar`."""
         noun, article = _THINGS[thing]
         return f"{noun} {article}"
 
+    @override
     def subject(self, thing: str, colour: str | None = None) -> str:
-        """See `Grammar`."""
         if colour is None:
             return self.the(thing)
         word, article = _COLOURS[colour]
         return f"{_THINGS[thing][0]} {word} {article}"
 
+    @override
     def at(self, place: str) -> str:
-        """See `Grammar`."""
         return _PLACES[place][0]
 
+    @override
     def is_at(self, thing: str) -> str:
-        """See `Grammar`."""
         return ""
 
+    @override
     def quality(self, thing: str, quality: str, denied: bool) -> str:
-        """See `Grammar`."""
         return f"pa {_QUALITIES[quality]}" if denied else _QUALITIES[quality]
 
+    @override
     def verdict(self, name: str, thing: str, verdict: str, denied: bool) -> str:
-        """See `Grammar`."""
         return f"{name} {_VERDICTS[verdict][denied]}"
 
+    @override
     def ask_what(self, name: str, verb: str, place: str) -> str:
-        """See `Grammar`."""
         return f"kisa {name} {_VERBS[verb]} {place}?"
 
+    @override
     def ask_where(self, name: str, verb: str, the_thing: str) -> str:
-        """See `Grammar`."""
         return f"ki kote {name} {_VERBS[verb]} {the_thing}?"
 
+    @override
     def ask_colour(self, thing: str, the_subject: str) -> str:
-        """See `Grammar`."""
         return f"ki koulè {the_subject} ye?"
 
+    @override
     def thing_word(self, thing: str) -> str:
-        """See `Grammar`."""
         return _THINGS[thing][0]
 
+    @override
     def place_word(self, place: str) -> str:
-        """See `Grammar`."""
         return _PLACES[place][1]
 
+    @override
     def colour_word(self, thing: str, colour: str) -> str:
-        """See `Grammar`."""
         return _COLOURS[colour][0]

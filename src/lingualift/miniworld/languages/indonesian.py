@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from lingualift.miniworld.grammar import Grammar
 
 _THINGS = {
@@ -83,58 +85,58 @@ class Indonesian(Grammar):
     conjunctions = ("dan", "tetapi")
     now = "sekarang"
 
+    @override
     def verb(self, verb: str) -> str:
-        """See `Grammar`."""
         return _VERBS[verb]
 
+    @override
     def some(self, thing: str, colour: str) -> str:
-        """See `Grammar`."""
         return f"sebuah {_THINGS[thing]} {_COLOURS[colour]}"
 
+    @override
     def the(self, thing: str) -> str:
-        """See `Grammar`."""
         return f"{_THINGS[thing]} itu"
 
+    @override
     def subject(self, thing: str, colour: str | None = None) -> str:
-        """See `Grammar`."""
         return f"{_THINGS[thing]} {_COLOURS[colour]} itu" if colour else self.the(thing)
 
+    @override
     def at(self, place: str) -> str:
-        """See `Grammar`."""
         return f"di {_PLACES[place]}"
 
+    @override
     def is_at(self, thing: str) -> str:
-        """See `Grammar`."""
         return "ada"
 
+    @override
     def quality(self, thing: str, quality: str, denied: bool) -> str:
-        """See `Grammar`."""
         return f"tidak {_QUALITIES[quality]}" if denied else _QUALITIES[quality]
 
+    @override
     def verdict(self, name: str, thing: str, verdict: str, denied: bool) -> str:
-        """See `Grammar`."""
         return f"{name} {'tidak ' if denied else ''}{_VERDICTS[verdict]}"
 
+    @override
     def ask_what(self, name: str, verb: str, place: str) -> str:
-        """See `Grammar`."""
         return f"{name} {_VERBS[verb]} apa {place}?"
 
+    @override
     def ask_where(self, name: str, verb: str, the_thing: str) -> str:
-        """See `Grammar`."""
         return f"di mana {name} {_VERBS[verb]} {the_thing}?"
 
+    @override
     def ask_colour(self, thing: str, the_subject: str) -> str:
-        """See `Grammar`."""
         return f"apa warna {the_subject}?"
 
+    @override
     def thing_word(self, thing: str) -> str:
-        """See `Grammar`."""
         return _THINGS[thing]
 
+    @override
     def place_word(self, place: str) -> str:
-        """See `Grammar`."""
         return _PLACES[place]
 
+    @override
     def colour_word(self, thing: str, colour: str) -> str:
-        """See `Grammar`."""
         return _COLOURS[colour]

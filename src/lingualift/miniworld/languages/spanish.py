@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lingualift.miniworld.grammar import Grammar
+from typing_extensions import override
+
+from lingualift.miniworld.languages.romance import Romance
 from lingualift.miniworld.lexicon import NAMES
 
 _THINGS = {
@@ -79,71 +81,39 @@ _VERDICTS = {  # what follows the name and "no"; {it}: the thing's pronoun; by t
 }
 
 
-class Spanish(Grammar):
+class Spanish(Romance):
     """Spanish."""
 
     code = "es"
     conjunctions = ("y", "pero")
     now = "ahora"
+    definite, indefinite = _THE, _SOME
+    things, colours, places, verbs = _THINGS, _COLOURS, _PLACES, _VERBS
 
-    def verb(self, verb: str) -> str:
-        """See `Grammar`."""
-        return _VERBS[verb]
-
-    def some(self, thing: str, colour: str) -> str:
-        """See `Grammar`."""
-        gender, noun = _THINGS[thing]
-        return f"{_SOME[gender]} {noun} {_COLOURS[colour][gender]}"
-
-    def the(self, thing: str) -> str:
-        """See `Grammar`."""
-        gender, noun = _THINGS[thing]
-        return f"{_THE[gender]} {noun}"
-
-    def subject(self, thing: str, colour: str | None = None) -> str:
-        """See `Grammar`."""
-        return f"{self.the(thing)} {self.colour_word(thing, colour)}" if colour else self.the(thing)
-
-    def at(self, place: str) -> str:
-        """See `Grammar`."""
-        return _PLACES[place][0]
-
+    @override
     def is_at(self, thing: str) -> str:
-        """See `Grammar`."""
         return "está"
 
+    @override
     def quality(self, thing: str, quality: str, denied: bool) -> str:
-        """See `Grammar`."""
         predicate = _QUALITIES[quality][_THINGS[thing][0]]
         return f"no {predicate}" if denied else predicate
 
+    @override
     def verdict(self, name: str, thing: str, verdict: str, denied: bool) -> str:
-        """See `Grammar`."""
         no = "no " if denied else ""
         if verdict == "like":
             return f"a {name} {no}le gusta"
         return f"{name} {no}{_VERDICTS[verdict][NAMES[name]]}".format(it=_IT[_THINGS[thing][0]])
 
+    @override
     def ask_what(self, name: str, verb: str, place: str) -> str:
-        """See `Grammar`."""
         return f"¿qué {_VERBS[verb]} {name} {place}?"
 
+    @override
     def ask_where(self, name: str, verb: str, the_thing: str) -> str:
-        """See `Grammar`."""
         return f"¿dónde {_VERBS[verb]} {name} {the_thing}?"
 
+    @override
     def ask_colour(self, thing: str, the_subject: str) -> str:
-        """See `Grammar`."""
         return f"¿de qué color es {the_subject}?"
-
-    def thing_word(self, thing: str) -> str:
-        """See `Grammar`."""
-        return _THINGS[thing][1]
-
-    def place_word(self, place: str) -> str:
-        """See `Grammar`."""
-        return _PLACES[place][1]
-
-    def colour_word(self, thing: str, colour: str) -> str:
-        """See `Grammar`."""
-        return _COLOURS[colour][_THINGS[thing][0]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from lingualift.miniworld.grammar import Grammar
 
 _THINGS = {  # class, noun; class 11 takes the concord of class 3
@@ -103,62 +105,62 @@ class Swahili(Grammar):
     conjunctions = ("na", "lakini")
     now = "sasa"
 
+    @override
     def verb(self, verb: str) -> str:
-        """See `Grammar`."""
         return _VERBS[verb]
 
+    @override
     def some(self, thing: str, colour: str) -> str:
-        """See `Grammar`."""
         noun_class, noun = _THINGS[thing]
         of = f"{_OF[noun_class]} " if colour in _GENITIVE_COLOURS else ""
         return f"{noun} {of}{_COLOURS[colour][noun_class]}"
 
+    @override
     def the(self, thing: str) -> str:
-        """See `Grammar`."""
         return _THINGS[thing][1]
 
+    @override
     def subject(self, thing: str, colour: str | None = None) -> str:
-        """See `Grammar`."""
         return self.some(thing, colour) if colour else self.the(thing)
 
+    @override
     def at(self, place: str) -> str:
-        """See `Grammar`."""
         return _PLACES[place]
 
+    @override
     def is_at(self, thing: str) -> str:
-        """See `Grammar`."""
         return _IS_AT[_THINGS[thing][0]]
 
+    @override
     def quality(self, thing: str, quality: str, denied: bool) -> str:
-        """See `Grammar`."""
         return f"{'si' if denied else 'ni'} {_QUALITIES[quality][_THINGS[thing][0]]}"
 
+    @override
     def verdict(self, name: str, thing: str, verdict: str, denied: bool) -> str:
-        """See `Grammar`."""
         if verdict in _OBJECT_VERDICTS:
             return f"{name} {_OBJECT_VERDICTS[verdict][_THINGS[thing][0]][denied]}"
         return f"{name} {_VERDICTS[verdict][denied]}"
 
+    @override
     def ask_what(self, name: str, verb: str, place: str) -> str:
-        """See `Grammar`."""
         return f"{name} {_VERBS[verb]} nini {place}?"
 
+    @override
     def ask_where(self, name: str, verb: str, the_thing: str) -> str:
-        """See `Grammar`."""
         return f"{name} {_VERBS[verb]} {the_thing} wapi?"
 
+    @override
     def ask_colour(self, thing: str, the_subject: str) -> str:
-        """See `Grammar`."""
         return f"{the_subject} ni {_OF[_THINGS[thing][0]]} rangi gani?"
 
+    @override
     def thing_word(self, thing: str) -> str:
-        """See `Grammar`."""
         return _THINGS[thing][1]
 
+    @override
     def place_word(self, place: str) -> str:
-        """See `Grammar`."""
         return _PLACES[place]
 
+    @override
     def colour_word(self, thing: str, colour: str) -> str:
-        """See `Grammar`."""
         return _COLOURS[colour][_THINGS[thing][0]]
