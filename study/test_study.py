@@ -34,7 +34,7 @@ def _registered():
     methods.register()
     yield
     for name in ("adamergex-own-start", "flare-on-merged"):
-        del METHODS._entries[name]
+        del METHODS[name]
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,8 @@ def test_a_zero_divisor_is_named():
 
 
 def test_a_new_method_is_one_decorated_function(tmp_path, monkeypatch):
-    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+    monkeypatch.setitem(METHODS, "largest", None)  # so that it goes at the end
+    del METHODS["largest"]
 
     @method("largest", source="https://example.org", formula="max xᵢ")
     def largest(arrays, weights, options):

@@ -146,7 +146,7 @@ def test_a_registry_gives_back_what_was_entered_in_order():
     registry = Registry("thing")
     registry.register("b")(1)
     registry.register("a")(2)
-    assert (registry["b"], list(registry), registry.items()) == (1, ["b", "a"], [("b", 1), ("a", 2)])
+    assert (registry["b"], list(registry), list(registry.items())) == (1, ["b", "a"], [("b", 1), ("a", 2)])
     assert ("a" in registry, "c" in registry) == (True, False)
 
 

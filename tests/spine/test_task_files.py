@@ -48,7 +48,7 @@ def written(tmp_path):
 
     yield write
     for name in set(TASKS) - before:
-        TASKS.remove(name)
+        del TASKS[name]
 
 
 def changed(old, new):
@@ -392,7 +392,7 @@ def test_a_task_that_a_script_registers_is_checked_too(tmp_path):
         assert get_task("typed-in").metrics == ("accuracy",)
         assert task_code("typed-in") == ""
     finally:
-        TASKS.remove("typed-in")
+        del TASKS["typed-in"]
 
 
 def test_a_name_that_no_file_can_have_is_not_there(tmp_path):

@@ -113,7 +113,7 @@ def _load(path: Path) -> str:
         _enter(name, TASKS[name], str(path))
     except BaseException:
         for name in set(TASKS) - before:
-            TASKS.remove(name)
+            del TASKS[name]
         del sys.modules[spec.name]
         raise
     return name
