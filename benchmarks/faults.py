@@ -339,7 +339,7 @@ class Campaign:
         return tally
 
     def stops(self, count: int) -> Tally:
-        """Stop a run from outside at a random moment, from its first second on: one line, and nothing that goes on."""
+        """Stop a run from outside at a random moment, from its first line on: one line, and nothing that goes on."""
         import psutil
 
         tally = Tally("SIGINT and SIGTERM")
@@ -349,7 +349,8 @@ class Campaign:
             whole_group = self.draw.random() < 0.5
             process = self.start(output, workers=1 + trial % 2, errors=output.with_name(f"errors-{trial}"))
             early = self.draw.random() < 0.5
-            time.sleep(0.3 + self.draw.uniform(0, 6 if early else self.seconds))
+            wait_for_handlers(process)
+            time.sleep(self.draw.uniform(0, 6 if early else self.seconds))
             family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             if process.poll() is None:
                 (os.killpg if whole_group else os.kill)(process.pid, number)
@@ -497,6 +498,16 @@ PLACES = os.pathsep.join([str(Path(__file__).parents[1] / "src"), *PACKAGES])
 """Where the second user's Python finds this package and its libraries."""
 OTHER = 1234
 """Number of the second user, and of the group that both are in."""
+
+
+def wait_for_handlers(process: subprocess.Popen[Any]) -> None:
+    """Wait until a command's first lines have run: before them nothing of ours hears a signal."""
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        caught = int(status.read_text(encoding="ascii").split("SigCgt:")[1].split()[0], 16)
+        if caught >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.005)
 
 
 def hear() -> None:

@@ -9,9 +9,24 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-_STOPPED = (130, 143, 129)
+_EVERY = 1.0  # seconds
 _RESUMED = [[name] for name in ("demo", "lift", "run", "train", "train-head", "translate")]
 _ours = False
+
+
+class _Stop(KeyboardInterrupt):
+    """Somebody stops the command.
+
+    Args:
+        code: What it exits with.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__()
+        self.code = code
+
+
+_stopping: _Stop | None = None
 
 
 def run_command(module: str) -> None:
@@ -22,24 +37,60 @@ def run_command(module: str) -> None:
     Args:
         module: Its name; it is imported here, which takes time in which one may stop.
     """
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # which nohup asks for
             signal.signal(number, _stop)
+    sys.unraisablehook = _unraisable
     try:
         importlib.import_module(module).main()
-    except (KeyboardInterrupt, SystemExit) as end:
-        code = 130 if isinstance(end, KeyboardInterrupt) else end.code
-        if code in _STOPPED:
-            _end_children()
-            goes_on = "; the same command goes on where it was" if sys.argv[1:2] in _RESUMED else ""
-            sys.stderr.write(f"lingualift: stopped{goes_on}\n")
-        raise SystemExit(code) from None
+    except BaseException:
+        if _stopping is None:
+            raise
+        stopped = _stopping
+        _calm()
+        _end_children()
+        goes_on = "; the same command goes on where it was" if sys.argv[1:2] in _RESUMED else ""
+        sys.stderr.write(f"lingualift: stopped{goes_on}\n")
+        raise SystemExit(stopped.code) from None
 
 
 def _stop(number: int, _: Any) -> NoReturn:
-    """Unwind as after Ctrl-C, so that workers end, scratch goes and the cursor comes back."""
-    raise SystemExit(128 + number)
+    """Unwind, as after Ctrl-C, so that workers end, scratch goes and the cursor comes back.
+
+    What happens to run may swallow the exception: a destructor, a library that tries what it has. So it is looked every
+    second whether it still unwinds, and raised again where it does not.
+    """
+    global _stopping
+    _stopping = _stopping or _Stop(128 + number)
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _look)
+        signal.setitimer(signal.ITIMER_REAL, _EVERY, _EVERY)
+    raise _stopping
+
+
+def _look(number: int, _: Any) -> None:
+    """Raise the stop again unless a `finally` or the like is at work on its behalf."""
+    at: BaseException | None = sys.exc_info()[1]
+    while at is not None and at is not _stopping:
+        at = at.__context__
+    if at is None and _stopping is not None:
+        raise _stopping
+
+
+def _unraisable(about: Any) -> None:
+    """Say nothing of a stop that nobody could take up."""
+    if about.exc_value is not _stopping:
+        sys.__unraisablehook__(about)
+
+
+def _calm() -> None:
+    """Take no further stops: what is left to do is done in a moment."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _end_children() -> None:
