@@ -13,7 +13,7 @@ from lingualift.backbone.loading import find_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.evaluation.batches import in_batches
 from lingualift.evaluation.runner import evaluate
-from lingualift.fusion.activations import RECORD, recording
+from lingualift.fusion.layer import RECORD, recording
 
 
 def inputs_of(model, paths, run):

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from lingualift.backbone.devices import clear_memory, out_of_memory
 from lingualift.errors import UserError
-from lingualift.fusion.activations import tentative
+from lingualift.fusion.layer import tentative
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

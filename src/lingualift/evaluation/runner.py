@@ -22,7 +22,7 @@ from lingualift.evaluation.generation import generate_answers
 from lingualift.evaluation.heads import classify, find_spans
 from lingualift.evaluation.likelihood import Progress, Tell, score_choices
 from lingualift.evaluation.writing import rank_written, write_answers
-from lingualift.fusion.activations import recording
+from lingualift.fusion.layer import recording
 from lingualift.metrics.scores import METRICS
 from lingualift.provenance import finite
 from lingualift.tasks import Example, Task

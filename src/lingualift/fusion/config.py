@@ -147,7 +147,7 @@ class FlareConfig(FusionConfig):
 
 @dataclass(frozen=True)
 class MixupConfig(FusionConfig):
-    """An X-Mixup adapter (https://arxiv.org/abs/2205.04182); `lingualift.fusion.mixing` has the formula.
+    """An X-Mixup adapter (https://arxiv.org/abs/2205.04182); `lingualift.fusion.mixup` has the formula.
 
     Attributes:
         target_modules: Linear layers that get LoRA, as FLARE's; None for all in the blocks.

@@ -1,24 +1,29 @@
-"""The fused LoRA layer, and the blocks and caches that hand it its source."""
+"""The fused LoRA layer, and how strongly its bottleneck responds.
+
+The responses are those of Figure 5 of FLARE (https://arxiv.org/abs/2501.06892), by layer, while rows are answered.
+Nothing is recorded outside of `recording`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear
 from torch import Tensor
 
-from lingualift.fusion.activations import RECORD
 from lingualift.fusion.functions import Fusion, draw
-from lingualift.fusion.passes import CALL, CURRENT, UNFUSED, Call, Fused, Meeting, SourcePass
+from lingualift.fusion.passes import CALL, CURRENT, UNFUSED, Call, Fused, FusionError, SourcePass
 
 ADAPTER = "default"
 """Name of the adapter within peft; a model holds one."""
 
-
-class FusionError(RuntimeError):
-    """A fused layer was called in a way in which it cannot fuse."""
+_PLACE = re.compile(r"(?:.*?\.)?(\d+)\.(.+)")
 
 
 class FlareLinear(Linear):  # type: ignore[misc]
@@ -140,82 +145,100 @@ def _with_earlier(call: Call, path: str, target: Tensor) -> Tensor:
     return target
 
 
-class FusedBlock:
-    """A block that hands its call to the fused layers within; mixed into the class of the block.
-
-    The call is an argument of `forward`, which is what gradient checkpointing (of either kind) runs again.
-    """
-
-    flare_path: str
-    flare_index: int
-
-    def __call__(self, *args: Any, **more: Any) -> Any:
-        """Run the block in the current pass."""
-        current = CURRENT.get()
-        if isinstance(current, SourcePass):
-            current.see("block-input", self.flare_path, args[0] if args else more["hidden_states"])
-            output = super().__call__(*args, **more)  # type: ignore[misc]
-            current.see("block-output", self.flare_path, output)
-            return output
-        if "flare_call" not in more:
-            more["flare_call"] = self._call(current, more.get("past_key_values"))
-        return super().__call__(*args, **more)  # type: ignore[misc]
-
-    def _call(self, current: Any, cache: Any) -> Call:
-        if not isinstance(current, Meeting) or not current.causal or cache is None:
-            return Call(current)
-        if not isinstance(cache, FusedCache):
-            swap(cache, FusedCache)
-            cache.flare_targets, cache.flare_pass = {}, current
-        return Call(current, int(cache.get_seq_length(self.flare_index)), cache)
-
-    def forward(self, *args: Any, flare_call: Call | None = None, **more: Any) -> Any:
-        """The block's forward pass."""
-        token = CALL.set(flare_call)
-        try:
-            return super().forward(*args, **more)  # type: ignore[misc]
-        finally:
-            CALL.reset(token)
-
-
-class FusedCache:
-    """A cache of keys and values that holds bottleneck states of the target too; mixed into the class of the cache.
+@dataclass
+class Activations:
+    """Sums over the prompts' positions, by path of the fused layer.
 
     Attributes:
-        flare_targets: Bottleneck states (b, n, r) by layer.
-        flare_pass: What the prompt met; its answer goes on with it.
+        totals: Sums of |A·x_S|, |A·x_T| and |f|, each a mean over the bottleneck, the number of positions that met a
+            source, and the number of positions (5,).
+        pending: The same of a batch that is not done yet.
     """
 
-    flare_targets: dict[str, Tensor]
-    flare_pass: Meeting
-    get_seq_length: Callable[[int], int]
-    layers: list[Any]
+    totals: dict[str, Any] = field(default_factory=dict)
+    pending: dict[str, Any] = field(default_factory=dict)
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Follow the beams."""
-        super().reorder_cache(beam_idx)  # type: ignore[misc]
-        self.flare_targets = {
-            path: states.index_select(0, beam_idx.to(states.device))
-            for path, states in self.flare_targets.items()
-        }
+    def note(self, path: str, states: tuple[Any, Any, Any], met: Any, real: Any) -> None:
+        """Add a call of a layer.
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows, in the order of their numbers (k,), which may repeat; each goes on with its own source."""
-        rows = len(self.layers[0].keys)
-        super().batch_select_indices(indices)  # type: ignore[misc]
-        self.flare_targets = {path: states[indices] for path, states in self.flare_targets.items()}
-        given = len(self.flare_pass.mask)
-        self.flare_pass = self.flare_pass.take(indices.to(self.flare_pass.mask.device) // (rows // given))
+        Args:
+            path: The layer's.
+            states: A·x_S as it meets the target, A·x_T and f of both, (b, n, r) each.
+            met: Whether a position is one of a prompt and meets a source (b, n).
+            real: Whether it is one of a prompt (b, n).
+        """
+        masks = (met, real, real)
+        sums = [
+            each.detach().float().abs().mean(-1).masked_fill(~mask, 0).sum()
+            for each, mask in zip(states, masks, strict=True)
+        ]
+        found = torch.stack([*sums, met.sum(), real.sum()])
+        self.pending[path] = self.pending[path] + found if path in self.pending else found
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every row."""
-        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        self.flare_targets = {
-            path: states.repeat_interleave(repeats, 0) for path, states in self.flare_targets.items()
-        }
+    def settle(self) -> None:
+        """Count what is pending."""
+        if self.pending:
+            sums = torch.stack(list(self.pending.values())).cpu().double()
+            for path, found in zip(self.pending, sums, strict=True):
+                self.totals[path] = self.totals.get(path, 0) + found
+        self.pending.clear()
+
+    def means(self) -> list[dict[str, Any]]:
+        """For each layer, in the order of the blocks, what it does on average.
+
+        Returns:
+            `layer`, the number of its block; `module`, its name within; and the means `source` (None where nothing met
+            one), `target` and `fused`.
+        """
+        places = {path: _PLACE.fullmatch(path) for path in self.totals}
+        tails = {path: place[2] if place else path for path, place in places.items()}
+        ends = {tail: tail.rsplit(".", 1)[-1] for tail in tails.values()}
+        alone = len(set(ends.values())) == len(ends)
+        found = []
+        for path, sums in self.totals.items():
+            source, target, fused, met, real = sums.tolist()
+            if real:
+                place = places[path]
+                found.append(
+                    {
+                        "layer": int(place[1]) if place else 0,
+                        "module": ends[tails[path]] if alone else tails[path],
+                        "source": source / met if met else None,
+                        "target": target / real,
+                        "fused": fused / real,
+                    }
+                )
+        return sorted(found, key=lambda one: (one["layer"], one["module"]))
 
 
-def swap(thing: Any, mixin: type) -> None:
-    """Mix a class into an object's class; its name stays, by which libraries know it."""
-    kind = type(thing)
-    thing.__class__ = type(kind.__name__, (mixin, kind), {"__module__": kind.__module__})
+RECORD: ContextVar[Activations | None] = ContextVar("lingualift_activations", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[Activations]:
+    """Record what fused layers do within the block; `means` tells it afterwards.
+
+    Counted are the positions of prompts (of whole texts, on encoders) that are no padding, so that neither the padding
+    nor the size of the batches matters. What is generated or ranked behind a prompt is not counted.
+    """
+    found = Activations()
+    token = RECORD.set(found)
+    try:
+        yield found
+        found.settle()
+    finally:
+        RECORD.reset(token)
+
+
+@contextmanager
+def tentative() -> Iterator[None]:
+    """Count what is recorded within the block once it ends well, and not at all where it raises."""
+    found = RECORD.get()
+    try:
+        yield
+    except BaseException:
+        if found is not None:
+            found.pending.clear()
+        raise
+    if found is not None:
+        found.settle()

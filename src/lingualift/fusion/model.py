@@ -13,9 +13,9 @@ from lingualift.fusion.checks import check_backbone, check_encoder, check_free, 
 from lingualift.fusion.config import FlareConfig
 from lingualift.fusion.functions import FUSIONS
 from lingualift.fusion.inputs import answer_tokens, first_label, new_tokens, source_of
-from lingualift.fusion.layer import ADAPTER, FlareLinear, FusedBlock, swap
+from lingualift.fusion.layer import ADAPTER, FlareLinear
 from lingualift.fusion.paired import PairedModel, loaded
-from lingualift.fusion.passes import Fused, running, span_of
+from lingualift.fusion.passes import Fused, FusedBlock, running, span_of, swap
 from lingualift.fusion.places import block_of, find_places
 from lingualift.fusion.reading import ENCODER, SourceReader
 

@@ -23,8 +23,8 @@ from lingualift.errors import UserError
 from lingualift.fusion.config import FusionConfig
 from lingualift.fusion.folder import fill, find_first_stage
 from lingualift.fusion.inputs import source_of
-from lingualift.fusion.layer import ADAPTER, FusedCache, FusionError
-from lingualift.fusion.passes import UNFUSED, Meeting, running
+from lingualift.fusion.layer import ADAPTER
+from lingualift.fusion.passes import UNFUSED, FusedCache, FusionError, Meeting, running
 from lingualift.fusion.stage import FirstStage
 from lingualift.fusion.translator import Translator
 from lingualift.provenance import sha256_file, write_json, writing

@@ -1,4 +1,4 @@
-"""What a forward pass of the target meets: source states, and which of them each position meets.
+"""Passes of source and target: what a pass of the target meets, and the blocks and caches that hand it on.
 
 A pass is found through a context variable while the model runs, and handed to each block as an argument of its call,
 so that gradient checkpointing, which runs a block again after the pass is over, repeats the same call.
@@ -6,7 +6,7 @@ so that gradient checkpointing, which runs a block again after the pass is over,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -17,6 +17,10 @@ from torch import Tensor
 
 AnswerSource = Literal["last", "none", "generate"]
 Padding = Literal["left", "right"]
+
+
+class FusionError(RuntimeError):
+    """A fused layer was called in a way in which it cannot fuse."""
 
 
 class SourcePassDone(Exception):
@@ -228,3 +232,84 @@ def running(this: Pass | None) -> Iterator[None]:
         yield
     finally:
         CURRENT.reset(token)
+
+
+class FusedBlock:
+    """A block that hands its call to the fused layers within; mixed into the class of the block.
+
+    The call is an argument of `forward`, which is what gradient checkpointing (of either kind) runs again.
+    """
+
+    flare_path: str
+    flare_index: int
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        """Run the block in the current pass."""
+        current = CURRENT.get()
+        if isinstance(current, SourcePass):
+            current.see("block-input", self.flare_path, args[0] if args else more["hidden_states"])
+            output = super().__call__(*args, **more)  # type: ignore[misc]
+            current.see("block-output", self.flare_path, output)
+            return output
+        if "flare_call" not in more:
+            more["flare_call"] = self._call(current, more.get("past_key_values"))
+        return super().__call__(*args, **more)  # type: ignore[misc]
+
+    def _call(self, current: Any, cache: Any) -> Call:
+        if not isinstance(current, Meeting) or not current.causal or cache is None:
+            return Call(current)
+        if not isinstance(cache, FusedCache):
+            swap(cache, FusedCache)
+            cache.flare_targets, cache.flare_pass = {}, current
+        return Call(current, int(cache.get_seq_length(self.flare_index)), cache)
+
+    def forward(self, *args: Any, flare_call: Call | None = None, **more: Any) -> Any:
+        """The block's forward pass."""
+        token = CALL.set(flare_call)
+        try:
+            return super().forward(*args, **more)  # type: ignore[misc]
+        finally:
+            CALL.reset(token)
+
+
+class FusedCache:
+    """A cache of keys and values that holds bottleneck states of the target too; mixed into the class of the cache.
+
+    Attributes:
+        flare_targets: Bottleneck states (b, n, r) by layer.
+        flare_pass: What the prompt met; its answer goes on with it.
+    """
+
+    flare_targets: dict[str, Tensor]
+    flare_pass: Meeting
+    get_seq_length: Callable[[int], int]
+    layers: list[Any]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Follow the beams."""
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self.flare_targets = {
+            path: states.index_select(0, beam_idx.to(states.device))
+            for path, states in self.flare_targets.items()
+        }
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some rows, in the order of their numbers (k,), which may repeat; each goes on with its own source."""
+        rows = len(self.layers[0].keys)
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self.flare_targets = {path: states[indices] for path, states in self.flare_targets.items()}
+        given = len(self.flare_pass.mask)
+        self.flare_pass = self.flare_pass.take(indices.to(self.flare_pass.mask.device) // (rows // given))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row."""
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        self.flare_targets = {
+            path: states.repeat_interleave(repeats, 0) for path, states in self.flare_targets.items()
+        }
+
+
+def swap(thing: Any, mixin: type) -> None:
+    """Mix a class into an object's class; its name stays, by which libraries know it."""
+    kind = type(thing)
+    thing.__class__ = type(kind.__name__, (mixin, kind), {"__module__": kind.__module__})

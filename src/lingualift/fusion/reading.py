@@ -15,8 +15,7 @@ from lingualift.errors import UserError
 from lingualift.fusion.cache import SourceCache, model_fingerprint, open_or_make
 from lingualift.fusion.checks import check_length
 from lingualift.fusion.config import FlareConfig
-from lingualift.fusion.layer import FusionError
-from lingualift.fusion.passes import SourcePass, SourcePassDone, running
+from lingualift.fusion.passes import FusionError, SourcePass, SourcePassDone, running
 
 ENCODER = "source_encoder"
 """Key of the states of a source encoder, which all fused layers meet."""
