@@ -209,10 +209,10 @@ def said_as(config: Any, given: Mapping[str, Any]) -> Any:
 
 def _attach_fused(ref: BackboneRef, model: Any, adapter: Path, kind: str, trainable: bool) -> Any:
     """Put a fused adapter on the model, with its first stage; raises as `attach`."""
-    from lingualift.fusion.kinds import KINDS
-    from lingualift.fusion.translator import encoder_of, translator_of
+    from lingualift.fusion import MODELS, FlareConfig
+    from lingualift.fusion.config import CONFIGS
 
-    config = KINDS[kind].config.from_folder(adapter)
+    config = CONFIGS[kind].from_folder(adapter)
     heads = config.modules_to_save
     if ref.head.kind != "words" and not heads:
         raise UserError(
@@ -220,8 +220,13 @@ def _attach_fused(ref: BackboneRef, model: Any, adapter: Path, kind: str, traina
         )
     if ref.head.kind == "words" and heads:
         raise UserError(adapter, "answers by a head", "its task", "take the task that it was trained on")
+    load = MODELS[type(config)].load
+    if not isinstance(config, FlareConfig) or config.source_encoder is None:
+        return load(model, config, adapter, is_trainable=trainable)
+    from lingualift.fusion.translator import translator_of
+
     translator = translator_of(config)
-    wrapped = KINDS[kind].load(model, adapter, is_trainable=trainable, **encoder_of(translator))
+    wrapped = load(model, config, adapter, is_trainable=trainable, source_encoder=translator.encoder)
     wrapped.translator = translator
     return wrapped
 

@@ -1,16 +1,23 @@
-"""What a fused adapter is: ranks, places, and how source and target meet."""
+"""What a fused adapter is: ranks, how source and target meet, and which layers of a backbone that takes."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
+import torch
+from typing_extensions import override
+
 from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
 from lingualift.adapters.foreign import check as check_config
+from lingualift.adapters.patterns import Patterns
+from lingualift.backbone.architectures import blocks, family_of, fusion_names, linear_names
+from lingualift.config import Adapter
 from lingualift.errors import UserError, did_you_mean
 from lingualift.fusion.functions import FUSIONS
 from lingualift.fusion.passes import AnswerSource, Padding
@@ -18,6 +25,25 @@ from lingualift.provenance import read_json
 
 SourceState = Literal["block-input", "block-output", "projection-input"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+_BLOCK = re.compile(r"((?:.*?\.)?\d+)(?:\.|$)")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Paths within the backbone.
+
+    Attributes:
+        adapted: Layers that get LoRA.
+        fused: Those of them in which source and target meet; of X-Mixup the block behind which they do.
+    """
+
+    adapted: tuple[str, ...]
+    fused: tuple[str, ...]
+
+    @property
+    def blocks(self) -> set[str]:
+        """The numbered blocks in which they meet."""
+        return {block_of(path) for path in self.fused}
 
 
 @dataclass(frozen=True)
@@ -46,6 +72,14 @@ class FusionConfig:
             raise UserError("r", f"is {self.r!r}", "a whole number above 0", "choose the rank, such as 8")
         if not 0 <= self.lora_dropout < 1:
             raise UserError("lora_dropout", f"is {self.lora_dropout!r}", "at least 0 and below 1", "mend it")
+
+    def places(self, backbone: Any) -> Places:
+        """The layers of a backbone that it names, which need no weights.
+
+        Raises:
+            UserError: a name or number matches no layer, or one that cannot be adapted, or cannot fuse.
+        """
+        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `adapter_config.json`."""
@@ -144,6 +178,24 @@ class FlareConfig(FusionConfig):
                 "choose one of them",
             )
 
+    @override
+    def places(self, backbone: Any) -> Places:
+        layers = {path: module for path, _, module in blocks(backbone)}
+        adapted = _adapted(backbone, self.target_modules)
+        within = _encoder_of(backbone)
+        if self.fusion_modules is None:
+            fused = [path for path in adapted if path.startswith(within)]
+        elif isinstance(self.fusion_modules, str):
+            fused = _matching("fusion_modules", self.fusion_modules, list(layers))
+        else:
+            inside = [path for path in layers if path.startswith(within)]
+            fused = _matching("fusion_modules", self.fusion_modules, inside)
+        for path in fused:
+            _check_fused(path, layers[path], backbone, self, path in adapted, path.startswith(within))
+        if not fused:
+            raise UserError("fusion_modules", "nothing would fuse", "layers of the encoder", "name some")
+        return Places(adapted, tuple(fused))
+
 
 @dataclass(frozen=True)
 class MixupConfig(FusionConfig):
@@ -175,3 +227,121 @@ class MixupConfig(FusionConfig):
         for key in ("answer_consistency", "state_consistency"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise UserError(key, f"is {getattr(self, key)!r}", "a weight, at least 0", "mend it")
+
+    @override
+    def places(self, backbone: Any) -> Places:
+        return Places(_adapted(backbone, self.target_modules), (find_block(backbone, self.layer),))
+
+
+CONFIGS: dict[str, type[FusionConfig]] = {kind.peft_type.lower(): kind for kind in (FlareConfig, MixupConfig)}
+"""Configurations of adapters that read a source side, by `Adapter.kind`."""
+
+
+def fusion_config(model: Any, adapter: Adapter, settings: Mapping[str, Any]) -> FusionConfig:
+    """The configuration that an experiment asks for.
+
+    Args:
+        model: The backbone.
+        adapter: Rank, alpha, dropout and the layers of LoRA.
+        settings: `kind`, and further fields of its configuration; `fusion_modules` None for queries and values.
+
+    Raises:
+        UserError: as that configuration, or a backbone whose queries and values are not recognised.
+    """
+    chosen = {**settings, "target_modules": adapter.modules or linear_names(model)}
+    config = CONFIGS[chosen.pop("kind")]
+    if config is FlareConfig:
+        chosen["fusion_modules"] = chosen.get("fusion_modules") or fusion_names(model)
+    return config(r=adapter.rank, lora_alpha=adapter.alpha, lora_dropout=adapter.dropout, **chosen)
+
+
+def block_of(path: str) -> str:
+    """The numbered block that a layer stands in, or is."""
+    found = _BLOCK.match(path)
+    assert found is not None, path
+    return found[1]
+
+
+def _adapted(backbone: Any, names: Sequence[str] | str | None) -> tuple[str, ...]:
+    """The linear layers of the blocks that get LoRA; all for None."""
+    layers = {path: module for path, _, module in blocks(backbone)}
+    adapted = list(layers) if names is None else _matching("target_modules", names, list(layers))
+    for path in adapted:
+        if not isinstance(layers[path], torch.nn.Linear):
+            found = f"{path} is a {type(layers[path]).__name__}"
+            raise UserError("target_modules", found, "linear layers", "choose a backbone of such layers")
+    return tuple(adapted)
+
+
+def find_block(backbone: Any, layer: int | None) -> str:
+    """Path of a numbered block, of an encoder-decoder the encoder's; of the middle one for None.
+
+    Raises:
+        UserError: it has no such block.
+    """
+    within = _encoder_of(backbone)
+    found = list(dict.fromkeys(block_of(path) for path, _, _ in blocks(backbone) if path.startswith(within)))
+    number = (len(found) - 1) // 2 if layer is None else layer
+    if number not in range(len(found)):
+        raise UserError("layer", f"is {layer!r}", f"0 to {len(found) - 1}, a block", "choose one of them")
+    return found[number]
+
+
+def _encoder_of(backbone: Any) -> str:
+    """Start of the paths that may fuse: the encoder's where there is a decoder beside it, which reads no source."""
+    if family_of(backbone.config) != "encoder-decoder":
+        return ""
+    encoder = backbone.get_encoder()
+    return next(f"{path}." for path, module in backbone.named_modules() if module is encoder)
+
+
+def _matching(where: str, names: Sequence[str] | str, paths: list[str]) -> list[str]:
+    """The paths that names match, as peft matches them."""
+    if isinstance(names, str):
+        matched = Patterns(where).whole(names).among(paths)
+        if not matched:
+            raise UserError(
+                where,
+                f"{names!r} matches no linear layer of the backbone's blocks",
+                f"a regular expression for whole paths, such as {paths[0]}",
+                "mend it, or list ends of paths",
+            )
+        return matched
+    ends = sorted({path.rsplit(".", 1)[-1] for path in paths})
+    for name in names:
+        if not any(_ends(path, name) for path in paths):
+            found = f"{name!r} is no linear layer of the blocks that it may stand in"
+            raise UserError(where, found, f"some of {', '.join(ends)}", did_you_mean(name, ends))
+    return [path for path in paths if any(_ends(path, name) for name in names)]
+
+
+def _ends(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")
+
+
+def _check_fused(
+    path: str, layer: Any, backbone: Any, config: FlareConfig, adapted: bool, inside: bool
+) -> None:
+    if not inside:
+        raise UserError(
+            "fusion_modules",
+            f"{path} is in the decoder, which has no source beside it",
+            "layers of the encoder",
+            "match the encoder alone",
+        )
+    if not adapted:
+        raise UserError(
+            "fusion_modules",
+            f"{path} has no LoRA to fuse in",
+            "layers of target_modules",
+            "name it there too",
+        )
+    hidden = backbone.config.get_text_config().hidden_size
+    wide = config.source_state != "projection-input" or config.source_encoder is not None
+    if wide and getattr(layer, "in_features", hidden) != hidden:
+        raise UserError(
+            "fusion_modules",
+            f"{path} reads {layer.in_features} numbers, and the source's states have {hidden}",
+            "layers that read a block's states, such as queries and values",
+            "name those, or take source_state='projection-input' without source_encoder",
+        )

@@ -25,22 +25,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from lingualift.errors import UserError
-from lingualift.fusion.checks import check_backbone, check_free, check_source
 from lingualift.fusion.config import MixupConfig
-from lingualift.fusion.inputs import first_label, source_of
-from lingualift.fusion.paired import PairedModel, loaded
+from lingualift.fusion.paired import PairedModel, check_source, first_label, source_of
 from lingualift.fusion.passes import (
     CURRENT,
+    SOURCE,
     UNFUSED,
     FusedBlock,
     FusionError,
     SourcePass,
     SourcePassDone,
+    fuse_block,
     running,
-    swap,
+    source_inputs,
+    stack_of,
 )
-from lingualift.fusion.places import find_mixed
-from lingualift.fusion.reading import SOURCE, source_inputs, stack_of
 
 ANSWERS = ("labels", "start_positions", "end_positions")
 _IGNORED = -100
@@ -174,14 +173,10 @@ class MixupModel(PairedModel):
     beside = "mixer"
 
     def __init__(self, backbone: Any, config: MixupConfig, first_stage: Path | str | None = None) -> None:
-        check_free(backbone)
-        adapted, path = find_mixed(backbone, config)
-        check_backbone(backbone, config, [path])
-        super().__init__(backbone, config, adapted, first_stage)
+        super().__init__(backbone, config, first_stage)
+        (path,) = self._places.fused
         self.mixup_config = config
-        block = backbone.get_submodule(path)
-        swap(block, MixedBlock)
-        block.flare_path, block.flare_index = path, int(path.rsplit(".", 1)[-1])
+        fuse_block(backbone, path, MixedBlock)
         self._block = path
         A = next(parameter for key, parameter in self.named_parameters() if ".lora_A." in key)
         width = backbone.config.get_text_config().hidden_size
@@ -344,8 +339,4 @@ def load_mixup(backbone: Any, folder: str | Path, *, is_trainable: bool = False)
         UserError: no X-Mixup adapter, damaged, or made for another backbone.
     """
     config = MixupConfig.from_folder(Path(folder))
-    return loaded(
-        lambda first_stage: mixup(backbone, config, first_stage=first_stage),
-        folder,
-        is_trainable=is_trainable,
-    )
+    return MixupModel.load(backbone, config, folder, is_trainable=is_trainable)

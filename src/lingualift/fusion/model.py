@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lingualift.fusion.checks import check_backbone, check_encoder, check_free, check_source
-from lingualift.fusion.config import FlareConfig
+from lingualift.encoding.parallel import pad_sides
+from lingualift.errors import UserError
+from lingualift.fusion.cache import SourceCache, model_fingerprint, open_or_make
+from lingualift.fusion.config import FlareConfig, block_of
 from lingualift.fusion.functions import FUSIONS
-from lingualift.fusion.inputs import answer_tokens, first_label, new_tokens, source_of
 from lingualift.fusion.layer import ADAPTER, FlareLinear
-from lingualift.fusion.paired import PairedModel, loaded
-from lingualift.fusion.passes import Fused, FusedBlock, running, span_of, swap
-from lingualift.fusion.places import block_of, find_places
-from lingualift.fusion.reading import ENCODER, SourceReader
+from lingualift.fusion.paired import (
+    PairedModel,
+    check_length,
+    check_source,
+    first_label,
+    source_of,
+)
+from lingualift.fusion.passes import (
+    Fused,
+    FusedBlock,
+    FusionError,
+    SourcePass,
+    SourcePassDone,
+    Span,
+    fuse_block,
+    running,
+    source_inputs,
+    span_of,
+    stack_of,
+)
+from lingualift.fusion.start import check_encoder
+
+ENCODER = "source_encoder"
+"""Key of the states of a source encoder, which all fused layers meet."""
 
 
-class FlareModel(SourceReader, PairedModel):
+class FlareModel(PairedModel):
     """A backbone with a FLARE adapter; `flare` and `load_flare` make it.
 
     Where the backbone takes `input_ids` and `attention_mask`, it takes `source_input_ids` and `source_attention_mask`
@@ -46,25 +68,19 @@ class FlareModel(SourceReader, PairedModel):
         first_stage: Path | str | None = None,
     ) -> None:
         check_encoder(source_encoder, config)
-        check_free(backbone)
-        places = find_places(backbone, config)
-        check_backbone(backbone, config, {block_of(path) for path in places.fused})
-        super().__init__(backbone, config, places.adapted, first_stage, {torch.nn.Linear: FlareLinear})
+        super().__init__(backbone, config, first_stage, {torch.nn.Linear: FlareLinear})
         self.flare_config = config
-        fusion = FUSIONS[config.fusion]
-        key_of = {path: _key(config, path) for path in places.fused}
+        key_of = {path: _key(config, path) for path in self._places.fused}
         for path, key in key_of.items():
-            backbone.get_submodule(path).fuse_by(fusion, path, key)
-        for path in {block_of(path) for path in places.fused}:
-            block = backbone.get_submodule(path)
-            if not isinstance(block, FusedBlock):
-                swap(block, FusedBlock)
-            block.flare_path, block.flare_index = path, int(path.rsplit(".", 1)[-1])
+            backbone.get_submodule(path).fuse_by(FUSIONS[config.fusion], path, key)
+        for path in self._places.blocks:
+            fuse_block(backbone, path, FusedBlock)
         self._wanted = frozenset(key_of.values())
-        self.source_cache = self.flare_projection = None
+        self.source_cache: SourceCache | None = None
+        self.flare_projection = None
         if source_encoder is not None:
             self.source_encoder = source_encoder.get_encoder().requires_grad_(False)
-            A = backbone.get_submodule(places.fused[0]).lora_A[ADAPTER]
+            A = backbone.get_submodule(self._places.fused[0]).lora_A[ADAPTER]
             width = self.source_encoder.config.get_text_config().hidden_size
             self.flare_projection = torch.nn.Linear(width, A.in_features).to(A.weight.device, A.weight.dtype)
 
@@ -116,7 +132,7 @@ class FlareModel(SourceReader, PairedModel):
         if self.flare_config.answer_source != "generate":
             return more
         settings = self.get_base_model().generation_config
-        return {"max_new_tokens": new_tokens(input_ids.shape[1], more, settings), **more}
+        return {"max_new_tokens": _new_tokens(input_ids.shape[1], more, settings), **more}
 
     def _fused(
         self, mask: Tensor, theirs: dict[str, Any], answer_start: Tensor | None, more: Mapping[str, Any]
@@ -129,9 +145,8 @@ class FlareModel(SourceReader, PairedModel):
             ids, source_mask = theirs.pop("source_input_ids"), theirs.pop("source_attention_mask", None)
             source_mask = torch.ones_like(ids) if source_mask is None else source_mask
             generates = self._causal and self.flare_config.answer_source == "generate"
-            tokens = answer_tokens(target, more) if generates else 0
-            reader = self.get_base_model() if self.source_encoder is None else self.source_encoder
-            check_source(ids, source_mask, len(mask), tokens, reader.config)
+            tokens = _answer_tokens(target, more) if generates else 0
+            check_source(ids, source_mask, len(mask), tokens, self._reader.config)
             if generates:
                 ids, source_mask, prompt_end = self._answered(ids, source_mask, tokens)
             states = self.source_states(ids, source_mask, **theirs)
@@ -145,6 +160,114 @@ class FlareModel(SourceReader, PairedModel):
             answer_source=self.flare_config.answer_source,
             projection=self.flare_projection,
         )
+
+    def cache_sources(
+        self,
+        rows: Sequence[Sequence[int]],
+        folder: Path | str,
+        *,
+        batch_size: int = 16,
+        tell: Callable[[str], None] = print,
+    ) -> SourceCache:
+        """Keep the source states of rows on disk, in bfloat16, and read them from there for `source_rows`.
+
+        The cache has a folder of its own within `folder`, named by rows, the weights that read them, and the places
+        that fuse; what is there already is opened. The states of all rows are in it: that of a block is as large as
+        its width times 2 bytes for each token.
+
+        Args:
+            rows: Token ids of every source; `source_rows` counts from 0.
+            folder: Folder of caches.
+            batch_size: Rows that are read at once.
+            tell: Takes a line that says how large the cache will be, before it is made.
+
+        Raises:
+            UserError: a cache that will not fit or is damaged, a row that is empty or too long, weights that are to
+                be trained, or sources that answer (`answer_source='generate'`).
+        """
+        if self.flare_config.answer_source == "generate":
+            raise UserError(
+                "answer_source",
+                "'generate' lets each source answer anew, which no cache holds",
+                "'last' or 'none'",
+                "choose one of them, or do without a cache",
+            )
+        for row in rows:
+            check_length("source rows", len(row), self._reader.config)
+        config = self.flare_config
+        places = [] if self.source_encoder is not None else [config.source_state, *sorted(self._wanted)]
+        about = {"weights": model_fingerprint(self._stack), "places": places}
+        device, pad = self.get_base_model().device, self._reader.config.get_text_config().pad_token_id or 0
+
+        def states_of(batch: Sequence[Sequence[int]]) -> tuple[dict[str, Tensor], Tensor]:
+            ids, mask = pad_sides([{"source_input_ids": list(row)} for row in batch], pad, device).values()
+            return self.source_states(ids, mask), mask
+
+        self.source_cache = open_or_make(Path(folder), rows, about, states_of, batch_size, tell)
+        return self.source_cache
+
+    @property
+    def _reader(self) -> Any:
+        """The model that reads the source."""
+        return self.get_base_model() if self.source_encoder is None else self.source_encoder
+
+    @property
+    def _stack(self) -> Any:
+        """Its stack of blocks."""
+        return stack_of(self.get_base_model()) if self.source_encoder is None else self.source_encoder
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def source_states(
+        self, source_input_ids: Tensor, source_attention_mask: Tensor, **more: Any
+    ) -> dict[str, Tensor]:
+        """States (b, m, width) of source tokens (b, m) by block or projection, from the backbone without the adapter.
+
+        Dropout is off, nothing after the last fused block is computed, and no gradient is kept.
+        """
+        model = self._stack
+        causal = self._causal and self.source_encoder is None
+        given = source_inputs(source_input_ids, source_attention_mask, more, causal)
+        if self.source_encoder is not None:
+            with _at_rest(model):
+                return {ENCODER: model(**given).last_hidden_state}
+        this = SourcePass(self._wanted, self.flare_config.source_state)
+        with running(this), _at_rest(model):
+            try:
+                model(**given)
+            except SourcePassDone:
+                return this.states
+            finally:
+                torch.clear_autocast_cache()  # weights that were cast here were cast without a gradient
+        missing = ", ".join(sorted(self._wanted - this.states.keys()))
+        raise FusionError(f"the source pass did not reach {missing}")
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def _answered(self, ids: Tensor, mask: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Source prompts with the backbone's own greedy answers behind them; their mask; where the prompts end."""
+        backbone = self.get_base_model()
+        order = mask.bool().int().argsort(dim=1, stable=True)  # padding to the left
+        ids, mask = ids.gather(1, order), mask.gather(1, order)
+        prompt = ids.shape[1]
+        prompt_end = torch.full((len(ids),), prompt, device=ids.device)
+        if tokens < 1:
+            return ids, mask, prompt_end
+        with running(SourcePass()), _at_rest(backbone):
+            ids = backbone.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False, num_beams=1
+            )
+        ends = backbone.generation_config.eos_token_id
+        ended = torch.isin(ids[:, prompt:], torch.tensor([] if ends is None else ends, device=ids.device))
+        real = ended.int().cumsum(1) - ended.int() == 0  # up to the first end, and the end too
+        return ids, torch.cat([mask, real.to(mask.dtype)], dim=1), prompt_end
+
+    def _cached(self, rows: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Source states of rows of the cache, and their mask."""
+        if self.source_cache is None:
+            raise UserError("source_rows", "there is no cache", mend="call cache_sources before")
+        if len(rows) != len(mask):
+            expected = f"{len(mask)}, one for each target row"
+            raise UserError("source_rows", f"{len(rows)} rows", expected, "pair the rows")
+        return self.source_cache.read(rows, mask.device, self.get_base_model().dtype)
 
 
 def flare(
@@ -182,11 +305,7 @@ def load_flare(
         UserError: no FLARE adapter, damaged, or made for another backbone.
     """
     config = FlareConfig.from_folder(Path(folder))
-    return loaded(
-        lambda first_stage: flare(backbone, config, source_encoder=source_encoder, first_stage=first_stage),
-        folder,
-        is_trainable=is_trainable,
-    )
+    return FlareModel.load(backbone, config, folder, is_trainable=is_trainable, source_encoder=source_encoder)
 
 
 def _key(config: FlareConfig, path: str) -> str:
@@ -194,3 +313,38 @@ def _key(config: FlareConfig, path: str) -> str:
     if config.source_encoder is not None:
         return ENCODER
     return path if config.source_state == "projection-input" else block_of(path)
+
+
+@contextmanager
+def _at_rest(model: Any) -> Iterator[None]:
+    """Dropout and gradient checkpointing off; what was in training is again afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _answer_tokens(target: Span, more: Mapping[str, Any]) -> int:
+    """How many tokens the source side is to generate: as many as the target's answers have, or may have."""
+    if "max_new_tokens" in more:
+        return int(more["max_new_tokens"])
+    return int((target.end - target.prompt_end).max())
+
+
+def _new_tokens(prompt: int, more: Mapping[str, Any], settings: Any) -> int:
+    """How many tokens `generate` may answer with behind a prompt, by its arguments or the model's settings."""
+    for given in (more, vars(more.get("generation_config") or settings)):
+        if given.get("max_new_tokens") is not None:
+            return int(given["max_new_tokens"])
+        if given.get("max_length") is not None:
+            return int(given["max_length"]) - prompt
+    raise UserError(
+        "max_new_tokens",
+        "is not set, and answer_source='generate' lets the source answer too",
+        "a number of tokens",
+        "pass max_new_tokens=",
+    )

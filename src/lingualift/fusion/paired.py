@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import peft
 import torch
@@ -16,20 +16,16 @@ from torch import Tensor
 
 from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
 from lingualift.adapters.folder import WEIGHTS_FILE
-from lingualift.backbone.architectures import family_of
+from lingualift.backbone.architectures import family_of, positions_of
 from lingualift.backbone.loading import read_in_order
 from lingualift.backbone.original import remembered
 from lingualift.errors import UserError
-from lingualift.fusion.config import FusionConfig
-from lingualift.fusion.folder import fill, find_first_stage
-from lingualift.fusion.inputs import source_of
+from lingualift.fusion.config import FusionConfig, Places
 from lingualift.fusion.layer import ADAPTER
-from lingualift.fusion.passes import UNFUSED, FusedCache, FusionError, Meeting, running
-from lingualift.fusion.stage import FirstStage
+from lingualift.fusion.passes import SOURCE, UNFUSED, FusedCache, FusionError, Meeting, running
+from lingualift.fusion.start import FirstStage, fill, find_first_stage, places_in
 from lingualift.fusion.translator import Translator
 from lingualift.provenance import sha256_file, write_json, writing
-
-Model = TypeVar("Model", bound="PairedModel")
 
 
 class PairedModel(peft.PeftModel):  # type: ignore[misc]
@@ -47,24 +43,25 @@ class PairedModel(peft.PeftModel):  # type: ignore[misc]
     beside: ClassVar[str]
     fusion_config: FusionConfig
     source_encoder: Any
+    _places: Places
     translator: Translator | None = None
 
     def __init__(
         self,
         backbone: Any,
         config: FusionConfig,
-        adapted: Sequence[str],
         first_stage: Path | str | None,
         layers: Mapping[type, type] | None = None,
     ) -> None:
-        """Put LoRA on layers of a backbone (`adapted`, by path), of peft's classes or those that `layers` has."""
+        """Put LoRA on layers of a backbone, of peft's classes or those that `layers` has."""
+        places = places_in(backbone, config)
         heads = list(config.modules_to_save or ())
         before = None if first_stage is None else FirstStage.read(first_stage, backbone, heads)
         lora = peft.LoraConfig(
             r=config.r,
             lora_alpha=config.lora_alpha,
             lora_dropout=config.lora_dropout,
-            target_modules="|".join(map(re.escape, adapted)),
+            target_modules="|".join(map(re.escape, places.adapted)),
             modules_to_save=heads or None,
         )
         if layers:
@@ -77,9 +74,33 @@ class PairedModel(peft.PeftModel):  # type: ignore[misc]
                 before.begin(backbone)
             original.watch(self)
         self._first_stage = before
-        self.fusion_config, self.source_encoder = config, None
+        self.fusion_config, self.source_encoder, self._places = config, None, places
         self._causal = family_of(backbone.config) == "decoder"
         self._off = False
+
+    @classmethod
+    def load(
+        cls, backbone: Any, config: FusionConfig, folder: str | Path, *, is_trainable: bool, **more: Any
+    ) -> Self:
+        """Put the adapter of a folder on a backbone, beside its first stage.
+
+        Args:
+            backbone: The model that it was trained on.
+            config: The folder's.
+            folder: What `save_pretrained` wrote.
+            is_trainable: Whether it is to be trained further.
+            more: What else the model is made of.
+
+        Raises:
+            UserError: damaged, or made for another backbone; the backbone is as it was then.
+        """
+        model = cls(backbone, config, first_stage=find_first_stage(Path(folder)), **more)
+        try:
+            model.load_adapter(folder, is_trainable=is_trainable)
+        except UserError:
+            model.unload()
+            raise
+        return model
 
     @contextmanager
     def fusion_off(self) -> Iterator[None]:
@@ -245,21 +266,82 @@ class PairedModel(peft.PeftModel):  # type: ignore[misc]
         return key.startswith(f"{self.beside}.")
 
 
-def loaded(put_on: Callable[[Path | None], Model], folder: str | Path, *, is_trainable: bool) -> Model:
-    """A model with the tensors of a folder.
-
-    Args:
-        put_on: Puts a new adapter of the folder's configuration on the backbone, beside a first stage.
-        folder: What `save_pretrained` wrote.
-        is_trainable: Whether it is to be trained further.
+def source_of(
+    more: dict[str, Any], ids: Tensor | None, mask: Tensor | None, rows: Tensor | None
+) -> dict[str, Any]:
+    """What is given of the source; taken out of `more`.
 
     Raises:
-        UserError: damaged, or made for another backbone; the backbone is as it was then.
+        UserError: both tokens and rows of the cache.
     """
-    model = put_on(find_first_stage(Path(folder)))
-    try:
-        model.load_adapter(folder, is_trainable=is_trainable)
-    except UserError:
-        model.unload()
-        raise
-    return model
+    theirs = {key: more.pop(key) for key in list(more) if key.startswith(SOURCE)}
+    if ids is not None and rows is not None:
+        raise UserError("source_rows", "source_input_ids are given too", "one of them", "leave one out")
+    if rows is not None:
+        return {"source_rows": rows}
+    return theirs if ids is None else {"source_input_ids": ids, "source_attention_mask": mask, **theirs}
+
+
+def first_label(labels: Tensor, mask: Tensor | None, shape: Any) -> Tensor:
+    """Where the answers of rows of so many tokens start, (b,); behind a row that has no label.
+
+    Labels (b, k) may be those of the last k tokens alone, as with `logits_to_keep`.
+
+    Raises:
+        UserError: a row whose first token has a label, so that it has no prompt.
+    """
+    given = labels != -100
+    first = torch.where(given.any(1), given.int().argmax(1), labels.shape[1]) + shape[1] - labels.shape[1]
+    start = torch.zeros_like(first) if mask is None else mask.bool().int().argmax(1).to(first.device)
+    if bool((first <= start).any()):
+        raise UserError(
+            "labels",
+            "a row is an answer from its first token on, which leaves no prompt to meet the source",
+            "-100 where the prompt is",
+            "mask the prompt's labels, or pass answer_start",
+        )
+    return first
+
+
+def check_source(ids: Tensor, mask: Tensor, rows: int, further: int, config: Any) -> None:
+    """Check source tokens (b, m) and their mask.
+
+    Args:
+        ids: Their ids.
+        mask: 1 for real tokens.
+        rows: Rows of the target.
+        further: Tokens that will be generated behind them.
+        config: transformers' configuration of the model that reads them.
+
+    Raises:
+        UserError: unequal numbers of rows, a source without a token, or one that is too long.
+    """
+    if len(ids) != rows:
+        raise UserError(
+            "source_input_ids", f"{len(ids)} rows", f"{rows}, one for each target row", "pair the rows"
+        )
+    if mask.shape != ids.shape:
+        found, expected = (tuple(each.shape) for each in (mask, ids))
+        raise UserError("source_attention_mask", f"is {found}", f"{expected}, as source_input_ids", "mend it")
+    lengths = mask.bool().sum(1)
+    if not bool(lengths.all()):
+        raise UserError(
+            "source_attention_mask", "a row without a token", "a source for each row", "translate it"
+        )
+    check_length("source_input_ids", int(lengths.max()) + further, config)
+
+
+def check_length(where: str, tokens: int, config: Any) -> None:
+    """Check that a model has positions for so many tokens.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    limit = positions_of(config)
+    if limit is not None and tokens > limit:
+        raise UserError(
+            where,
+            f"a source of {tokens} tokens",
+            f"at most {limit}, the positions of the model that reads it",
+            "shorten it, or choose a model with more positions",
+        )

@@ -6,7 +6,7 @@ so that gradient checkpointing, which runs a block again after the pass is over,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -15,8 +15,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lingualift.backbone.architectures import family_of
+
 AnswerSource = Literal["last", "none", "generate"]
 Padding = Literal["left", "right"]
+
+SOURCE = "source_"
+"""What names of the source side's inputs begin with."""
 
 
 class FusionError(RuntimeError):
@@ -234,6 +239,21 @@ def running(this: Pass | None) -> Iterator[None]:
         CURRENT.reset(token)
 
 
+def stack_of(backbone: Any) -> Any:
+    """The stack of blocks of a backbone that reads a text: of an encoder-decoder its encoder."""
+    return backbone.get_encoder() if family_of(backbone.config) == "encoder-decoder" else backbone.base_model
+
+
+def source_inputs(ids: Tensor, mask: Tensor, more: Mapping[str, Any], causal: bool) -> dict[str, Any]:
+    """What the model that reads the source is given, by its own names; `more` has the source's."""
+    given = {key.removeprefix(SOURCE): value for key, value in more.items()}
+    given.update(input_ids=ids, attention_mask=mask)
+    if causal:
+        given["use_cache"] = False
+        given.setdefault("position_ids", (mask.cumsum(1) - 1).clamp(min=0))
+    return given
+
+
 class FusedBlock:
     """A block that hands its call to the fused layers within; mixed into the class of the block.
 
@@ -307,6 +327,14 @@ class FusedCache:
         self.flare_targets = {
             path: states.repeat_interleave(repeats, 0) for path, states in self.flare_targets.items()
         }
+
+
+def fuse_block(backbone: Any, path: str, mixin: type[FusedBlock]) -> None:
+    """Make the block at a path a fused one."""
+    block = backbone.get_submodule(path)
+    if not isinstance(block, mixin):
+        swap(block, mixin)
+    block.flare_path, block.flare_index = path, int(path.rsplit(".", 1)[-1])
 
 
 def swap(thing: Any, mixin: type) -> None:

@@ -102,16 +102,15 @@ def find_translator(name: str, dtype: str = "float32", base: Path = Path()) -> T
 _COMMIT = 40  # characters: a fingerprint was a commit before
 
 
-def translator_of(config: FusionConfig) -> Translator | None:
-    """The translation model that a saved adapter was trained with; None for an adapter without one.
+def translator_of(config: FlareConfig) -> Translator:
+    """The translation model that a saved adapter was trained with.
 
     One on the hub is taken at the commit that the adapter was trained with.
 
     Raises:
         UserError: it is gone, or another by now; or as `find_translator`.
     """
-    if not isinstance(config, FlareConfig) or config.source_encoder is None:
-        return None
+    assert config.source_encoder is not None
     wanted = config.source_encoder_fingerprint
     entry = Backbone(name=config.source_encoder, dtype=config.source_encoder_dtype)
     if not Path(config.source_encoder).is_dir():
@@ -132,11 +131,6 @@ def translator_of(config: FusionConfig) -> Translator | None:
             "restore it there, or set source_encoder in adapter_config.json to where it is",
         )
     return found
-
-
-def encoder_of(translator: Translator | None) -> dict[str, Any]:
-    """The encoder, as `flare` and `load_flare` take it; nothing for an adapter without one."""
-    return {} if translator is None else {"source_encoder": translator.encoder}
 
 
 def named(config: FusionConfig, base: Path) -> tuple[FusionConfig, Translator | None]:

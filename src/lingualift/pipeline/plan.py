@@ -227,13 +227,13 @@ def check_fusion(backbone: BackboneRef, steps: Iterable[Step]) -> None:
     drawn = [step for step in steps if isinstance(step, InitialiseFused)]
     if not drawn:
         return
-    from lingualift.fusion.kinds import KINDS, fusion_config
+    from lingualift.fusion.config import fusion_config
     from lingualift.fusion.translator import find_translator
 
     model, tokenizer = skeleton(backbone), load_tokenizer(backbone)
     translator_of = functools.cache(find_translator)  # one for all languages and seeds
     for step in drawn:
-        KINDS[step.settings["kind"]].find(model, fusion_config(model, step.adapter, step.settings))
+        fusion_config(model, step.adapter, step.settings).places(model)
     for reading in steps:
         if isinstance(reading, Train) and reading.cache_sources:
             check_kept(backbone, tokenizer)

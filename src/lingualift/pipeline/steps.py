@@ -244,7 +244,7 @@ class InitialiseFused(Step):
         """Write the untrained adapter beside the first stage in folder `first`."""
         from lingualift.backbone.loading import load_backbone
         from lingualift.evaluation.runner import answering
-        from lingualift.fusion.kinds import fusion_config
+        from lingualift.fusion.config import fusion_config
         from lingualift.training.trainer import initialise_fused
 
         task, rows = self.task.source.labelled(self.task.language, self.split)

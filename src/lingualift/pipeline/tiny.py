@@ -25,7 +25,7 @@ from lingualift.config import (
 )
 from lingualift.data.rows import data_file, load_rows
 from lingualift.errors import UserError
-from lingualift.fusion.places import find_block
+from lingualift.fusion.config import find_block
 from lingualift.fusion.translator import find_translator
 from lingualift.languages import language as find_language
 from lingualift.pipeline.methods import check_family, check_methods

@@ -119,8 +119,8 @@ def initialise_fused(
     """
     import torch
 
-    from lingualift.fusion.kinds import KINDS
-    from lingualift.fusion.translator import encoder_of, named
+    from lingualift.fusion import MODELS
+    from lingualift.fusion.translator import named
 
     check_adapter(ref, first_stage)
     config, translator = named(config, base)
@@ -131,8 +131,8 @@ def initialise_fused(
         raise UserError(first_stage, found, "an adapter trained on the task", "name the task adapter")
     torch.manual_seed(seed)
     config = replace(config, modules_to_save=heads)
-    put_on = KINDS[config.peft_type.lower()].put_on
-    wrapped = put_on(model, config, first_stage=first_stage, **encoder_of(translator))
+    read_by = {} if translator is None else {"source_encoder": translator.encoder}
+    wrapped = MODELS[type(config)](model, config, first_stage=first_stage, **read_by)
     try:
         wrapped.save_pretrained(output)
     finally:
@@ -150,13 +150,12 @@ def _fused(start: Path) -> str | None:
 
 def _translator(start: Path) -> Any:
     """What makes the source side of the rows' own texts, for an adapter with a source encoder; None for others."""
-    kind = _fused(start)
-    if kind is None:
+    if not read_json(start / CONFIG_FILE).get("source_encoder"):
         return None
-    from lingualift.fusion.kinds import KINDS
+    from lingualift.fusion import FlareConfig
     from lingualift.fusion.translator import translator_of
 
-    return translator_of(KINDS[kind].config.from_folder(start))
+    return translator_of(FlareConfig.from_folder(start))
 
 
 def _headed(ref: BackboneRef, task: Task | TextTask, rows: Sequence[Any]) -> BackboneRef:
