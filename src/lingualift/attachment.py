@@ -13,10 +13,11 @@ from typing import Any
 from lingualift.adapters import Adapter, foreign, open_adapter
 from lingualift.adapters.config import CONFIG_FILE, FUSED, PLAIN_STARTS
 from lingualift.adapters.targets import BY_END, NOTHING, TARGETS, spelt_out
-from lingualift.backbone.architectures import head_modules, peft_task
+from lingualift.backbone.architectures import WORDS, head_modules, peft_task
 from lingualift.backbone.loading import BackboneRef, load_backbone
+from lingualift.encoding.heads import head_of
 from lingualift.errors import UserError
-from lingualift.languages import language as find_language
+from lingualift.tasks import Task, TextTask
 
 
 def check_adapter(ref: BackboneRef, adapter: Path) -> None:
@@ -64,55 +65,11 @@ def check_labels(ref: BackboneRef, adapter: Path, labels: Sequence[str]) -> None
         )
 
 
-def source_language(adapter: Path | None, beside: object, language: str | None) -> str | None:
-    """Code of the language of the source side that rows are given with, which an adapter must read.
-
-    Args:
-        adapter: Adapter folder; None for the plain backbone.
-        beside: Where the source side is; None for rows alone.
-        language: Its language; the one that the adapter was trained with if None.
-
-    Returns:
-        The code; None without a source side.
-
-    Raises:
-        UserError: no adapter, or a damaged one; no source side, and the adapter reads one; a source side, and it reads
-            none; a language that is not told or not known.
-    """
-    opened = None if adapter is None else open_adapter(adapter)
-    encoder = opened and opened.config.get("source_encoder")
-    reads = opened is not None and opened.kind in FUSED and not encoder
-    if beside is None and language is not None:
-        raise UserError(
-            "beside_language (--beside-language)",
-            f"is {language!r}, and there are no rows in it",
-            mend="name them: `beside` (--beside), or leave it out",
-        )
-    if beside is None:
-        if reads:
-            raise UserError(
-                adapter,
-                "reads each row beside its translation, and there are no translations",
-                "the same rows in the source language",
-                "name them: `beside` (--beside); `lingualift translate` writes them",
-            )
-        return None
-    if not reads:
-        what = "the plain backbone" if adapter is None else str(adapter)
-        why = "reads no source side" if not encoder else "makes the source side of the rows' own text"
-        mend = "leave it out, or name an adapter that reads a source side (docs/fusing.md)"
-        raise UserError("beside (--beside)", f"is given, and {what} {why}", mend=mend)
-    recorded = (opened and opened.provenance) or {}
-    code = language or recorded.get("beside_language")
-    if code is None:
-        raise UserError(
-            adapter,
-            "does not say which language it was trained to read beside the rows",
-            "that of `beside`",
-            "name it: `beside_language` (--beside-language), for example en",
-        )
-    find_language(code)
-    return str(code)
+def answering(ref: BackboneRef, task: Task | TextTask, rows: Sequence[Any]) -> BackboneRef:
+    """The backbone with the head that answers a task; raises as `head_of`."""
+    if ref.family != "encoder" or isinstance(task, TextTask):
+        return ref.answering(WORDS)
+    return ref.answering(head_of(ref.family, task, rows, type(task).__name__))
 
 
 def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:

@@ -11,7 +11,7 @@ import torch
 
 from lingualift.backbone.loading import find_backbone
 from lingualift.config import Backbone, Scoring
-from lingualift.evaluation.batches import in_batches
+from lingualift.evaluation.likelihood import in_batches
 from lingualift.evaluation.runner import evaluate
 from lingualift.fusion.layer import RECORD, recording
 

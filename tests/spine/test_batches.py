@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lingualift.evaluation.batches import in_batches
+from lingualift.evaluation.likelihood import in_batches
 
 LENGTHS = st.lists(st.integers(1, 700), min_size=1, max_size=200)
 

@@ -9,9 +9,9 @@ import pytest
 from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 
 import lingualift as ll
-from lingualift.attachment import source_language
 from lingualift.config import Scoring
 from lingualift.data.rows import load_unlabelled
+from lingualift.encoding.parallel import source_language
 from lingualift.errors import UserError
 from lingualift.tasks import get_task
 

@@ -65,11 +65,12 @@ def evaluate(
     chat_template: ChatTemplate = False,
 ) -> None:
     """Score a backbone, or an adapter on it; predictions go beside the JSON file, as .predictions.jsonl."""
-    from lingualift.attachment import check_adapter, source_language
+    from lingualift.attachment import check_adapter
     from lingualift.backbone.loading import find_backbone
     from lingualift.cli.progress import counting
     from lingualift.config import Scoring, checked
     from lingualift.data.output import check_output, growing, json_line
+    from lingualift.encoding.parallel import source_language
     from lingualift.evaluation.runner import evaluate as score
     from lingualift.provenance import write_json, write_jsonl
 

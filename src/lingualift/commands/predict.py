@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lingualift.attachment import check_adapter, check_labels, source_language
+from lingualift.attachment import answering, check_adapter, check_labels
 from lingualift.backbone.loading import find_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.data.rows import Given, load_unlabelled
 from lingualift.data.source import labelled_task
-from lingualift.encoding.heads import labels_of
+from lingualift.encoding.parallel import source_language
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress, Tell
-from lingualift.evaluation.runner import Prediction, adapted, answering
+from lingualift.evaluation.runner import Prediction, adapted
 from lingualift.evaluation.runner import predict as answer
 from lingualift.languages import language as find_language
 from lingualift.provenance import finite
+from lingualift.tasks.base import labels_of
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from lingualift.backbone.architectures import WORDS, Family, Head
 from lingualift.errors import UserError
 from lingualift.tasks import Example, Task
+from lingualift.tasks.base import labels_of
 
 STRIDE = 128  # tokens that two windows of a passage share, at most a quarter of a window
 
@@ -59,11 +60,6 @@ def _check_parts(kind: str, example: Example, name: str) -> None:
         raise UserError(where, "has no options", "the texts to choose from, in `options`", mend)
     if kind == "classes" and len(example.parts) > 2:
         raise UserError(where, f"has {len(example.parts)} parts", "one text, or two", mend)
-
-
-def labels_of(task: Task, example: Example) -> tuple[str, ...]:
-    """The classes of a task, in the order of an encoder's outputs; those of the example where they differ by row."""
-    return tuple(example.options) or task.labels or tuple(example.choices)
 
 
 @dataclass(frozen=True)

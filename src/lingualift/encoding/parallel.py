@@ -10,33 +10,98 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
+from lingualift.adapters import open_adapter
+from lingualift.adapters.config import FUSED
 from lingualift.backbone.architectures import family_of, positions_of
-from lingualift.backbone.chat import ending
 from lingualift.backbone.loading import BackboneRef
 from lingualift.encoding.heads import Window, encode_choices, encode_classes, encode_windows
-from lingualift.encoding.text import encode_pair, encode_prompt, set_language
+from lingualift.encoding.text import encode_prompt, set_language
 from lingualift.errors import UserError
+from lingualift.languages import language as find_language
 from lingualift.tasks import Example
 
-if TYPE_CHECKING:
-    from lingualift.fusion.translator import Translator
-
-Side = dict[str, list[int]]
+SourceInputs = dict[str, list[int]]
 """A source text as a fused model takes it: `source_input_ids` and, for some encoders, `source_token_type_ids`."""
 
 PREFIX = "source_"
-_SPECIAL = 8  # special tokens of a text or a pair, at most
 
 
-def prompt_sides(
+class TextReader(Protocol):
+    """What reads the rows' own text (FLARE-MT); `lingualift.fusion.translator` has it."""
+
+    @property
+    def pad(self) -> int:
+        """Id of its padding token."""
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens that a text may have."""
+
+    def read(self, texts: Sequence[tuple[str, str, Sequence[str]]]) -> list[list[int]]:
+        """Token ids of texts: what each is called in messages, the code of its language, and the text or the pair."""
+
+
+def source_language(adapter: Path | None, beside: object, language: str | None) -> str | None:
+    """Code of the language of the source side that rows are given with, which an adapter must read.
+
+    Args:
+        adapter: Adapter folder; None for the plain backbone.
+        beside: Where the source side is; None for rows alone.
+        language: Its language; the one that the adapter was trained with if None.
+
+    Returns:
+        The code; None without a source side.
+
+    Raises:
+        UserError: no adapter, or a damaged one; no source side, and the adapter reads one; a source side, and it reads
+            none; a language that is not told or not known.
+    """
+    opened = None if adapter is None else open_adapter(adapter)
+    encoder = opened and opened.config.get("source_encoder")
+    reads = opened is not None and opened.kind in FUSED and not encoder
+    if beside is None and language is not None:
+        raise UserError(
+            "beside_language (--beside-language)",
+            f"is {language!r}, and there are no rows in it",
+            mend="name them: `beside` (--beside), or leave it out",
+        )
+    if beside is None:
+        if reads:
+            raise UserError(
+                adapter,
+                "reads each row beside its translation, and there are no translations",
+                "the same rows in the source language",
+                "name them: `beside` (--beside); `lingualift translate` writes them",
+            )
+        return None
+    if not reads:
+        what = "the plain backbone" if adapter is None else str(adapter)
+        why = "reads no source side" if not encoder else "makes the source side of the rows' own text"
+        mend = "leave it out, or name an adapter that reads a source side (docs/fusing.md)"
+        raise UserError("beside (--beside)", f"is given, and {what} {why}", mend=mend)
+    recorded = (opened and opened.provenance) or {}
+    code = language or recorded.get("beside_language")
+    if code is None:
+        raise UserError(
+            adapter,
+            "does not say which language it was trained to read beside the rows",
+            "that of `beside`",
+            "name it: `beside_language` (--beside-language), for example en",
+        )
+    find_language(code)
+    return str(code)
+
+
+def source_prompts(
     config: Any,
     tokenizer: Any,
     examples: Sequence[Example],
     max_length: int,
-    translator: Translator | None = None,
-) -> list[Side]:
+    translator: TextReader | None = None,
+) -> list[SourceInputs]:
     """The source's prompts, for decoders and encoder-decoders.
 
     Args:
@@ -50,7 +115,7 @@ def prompt_sides(
         UserError: a row without a source, a source that is too long, a language without a tag.
     """
     if translator is not None:
-        return _own(translator, [(row, (row.prompt,)) for row in examples])
+        return read_own(translator, [(row, (row.prompt,)) for row in examples])
     sources = sources_of(examples)
     named = [(f"source of example {row.id!r}", source.prompt) for row, source in sources]
     with _speaking(tokenizer, sources[0][1].language):
@@ -94,16 +159,16 @@ def too_long(where: str, tokens: int | None, limit: int) -> UserError:
     )
 
 
-def class_sides(
-    tokenizer: Any, examples: Sequence[Example], max_length: int, translator: Translator | None = None
-) -> list[list[Side]]:
+def source_texts(
+    tokenizer: Any, examples: Sequence[Example], max_length: int, translator: TextReader | None = None
+) -> list[list[SourceInputs]]:
     """What stands beside the texts of each example: one of an example with classes, one for each of its choices.
 
     Raises:
         UserError: a row without a source, a source that is too long, one with another number of choices.
     """
     if translator is not None:
-        return [_own(translator, [(row, parts) for parts in _texts(row)]) for row in examples]
+        return [read_own(translator, [(row, parts) for parts in encoder_texts(row)]) for row in examples]
     found = []
     for row, source in sources_of(examples):
         whole = bool(row.options)
@@ -121,11 +186,11 @@ def class_sides(
                 f"{', '.join(row.options)}, as its row",
                 "pair the rows",
             )
-        found.append([_side(text.inputs) for text in texts])
+        found.append([_as_source(text.inputs) for text in texts])
     return found
 
 
-def answering(ref: BackboneRef, examples: Sequence[Example]) -> list[Example]:
+def answered_sources(ref: BackboneRef, examples: Sequence[Example]) -> list[Example]:
     """The source sides with their answers: their own, or the rows' where both choose from the same labels.
 
     Raises:
@@ -144,87 +209,13 @@ def answering(ref: BackboneRef, examples: Sequence[Example]) -> list[Example]:
     return found
 
 
-def check_sides(
-    ref: BackboneRef,
-    config: Any,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    max_length: int,
-    learnt: bool = False,
-) -> None:
-    """Check that sources fit, without a model; only those long enough to be in doubt are encoded.
-
-    Args:
-        ref: The backbone.
-        config: transformers' configuration of it.
-        tokenizer: Its tokenizer.
-        examples: Rows with their `source`.
-        max_length: Tokens that a source may have.
-        learnt: Whether it is answered too, which on decoders follows the prompt.
-
-    Raises:
-        UserError: as `prompt_sides`, `class_sides` and `answering`.
-    """
-    limit = min(max_length, positions_of(config) or max_length)
-    if learnt and ref.family == "decoder":
-        _check_answered(ref, tokenizer, examples, limit)
-    long = [row for row in examples if ref.chat or (row.source and _bytes(row.source) + _SPECIAL > limit)]
-    if not long or (ref.family == "encoder" and long[0].starts):
-        return  # passages are read in windows
-    if ref.family == "encoder":
-        class_sides(tokenizer, long, max_length)
-    else:
-        prompt_sides(config, tokenizer, long, max_length)
-
-
-def check_own(translator: Translator, ref: BackboneRef, examples: Sequence[Example]) -> None:
-    """Check that the rows' own texts fit a translator; only those long enough to be in doubt are encoded.
-
-    Raises:
-        UserError: as `Translator.read`.
-    """
-    limit = translator.limit
-    long = [row for row in examples if limit is not None and _bytes(row) + _SPECIAL > limit]
-    if ref.family != "encoder":
-        _own(translator, [(row, (row.prompt,)) for row in long])
-    elif long and not long[0].starts:  # passages are read in windows
-        _own(translator, [(row, parts) for row in long for parts in _texts(row)])
-
-
-def _check_answered(ref: BackboneRef, tokenizer: Any, examples: Sequence[Example], limit: int) -> None:
-    """Check that sources fit with the answers that follow them."""
-    room = limit - len(ending(tokenizer))
-    for source in answering(ref, examples):
-        if ref.chat or _bytes(source) + len(source.answer.encode()) + _SPECIAL > limit:
-            pair = encode_pair(tokenizer, source.prompt, source.answer, room)
-            if pair.truncated:
-                raise too_long(f"source of example {source.id!r}", limit + pair.truncated, limit)
-
-
-def _bytes(example: Example) -> int:
-    """No fewer than its tokens, but for special ones."""
-    options = max((len(text.encode()) for text in example.options.values()), default=0)
-    return max(len(example.prompt.encode()), sum(len(text.encode()) for text in example.parts) + options)
-
-
-def check_kept(ref: BackboneRef, tokenizer: Any) -> None:
-    """Check that source states can be kept: token types, by which encoders such as BERT tell texts apart, are not.
-
-    Raises:
-        UserError: the backbone is an encoder, and its tokenizer gives token types.
-    """
-    if ref.family == "encoder" and "token_type_ids" in tokenizer.model_input_names:
-        found = f"keeps no token types, by which the tokenizer of {ref.name!r} tells the texts of a pair"
-        raise UserError("flare.cache_sources", found, "false", "leave it out")
-
-
-def window_sides(
+def source_windows(
     tokenizer: Any,
     example: Example,
     max_length: int,
     own: Sequence[Window],
-    translator: Translator | None = None,
-) -> list[Side]:
+    translator: TextReader | None = None,
+) -> list[SourceInputs]:
     """What stands beside each of an example's own windows: the source's window of the same number, or its last.
 
     A translator reads the question and the part of the passage that is in the window.
@@ -236,26 +227,26 @@ def window_sides(
         question, passage = example.parts
         there = [[place for place in window.places if place] for window in own]
         cuts = [passage[places[0][0] : places[-1][1]] if places else "" for places in there]
-        return _own(translator, [(example, (question, cut)) for cut in cuts])
+        return read_own(translator, [(example, (question, cut)) for cut in cuts])
     ((_, source),) = sources_of([example])
     windows = encode_windows(tokenizer, source, max_length)
-    return [_side(windows[min(place, len(windows) - 1)].inputs) for place in range(len(own))]
+    return [_as_source(windows[min(place, len(windows) - 1)].inputs) for place in range(len(own))]
 
 
-def _own(translator: Translator, rows: Sequence[tuple[Example, Sequence[str]]]) -> list[Side]:
+def read_own(translator: TextReader, rows: Sequence[tuple[Example, Sequence[str]]]) -> list[SourceInputs]:
     """Texts of rows, as a translator reads them."""
     texts = [(f"example {row.id!r}", row.language, parts) for row, parts in rows]
     return [{f"{PREFIX}input_ids": ids} for ids in translator.read(texts)]
 
 
-def _texts(example: Example) -> list[Sequence[str]]:
+def encoder_texts(example: Example) -> list[Sequence[str]]:
     """What an encoder reads of an example, by `encode_choices` and `encode_classes`."""
     if example.options:
         return [(" ".join(example.parts), text) for text in example.options.values()]
     return [example.parts or (example.prompt,)]
 
 
-def _side(inputs: Mapping[str, list[int]]) -> Side:
+def _as_source(inputs: Mapping[str, list[int]]) -> SourceInputs:
     """A text's inputs under the names of the source's; the mask follows from the padding."""
     return {f"{PREFIX}{name}": ids for name, ids in inputs.items() if name != "attention_mask"}
 
@@ -292,11 +283,15 @@ def _speaking(tokenizer: Any, language: str) -> Iterator[None]:
             tokenizer.src_lang = tokenizer.tgt_lang = before
 
 
-def scored_sides(model: Any, tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[Side]:
-    """As `prompt_sides` for a fused model; nothing for each example where the model reads no source."""
+def sources_for(
+    model: Any, tokenizer: Any, examples: Sequence[Example], max_length: int
+) -> list[SourceInputs]:
+    """As `source_prompts` for a fused model; nothing for each example where the model reads no source."""
     if not is_fused(model):
         return [{} for _ in examples]
-    return prompt_sides(model.get_base_model().config, tokenizer, examples, max_length, translator_on(model))
+    return source_prompts(
+        model.get_base_model().config, tokenizer, examples, max_length, translator_on(model)
+    )
 
 
 def is_fused(model: Any) -> bool:
@@ -304,7 +299,7 @@ def is_fused(model: Any) -> bool:
     return hasattr(model, "fusion_config")
 
 
-def translator_on(model: Any) -> Translator | None:
+def translator_on(model: Any) -> TextReader | None:
     """What makes the source side of the rows' own texts, on a model with a source encoder."""
     return getattr(model, "translator", None)
 
@@ -315,7 +310,7 @@ def source_pad(model: Any, tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id if translator is None else translator.pad)
 
 
-def pad_sides(sides: Sequence[Side], pad: int, device: Any = None) -> dict[str, Any]:
+def pad_sources(sides: Sequence[SourceInputs], pad: int, device: Any = None) -> dict[str, Any]:
     """Tensors (b, m) of the sides of a batch, padded on the right, with their mask; none for sides that are empty.
 
     Args:

@@ -9,10 +9,9 @@ from typing import Any
 from lingualift.backbone.chat import ends_of
 from lingualift.backbone.loading import check_room, virtual_tokens
 from lingualift.config import Scoring
-from lingualift.encoding.parallel import pad_sides, scored_sides, source_pad
+from lingualift.encoding.parallel import pad_sources, source_pad, sources_for
 from lingualift.encoding.text import encode_prompt, fit
-from lingualift.evaluation.batches import in_batches
-from lingualift.evaluation.likelihood import Progress, Tell, left_pad
+from lingualift.evaluation.likelihood import Progress, Tell, in_batches, left_pad
 from lingualift.tasks import Example
 
 
@@ -48,7 +47,7 @@ def generate_answers(
         for example in examples
     ]
     check_room(model, max(len(pair.prompt) for pair in pairs) + max_new_tokens)
-    sides = scored_sides(model, tokenizer, examples, room)
+    sides = sources_for(model, tokenizer, examples, room)
     order = sorted(range(len(pairs)), key=lambda index: len(pairs[index].prompt))
     ends = ends_of(tokenizer)
     config = transformers.GenerationConfig(
@@ -66,7 +65,7 @@ def generate_answers(
     def answer(indices: Sequence[int]) -> list[str]:
         inputs = left_pad(tokenizer, [pairs[index].prompt for index in indices], model.device)
         del inputs["position_ids"]  # generate derives them from the mask
-        inputs |= pad_sides([sides[index] for index in indices], source_pad(model, tokenizer), model.device)
+        inputs |= pad_sources([sides[index] for index in indices], source_pad(model, tokenizer), model.device)
         with torch.inference_mode():
             output = model.generate(**inputs, generation_config=config)
         new = output[:, inputs["input_ids"].shape[1] :]

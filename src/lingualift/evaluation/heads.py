@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from lingualift.backbone.loading import check_room
 from lingualift.config import Scoring
 from lingualift.encoding.collator import Padding
-from lingualift.encoding.heads import Window, encode_choices, encode_classes, encode_windows, labels_of
-from lingualift.encoding.parallel import class_sides, is_fused, source_pad, translator_on, window_sides
+from lingualift.encoding.heads import Window, encode_choices, encode_classes, encode_windows
+from lingualift.encoding.parallel import is_fused, source_pad, source_texts, source_windows, translator_on
 from lingualift.errors import UserError
-from lingualift.evaluation.batches import in_batches
-from lingualift.evaluation.likelihood import Progress, Tell
+from lingualift.evaluation.likelihood import Progress, Tell, in_batches
 from lingualift.tasks import Example, Task
+from lingualift.tasks.base import labels_of
 from lingualift.training.feed import Collate
 
 _BEST = 20
@@ -58,7 +58,7 @@ def classify(
     ]
     inputs = [[text.inputs for text in few] for few in texts]
     if is_fused(model):
-        sides = class_sides(tokenizer, examples, scoring.max_length, translator_on(model))
+        sides = source_texts(tokenizer, examples, scoring.max_length, translator_on(model))
         inputs = [
             [{**text, **side} for text, side in zip(*both, strict=True)]
             for both in zip(inputs, sides, strict=True)
@@ -111,7 +111,7 @@ def find_spans(
     for place, example in enumerate(examples):
         found = encode_windows(tokenizer, example, scoring.max_length)
         if is_fused(model):
-            sides = window_sides(tokenizer, example, scoring.max_length, found, translator_on(model))
+            sides = source_windows(tokenizer, example, scoring.max_length, found, translator_on(model))
             found = [
                 replace(window, inputs={**window.inputs, **side})
                 for window, side in zip(found, sides, strict=True)
@@ -148,7 +148,7 @@ def _collator(model: Any, tokenizer: Any) -> Collate:
     collate = Padding(tokenizer.pad_token_id)
     if not is_fused(model):
         return collate
-    from lingualift.fusion.pairs import PairCollator
+    from lingualift.encoding.collator import PairCollator
 
     return PairCollator(collate, pad=source_pad(model, tokenizer))
 

@@ -1,25 +1,32 @@
-"""Ranking answers by their likelihood: one number per choice, batched by length, each prompt read once."""
+"""Ranking answers by their likelihood, each prompt read once, in batches that fit into memory."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from lingualift.backbone.devices import clear_memory, out_of_memory
 from lingualift.backbone.loading import check_room, keeps_logits, virtual_tokens
 from lingualift.config import Scoring
-from lingualift.encoding.parallel import Side, pad_sides, scored_sides, source_pad
+from lingualift.encoding.parallel import SourceInputs, pad_sources, source_pad, sources_for
 from lingualift.encoding.text import encode_pairs
 from lingualift.errors import UserError
-from lingualift.evaluation.batches import in_batches
+from lingualift.fusion.layer import tentative
 from lingualift.tasks import Example
 
+_LOG = logging.getLogger("lingualift.evaluation")
+_FULL = 1024  # tokens that keep a device busy: with so many, a batch may end before rows that would pad it
+_PADDED = 1 + 1 / 16  # how many times its own tokens such a batch may have with its padding
 _LOGITS = 2**24
 """Logits that are worked on at once, in float32: 64 MiB."""
 
 Progress = Callable[[int, int], None]
 """Told how many are done, of how many."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Answered = TypeVar("Answered")
 Tell = Callable[[int, Answered], None]
 """Told the place of an example, and its answer, as soon as that is found; answers come in any order."""
@@ -30,7 +37,7 @@ class _Prompt:
     """A prompt and all continuations that are to be scored after it."""
 
     ids: tuple[int, ...]
-    side: Side  # of its source, for a model that reads one
+    side: SourceInputs  # of its source, for a model that reads one
     answers: list[tuple[int, str, list[int]]] = field(default_factory=list)  # example, label, answer ids
 
 
@@ -59,7 +66,7 @@ def score_choices(
         UserError: the model gives no number.
     """
     scores: list[dict[str, float]] = [{} for _ in examples]
-    sides = scored_sides(model, tokenizer, examples, scoring.max_length)
+    sides = sources_for(model, tokenizer, examples, scoring.max_length)
     prompts, truncated = _prompts(tokenizer, examples, sides, scoring.max_length)
     longest = max(len(prompt.ids) + len(ids) for prompt in prompts for _, _, ids in prompt.answers)
     check_room(model, longest - 1)  # the last token is predicted, not read
@@ -98,7 +105,7 @@ def _score(model: Any, tokenizer: Any, prompts: Sequence[_Prompt]) -> list[float
 
 
 def _prompts(
-    tokenizer: Any, examples: Sequence[Example], sides: Sequence[Side], max_length: int
+    tokenizer: Any, examples: Sequence[Example], sides: Sequence[SourceInputs], max_length: int
 ) -> tuple[list[_Prompt], int]:
     """The different prompts with what is to be scored after each, and how many examples were cut."""
     prompts: dict[tuple[tuple[int, ...], ...], _Prompt] = {}
@@ -125,7 +132,7 @@ def _log_likelihoods(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[tuple[int, list[int]]],
-    sides: Sequence[Side] = (),
+    sides: Sequence[SourceInputs] = (),
 ) -> list[float]:
     """Summed log-probability of each answer's ids after its prompt.
 
@@ -145,7 +152,7 @@ def _log_likelihoods(
     inputs = left_pad(tokenizer, prompts, model.device)
     longest = max(len(ids) for _, ids in answers)
     keep = {"logits_to_keep": 1} if keeps_logits(model) else {}
-    beside = pad_sides(sides, source_pad(model, tokenizer), model.device)
+    beside = pad_sources(sides, source_pad(model, tokenizer), model.device)
     if beside:
         beside["answer_tokens"] = longest - 1  # those that are read; the last one is only predicted
     read = model(**inputs, use_cache=longest > 1, **keep, **beside)
@@ -208,3 +215,58 @@ def left_pad(tokenizer: Any, rows: Sequence[Sequence[int]], device: Any) -> dict
     )
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
     return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+
+
+def in_batches(
+    items: Sequence[Item],
+    size: int,
+    answer: Callable[[Sequence[Item]], Result],
+    length: Callable[[Item], int] | None = None,
+) -> Iterator[tuple[Sequence[Item], Result]]:
+    """Answer items in batches, from there on half as many at once where memory runs out.
+
+    Args:
+        items: In the order in which they are answered.
+        size: Items per batch, at most.
+        answer: Called with each batch.
+        length: Tokens of an item, where items are padded to the longest of their batch: a batch of many tokens ends
+            before padding costs more than a further batch.
+
+    Yields:
+        Each batch and what `answer` made of it.
+
+    Raises:
+        UserError: a single item does not fit.
+    """
+    start = 0
+    while start < len(items):
+        batch = items[start : start + size]
+        if length is not None:
+            batch = batch[: _unpadded([length(item) for item in batch])]
+        try:
+            with tentative():
+                result = answer(batch)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        else:
+            yield batch, result
+            start += len(batch)
+            continue
+        if len(batch) == 1:  # out of the handler, whose traceback holds on to tensors
+            mend = "lower `max_length`, or take a smaller backbone"
+            raise UserError("scoring", "ran out of memory with a single row", mend=mend)
+        size = len(batch) // 2
+        _LOG.warning("out of memory with %d rows at once: goes on with %d", len(batch), size)
+        clear_memory()
+
+
+def _unpadded(lengths: Sequence[int]) -> int:
+    """How many of the items to take at once."""
+    longest = tokens = 0
+    for count, length in enumerate(lengths):
+        longest, tokens = max(longest, length), tokens + length
+        padded = longest * (count + 1)
+        if count and padded > max(_FULL, _PADDED * tokens):
+            return count
+    return len(lengths)

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from lingualift.attachment import attach, check_labels, detach
+from lingualift.attachment import answering, attach, check_labels, detach
 from lingualift.backbone.loading import BackboneRef, load_backbone
 from lingualift.config import Scoring
-from lingualift.encoding.heads import head_of, labels_of
 from lingualift.encoding.text import set_language
 from lingualift.errors import UserError
 from lingualift.evaluation.generation import generate_answers
@@ -26,6 +25,7 @@ from lingualift.fusion.layer import recording
 from lingualift.metrics.scores import METRICS
 from lingualift.provenance import finite
 from lingualift.tasks import Example, Task
+from lingualift.tasks.base import labels_of
 
 
 @dataclass(frozen=True)
@@ -175,11 +175,6 @@ def entropy(
 def is_ranked(ref: BackboneRef, task: Task, examples: Sequence[Example]) -> bool:
     """Whether each answer is one of some labels, by how likely they are: no span and no generated text."""
     return bool(examples[0].choices) or answering(ref, task, examples).head.kind in ("classes", "choices")
-
-
-def answering(ref: BackboneRef, task: Task, examples: Sequence[Example]) -> BackboneRef:
-    """The backbone with the head that answers a task; raises as `head_of`."""
-    return ref.answering(head_of(ref.family, task, examples, type(task).__name__))
 
 
 def predict(

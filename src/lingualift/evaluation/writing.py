@@ -9,11 +9,10 @@ from typing import Any
 from lingualift.backbone.loading import base_of
 from lingualift.config import Scoring
 from lingualift.encoding.collator import Padding
-from lingualift.encoding.parallel import Side, pad_sides, scored_sides, source_pad
+from lingualift.encoding.parallel import SourceInputs, pad_sources, source_pad, sources_for
 from lingualift.encoding.text import IGNORED, source_ids, target_ids
 from lingualift.errors import UserError
-from lingualift.evaluation.batches import in_batches
-from lingualift.evaluation.likelihood import Progress, Tell, label_logprobs
+from lingualift.evaluation.likelihood import Progress, Tell, in_batches, label_logprobs
 from lingualift.tasks import Example
 
 
@@ -44,7 +43,7 @@ def rank_written(
     Raises:
         UserError: the model gives no number.
     """
-    sides = scored_sides(model, tokenizer, examples, scoring.max_length)
+    sides = sources_for(model, tokenizer, examples, scoring.max_length)
     prompts = [source_ids(tokenizer, example.prompt, scoring.max_length) for example in examples]
     order = sorted(range(len(examples)), key=lambda index: len(prompts[index][0]))
     scores: list[dict[str, float]] = [{} for _ in examples]
@@ -94,7 +93,7 @@ def _log_likelihoods(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[tuple[int, list[int]]],
-    sides: Sequence[Side],
+    sides: Sequence[SourceInputs],
 ) -> list[float]:
     """Summed log-probability of each answer's ids, special ones left out.
 
@@ -113,7 +112,7 @@ def _log_likelihoods(
     inputs = {name: value.to(model.device) for name, value in read.items()}
     labels = written["labels"].to(model.device)
     rows = torch.tensor([row for row, _ in answers], device=model.device)
-    beside = pad_sides(sides, source_pad(model, tokenizer), model.device)
+    beside = pad_sources(sides, source_pad(model, tokenizer), model.device)
     with torch.inference_mode():
         encoded = _encode(model, inputs, beside)
         encoded.last_hidden_state = encoded.last_hidden_state[rows]
@@ -165,7 +164,7 @@ def write_answers(
     import torch
     import transformers
 
-    sides = scored_sides(model, tokenizer, examples, scoring.max_length)
+    sides = sources_for(model, tokenizer, examples, scoring.max_length)
     prompts = [source_ids(tokenizer, example.prompt, scoring.max_length) for example in examples]
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index][0]))
     tag = target_ids(tokenizer, "a")[0]
@@ -185,7 +184,7 @@ def write_answers(
 
     def write(few: Sequence[int]) -> list[str]:
         inputs = collate([_input(prompts[index][0]) for index in few])
-        inputs |= pad_sides([sides[index] for index in few], source_pad(model, tokenizer))
+        inputs |= pad_sources([sides[index] for index in few], source_pad(model, tokenizer))
         with torch.inference_mode():
             output = model.generate(
                 **{name: value.to(model.device) for name, value in inputs.items()}, generation_config=config

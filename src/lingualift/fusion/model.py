@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lingualift.encoding.parallel import pad_sides
+from lingualift.encoding.parallel import pad_sources
 from lingualift.errors import UserError
 from lingualift.fusion.cache import SourceCache, model_fingerprint, open_or_make
 from lingualift.fusion.config import FlareConfig, block_of
@@ -200,7 +200,7 @@ class FlareModel(PairedModel):
         device, pad = self.get_base_model().device, self._reader.config.get_text_config().pad_token_id or 0
 
         def states_of(batch: Sequence[Sequence[int]]) -> tuple[dict[str, Tensor], Tensor]:
-            ids, mask = pad_sides([{"source_input_ids": list(row)} for row in batch], pad, device).values()
+            ids, mask = pad_sources([{"source_input_ids": list(row)} for row in batch], pad, device).values()
             return self.source_states(ids, mask), mask
 
         self.source_cache = open_or_make(Path(folder), rows, about, states_of, batch_size, tell)

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lingualift.attachment import answering
 from lingualift.backbone.devices import device, use_threads
 from lingualift.backbone.loading import BackboneRef, load_backbone, scored_bytes
 from lingualift.config import Adapter
 from lingualift.encoding.text import encode_prompt
-from lingualift.evaluation.runner import answering, evaluate, is_ranked
+from lingualift.evaluation.runner import evaluate, is_ranked
 from lingualift.pipeline.steps import (
     Evaluate,
     Initialise,

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lingualift.attachment import answering
 from lingualift.backbone.loading import BackboneRef, load_tokenizer, read_config, skeleton
 from lingualift.config import Training
-from lingualift.evaluation.runner import answering, is_ranked
+from lingualift.evaluation.runner import is_ranked
 from lingualift.pipeline.steps import Evaluate, Step, Sweep, Train, WordsHead, start_of
 from lingualift.provenance import fingerprint
 from lingualift.registry import Registry

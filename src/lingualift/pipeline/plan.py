@@ -14,7 +14,7 @@ from lingualift.config import Experiment, Method
 from lingualift.data.rows import check_aligned, load_rows
 from lingualift.data.source import Source
 from lingualift.encoding.heads import head_of
-from lingualift.encoding.parallel import check_kept, check_own, check_sides
+from lingualift.encoding.limits import check_kept, check_own_texts, check_sources
 from lingualift.encoding.text import set_language
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import is_ranked
@@ -243,13 +243,13 @@ def check_fusion(backbone: BackboneRef, steps: Iterable[Step]) -> None:
             if encoder:
                 translator = translator_of(encoder)
                 translator.tag(reading.language)
-                check_own(translator, backbone, reading.source.rows(reading.language, reading.split))  # type: ignore[arg-type]
+                check_own_texts(translator, backbone, reading.source.rows(reading.language, reading.split))  # type: ignore[arg-type]
             beside = reading.source.beside
             if beside and beside.use == "beside":
                 limit = (reading.settings if isinstance(reading, Train) else reading.scoring).max_length
                 rows = reading.source.rows(reading.language, reading.split)
                 learnt = beside.labelled
-                check_sides(backbone, model.config, tokenizer, rows, limit, learnt)  # type: ignore[arg-type]
+                check_sources(backbone, model.config, tokenizer, rows, limit, learnt)  # type: ignore[arg-type]
 
 
 def _check_room(task: Task, rows: Sequence[Any], experiment: Experiment) -> None:

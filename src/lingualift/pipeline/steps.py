@@ -242,8 +242,8 @@ class InitialiseFused(Step):
 
     def draw(self, first: Path, output: Path) -> None:
         """Write the untrained adapter beside the first stage in folder `first`."""
+        from lingualift.attachment import answering
         from lingualift.backbone.loading import load_backbone
-        from lingualift.evaluation.runner import answering
         from lingualift.fusion.config import fusion_config
         from lingualift.training.trainer import initialise_fused
 

@@ -158,6 +158,11 @@ class TextTask:
 TASKS: Registry[Task | TextTask] = Registry("task")
 
 
+def labels_of(task: Task, example: Example) -> tuple[str, ...]:
+    """The classes of a task, in the order of an encoder's outputs; those of the example where they differ by row."""
+    return tuple(example.options) or task.labels or tuple(example.choices)
+
+
 def label_of(row: Mapping[str, Any], column: str, labels: Mapping[str, str]) -> str:
     """A row's label, checked.
 

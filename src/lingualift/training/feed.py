@@ -12,14 +12,14 @@ from lingualift.backbone.chat import ending
 from lingualift.backbone.loading import BackboneRef, base_of, check_speaks, keeps_apart, keeps_logits
 from lingualift.config import Training
 from lingualift.encoding.collator import Collator, Padding
-from lingualift.encoding.heads import encode_choices, encode_classes, encode_windows, labels_of, span_row
+from lingualift.encoding.heads import encode_choices, encode_classes, encode_windows, span_row
 from lingualift.encoding.parallel import (
-    Side,
-    answering,
-    class_sides,
-    prompt_sides,
+    SourceInputs,
+    answered_sources,
+    source_prompts,
+    source_texts,
+    source_windows,
     too_long,
-    window_sides,
 )
 from lingualift.encoding.text import (
     IGNORED,
@@ -32,6 +32,7 @@ from lingualift.encoding.text import (
 )
 from lingualift.errors import UserError
 from lingualift.tasks import Example, Task, TextTask
+from lingualift.tasks.base import labels_of
 from lingualift.training.objectives import continued, masked, span_corruption
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _fused(
     translator: Translator | None,
 ) -> Feed:
     """Rows with their source side."""
-    from lingualift.fusion.pairs import PairCollator
+    from lingualift.encoding.collator import PairCollator
 
     if isinstance(task, TextTask):
         raise _no_pairs()
@@ -151,7 +152,7 @@ def _fused(
         start = model.config.decoder_start_token_id
         collate = PairCollator(Padding(pad, decoder_start=start), pad=theirs)
         feed = _written(tokenizer, rows, collate, settings.max_length)
-    sides = prompt_sides(model.config, tokenizer, rows, settings.max_length, translator)
+    sides = source_prompts(model.config, tokenizer, rows, settings.max_length, translator)
     return replace(feed, rows=[{**row, **side} for row, side in zip(feed.rows, sides, strict=True)])
 
 
@@ -173,11 +174,11 @@ def _mixed(
 
     Of a passage in windows, each window has the source's window of the same number, or its last.
     """
-    from lingualift.fusion.pairs import PairCollator
+    from lingualift.encoding.collator import PairCollator
 
     if isinstance(task, TextTask):
         raise _no_pairs()
-    sources = [encode(source, source.language) for source in answering(ref, rows)]
+    sources = [encode(source, source.language) for source in answered_sources(ref, rows)]
     targets = [encode(row, language) for row in rows]
     encoded = []
     for row, target, source in zip(rows, targets, sources, strict=True):
@@ -276,7 +277,7 @@ def _answered(
             if choices
             else [encode_classes(tokenizer, row, max_length)]
         )
-        sides = class_sides(tokenizer, [row], max_length, translator)[0] if fused else [{} for _ in texts]
+        sides = source_texts(tokenizer, [row], max_length, translator)[0] if fused else [{} for _ in texts]
         inputs = [{**text.inputs, **side} for text, side in zip(texts, sides, strict=True)]
         encoded.append({"inputs": inputs, "labels": label} if choices else {**inputs[0], "labels": label})
         truncated += any(text.truncated for text in texts)
@@ -297,8 +298,8 @@ def _windows(
         )
     end = start + len(row.gold[0])
     windows = encode_windows(tokenizer, row, max_length)
-    none: list[Side] = [{} for _ in windows]
-    sides = window_sides(tokenizer, row, max_length, windows, translator) if fused else none
+    none: list[SourceInputs] = [{} for _ in windows]
+    sides = source_windows(tokenizer, row, max_length, windows, translator) if fused else none
     return [{**span_row(window, start, end), **side} for window, side in zip(windows, sides, strict=True)]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from lingualift.adapters import open_adapter
 from lingualift.adapters.card import CARD_FILE, shown
 from lingualift.adapters.config import FUSED
-from lingualift.attachment import attach, check_adapter, detach, wrap
+from lingualift.attachment import answering, attach, check_adapter, detach, wrap
 from lingualift.backbone.architectures import (
     WORDS,
     draw_head,
@@ -39,8 +39,8 @@ from lingualift.backbone.loading import (
 from lingualift.backbone.words import HEAD_FILE, draw_words, head_alone, save_words
 from lingualift.config import Adapter, GivenAdapter, Training
 from lingualift.encoding.collator import Padding
-from lingualift.encoding.heads import head_of, labels_of
-from lingualift.encoding.parallel import check_kept, translator_on
+from lingualift.encoding.limits import check_kept
+from lingualift.encoding.parallel import translator_on
 from lingualift.errors import UserError, setting
 from lingualift.provenance import (
     PROVENANCE_FILE,
@@ -53,6 +53,7 @@ from lingualift.provenance import (
     write_text,
 )
 from lingualift.tasks import Example, Task, TextTask
+from lingualift.tasks.base import labels_of
 from lingualift.training.card import trained_card, words_card
 from lingualift.training.feed import Feed, feed_of, masked_loss
 from lingualift.training.objectives import Noised
@@ -156,13 +157,6 @@ def _translator(start: Path) -> Any:
     from lingualift.fusion.translator import translator_of
 
     return translator_of(FlareConfig.from_folder(start))
-
-
-def _headed(ref: BackboneRef, task: Task | TextTask, rows: Sequence[Any]) -> BackboneRef:
-    """The backbone with the head that answers a task."""
-    if isinstance(task, TextTask):
-        return ref.answering(WORDS)
-    return ref.answering(head_of(ref.family, task, rows, type(task).__name__))
 
 
 def _beside_language(start: Path, wrapped: Any, rows: Sequence[Any]) -> dict[str, str]:
@@ -279,7 +273,7 @@ def measure_step(
     import torch
 
     sample = rows[:: max(1, len(rows) // _SAMPLED)]
-    ref = _headed(ref, task, rows)
+    ref = answering(ref, task, rows)
     model, tokenizer = load_backbone(ref)
     feed = feed_of(
         ref,
@@ -426,7 +420,7 @@ def train(
     Raises:
         UserError: the loss or a tensor became infinite or NaN; an answer leaves no room for its prompt.
     """
-    ref = _headed(ref, task, rows)
+    ref = answering(ref, task, rows)
     model, tokenizer = load_backbone(ref)
     feed = feed_of(
         ref,
@@ -663,7 +657,7 @@ def _with_states(job: _Job, wrapped: Any) -> _Job:
         return job
     if not translator_on(wrapped):
         check_kept(job.ref, load_backbone(job.ref)[1])
-    from lingualift.fusion.pairs import PairCollator, numbered
+    from lingualift.encoding.collator import PairCollator, numbered
 
     rows, sources = numbered(feed.rows)
     wrapped.cache_sources(sources, job.work / STATES, tell=_LOG.info)

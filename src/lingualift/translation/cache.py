@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from lingualift.errors import UserError
-from lingualift.evaluation.batches import in_batches
-from lingualift.evaluation.likelihood import Progress
+from lingualift.evaluation.likelihood import Progress, in_batches
 from lingualift.provenance import fingerprint, writing
 
 _WAIT = 60.0  # seconds for another process to write its batch, which takes milliseconds
