@@ -15,13 +15,13 @@ from lingualift.backbone.architectures import Head, blocks, ia3_modules, linear_
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Adapter, Scoring, Training
 from lingualift.encoding.heads import encode_windows, span_row
-from lingualift.encoding.text import IGNORED, set_language, source_ids
+from lingualift.encoding.text import IGNORED, encoder_ids, set_language
 from lingualift.errors import UserError
 from lingualift.evaluation.heads import find_spans
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.writing import rank_written, write_answers
 from lingualift.tasks import TASKS, Example
-from lingualift.training.feed import feed_of, masked_loss
+from lingualift.training.data import masked_loss, training_data
 from lingualift.training.objectives import Frame, _spans, continued, masked, span_corruption
 from lingualift.training.trainer import initialise, train
 
@@ -82,8 +82,8 @@ def test_a_long_prompt_loses_its_beginning_and_is_counted(backbone):
     _, cut = rank_written(model, tokenizer, long, Scoring(max_length=6))
     assert cut == 1
     whole = tokenizer(long[0].prompt)["input_ids"]
-    assert source_ids(tokenizer, long[0].prompt, 6) == (whole[-6:], True)
-    assert source_ids(tokenizer, long[0].prompt, len(whole)) == (whole, False)
+    assert encoder_ids(tokenizer, long[0].prompt, 6) == (whole[-6:], True)
+    assert encoder_ids(tokenizer, long[0].prompt, len(whole)) == (whole, False)
 
 
 @pytest.mark.parametrize("name", tiny.ENCODERS)
@@ -190,7 +190,7 @@ def test_the_loss_at_masked_tokens_is_the_whole_models(backbone, tmp_path, name,
     (tmp_path / "start").mkdir()
     initialise(ref, Adapter(type=kind, rank=2, tokens=3), 0, tmp_path / "start")
     model, tokenizer = load_backbone(ref)
-    feed = feed_of(
+    feed = training_data(
         ref, model, tokenizer, TASKS["masked-lm"], TEXTS * 3, Training(steps=1), language="en", segment_tokens=12,
         seed=0,
     )  # fmt: skip
@@ -379,7 +379,7 @@ def test_perplexity_is_that_of_the_familys_own_objective(backbone, name):
     nats = mean_nats(ref, model, tokenizer, TEXTS * 20, 24, "id")
     assert nats == pytest.approx(mean_nats(ref, model, tokenizer, TEXTS * 20, 24, "id"))
     task = TASKS[{"xlmr": "masked-lm", "t5": "span-corruption", "nllb": "prefix-lm"}[name]]
-    feed = feed_of(
+    feed = training_data(
         ref, model, tokenizer, task, TEXTS * 20, Training(steps=1), language="id", segment_tokens=24, seed=0
     )  # fmt: skip
     total, count = 0.0, 0

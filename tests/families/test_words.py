@@ -29,7 +29,7 @@ from lingualift.pipeline import plan_of
 from lingualift.pipeline.cost import estimate
 from lingualift.provenance import read_json
 from lingualift.tasks import TASKS
-from lingualift.training.feed import masked_loss
+from lingualift.training.data import masked_loss
 from lingualift.training.objectives import masked
 from lingualift.training.trainer import initialise_words, train_words
 from lingualift.training.words import expect

@@ -9,6 +9,9 @@ from lingualift.encoding.parallel import PREFIX, pad_sources, read_texts
 from lingualift.encoding.text import IGNORED, set_language
 from lingualift.errors import UserError
 
+Collate = Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+"""Encoded rows -> the tensors of a batch."""
+
 
 class Collator:
     """Pads the rows of a batch to one length; padding carries no loss.
@@ -203,11 +206,11 @@ class PairCollator:
         texts = [text for row in rows for text in row.get("inputs", [row])]
         if self.cached:
             return {**batch, "source_rows": torch.tensor([text["source_rows"] for text in texts])}
-        sides = [
+        sources = [
             {key: ids for key, ids in text.items() if key.startswith(PREFIX) and isinstance(ids, list)}
             for text in texts
         ]
-        return {**batch, **pad_sources(sides, self.pad)}
+        return {**batch, **pad_sources(sources, self.pad)}
 
 
 def _target(row: dict[str, Any]) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def source_prompts(
         return read_own(translator, [(row, (row.prompt,)) for row in examples])
     sources = sources_of(examples)
     named = [(f"source of example {row.id!r}", source.prompt) for row, source in sources]
-    with _speaking(tokenizer, sources[0][1].language):
+    with speaking(tokenizer, sources[0][1].language):
         return [{f"{PREFIX}input_ids": ids} for ids in read_texts(config, tokenizer, named, max_length)]
 
 
@@ -272,7 +272,7 @@ def sources_of(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
 
 
 @contextmanager
-def _speaking(tokenizer: Any, language: str) -> Iterator[None]:
+def speaking(tokenizer: Any, language: str) -> Iterator[None]:
     """A tokenizer that tags its texts is told another language for a while."""
     before = getattr(tokenizer, "src_lang", None)
     set_language(tokenizer, language)
@@ -310,23 +310,23 @@ def source_pad(model: Any, tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id if translator is None else translator.pad)
 
 
-def pad_sources(sides: Sequence[SourceInputs], pad: int, device: Any = None) -> dict[str, Any]:
-    """Tensors (b, m) of the sides of a batch, padded on the right, with their mask; none for sides that are empty.
+def pad_sources(sources: Sequence[SourceInputs], pad: int, device: Any = None) -> dict[str, Any]:
+    """Tensors (b, m) of the sources of a batch, padded on the right, with their mask; none for sources that are empty.
 
     Args:
-        sides: Ids of each row's source.
+        sources: Ids of each row's source.
         pad: Id of the padding token of the model that reads them.
         device: Where the tensors go.
     """
     import torch
 
-    if not sides or not sides[0]:
+    if not sources or not sources[0]:
         return {}
     ids = f"{PREFIX}input_ids"
-    longest = max(len(side[ids]) for side in sides)
+    longest = max(len(source[ids]) for source in sources)
 
     def padded(rows: Sequence[list[int]], filler: int) -> Any:
         return torch.tensor([row + [filler] * (longest - len(row)) for row in rows], device=device)
 
-    batch = {key: padded([side[key] for side in sides], pad if key == ids else 0) for key in sides[0]}
-    return {**batch, f"{PREFIX}attention_mask": padded([[1] * len(side[ids]) for side in sides], 0)}
+    batch = {key: padded([source[key] for source in sources], pad if key == ids else 0) for key in sources[0]}
+    return {**batch, f"{PREFIX}attention_mask": padded([[1] * len(source[ids]) for source in sources], 0)}

@@ -91,7 +91,7 @@ def language_tag(tokenizer: Any, language: str) -> tuple[str, str]:
     return found
 
 
-def source_ids(tokenizer: Any, text: str, max_length: int) -> tuple[list[int], bool]:
+def encoder_ids(tokenizer: Any, text: str, max_length: int) -> tuple[list[int], bool]:
     """Ids of what an encoder-decoder reads, with its special tokens, and whether its beginning was cut to fit."""
     ids = list(tokenizer(text)["input_ids"])
     if len(ids) <= max_length:
@@ -100,7 +100,7 @@ def source_ids(tokenizer: Any, text: str, max_length: int) -> tuple[list[int], b
     return list(tokenizer(text, truncation=True, max_length=max_length)["input_ids"]), True
 
 
-def target_ids(tokenizer: Any, text: str) -> list[int]:
+def decoder_ids(tokenizer: Any, text: str) -> list[int]:
     """Ids of what an encoder-decoder writes, with its special tokens."""
     return list(tokenizer(text_target=text)["input_ids"])
 

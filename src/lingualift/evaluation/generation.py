@@ -47,7 +47,7 @@ def generate_answers(
         for example in examples
     ]
     check_room(model, max(len(pair.prompt) for pair in pairs) + max_new_tokens)
-    sides = sources_for(model, tokenizer, examples, room)
+    sources = sources_for(model, tokenizer, examples, room)
     order = sorted(range(len(pairs)), key=lambda index: len(pairs[index].prompt))
     ends = ends_of(tokenizer)
     config = transformers.GenerationConfig(
@@ -65,7 +65,9 @@ def generate_answers(
     def answer(indices: Sequence[int]) -> list[str]:
         inputs = left_pad(tokenizer, [pairs[index].prompt for index in indices], model.device)
         del inputs["position_ids"]  # generate derives them from the mask
-        inputs |= pad_sources([sides[index] for index in indices], source_pad(model, tokenizer), model.device)
+        inputs |= pad_sources(
+            [sources[index] for index in indices], source_pad(model, tokenizer), model.device
+        )
         with torch.inference_mode():
             output = model.generate(**inputs, generation_config=config)
         new = output[:, inputs["input_ids"].shape[1] :]

@@ -9,14 +9,13 @@ from typing import Any, TypeVar
 
 from lingualift.backbone.loading import check_room
 from lingualift.config import Scoring
-from lingualift.encoding.collator import Padding
+from lingualift.encoding.collator import Collate, Padding
 from lingualift.encoding.heads import Window, encode_choices, encode_classes, encode_windows
 from lingualift.encoding.parallel import is_fused, source_pad, source_texts, source_windows, translator_on
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress, Tell, in_batches
 from lingualift.tasks import Example, Task
 from lingualift.tasks.base import labels_of
-from lingualift.training.feed import Collate
 
 _BEST = 20
 """Most likely first and last tokens of which the best span is sought, as in https://arxiv.org/abs/1810.04805's code."""
@@ -58,10 +57,10 @@ def classify(
     ]
     inputs = [[text.inputs for text in few] for few in texts]
     if is_fused(model):
-        sides = source_texts(tokenizer, examples, scoring.max_length, translator_on(model))
+        sources = source_texts(tokenizer, examples, scoring.max_length, translator_on(model))
         inputs = [
-            [{**text, **side} for text, side in zip(*both, strict=True)]
-            for both in zip(inputs, sides, strict=True)
+            [{**text, **source} for text, source in zip(*both, strict=True)]
+            for both in zip(inputs, sources, strict=True)
         ]
     collate = _collator(model, tokenizer)
 
@@ -111,10 +110,10 @@ def find_spans(
     for place, example in enumerate(examples):
         found = encode_windows(tokenizer, example, scoring.max_length)
         if is_fused(model):
-            sides = source_windows(tokenizer, example, scoring.max_length, found, translator_on(model))
+            sources = source_windows(tokenizer, example, scoring.max_length, found, translator_on(model))
             found = [
-                replace(window, inputs={**window.inputs, **side})
-                for window, side in zip(found, sides, strict=True)
+                replace(window, inputs={**window.inputs, **source})
+                for window, source in zip(found, sources, strict=True)
             ]
         windows += [(place, window) for window in found]
     collate = _collator(model, tokenizer)

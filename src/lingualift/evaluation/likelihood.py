@@ -37,7 +37,7 @@ class _Prompt:
     """A prompt and all continuations that are to be scored after it."""
 
     ids: tuple[int, ...]
-    side: SourceInputs  # of its source, for a model that reads one
+    source: SourceInputs  # of its source, for a model that reads one
     answers: list[tuple[int, str, list[int]]] = field(default_factory=list)  # example, label, answer ids
 
 
@@ -66,11 +66,11 @@ def score_choices(
         UserError: the model gives no number.
     """
     scores: list[dict[str, float]] = [{} for _ in examples]
-    sides = sources_for(model, tokenizer, examples, scoring.max_length)
-    prompts, truncated = _prompts(tokenizer, examples, sides, scoring.max_length)
+    sources = sources_for(model, tokenizer, examples, scoring.max_length)
+    prompts, truncated = _prompts(tokenizer, examples, sources, scoring.max_length)
     longest = max(len(prompt.ids) + len(ids) for prompt in prompts for _, _, ids in prompt.answers)
     check_room(model, longest - 1)  # the last token is predicted, not read
-    prompts.sort(key=lambda prompt: (len(prompt.ids), prompt.ids, sorted(prompt.side.items())))
+    prompts.sort(key=lambda prompt: (len(prompt.ids), prompt.ids, sorted(prompt.source.items())))
     done = 0
 
     def score(few: Sequence[_Prompt]) -> list[float]:
@@ -100,25 +100,27 @@ def _score(model: Any, tokenizer: Any, prompts: Sequence[_Prompt]) -> list[float
 
     answers = [(row, ids) for row, prompt in enumerate(prompts) for _, _, ids in prompt.answers]
     with torch.inference_mode():
-        ids, sides = [prompt.ids for prompt in prompts], [prompt.side for prompt in prompts]
-        return _log_likelihoods(model, tokenizer, ids, answers, sides)
+        ids, sources = [prompt.ids for prompt in prompts], [prompt.source for prompt in prompts]
+        return _log_likelihoods(model, tokenizer, ids, answers, sources)
 
 
 def _prompts(
-    tokenizer: Any, examples: Sequence[Example], sides: Sequence[SourceInputs], max_length: int
+    tokenizer: Any, examples: Sequence[Example], sources: Sequence[SourceInputs], max_length: int
 ) -> tuple[list[_Prompt], int]:
     """The different prompts with what is to be scored after each, and how many examples were cut."""
     prompts: dict[tuple[tuple[int, ...], ...], _Prompt] = {}
     truncated = 0
     asked = [(example.prompt, words) for example in examples for words in example.choices.values()]
     pairs = iter(encode_pairs(tokenizer, asked, max_length))
-    for index, (example, side) in enumerate(zip(examples, sides, strict=True)):
-        beside = tuple(map(tuple, side.values()))
+    for index, (example, source) in enumerate(zip(examples, sources, strict=True)):
+        beside = tuple(map(tuple, source.values()))
         cut = 0
         for label, pair in zip(example.choices, pairs, strict=False):
             cut = max(cut, pair.truncated)
             ids = tuple(pair.prompt)
-            prompts.setdefault((ids, *beside), _Prompt(ids, side)).answers.append((index, label, pair.answer))
+            prompts.setdefault((ids, *beside), _Prompt(ids, source)).answers.append(
+                (index, label, pair.answer)
+            )
         truncated += cut > 0
     return list(prompts.values()), truncated
 
@@ -132,7 +134,7 @@ def _log_likelihoods(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[tuple[int, list[int]]],
-    sides: Sequence[SourceInputs] = (),
+    sources: Sequence[SourceInputs] = (),
 ) -> list[float]:
     """Summed log-probability of each answer's ids after its prompt.
 
@@ -143,7 +145,7 @@ def _log_likelihoods(
         tokenizer: Gives the padding id.
         prompts: Ids of different prompts.
         answers: (index of the prompt, ids), each of at least one id.
-        sides: Of each prompt's source, for a model that reads it.
+        sources: Of each prompt's source, for a model that reads it.
     """
     import torch
 
@@ -152,7 +154,7 @@ def _log_likelihoods(
     inputs = left_pad(tokenizer, prompts, model.device)
     longest = max(len(ids) for _, ids in answers)
     keep = {"logits_to_keep": 1} if keeps_logits(model) else {}
-    beside = pad_sources(sides, source_pad(model, tokenizer), model.device)
+    beside = pad_sources(sources, source_pad(model, tokenizer), model.device)
     if beside:
         beside["answer_tokens"] = longest - 1  # those that are read; the last one is only predicted
     read = model(**inputs, use_cache=longest > 1, **keep, **beside)

@@ -12,7 +12,7 @@ from lingualift.encoding.text import IGNORED
 from lingualift.evaluation.likelihood import Progress, label_logprobs, left_pad
 from lingualift.tasks import TASKS
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
-from lingualift.training.feed import feed_of
+from lingualift.training.data import training_data
 
 _ROWS = 8  # windows at once
 _LOGITS = 2**26  # numbers in the logits of one batch: 256 MiB in float32
@@ -47,18 +47,18 @@ def mean_nats(
 
     task = TASKS[REFERENCE_TASKS[ref.objective]]
     settings = Training(steps=1, max_length=window)
-    feed = feed_of(
+    data = training_data(
         ref, model, tokenizer, task, texts, settings, language=language, segment_tokens=window, seed=0
     )
-    assert feed.loss is not None
+    assert data.loss is not None
     total, count = 0.0, 0
-    for start in range(0, len(feed.rows), _ROWS):
-        rows = [feed.rows[index] for index in range(start, min(start + _ROWS, len(feed.rows)))]
-        batch = {name: value.to(model.device) for name, value in feed.collate(rows).items()}
+    for start in range(0, len(data.rows), _ROWS):
+        rows = [data.rows[index] for index in range(start, min(start + _ROWS, len(data.rows)))]
+        batch = {name: value.to(model.device) for name, value in data.collate(rows).items()}
         count += int((batch["labels"] != IGNORED).sum())
         with torch.inference_mode():
-            total += float(feed.loss(model, batch, 1))
-        progress(start + len(rows), len(feed.rows))
+            total += float(data.loss(model, batch, 1))
+        progress(start + len(rows), len(data.rows))
     return total / count
 
 

@@ -10,7 +10,7 @@ from lingualift.backbone.loading import base_of
 from lingualift.config import Scoring
 from lingualift.encoding.collator import Padding
 from lingualift.encoding.parallel import SourceInputs, pad_sources, source_pad, sources_for
-from lingualift.encoding.text import IGNORED, source_ids, target_ids
+from lingualift.encoding.text import IGNORED, decoder_ids, encoder_ids
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress, Tell, in_batches, label_logprobs
 from lingualift.tasks import Example
@@ -43,8 +43,8 @@ def rank_written(
     Raises:
         UserError: the model gives no number.
     """
-    sides = sources_for(model, tokenizer, examples, scoring.max_length)
-    prompts = [source_ids(tokenizer, example.prompt, scoring.max_length) for example in examples]
+    sources = sources_for(model, tokenizer, examples, scoring.max_length)
+    prompts = [encoder_ids(tokenizer, example.prompt, scoring.max_length) for example in examples]
     order = sorted(range(len(examples)), key=lambda index: len(prompts[index][0]))
     scores: list[dict[str, float]] = [{} for _ in examples]
     done = 0
@@ -52,11 +52,11 @@ def rank_written(
     def rank(few: Sequence[int]) -> list[float]:
         ids = [prompts[index][0] for index in few]
         answers = [
-            (row, target_ids(tokenizer, words))
+            (row, decoder_ids(tokenizer, words))
             for row, index in enumerate(few)
             for words in examples[index].choices.values()
         ]
-        return _log_likelihoods(model, tokenizer, ids, answers, [sides[index] for index in few])
+        return _log_likelihoods(model, tokenizer, ids, answers, [sources[index] for index in few])
 
     for batch, totals in in_batches(order, scoring.batch_size, rank, lambda index: len(prompts[index][0])):
         found = iter(totals)
@@ -78,7 +78,7 @@ def rank_written(
 
 def _length(tokenizer: Any, words: str, scoring: Scoring) -> int:
     if scoring.length_normalization == "tokens":
-        return max(1, len(_scored(tokenizer, target_ids(tokenizer, words))))
+        return max(1, len(_scored(tokenizer, decoder_ids(tokenizer, words))))
     return len(words) if scoring.length_normalization == "characters" else 1
 
 
@@ -93,7 +93,7 @@ def _log_likelihoods(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[tuple[int, list[int]]],
-    sides: Sequence[SourceInputs],
+    sources: Sequence[SourceInputs],
 ) -> list[float]:
     """Summed log-probability of each answer's ids, special ones left out.
 
@@ -102,7 +102,7 @@ def _log_likelihoods(
         tokenizer: Gives padding and special ids.
         prompts: Ids of the prompts.
         answers: (index of the prompt, ids with special tokens).
-        sides: Of each prompt's source, for a model that reads it.
+        sources: Of each prompt's source, for a model that reads it.
     """
     import torch
 
@@ -112,7 +112,7 @@ def _log_likelihoods(
     inputs = {name: value.to(model.device) for name, value in read.items()}
     labels = written["labels"].to(model.device)
     rows = torch.tensor([row for row, _ in answers], device=model.device)
-    beside = pad_sources(sides, source_pad(model, tokenizer), model.device)
+    beside = pad_sources(sources, source_pad(model, tokenizer), model.device)
     with torch.inference_mode():
         encoded = _encode(model, inputs, beside)
         encoded.last_hidden_state = encoded.last_hidden_state[rows]
@@ -164,10 +164,10 @@ def write_answers(
     import torch
     import transformers
 
-    sides = sources_for(model, tokenizer, examples, scoring.max_length)
-    prompts = [source_ids(tokenizer, example.prompt, scoring.max_length) for example in examples]
+    sources = sources_for(model, tokenizer, examples, scoring.max_length)
+    prompts = [encoder_ids(tokenizer, example.prompt, scoring.max_length) for example in examples]
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index][0]))
-    tag = target_ids(tokenizer, "a")[0]
+    tag = decoder_ids(tokenizer, "a")[0]
     config = transformers.GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -184,7 +184,7 @@ def write_answers(
 
     def write(few: Sequence[int]) -> list[str]:
         inputs = collate([_input(prompts[index][0]) for index in few])
-        inputs |= pad_sources([sides[index] for index in few], source_pad(model, tokenizer))
+        inputs |= pad_sources([sources[index] for index in few], source_pad(model, tokenizer))
         with torch.inference_mode():
             output = model.generate(
                 **{name: value.to(model.device) for name, value in inputs.items()}, generation_config=config

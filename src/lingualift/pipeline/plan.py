@@ -24,7 +24,7 @@ from lingualift.pipeline.steps import Evaluate, InitialiseFused, Merge, Step, Sw
 from lingualift.pipeline.store import Store
 from lingualift.tasks import Task, TextTask
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
-from lingualift.training.feed import check_objective
+from lingualift.training.data import check_objective
 from lingualift.training.tracking import check_trackers
 from lingualift.training.trainer import adapted_modules
 

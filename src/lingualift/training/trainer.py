@@ -55,7 +55,7 @@ from lingualift.provenance import (
 from lingualift.tasks import Example, Task, TextTask
 from lingualift.tasks.base import labels_of
 from lingualift.training.card import trained_card, words_card
-from lingualift.training.feed import Feed, feed_of, masked_loss
+from lingualift.training.data import TrainingData, masked_loss, training_data
 from lingualift.training.objectives import Noised
 from lingualift.training.tracking import Tracking, reporting
 from lingualift.training.words import expect, words_rows
@@ -275,7 +275,7 @@ def measure_step(
     sample = rows[:: max(1, len(rows) // _SAMPLED)]
     ref = answering(ref, task, rows)
     model, tokenizer = load_backbone(ref)
-    feed = feed_of(
+    data = training_data(
         ref,
         model,
         tokenizer,
@@ -288,7 +288,7 @@ def measure_step(
         fused=_fused(start) if start else None,
         translator=_translator(start) if start else None,
     )
-    encoded = [feed.rows[index] for index in np.argsort(feed.lengths, kind="stable")]
+    encoded = [data.rows[index] for index in np.argsort(data.lengths, kind="stable")]
     wrapped = attach(ref, start, trainable=True) if start else head_alone(model)
     try:
         optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad])
@@ -297,10 +297,10 @@ def measure_step(
         def forward(batch: Sequence[Any]) -> Any:
             inputs = {
                 name: value.to(model.device) if isinstance(value, torch.Tensor) else value
-                for name, value in feed.collate(batch).items()
+                for name, value in data.collate(batch).items()
             }
             with precision:
-                return feed.loss(wrapped, inputs, None) if feed.loss else wrapped(**inputs).loss
+                return data.loss(wrapped, inputs, None) if data.loss else wrapped(**inputs).loss
 
         def step(batch: Sequence[Any]) -> float:
             began = time.perf_counter()
@@ -422,7 +422,7 @@ def train(
     """
     ref = answering(ref, task, rows)
     model, tokenizer = load_backbone(ref)
-    feed = feed_of(
+    data = training_data(
         ref,
         model,
         tokenizer,
@@ -437,8 +437,8 @@ def train(
     )
     where = setting("segment_tokens" if isinstance(task, TextTask) else "max_length")
     prefix = read_json(start / CONFIG_FILE).get("num_virtual_tokens") or 0
-    check_positions(model.bound, where, max(feed.lengths), prefix)
-    job = _Job(ref, model, feed, settings, start, seed, work, progress, tracking, cache_sources)
+    check_positions(model.bound, where, max(data.lengths), prefix)
+    job = _Job(ref, model, data, settings, start, seed, work, progress, tracking, cache_sources)
     with _trained(job) as (wrapped, trainer):
         if trainer.is_world_process_zero():
             wrapped.save_pretrained(output, save_embedding_layers=False)
@@ -455,8 +455,8 @@ def train(
                 "rows_at_once": trainer.args.per_device_train_batch_size,
                 "seed": seed,
                 "rows": len(rows),
-                "segments": len(feed.rows),
-                "truncated_prompts": feed.truncated,
+                "segments": len(data.rows),
+                "truncated_prompts": data.truncated,
                 "steps": trainer.state.global_step,
                 **(about or {}),
             }
@@ -524,9 +524,9 @@ def train_words(
     wide = replace(ref, dtype="float32")  # in which a head is trained, whatever the backbone is held in
     model, tokenizer = load_backbone(wide)
     rows = words_rows(tokenizer, texts, segment_tokens, seed)
-    feed = Feed(rows, Padding(tokenizer.pad_token_id), 0, masked_loss)
-    check_positions(model.bound, setting("segment_tokens"), max(feed.lengths))
-    job = _Job(wide, model, feed, settings, None, seed, work, progress, Tracking(), False)
+    data = TrainingData(rows, Padding(tokenizer.pad_token_id), 0, masked_loss)
+    check_positions(model.bound, setting("segment_tokens"), max(data.lengths))
+    job = _Job(wide, model, data, settings, None, seed, work, progress, Tracking(), False)
     with _trained(job) as (_, trainer):
         if trainer.is_world_process_zero():
             write_jsonl(output / TRAINING_LOG_FILE, _finite_log(trainer.state.log_history))
@@ -569,7 +569,7 @@ class _Job:
 
     ref: BackboneRef
     model: Any
-    feed: Feed
+    data: TrainingData
     settings: Training
     start: Path | None
     seed: int
@@ -627,7 +627,7 @@ def _put_on(job: _Job) -> Any:
     if job.start is None:
         alone = head_alone(job.model)
         draw_words(job.model, job.seed)
-        expect(job.model, job.feed.rows.segments)  # type: ignore[attr-defined]
+        expect(job.model, job.data.rows.segments)  # type: ignore[attr-defined]
         return alone
     wrapped = attach(job.ref, job.start, trainable=True)
     if not _has_head(job.start):
@@ -649,20 +649,20 @@ def _with_states(job: _Job, wrapped: Any) -> _Job:
     Raises:
         UserError: they will not fit; or as `check_kept`.
     """
-    settings, feed = job.settings, job.feed
+    settings, data = job.settings, job.data
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     drawn = (settings.steps or 0) * settings.batch_size * settings.accumulation * processes
-    again = drawn > len(feed.rows) if settings.steps else (settings.epochs or 1) > 1
+    again = drawn > len(data.rows) if settings.steps else (settings.epochs or 1) > 1
     if not again or not (job.cache_sources or translator_on(wrapped)):
         return job
     if not translator_on(wrapped):
         check_kept(job.ref, load_backbone(job.ref)[1])
     from lingualift.encoding.collator import PairCollator, numbered
 
-    rows, sources = numbered(feed.rows)
+    rows, sources = numbered(data.rows)
     wrapped.cache_sources(sources, job.work / STATES, tell=_LOG.info)
-    collate = PairCollator(feed.collate.targets, pad=feed.collate.pad, cached=True)  # type: ignore[attr-defined]
-    return replace(job, feed=replace(feed, rows=rows, collate=collate))
+    collate = PairCollator(data.collate.targets, pad=data.collate.pad, cached=True)  # type: ignore[attr-defined]
+    return replace(job, data=replace(data, rows=rows, collate=collate))
 
 
 def _fewer(at_once: int) -> int:
@@ -744,8 +744,8 @@ def _trainer(job: _Job, model: Any, at_once: int) -> Any:
 
         def set_epoch(self, epoch: int) -> None:
             self.epoch = epoch
-            if isinstance(job.feed.rows, Noised):
-                job.feed.rows.set_epoch(epoch)
+            if isinstance(job.data.rows, Noised):
+                job.data.rows.set_epoch(epoch)
 
         def __iter__(self) -> Iterator[int]:
             self.generator = torch.Generator().manual_seed((job.seed << 20) + self.epoch)
@@ -761,21 +761,21 @@ def _trainer(job: _Job, model: Any, at_once: int) -> Any:
             return self.operations * tokens
 
         def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
-            return ByLength(settings.batch_size * settings.accumulation, lengths=job.feed.lengths)
+            return ByLength(settings.batch_size * settings.accumulation, lengths=job.data.lengths)
 
         def compute_loss(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
-            if job.feed.loss is None:
+            if job.data.loss is None:
                 return super().compute_loss(model, inputs, *rest, **more)
             count = more.get("num_items_in_batch")
-            loss = job.feed.loss(model, inputs, count)
+            loss = job.data.loss(model, inputs, count)
             return loss if count is None else loss * self.accelerator.num_processes  # DDP divides by it
 
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=job.feed.rows,
-        data_collator=job.feed.collate,
-        compute_loss_func=job.feed.loss,  # by which transformers counts the labels of a step
+        train_dataset=job.data.rows,
+        data_collator=job.data.collate,
+        compute_loss_func=job.data.loss,  # by which transformers counts the labels of a step
         callbacks=[Watch()],
     )
     trainer.remove_callback(transformers.PrinterCallback)

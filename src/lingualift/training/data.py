@@ -1,33 +1,35 @@
-"""What the trainer draws from: encoded rows, how they become a batch, and the loss on it, by family and head."""
+"""Training data: encoded rows, how they become a batch, and the loss on it, by family and head."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from lingualift.adapters.config import MIXUP
 from lingualift.backbone.architectures import Head, head_modules
 from lingualift.backbone.chat import ending
 from lingualift.backbone.loading import BackboneRef, base_of, check_speaks, keeps_apart, keeps_logits
 from lingualift.config import Training
-from lingualift.encoding.collator import Collator, Padding
+from lingualift.encoding.collator import Collate, Collator, Padding, PairCollator
 from lingualift.encoding.heads import encode_choices, encode_classes, encode_windows, span_row
 from lingualift.encoding.parallel import (
     SourceInputs,
+    TextReader,
     answered_sources,
     source_prompts,
     source_texts,
     source_windows,
+    speaking,
     too_long,
 )
 from lingualift.encoding.text import (
     IGNORED,
+    decoder_ids,
     encode_pairs,
     encode_texts,
+    encoder_ids,
     set_language,
-    source_ids,
-    target_ids,
     training_row,
 )
 from lingualift.errors import UserError
@@ -35,16 +37,13 @@ from lingualift.tasks import Example, Task, TextTask
 from lingualift.tasks.base import labels_of
 from lingualift.training.objectives import continued, masked, span_corruption
 
-if TYPE_CHECKING:
-    from lingualift.fusion.translator import Translator
-
 Loss = Callable[[Any, dict[str, Any], Any], Any]
-Collate = Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Feed:
-    """Rows for a trainer.
+class TrainingData:
+    """Encoded rows for a trainer, and the loss on them.
 
     Attributes:
         rows: Encoded rows; those with fresh noise in every epoch have `set_epoch`.
@@ -54,7 +53,7 @@ class Feed:
             for the model's own.
     """
 
-    rows: Sequence[dict[str, Any]]
+    rows: Sequence[Row]
     collate: Collate
     truncated: int
     loss: Loss | None
@@ -65,7 +64,20 @@ class Feed:
         return [max(len(text["input_ids"]) for text in row.get("inputs", [row])) for row in self.rows]
 
 
-def feed_of(
+@dataclass(frozen=True)
+class Encoded:
+    """A labelled example: one row, or a row for each window of its passage.
+
+    Attributes:
+        rows: The rows.
+        truncated: Whether its prompt was cut to fit.
+    """
+
+    rows: list[Row]
+    truncated: bool
+
+
+def training_data(
     ref: BackboneRef,
     model: Any,
     tokenizer: Any,
@@ -77,8 +89,8 @@ def feed_of(
     segment_tokens: int,
     seed: int,
     fused: str | None = None,
-    translator: Translator | None = None,
-) -> Feed:
+    translator: TextReader | None = None,
+) -> TrainingData:
     """Encode rows for a backbone.
 
     Args:
@@ -98,97 +110,150 @@ def feed_of(
         UserError: the objective is none for this family; an answer leaves no room for its prompt, or is no part of
             its passage; a source side is needed and missing or too long.
     """
-    if fused == MIXUP:
-
-        def side(row: Example, code: str) -> Feed:
-            how = (ref, model, tokenizer, task, [row], settings)
-            return feed_of(*how, language=code, segment_tokens=segment_tokens, seed=seed)
-
-        return _mixed(ref, tokenizer, task, rows, settings, side, language)
+    if isinstance(task, TextTask) and fused:
+        found = "learns from a text and the same one in the source language, and unlabelled text has no such"
+        raise UserError("a fused adapter", found, "a labelled task", "train it on the task")
     set_language(tokenizer, language)
+    collate = _collator(ref, model, tokenizer)
+    if isinstance(task, TextTask):
+        return _texts(ref, model, tokenizer, task, rows, collate, segment_tokens, seed)
+    how = (ref, tokenizer, task, settings.max_length)
+    if fused == MIXUP:
+        return _mixed(*how, rows, collate)
+    encoded, loss = _encoded(*how, rows, bool(fused), translator), _loss(ref)
     if fused:
-        return _fused(ref, model, tokenizer, task, rows, settings, translator)
-    if ref.family == "decoder":
-        collate: Any = Collator(tokenizer.pad_token_id, trims_logits=keeps_logits(model))
-        if isinstance(task, TextTask):
-            check_objective(ref, task)
-            texts = encode_texts(tokenizer, rows, segment_tokens, packed=keeps_apart(model))
-            return Feed(texts, collate, 0, WordLoss())
-        return _continued(tokenizer, rows, collate, settings.max_length)
-    start = model.config.decoder_start_token_id if ref.family == "encoder-decoder" else None
-    collate = Padding(tokenizer.pad_token_id, decoder_start=start)
-    if isinstance(task, TextTask):
-        check_speaks(ref, model)
-        return _texts(ref, tokenizer, task, rows, collate, segment_tokens, seed)
-    if ref.family == "encoder-decoder":
-        return _written(tokenizer, rows, collate, settings.max_length)
-    return _answered(tokenizer, ref.head, task, rows, collate, settings.max_length)
+        collate = PairCollator(collate, pad=tokenizer.pad_token_id if translator is None else translator.pad)
+    if fused and ref.family != "encoder":
+        sources = source_prompts(model.config, tokenizer, rows, settings.max_length, translator)
+        encoded = [
+            Encoded([{**example.rows[0], **source}], example.truncated)
+            for example, source in zip(encoded, sources, strict=True)
+        ]
+        loss = None if ref.family == "decoder" else loss
+    return _data(encoded, collate, loss)
 
 
-def _fused(
-    ref: BackboneRef,
-    model: Any,
-    tokenizer: Any,
-    task: Task | TextTask,
-    rows: Sequence[Any],
-    settings: Training,
-    translator: Translator | None,
-) -> Feed:
-    """Rows with their source side."""
-    from lingualift.encoding.collator import PairCollator
+def _data(encoded: Sequence[Encoded], collate: Collate, loss: Loss | None) -> TrainingData:
+    rows = [row for example in encoded for row in example.rows]
+    return TrainingData(rows, collate, sum(example.truncated for example in encoded), loss)
 
-    if isinstance(task, TextTask):
-        raise _no_pairs()
+
+def _collator(ref: BackboneRef, model: Any, tokenizer: Any) -> Collate:
+    """What makes batches for a family."""
     pad = tokenizer.pad_token_id
-    theirs = pad if translator is None else translator.pad
-    if ref.family == "encoder":
-        collate = PairCollator(Padding(pad), pad=theirs)
-        more: dict[str, Any] = {"fused": True, "translator": translator}
-        return _answered(tokenizer, ref.head, task, rows, collate, settings.max_length, **more)
     if ref.family == "decoder":
-        collate = PairCollator(Collator(pad, trims_logits=keeps_logits(model)), pad=theirs)
-        feed = replace(_continued(tokenizer, rows, collate, settings.max_length), loss=None)
-    else:
-        start = model.config.decoder_start_token_id
-        collate = PairCollator(Padding(pad, decoder_start=start), pad=theirs)
-        feed = _written(tokenizer, rows, collate, settings.max_length)
-    sides = source_prompts(model.config, tokenizer, rows, settings.max_length, translator)
-    return replace(feed, rows=[{**row, **side} for row, side in zip(feed.rows, sides, strict=True)])
+        return Collator(pad, trims_logits=keeps_logits(model))
+    start = model.config.decoder_start_token_id if ref.family == "encoder-decoder" else None
+    return Padding(pad, decoder_start=start)
 
 
-def _no_pairs() -> UserError:
-    found = "learns from a text and the same one in the source language, and unlabelled text has no such"
-    return UserError("a fused adapter", found, "a labelled task", "train it on the task")
+def _loss(ref: BackboneRef) -> Loss | None:
+    """The loss on a labelled task."""
+    if ref.family == "decoder":
+        return WordLoss()
+    if ref.family == "encoder-decoder":
+        return token_loss
+    return None if ref.head.kind == "span" else class_loss
+
+
+def _encoded(
+    ref: BackboneRef,
+    tokenizer: Any,
+    task: Task,
+    max_length: int,
+    rows: Sequence[Example],
+    fused: bool = False,
+    translator: TextReader | None = None,
+) -> list[Encoded]:
+    """Examples with their answers; of an encoder that reads their source side too (`fused`), with that."""
+    if ref.family == "decoder":  # the answer follows its prompt
+        room = max_length - len(ending(tokenizer))
+        pairs = encode_pairs(tokenizer, [(row.prompt, row.answer) for row in rows], room)
+        return [Encoded([training_row(tokenizer, pair)], pair.truncated > 0) for pair in pairs]
+    if ref.family == "encoder-decoder":
+        return [_written(tokenizer, row, max_length) for row in rows]
+    return [_answered(tokenizer, ref.head, task, row, max_length, fused, translator) for row in rows]
+
+
+def _written(tokenizer: Any, row: Example, max_length: int) -> Encoded:
+    """The prompt is read, the answer written."""
+    ids, cut = encoder_ids(tokenizer, row.prompt, max_length)
+    labels = decoder_ids(tokenizer, row.answer)
+    return Encoded([{"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}], cut)
+
+
+def _answered(
+    tokenizer: Any,
+    head: Head,
+    task: Task,
+    row: Example,
+    max_length: int,
+    fused: bool,
+    translator: TextReader | None,
+) -> Encoded:
+    """An encoder's head answers."""
+    if head.kind == "span":
+        return Encoded(_windows(tokenizer, row, max_length, fused, translator), False)
+    label = labels_of(task, row).index(row.gold[0])
+    choices = head.kind == "choices"
+    texts = (
+        encode_choices(tokenizer, row, max_length)
+        if choices
+        else [encode_classes(tokenizer, row, max_length)]
+    )
+    sources = source_texts(tokenizer, [row], max_length, translator)[0] if fused else [{} for _ in texts]
+    inputs = [{**text.inputs, **source} for text, source in zip(texts, sources, strict=True)]
+    answered = {"inputs": inputs, "labels": label} if choices else {**inputs[0], "labels": label}
+    return Encoded([answered], any(text.truncated for text in texts))
+
+
+def _windows(
+    tokenizer: Any, row: Example, max_length: int, fused: bool, translator: TextReader | None
+) -> list[dict[str, Any]]:
+    start = row.starts[0] if row.starts else -1
+    if start < 0:
+        raise UserError(
+            f"example {row.id!r}",
+            f"its answer {row.gold[0]!r} is no part of the passage, or stands there more than once and `answer_start` "
+            "does not say where",
+            "a span of the passage, which is all that an encoder can answer with",
+            "mend the row, or leave it out",
+        )
+    end = start + len(row.gold[0])
+    windows = encode_windows(tokenizer, row, max_length)
+    none: list[SourceInputs] = [{} for _ in windows]
+    sources = source_windows(tokenizer, row, max_length, windows, translator) if fused else none
+    return [
+        {**span_row(window, start, end), **source} for window, source in zip(windows, sources, strict=True)
+    ]
 
 
 def _mixed(
     ref: BackboneRef,
     tokenizer: Any,
-    task: Task | TextTask,
-    rows: Sequence[Any],
-    settings: Training,
-    encode: Callable[[Example, str], Feed],
-    language: str,
-) -> Feed:
-    """Rows with their source side as `source`, encoded by itself with its answer; `encode` takes one and its language.
+    task: Task,
+    max_length: int,
+    rows: Sequence[Example],
+    collate: Collate,
+) -> TrainingData:
+    """Rows with their source side as `source`, encoded by itself with its answer.
 
     Of a passage in windows, each window has the source's window of the same number, or its last.
     """
-    from lingualift.encoding.collator import PairCollator
-
-    if isinstance(task, TextTask):
-        raise _no_pairs()
-    sources = [encode(source, source.language) for source in answered_sources(ref, rows)]
-    targets = [encode(row, language) for row in rows]
-    encoded = []
-    for row, target, source in zip(rows, targets, sources, strict=True):
+    answered = answered_sources(ref, rows)
+    with speaking(tokenizer, answered[0].language):
+        sources = _encoded(ref, tokenizer, task, max_length, answered)
+    paired = []
+    for row, target, source in zip(
+        rows, _encoded(ref, tokenizer, task, max_length, rows), sources, strict=True
+    ):
         if source.truncated:
-            raise too_long(f"source of example {row.id!r}", None, settings.max_length)
+            raise too_long(f"source of example {row.id!r}", None, max_length)
         last = len(source.rows) - 1
-        encoded += [{**one, "source": source.rows[min(place, last)]} for place, one in enumerate(target.rows)]
-    collate = PairCollator(targets[0].collate, pad=tokenizer.pad_token_id)
+        beside = [{**one, "source": source.rows[min(place, last)]} for place, one in enumerate(target.rows)]
+        paired.append(Encoded(beside, target.truncated))
     loss = None if ref.head.kind == "span" else mixed_loss
-    return Feed(encoded, collate, sum(target.truncated for target in targets), loss)
+    return _data(paired, PairCollator(collate, pad=tokenizer.pad_token_id), loss)
 
 
 OBJECTIVES = {
@@ -218,89 +283,26 @@ def check_objective(ref: BackboneRef, task: TextTask) -> str:
 
 def _texts(
     ref: BackboneRef,
+    model: Any,
     tokenizer: Any,
     task: TextTask,
     texts: Sequence[str],
-    collate: Padding,
+    collate: Collate,
     tokens: int,
     seed: int,
-) -> Feed:
+) -> TrainingData:
+    """Segments of texts, by the objective."""
+    if ref.family != "decoder":
+        check_speaks(ref, model)
     objective = check_objective(ref, task)
+    if objective == "causal":
+        packed = encode_texts(tokenizer, texts, tokens, packed=keeps_apart(model))
+        return TrainingData(packed, collate, 0, WordLoss())
     if objective == "masked":
-        return Feed(masked(tokenizer, texts, tokens, seed), collate, 0, masked_loss)
+        return TrainingData(masked(tokenizer, texts, tokens, seed), collate, 0, masked_loss)
     if objective == "prefix":
-        return Feed(continued(tokenizer, texts, tokens), collate, 0, token_loss)
-    return Feed(span_corruption(tokenizer, texts, tokens, seed), collate, 0, token_loss)
-
-
-def _continued(tokenizer: Any, rows: Sequence[Example], collate: Collate, max_length: int) -> Feed:
-    """For decoders: the answer follows its prompt."""
-    room = max_length - len(ending(tokenizer))
-    pairs = encode_pairs(tokenizer, [(row.prompt, row.answer) for row in rows], room)
-    encoded = [training_row(tokenizer, pair) for pair in pairs]
-    return Feed(encoded, collate, sum(pair.truncated > 0 for pair in pairs), WordLoss())
-
-
-def _written(tokenizer: Any, rows: Sequence[Example], collate: Collate, max_length: int) -> Feed:
-    """For encoder-decoders: the prompt is read, the answer written."""
-    encoded, truncated = [], 0
-    for row in rows:
-        ids, cut = source_ids(tokenizer, row.prompt, max_length)
-        truncated += cut
-        labels = target_ids(tokenizer, row.answer)
-        encoded.append({"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels})
-    return Feed(encoded, collate, truncated, token_loss)
-
-
-def _answered(
-    tokenizer: Any,
-    head: Head,
-    task: Task,
-    rows: Sequence[Example],
-    collate: Collate,
-    max_length: int,
-    *,
-    fused: bool = False,
-    translator: Translator | None = None,
-) -> Feed:
-    """For encoders: the head answers."""
-    encoded: list[dict[str, Any]] = []
-    truncated = 0
-    for row in rows:
-        if head.kind == "span":
-            encoded += _windows(tokenizer, row, max_length, fused, translator)
-            continue
-        label = labels_of(task, row).index(row.gold[0])
-        choices = head.kind == "choices"
-        texts = (
-            encode_choices(tokenizer, row, max_length)
-            if choices
-            else [encode_classes(tokenizer, row, max_length)]
-        )
-        sides = source_texts(tokenizer, [row], max_length, translator)[0] if fused else [{} for _ in texts]
-        inputs = [{**text.inputs, **side} for text, side in zip(texts, sides, strict=True)]
-        encoded.append({"inputs": inputs, "labels": label} if choices else {**inputs[0], "labels": label})
-        truncated += any(text.truncated for text in texts)
-    return Feed(encoded, collate, truncated, None if head.kind == "span" else class_loss)
-
-
-def _windows(
-    tokenizer: Any, row: Example, max_length: int, fused: bool, translator: Translator | None
-) -> list[dict[str, Any]]:
-    start = row.starts[0] if row.starts else -1
-    if start < 0:
-        raise UserError(
-            f"example {row.id!r}",
-            f"its answer {row.gold[0]!r} is no part of the passage, or stands there more than once and `answer_start` "
-            "does not say where",
-            "a span of the passage, which is all that an encoder can answer with",
-            "mend the row, or leave it out",
-        )
-    end = start + len(row.gold[0])
-    windows = encode_windows(tokenizer, row, max_length)
-    none: list[SourceInputs] = [{} for _ in windows]
-    sides = source_windows(tokenizer, row, max_length, windows, translator) if fused else none
-    return [{**span_row(window, start, end), **side} for window, side in zip(windows, sides, strict=True)]
+        return TrainingData(continued(tokenizer, texts, tokens), collate, 0, token_loss)
+    return TrainingData(span_corruption(tokenizer, texts, tokens, seed), collate, 0, token_loss)
 
 
 class WordLoss:
