@@ -14,7 +14,8 @@ from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.runner import evaluate
 from lingualift.tasks import TASKS
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
-from lingualift.training.trainer import initialise, measure_step
+from lingualift.training.measuring import measure_step
+from lingualift.training.trainer import initialise
 
 TEXTS = ["the review was good and the red book was bad " * 8, "kitabu chekundu kiko jikoni " * 12] * 6
 ONE = Training(steps=1, batch_size=4, learning_rate=1e-4, warmup=0.0)

@@ -31,8 +31,7 @@ from lingualift.provenance import read_json
 from lingualift.tasks import TASKS
 from lingualift.training.data import masked_loss
 from lingualift.training.objectives import masked
-from lingualift.training.trainer import initialise_words, train_words
-from lingualift.training.words import expect
+from lingualift.training.words import expect, initialise_words, train_words
 
 TEXTS = {
     "en": ["the red book is on the table in the kitchen, and nobody reads it"] * 6,

@@ -19,7 +19,8 @@ from lingualift.encoding.text import encode_pair
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.fusion.translator import find_translator
-from lingualift.training.trainer import initialise_fused, measure_step, train
+from lingualift.training.measuring import measure_step
+from lingualift.training.trainer import initialise_fused, train
 
 NAMES = ["llama", "t5", "xlmr"]
 KINDS = {"llama": hf.AutoModelForCausalLM, "t5": hf.AutoModelForSeq2SeqLM}

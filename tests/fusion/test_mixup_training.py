@@ -21,7 +21,8 @@ from lingualift.encoding.text import encode_pair, encode_prompt
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.tasks import get_task
-from lingualift.training.trainer import initialise_fused, measure_step, train
+from lingualift.training.measuring import measure_step
+from lingualift.training.trainer import initialise_fused, train
 
 SETTINGS = {"steps": 4, "batch_size": 4, "learning_rate": 5e-3, "warmup": 0.0, "checkpoint_steps": 2}
 HEADS = {"classes": hf.AutoModelForSequenceClassification, "choices": hf.AutoModelForSequenceClassification}

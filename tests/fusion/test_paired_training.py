@@ -23,7 +23,8 @@ from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.fusion import FlareModel
 from lingualift.tasks import get_task
-from lingualift.training.trainer import initialise_fused, measure_step, train
+from lingualift.training.measuring import measure_step
+from lingualift.training.trainer import initialise_fused, train
 
 HERE = Path(__file__).parent
 SETTINGS = {"steps": 4, "batch_size": 4, "learning_rate": 5e-3, "warmup": 0.0, "checkpoint_steps": 2}

@@ -28,13 +28,8 @@ from lingualift.pipeline.cost import (
 from lingualift.pipeline.machines import MACHINES
 from lingualift.tasks import TASKS
 from lingualift.terminal import duration, readable
-from lingualift.training.trainer import (
-    _kept_bytes,
-    count_parameters,
-    initialise,
-    measure_step,
-    seconds_of_batch,
-)
+from lingualift.training.measuring import _kept_bytes, measure_step, seconds_of_batch
+from lingualift.training.trainer import count_parameters, initialise
 
 
 @pytest.mark.parametrize("adapter", [{}, {"rank": 3, "modules": ("q_proj", "down_proj")}, {"type": "ia3"}])
@@ -231,7 +226,7 @@ def test_a_batch_is_told_from_few_rows():
 
 def test_what_a_gpu_loads_at_first_is_not_what_a_batch_takes(monkeypatch):
     """An H200 took 30 s for the first steps of Gemma, and `plan` made an hour of a training of half a minute."""
-    monkeypatch.setattr("lingualift.training.trainer.device", lambda: "cuda")
+    monkeypatch.setattr("lingualift.training.measuring.device", lambda: "cuda")
     for budget in (0.0, 10.0, 1000.0):
         seen = set()
 

@@ -8,7 +8,7 @@ from worlds import experiment, read_jsonl, write_experiment
 
 from lingualift.errors import UserError
 from lingualift.pipeline import plan_of, run
-from lingualift.training.tracking import check_trackers
+from lingualift.training.trainer import check_trackers
 
 TEN = {"steps": 10, "batch_size": 4, "learning_rate": 5e-3}
 

@@ -16,9 +16,8 @@ from lingualift.errors import UserError
 from lingualift.languages import language as find_language
 from lingualift.provenance import atomic_folder, fingerprint, sha256_folder
 from lingualift.tasks import TextTask
-from lingualift.training.tracking import Tracking, check_trackers
-from lingualift.training.trainer import Progress, initialise, train, train_words
-from lingualift.training.words import settings_of
+from lingualift.training.trainer import Progress, Tracking, check_trackers, initialise, train
+from lingualift.training.words import settings_of, train_words
 
 
 def train_once(

@@ -29,7 +29,9 @@ from lingualift.pipeline.steps import (
 )
 from lingualift.provenance import fingerprint
 from lingualift.tasks import Example
-from lingualift.training.trainer import initialise, initialise_words, measure_step, seconds_of_batch
+from lingualift.training.measuring import measure_step, seconds_of_batch
+from lingualift.training.trainer import initialise
+from lingualift.training.words import initialise_words
 
 _BUDGET = 12.0  # seconds of arithmetic, shared by all that is measured; each is done a little of, however long it takes
 _TOKENS, _WRITTEN = 4, 4  # tokens that are generated to tell how long each takes, and for how many rows

@@ -25,8 +25,7 @@ from lingualift.pipeline.store import Store
 from lingualift.tasks import Task, TextTask
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
 from lingualift.training.data import check_objective
-from lingualift.training.tracking import check_trackers
-from lingualift.training.trainer import adapted_modules
+from lingualift.training.trainer import adapted_modules, check_trackers
 
 LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
 

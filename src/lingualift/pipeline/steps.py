@@ -309,7 +309,7 @@ class WordsHead(Step):
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Train the head, and say so."""
-        from lingualift.training.trainer import train_words
+        from lingualift.training.words import train_words
 
         texts = {code: self.source.rows(code, self.split) for code in self.languages}
         about = {"data": {code: self.source.identity(code, self.split)["data"] for code in self.languages}}
@@ -440,8 +440,7 @@ class Train(Step):
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Train from the shared initialisation."""
-        from lingualift.training.tracking import Tracking
-        from lingualift.training.trainer import train
+        from lingualift.training.trainer import Tracking, train
 
         name = f"{self._name.replace(' ', '-')}.{self.language}.seed{self.seed}"
         train(

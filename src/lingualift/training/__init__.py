@@ -1,1 +1,1 @@
-"""Training adapters: encoding, packing, and the one trainer."""
+"""Training adapters: encoded data with its loss, the one trainer, and what a step of it takes."""

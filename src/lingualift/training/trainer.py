@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any, get_args
 
 from lingualift.adapters import open_adapter
 from lingualift.adapters.card import CARD_FILE, shown
 from lingualift.adapters.config import FUSED
 from lingualift.attachment import answering, attach, check_adapter, detach, wrap
 from lingualift.backbone.architectures import (
-    WORDS,
     draw_head,
     head_modules,
     ia3_modules,
@@ -36,12 +33,10 @@ from lingualift.backbone.loading import (
     recompute_activations,
     skeleton,
 )
-from lingualift.backbone.words import HEAD_FILE, draw_words, head_alone, save_words
-from lingualift.config import Adapter, GivenAdapter, Training
-from lingualift.encoding.collator import Padding
+from lingualift.config import Adapter, GivenAdapter, Tracker, Training
 from lingualift.encoding.limits import check_kept
-from lingualift.encoding.parallel import translator_on
-from lingualift.errors import UserError, setting
+from lingualift.encoding.parallel import is_fused, translator_on
+from lingualift.errors import UserError, did_you_mean, setting
 from lingualift.provenance import (
     PROVENANCE_FILE,
     library_versions,
@@ -54,20 +49,48 @@ from lingualift.provenance import (
 )
 from lingualift.tasks import Example, Task, TextTask
 from lingualift.tasks.base import labels_of
-from lingualift.training.card import trained_card, words_card
-from lingualift.training.data import TrainingData, masked_loss, training_data
+from lingualift.training.card import trained_card
+from lingualift.training.data import TrainingData, training_data
 from lingualift.training.objectives import Noised
-from lingualift.training.tracking import Tracking, reporting
-from lingualift.training.words import expect, words_rows
 
 _LOG = logging.getLogger("lingualift.training")
-_SAMPLED = 512  # rows that a calibration encodes
+_LOGS_ENV = "TENSORBOARD_LOGGING_DIR"  # where transformers' Trainer is told where trackers write
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 TRAINING_LOG_FILE, LOGS = "training_log.jsonl", "logs"
 STATES = "source-states"
 LIBRARIES = ("lingualift", "torch", "transformers", "peft", "accelerate", "tokenizers")
 Progress = Callable[[int, int], None]
-Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where a training reports its loss, beside its own log.
+
+    Attributes:
+        trackers: Names of trackers of transformers' Trainer.
+        name: What the training is called there: task, language, seed.
+        folder: Where trackers that write files put theirs; `logs` in the adapter's own folder when left out.
+    """
+
+    trackers: tuple[str, ...] = ()
+    name: str = ""
+    folder: Path | None = None
+
+
+def check_trackers(trackers: Sequence[str]) -> None:
+    """Check that trackers are known and installed.
+
+    Raises:
+        UserError: with the command that installs it.
+    """
+    for name in trackers:
+        if name not in get_args(Tracker):
+            mend = did_you_mean(name, get_args(Tracker))
+            raise UserError("report_to", f"{name!r} is no tracker known here", mend=mend)
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                "report_to", f"{name} is not installed", mend=f"pip install {name}, or leave it out"
+            )
 
 
 def initialise(ref: BackboneRef, adapter: Adapter | GivenAdapter, seed: int, output: Path) -> None:
@@ -143,25 +166,21 @@ def initialise_fused(
     _record(output, facts)
 
 
-def _fused(start: Path) -> str | None:
-    """Kind of an adapter that reads the source side of rows; None for others."""
-    kind = open_adapter(start).kind
-    return kind if kind in FUSED else None
-
-
-def _translator(start: Path) -> Any:
-    """What makes the source side of the rows' own texts, for an adapter with a source encoder; None for others."""
+def read_beside(start: Path | None) -> dict[str, Any]:
+    """What an adapter reads beside rows, as `training_data` takes it; nothing of one that reads rows alone."""
+    if start is None or (kind := open_adapter(start).kind) not in FUSED:
+        return {}
     if not read_json(start / CONFIG_FILE).get("source_encoder"):
-        return None
+        return {"fused": kind}
     from lingualift.fusion import FlareConfig
     from lingualift.fusion.translator import translator_of
 
-    return translator_of(FlareConfig.from_folder(start))
+    return {"fused": kind, "translator": translator_of(FlareConfig.from_folder(start))}
 
 
-def _beside_language(start: Path, wrapped: Any, rows: Sequence[Any]) -> dict[str, str]:
+def _beside_language(wrapped: Any, rows: Sequence[Any]) -> dict[str, str]:
     """The language that an adapter learnt to read beside rows; nothing where it reads no source side, or makes it."""
-    if not _fused(start) or translator_on(wrapped):
+    if not is_fused(wrapped) or translator_on(wrapped):
         return {}
     return {"beside_language": rows[0].source.language}
 
@@ -241,146 +260,6 @@ def adapted_modules(ref: BackboneRef, adapter: Adapter) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
 
 
-def measure_step(
-    ref: BackboneRef,
-    task: Task | TextTask,
-    rows: Sequence[Example] | Sequence[str],
-    settings: Training,
-    *,
-    start: Path | None,
-    language: str,
-    segment_tokens: int = 512,
-    budget: float = 3.0,
-) -> tuple[float, int, int]:
-    """Do a few optimiser steps on some of the rows, and measure; nothing is kept.
-
-    Where a step takes long, it is measured on fewer rows than it will have, never on more.
-
-    Args:
-        ref: The backbone.
-        task: As for `train`.
-        rows: As for `train`.
-        settings: As for `train`.
-        start: Adapter folder to start from; None to train the head for words that the backbone names.
-        language: Code of the rows' language.
-        segment_tokens: Tokens per segment, for texts.
-        budget: Seconds that measuring may take, but for a row at least.
-
-    Returns:
-        Seconds of an optimiser step; bytes that autograd keeps for each row of a batch, the longest of the sample;
-        rows (or segments of text) in all, from the sample.
-    """
-    import torch
-
-    sample = rows[:: max(1, len(rows) // _SAMPLED)]
-    ref = answering(ref, task, rows)
-    model, tokenizer = load_backbone(ref)
-    data = training_data(
-        ref,
-        model,
-        tokenizer,
-        task,
-        sample,
-        settings,
-        language=language,
-        segment_tokens=segment_tokens,
-        seed=0,
-        fused=_fused(start) if start else None,
-        translator=_translator(start) if start else None,
-    )
-    encoded = [data.rows[index] for index in np.argsort(data.lengths, kind="stable")]
-    wrapped = attach(ref, start, trainable=True) if start else head_alone(model)
-    try:
-        optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad])
-        precision = torch.autocast(device(), torch.bfloat16, enabled=settings.precision == "bfloat16")
-
-        def forward(batch: Sequence[Any]) -> Any:
-            inputs = {
-                name: value.to(model.device) if isinstance(value, torch.Tensor) else value
-                for name, value in data.collate(batch).items()
-            }
-            with precision:
-                return data.loss(wrapped, inputs, None) if data.loss else wrapped(**inputs).loss
-
-        def step(batch: Sequence[Any]) -> float:
-            began = time.perf_counter()
-            loss = forward(batch)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            loss.item()  # waits for a GPU
-            return time.perf_counter() - began
-
-        wrapped.train()
-        kept = _kept_bytes(wrapped, lambda: forward(encoded[-1:]))
-        if settings.gradient_checkpointing:
-            layers = model.config.get_text_config().num_hidden_layers
-            recompute_activations(model)
-            kept = (
-                _kept_bytes(wrapped, lambda: forward(encoded[-1:])) + kept // layers
-            )  # one is recomputed at a time
-        passed = seconds_of_batch(step, encoded, settings.batch_size, budget)
-    finally:
-        detach(wrapped)
-    return passed * settings.accumulation, kept, round(len(encoded) * len(rows) / len(sample))
-
-
-def seconds_of_batch(
-    seconds: Callable[[Sequence[Row]], float], rows: Sequence[Row], most: int, budget: float
-) -> float:
-    """Seconds that a batch of rows takes, told from as little as the time allows, never from more rows at once.
-
-    Where there is time, from batches of short, middling and long rows, as batches by length are. Else from one middling
-    row and from a few: what each further row adds is what a whole batch's further rows add.
-
-    Args:
-        seconds: Does the work of some rows and says how long it took; warm, but for what a GPU does once for each size.
-        rows: By length, at least one.
-        most: Rows of a batch; fewer rows than that stand for as many.
-        budget: Seconds that all may take, but for two rows; twice as many on a GPU.
-    """
-
-    def window(count: int, share: float) -> Sequence[Row]:
-        place = int(share * (len(rows) - count))
-        return rows[place : place + count]
-
-    def timed(few: Sequence[Row]) -> float:
-        if device() != "cpu":
-            seconds(few)  # loads the kernels for this size, which takes seconds
-        return seconds(few)
-
-    count = min(most, len(rows))
-    one = timed(window(1, 1 / 2))
-    if 3 * count * one <= budget:
-        found = sum(timed(window(count, share)) for share in (1 / 6, 3 / 6, 5 / 6)) / 3
-    elif count == 1:
-        found = one
-    else:
-        few = min(count, max(2, int(budget / one)))
-        some = timed(window(few, 1 / 2))
-        found = some + max(0.0, some - one) / (few - 1) * (count - few)
-    return found * most / count
-
-
-def _kept_bytes(model: Any, forward: Callable[[], Any]) -> int:
-    """Bytes of the tensors that autograd keeps for the backward pass, each memory once, the model's own not at all."""
-    import torch
-
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    sizes: dict[int, int] = {}
-
-    def note(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        result = forward()
-    del result  # kept until here: memory that is given back could be counted twice
-    return sum(sizes.values())
-
-
 def train(
     ref: BackboneRef,
     task: Task | TextTask,
@@ -432,24 +311,30 @@ def train(
         language=language,
         segment_tokens=segment_tokens,
         seed=seed,
-        fused=_fused(start),
-        translator=_translator(start),
+        **read_beside(start),
     )
     where = setting("segment_tokens" if isinstance(task, TextTask) else "max_length")
     prefix = read_json(start / CONFIG_FILE).get("num_virtual_tokens") or 0
     check_positions(model.bound, where, max(data.lengths), prefix)
-    job = _Job(ref, model, data, settings, start, seed, work, progress, tracking, cache_sources)
-    with _trained(job) as (wrapped, trainer):
+
+    def begin() -> Any:
+        wrapped = attach(ref, start, trainable=True)
+        if not _has_head(start):
+            draw_head(wrapped, model.fresh_weights, seed)
+        return wrapped
+
+    job = Job(ref, data, settings, begin, seed, work, progress, tracking, cache_sources)
+    with trained(job) as (wrapped, trainer):
         if trainer.is_world_process_zero():
             wrapped.save_pretrained(output, save_embedding_layers=False)
-            write_jsonl(output / TRAINING_LOG_FILE, _finite_log(trainer.state.log_history))
+            write_jsonl(output / TRAINING_LOG_FILE, finite_log(trainer.state.log_history))
             facts = {
                 "kind": "trained",
                 "initialisation": _initialisation(start),
                 "backbone": ref.record(),
                 **({} if isinstance(task, TextTask) else {"chat_template": ref.chat}),
                 **({"labels": _labels(task, rows)} if ref.head.labels else {}),
-                **_beside_language(start, wrapped, rows),
+                **_beside_language(wrapped, rows),
                 **_made_here(ref, task, model, start),
                 "settings": settings.model_dump(mode="json"),
                 "rows_at_once": trainer.args.per_device_train_batch_size,
@@ -489,105 +374,34 @@ def _words_facts(folder: Path) -> dict[str, Any]:
     return {name: facts[name] for name in ("weights_sha256", "languages", "seed", "steps")}
 
 
-def train_words(
-    ref: BackboneRef,
-    texts: Mapping[str, Sequence[str]],
-    settings: Training,
-    *,
-    seed: int,
-    output: Path,
-    work: Path,
-    segment_tokens: int = 512,
-    about: Mapping[str, Any] | None = None,
-    progress: Progress = lambda done, total: None,
-) -> None:
-    """Train a head for words on a frozen encoder whose checkpoint has none.
-
-    Args:
-        ref: The backbone.
-        texts: Language -> its texts.
-        settings: Steps, batch, learning rate and so on; `lingualift.training.words.settings_of` derives them.
-        seed: Draw of the head, order of the text, masks.
-        output: An empty folder, filled with the head, `provenance.json`, `training_log.jsonl` and a card.
-        work: Folder for the checkpoints that a killed run resumes from; removed at the end.
-        segment_tokens: Tokens per segment.
-        about: Further facts for the provenance.
-        progress: Called with steps done and steps in all.
-
-    Raises:
-        UserError: the backbone has a head of its own, or is no encoder; the loss or a weight became infinite or NaN.
-    """
-    ref = ref.answering(WORDS).with_words(None)
-    if not ref.lacks_words:
-        found = "has a head for words of its own, or needs none"
-        raise UserError(f"backbone {ref.name!r}", found, "an encoder without one", "use it as it is")
-    wide = replace(ref, dtype="float32")  # in which a head is trained, whatever the backbone is held in
-    model, tokenizer = load_backbone(wide)
-    rows = words_rows(tokenizer, texts, segment_tokens, seed)
-    data = TrainingData(rows, Padding(tokenizer.pad_token_id), 0, masked_loss)
-    check_positions(model.bound, setting("segment_tokens"), max(data.lengths))
-    job = _Job(wide, model, data, settings, None, seed, work, progress, Tracking(), False)
-    with _trained(job) as (_, trainer):
-        if trainer.is_world_process_zero():
-            write_jsonl(output / TRAINING_LOG_FILE, _finite_log(trainer.state.log_history))
-            facts = {
-                "languages": list(texts),
-                "rows": sum(map(len, texts.values())),
-                "segments": len(rows),
-                "settings": settings.model_dump(mode="json"),
-                "steps": trainer.state.global_step,
-                **(about or {}),
-            }
-            _write_words(ref, model, output, seed, facts)
-            write_text(output / CARD_FILE, words_card(read_json(output / PROVENANCE_FILE)))
-            shutil.rmtree(work, ignore_errors=True)
-
-
-def initialise_words(ref: BackboneRef, seed: int, output: Path) -> None:
-    """Draw a head for words and write it untrained into an empty folder: enough to measure a training by."""
-    ref = ref.answering(WORDS).with_words(None)
-    model, _ = load_backbone(ref)
-    alone = head_alone(model)
-    try:
-        draw_words(model, seed)
-        _write_words(ref, model, output, seed, {"languages": [], "steps": 0})
-    finally:
-        detach(alone)
-
-
-def _write_words(ref: BackboneRef, model: Any, output: Path, seed: int, facts: Mapping[str, Any]) -> None:
-    """Write the head for words of a model, and its provenance."""
-    save_words(model, output)
-    made = {"kind": "words-head", "backbone": ref.record(), "seed": seed, **facts}
-    weights = {"weights_sha256": sha256_file(output / HEAD_FILE)}
-    write_json(output / PROVENANCE_FILE, {**made, **weights, "libraries": library_versions(*LIBRARIES)})
-
-
 @dataclass(frozen=True)
-class _Job:
-    """What a training needs; see `train`. Without a `start` it is the head for words that is trained."""
+class Job:
+    """What a training needs; see `train`.
+
+    Attributes:
+        begin: Puts on the backbone what is trained, as it begins.
+    """
 
     ref: BackboneRef
-    model: Any
     data: TrainingData
     settings: Training
-    start: Path | None
+    begin: Callable[[], Any]
     seed: int
     work: Path
     progress: Progress
-    tracking: Tracking
-    cache_sources: bool
+    tracking: Tracking = Tracking()
+    cache_sources: bool = False
 
 
 @contextlib.contextmanager
-def _trained(job: _Job) -> Iterator[tuple[Any, Any]]:
+def trained(job: Job) -> Iterator[tuple[Any, Any]]:
     """Train to the end, and leave the resident backbone as it was; yields the trained model and the trainer.
 
     Raises:
         UserError: the loss or a tensor became infinite or NaN; checkpoints, which lead there again, are removed.
     """
     try:
-        with reporting(job.tracking, job.tracking.folder or job.work / LOGS):
+        with _reporting(job.tracking, job.tracking.folder or job.work / LOGS):
             wrapped, trainer = _fit(job)
         try:
             _check_finite(wrapped)
@@ -599,7 +413,7 @@ def _trained(job: _Job) -> Iterator[tuple[Any, Any]]:
         raise
 
 
-def _fit(job: _Job) -> tuple[Any, Any]:
+def _fit(job: Job) -> tuple[Any, Any]:
     """Train to the end; where memory runs out, go on from the last checkpoint with fewer rows at once.
 
     A step keeps its rows, and so its gradient up to rounding: what a batch loses, accumulation gains.
@@ -609,7 +423,7 @@ def _fit(job: _Job) -> tuple[Any, Any]:
     """
     at_once = job.settings.batch_size
     while True:
-        wrapped = _put_on(job)
+        wrapped = job.begin()
         try:
             trainer = _trainer(_with_states(job, wrapped), wrapped, at_once)
             trainer.train(resume_from_checkpoint=_last_checkpoint(job.work))
@@ -622,25 +436,12 @@ def _fit(job: _Job) -> tuple[Any, Any]:
         clear_memory()
 
 
-def _put_on(job: _Job) -> Any:
-    """The model with what is trained on it, as it begins."""
-    if job.start is None:
-        alone = head_alone(job.model)
-        draw_words(job.model, job.seed)
-        expect(job.model, job.data.rows.segments)  # type: ignore[attr-defined]
-        return alone
-    wrapped = attach(job.ref, job.start, trainable=True)
-    if not _has_head(job.start):
-        draw_head(wrapped, job.model.fresh_weights, job.seed)
-    return wrapped
-
-
 def _has_head(start: Path) -> bool:
     """Whether an adapter has a trained head, which is trained further."""
     return bool(read_json(start / CONFIG_FILE).get("modules_to_save"))
 
 
-def _with_states(job: _Job, wrapped: Any) -> _Job:
+def _with_states(job: Job, wrapped: Any) -> Job:
     """The job with the source states of all rows on disk, where rows come round more than once.
 
     They do not change in training. Without a source encoder they are those of every fused block, and too large to be
@@ -683,7 +484,7 @@ def _fewer(at_once: int) -> int:
     return fewer
 
 
-def _trainer(job: _Job, model: Any, at_once: int) -> Any:
+def _trainer(job: Job, model: Any, at_once: int) -> Any:
     import torch
     import transformers
     from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -815,7 +616,8 @@ def _diverged(found: str) -> UserError:
     return UserError("training", found, "finite numbers", "lower `learning_rate`, or train in float32")
 
 
-def _finite_log(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def finite_log(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a Trainer logged, but for how long it took."""
     timings = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
     return [{key: value for key, value in entry.items() if key not in timings} for entry in history]
 
@@ -836,3 +638,18 @@ def _record(folder: Path, facts: dict[str, Any]) -> None:
     write_text(folder / CARD_FILE, trained_card(config, facts))
     weights = {"weights_sha256": sha256_file(folder / WEIGHTS_FILE)}
     write_json(folder / PROVENANCE_FILE, {**facts, **weights, "libraries": library_versions(*LIBRARIES)})
+
+
+@contextlib.contextmanager
+def _reporting(tracking: Tracking, folder: Path) -> Iterator[None]:
+    """Let the Trainer that is made and run in the block write below `folder`; each training is a run of its own."""
+    before = os.environ.get(_LOGS_ENV)
+    os.environ[_LOGS_ENV] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(_LOGS_ENV)
+        if before is not None:
+            os.environ[_LOGS_ENV] = before
+        if "wandb" in tracking.trackers:  # it would go on with the same run in this process's next training
+            importlib.import_module("wandb").finish()
