@@ -12,8 +12,7 @@ from lingualift.config import Scoring
 from lingualift.encoding.collator import Collate, Padding
 from lingualift.encoding.heads import Window, encode_choices, encode_classes, encode_windows
 from lingualift.encoding.parallel import is_fused, source_pad, source_texts, source_windows, translator_on
-from lingualift.errors import UserError
-from lingualift.evaluation.likelihood import Progress, Tell, in_batches
+from lingualift.evaluation.likelihood import Progress, Tell, check_number, in_batches
 from lingualift.tasks import Example, Task
 from lingualift.tasks.base import labels_of
 
@@ -74,7 +73,8 @@ def classify(
 
     scores: list[dict[str, float]] = [{} for _ in examples]
     for index, found in _each(range(len(examples)), length, scoring.batch_size, answer, progress):
-        _check_numbers(examples[index], found)
+        for score in found:
+            check_number(examples[index], score, "score")
         scores[index] = dict(zip(labels_of(task, examples[index]), found, strict=True))
         tell(index, scores[index])
     return scores, sum(any(text.truncated for text in few) for few in texts)
@@ -133,7 +133,7 @@ def find_spans(
     best: dict[int, tuple[float, int, str]] = {}
     for index, (score, (start, end)) in _each(windows, length, scoring.batch_size, answer, progress):
         place, _ = windows[index]
-        _check_numbers(examples[place], [score])
+        check_number(examples[place], score, "score")
         span = score, -index, examples[place].parts[1][start:end].strip()  # the first of equal ones wins
         best[place] = max(best.get(place, span), span)
         left[place] -= 1
@@ -199,12 +199,3 @@ def _run(model: Any, batch: dict[str, Any]) -> Any:
     )  # peft hands a prefix past the model, to the encoder within
     with torch.inference_mode():
         return model(**{name: value.to(model.device) for name, value in batch.items()})
-
-
-def _check_numbers(example: Example, scores: Sequence[float]) -> None:
-    if any(score != score for score in scores):
-        raise UserError(
-            f"example {example.id!r}",
-            "got a score that is not a number",
-            mend="load the backbone in float32 or bfloat16 (`backbone.dtype`), or check the adapter",
-        )

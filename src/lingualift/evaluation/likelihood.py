@@ -14,7 +14,7 @@ from lingualift.config import Scoring
 from lingualift.encoding.parallel import SourceInputs, pad_sources, source_pad, sources_for
 from lingualift.encoding.text import encode_pairs
 from lingualift.errors import UserError
-from lingualift.fusion.layer import tentative
+from lingualift.fusion.layer import RECORD
 from lingualift.tasks import Example
 
 _LOG = logging.getLogger("lingualift.evaluation")
@@ -79,12 +79,7 @@ def score_choices(
     for batch, totals in in_batches(prompts, scoring.batch_size, score, lambda prompt: len(prompt.ids)):
         answers = [answer for prompt in batch for answer in prompt.answers]
         for (index, label, ids), total in zip(answers, totals, strict=True):
-            if math.isnan(total):
-                raise UserError(
-                    f"example {examples[index].id!r}",
-                    "got a likelihood that is not a number",
-                    mend="load the backbone in float32 or bfloat16 (`backbone.dtype`), or check the adapter",
-                )
+            check_number(examples[index], total)
             scores[index][label] = total / _length(ids, examples[index].choices[label], scoring)
             if len(scores[index]) == len(examples[index].choices):
                 scores[index] = {label: scores[index][label] for label in examples[index].choices}
@@ -92,6 +87,20 @@ def score_choices(
         done += len(batch)
         progress(done, len(prompts))
     return scores, truncated
+
+
+def check_number(example: Example, value: float, what: str = "likelihood") -> None:
+    """Check what a model gave for an example.
+
+    Raises:
+        UserError: it is no number.
+    """
+    if math.isnan(value):
+        raise UserError(
+            f"example {example.id!r}",
+            f"got a {what} that is not a number",
+            mend="load the backbone in float32 or bfloat16 (`backbone.dtype`), or check the adapter",
+        )
 
 
 def _score(model: Any, tokenizer: Any, prompts: Sequence[_Prompt]) -> list[float]:
@@ -245,13 +254,17 @@ def in_batches(
         batch = items[start : start + size]
         if length is not None:
             batch = batch[: _unpadded([length(item) for item in batch])]
+        record = RECORD.get()  # of fused layers, where they are recorded
         try:
-            with tentative():
-                result = answer(batch)
+            result = answer(batch)
         except Exception as error:
+            if record:
+                record.pending.clear()
             if not out_of_memory(error):
                 raise
         else:
+            if record:
+                record.settle()
             yield batch, result
             start += len(batch)
             continue

@@ -15,6 +15,7 @@ import numpy as np
 from lingualift.attachment import answering, attach, check_labels, detach
 from lingualift.backbone.loading import BackboneRef, load_backbone
 from lingualift.config import Scoring
+from lingualift.encoding.parallel import is_fused
 from lingualift.encoding.text import set_language
 from lingualift.errors import UserError
 from lingualift.evaluation.generation import generate_answers
@@ -139,14 +140,17 @@ def evaluate(
     ref = answering(ref, task, examples)
     if adapter is not None:
         check_labels(ref, adapter, labels_of(task, examples[0]))
-    with adapted(ref, adapter) as (model, tokenizer), recording() as activations:
+    with (
+        adapted(ref, adapter) as (model, tokenizer),
+        recording() if is_fused(model) else contextlib.nullcontext() as record,
+    ):
         predictions, truncated = predict(ref, model, tokenizer, task, examples, scoring, progress, tell)
     return Evaluation(
         predictions,
         score(task, predictions, len(labels_of(task, examples[0])), examples[0].language),
         sum(prediction.prediction is None for prediction in predictions),
         truncated,
-        activations.means(),
+        record.means() if record else [],
     )
 
 

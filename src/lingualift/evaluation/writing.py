@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +10,7 @@ from lingualift.config import Scoring
 from lingualift.encoding.collator import Padding
 from lingualift.encoding.parallel import SourceInputs, pad_sources, source_pad, sources_for
 from lingualift.encoding.text import IGNORED, decoder_ids, encoder_ids
-from lingualift.errors import UserError
-from lingualift.evaluation.likelihood import Progress, Tell, in_batches, label_logprobs
+from lingualift.evaluation.likelihood import Progress, Tell, check_number, in_batches, label_logprobs
 from lingualift.tasks import Example
 
 
@@ -63,12 +61,7 @@ def rank_written(
         for index in batch:
             for label, words in examples[index].choices.items():
                 total = next(found)
-                if math.isnan(total):
-                    raise UserError(
-                        f"example {examples[index].id!r}",
-                        "got a likelihood that is not a number",
-                        mend="load the backbone in float32 or bfloat16 (`backbone.dtype`), or check the adapter",
-                    )
+                check_number(examples[index], total)
                 scores[index][label] = total / _length(tokenizer, words, scoring)
             tell(index, scores[index])
         done += len(batch)

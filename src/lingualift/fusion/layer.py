@@ -228,17 +228,3 @@ def recording() -> Iterator[Activations]:
         found.settle()
     finally:
         RECORD.reset(token)
-
-
-@contextmanager
-def tentative() -> Iterator[None]:
-    """Count what is recorded within the block once it ends well, and not at all where it raises."""
-    found = RECORD.get()
-    try:
-        yield
-    except BaseException:
-        if found is not None:
-            found.pending.clear()
-        raise
-    if found is not None:
-        found.settle()

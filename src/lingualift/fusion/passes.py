@@ -121,7 +121,7 @@ class Fused:
         Returns:
             Positions, and whether there is one, (rows, length) each.
         """
-        found: tuple[Tensor, Tensor] = self._once("meets", self._meets, offset, length, rows)
+        found: tuple[Tensor, Tensor] = self._shared("meets", self._meets, offset, length, rows)
         return found
 
     def visible(self, offset: int, length: int, rows: int) -> Tensor:
@@ -129,14 +129,14 @@ class Fused:
 
         Padding is seen by none but itself, so that no row of an attention is empty.
         """
-        return self._once("visible", self._visible, offset, length, rows)
+        return self._shared("visible", self._visible, offset, length, rows)
 
     def prompts(self, offset: int, length: int, rows: int) -> Tensor | None:
         """Which of `length` target positions from `offset` on are a prompt's, (rows, length); None if none is."""
-        reach: int = self._once("reach", lambda: int(self.target.prompt_end.max()))
+        reach: int = self._shared("reach", lambda: int(self.target.prompt_end.max()))
         if offset >= reach:
             return None
-        found: Tensor = self._once("prompts", self._prompts, offset, length, rows)
+        found: Tensor = self._shared("prompts", self._prompts, offset, length, rows)
         return found
 
     def take(self, rows: Tensor) -> Fused:
@@ -151,7 +151,7 @@ class Fused:
             _last={},
         )
 
-    def _once(self, name: str, compute: Any, *key: int) -> Any:
+    def _shared(self, name: str, compute: Any, *key: int) -> Any:
         """All layers of a pass ask the same."""
         last = self._last.get(name)
         if last is None or last[0] != key:

@@ -176,7 +176,8 @@ def check_data(experiment: Experiment, backbone: BackboneRef, steps: Iterable[St
             check_objective(backbone, task)
             continue
         task = step.source.check_labelled()
-        head_of(backbone.family, task, rows, step.source.task)  # type: ignore[arg-type]
+        if backbone.family == "encoder":
+            head_of(backbone.family, task, rows, step.source.task)  # type: ignore[arg-type]
         if backbone.family == "decoder":
             _check_room(task, rows, experiment)
         if isinstance(step, Sweep) and step.by == "entropy" and not is_ranked(backbone, task, rows):  # type: ignore[arg-type]

@@ -96,9 +96,8 @@ def measure_step(
         if settings.gradient_checkpointing:
             layers = model.config.get_text_config().num_hidden_layers
             recompute_activations(model)
-            kept = (
-                _kept_bytes(wrapped, lambda: forward(encoded[-1:])) + kept // layers
-            )  # one is recomputed at a time
+            kept //= layers  # one is recomputed at a time
+            kept += _kept_bytes(wrapped, lambda: forward(encoded[-1:]))
         passed = seconds_of_batch(step, encoded, settings.batch_size, budget)
     finally:
         detach(wrapped)

@@ -328,30 +328,36 @@ def train(
         if trainer.is_world_process_zero():
             wrapped.save_pretrained(output, save_embedding_layers=False)
             write_jsonl(output / TRAINING_LOG_FILE, finite_log(trainer.state.log_history))
-            facts = {
-                "kind": "trained",
-                "initialisation": _initialisation(start),
-                "backbone": ref.record(),
-                **({} if isinstance(task, TextTask) else {"chat_template": ref.chat}),
-                **({"labels": _labels(task, rows)} if ref.head.labels else {}),
-                **_beside_language(wrapped, rows),
-                **_made_here(ref, task, model, start),
-                "settings": settings.model_dump(mode="json"),
-                "rows_at_once": trainer.args.per_device_train_batch_size,
-                "seed": seed,
-                "rows": len(rows),
-                "segments": len(data.rows),
-                "truncated_prompts": data.truncated,
-                "steps": trainer.state.global_step,
-                **(about or {}),
-            }
-            _record(output, facts)
+            facts = _facts(job, task, rows, start, wrapped, trainer)
+            _record(output, {**facts, **(about or {})})
             if (work / LOGS).is_dir():
                 shutil.move(work / LOGS, output / LOGS)
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _made_here(ref: BackboneRef, task: Task | TextTask, model: Any, start: Path) -> dict[str, Any]:
+def _facts(
+    job: Job, task: Task | TextTask, rows: Sequence[Any], start: Path, wrapped: Any, trainer: Any
+) -> dict[str, Any]:
+    """The provenance of a trained adapter."""
+    return {
+        "kind": "trained",
+        "initialisation": _initialisation(start),
+        "backbone": job.ref.record(),
+        **({} if isinstance(task, TextTask) else {"chat_template": job.ref.chat}),
+        **({"labels": _labels(task, rows)} if job.ref.head.labels else {}),
+        **_beside_language(wrapped, rows),
+        **_made_here(job.ref, task, start),
+        "settings": job.settings.model_dump(mode="json"),
+        "rows_at_once": trainer.args.per_device_train_batch_size,
+        "seed": job.seed,
+        "rows": len(rows),
+        "segments": len(job.data.rows),
+        "truncated_prompts": job.data.truncated,
+        "steps": trainer.state.global_step,
+    }
+
+
+def _made_here(ref: BackboneRef, task: Task | TextTask, start: Path) -> dict[str, Any]:
     """What an adapter's provenance says of parts that the checkpoint lacks; the log tells of a pooling layer, once.
 
     Returns:
@@ -360,6 +366,7 @@ def _made_here(ref: BackboneRef, task: Task | TextTask, model: Any, start: Path)
     """
     if isinstance(task, TextTask):
         return {} if ref.words is None else {"words_head": _words_facts(ref.words)}
+    model, _ = load_backbone(ref)
     fresh = {part for name in model.fresh_weights for part in name.split(".")}
     drawn = [name for name in head_modules(model) if name in fresh]
     if "pooler" in drawn and not _has_head(start):
@@ -484,17 +491,14 @@ def _fewer(at_once: int) -> int:
     return fewer
 
 
-def _trainer(job: Job, model: Any, at_once: int) -> Any:
-    import torch
+def _arguments(job: Job, at_once: int) -> Any:
+    """The settings of a training by transformers' names."""
     import transformers
-    from transformers.trainer_pt_utils import LengthGroupedSampler
 
-    settings, work = job.settings, job.work
-    if settings.gradient_checkpointing:
-        recompute_activations(model.get_base_model())
+    settings = job.settings
     steps = -1 if settings.steps is None else settings.steps
-    arguments = transformers.TrainingArguments(
-        output_dir=str(work),
+    return transformers.TrainingArguments(
+        output_dir=str(job.work),
         max_steps=steps,
         num_train_epochs=settings.epochs or 1.0,
         per_device_train_batch_size=at_once,
@@ -520,6 +524,16 @@ def _trainer(job: Job, model: Any, at_once: int) -> Any:
         run_name=job.tracking.name or None,
         use_cache=False,  # a cache would switch the masks of packed documents off
     )
+
+
+def _trainer(job: Job, model: Any, at_once: int) -> Any:
+    import torch
+    import transformers
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+
+    settings, work = job.settings, job.work
+    if settings.gradient_checkpointing:
+        recompute_activations(model.get_base_model())
 
     class Watch(transformers.TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -573,7 +587,7 @@ def _trainer(job: Job, model: Any, at_once: int) -> Any:
 
     trainer = Trainer(
         model=model,
-        args=arguments,
+        args=_arguments(job, at_once),
         train_dataset=job.data.rows,
         data_collator=job.data.collate,
         compute_loss_func=job.data.loss,  # by which transformers counts the labels of a step
