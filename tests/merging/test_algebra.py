@@ -6,7 +6,17 @@ from adapter_folders import write_lora
 
 from lingualift.errors import UserError
 from lingualift.merging import METHODS, algebra, merge, methods_table
-from lingualift.merging.methods import Options, method
+from lingualift.merging.methods import (
+    Options,
+    ZeroDivisorError,
+    adamergex,
+    dare,
+    method,
+    ratio,
+    ties,
+    trim,
+    weighted_sum,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -18,13 +28,13 @@ def single(*shape):
 def test_float32_stays_float32():
     x, y, z = single(4, 6), single(4, 6), single(4, 6)
     results = [
-        algebra.weighted_sum([x, y], [0.5, 0.7]),
-        algebra.difference(x, y, z, 0.7),
-        algebra.ratio(x, y, z, 0.7),
+        weighted_sum([x, y], [0.5, 0.7]),
+        adamergex([x, y, z], [1.0, 0.7, -0.7], Options()),
+        ratio(x, y, z, 0.7),
         algebra.insertion(x, y, z, 0.7, cutoff=1e-6),
         algebra.insertion(x, y, z, 0.7, cutoff=1e-6, anchored=False),
-        algebra.ties([x, y], [1.0, 0.5], 0.5),
-        algebra.dare([x, y], [1.0, 0.5], 0.5, np.random.default_rng(0)),
+        ties([x, y], [1.0, 0.5], Options(density=0.5)),
+        dare([x, y], [1.0, 0.5], Options(density=0.5, seed=0)),
         *algebra.concatenate([x, y], [x.T, y.T], [1.0, 0.5]),
         *algebra.truncate(single(3, 6), single(5, 3), 2)[:2],
     ]
@@ -34,19 +44,19 @@ def test_float32_stays_float32():
 def test_arguments_are_left_alone():
     x, y, z = single(4, 6), single(4, 6), single(4, 6)
     before = [array.copy() for array in (x, y, z)]
-    algebra.weighted_sum([x, y], [1.0, 0.7])
-    algebra.difference(x, y, z, 0.7)
-    algebra.ratio(x, y, z, 0.7)
-    algebra.ties([x, y, z], [1.0, 0.7, 0.1], 0.4)
+    weighted_sum([x, y], [1.0, 0.7])
+    adamergex([x, y, z], [1.0, 0.7, -0.7], Options())
+    ratio(x, y, z, 0.7)
+    ties([x, y, z], [1.0, 0.7, 0.1], Options(density=0.4))
     assert all(np.array_equal(a, b) for a, b in zip(before, (x, y, z), strict=True))
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda x: algebra.weighted_sum([x, x], [1.0]),
-        lambda x: algebra.weighted_sum([x], [1.0, 2.0]),
-        lambda x: algebra.ties([x, x], [1.0], 0.5),
+        lambda x: weighted_sum([x, x], [1.0]),
+        lambda x: weighted_sum([x], [1.0, 2.0]),
+        lambda x: ties([x, x], [1.0], Options(density=0.5)),
         lambda x: algebra.concatenate([x, x], [x.T, x.T], [1.0]),
     ],
 )
@@ -131,20 +141,20 @@ def test_truncate_in_float64_where_float32_would_show():
 
 def test_trim_keeps_the_largest():
     array = np.array([[3.0, -1.0], [0.5, -4.0]], np.float32)
-    assert algebra.trim(array, 0.5).tolist() == [[3, 0], [0, -4]]
-    assert algebra.trim(array, 0.3).tolist() == [[3, 0], [0, -4]], "rounded up"
-    assert algebra.trim(array, 0.25).tolist() == [[0, 0], [0, -4]]
-    assert algebra.trim(array, 1.0).tolist() == array.tolist()
+    assert trim(array, 0.5).tolist() == [[3, 0], [0, -4]]
+    assert trim(array, 0.3).tolist() == [[3, 0], [0, -4]], "rounded up"
+    assert trim(array, 0.25).tolist() == [[0, 0], [0, -4]]
+    assert trim(array, 1.0).tolist() == array.tolist()
 
 
 def test_ties_leaves_no_value_where_signs_cancel():
     x = np.array([1.0, -1.0, 2.0], np.float32)
-    assert algebra.ties([x, -x], [1.0, 1.0], 1.0).tolist() == [0, 0, 0]
+    assert ties([x, -x], [1.0, 1.0], Options(density=1.0)).tolist() == [0, 0, 0]
 
 
 def test_dare_draws_once_per_adapter_and_rescales():
     ones = np.ones((2000,), np.float32)
-    found = algebra.dare([ones, ones], [1.0, 10.0], 0.25, np.random.default_rng(1))
+    found = dare([ones, ones], [1.0, 10.0], Options(density=0.25, seed=1))
     assert set(np.unique(found)) == {0, 4, 40, 44}
     assert found.mean() == pytest.approx(11, rel=0.15)
 
@@ -158,8 +168,8 @@ def test_pad_keeps_the_product():
 
 def test_a_zero_divisor_is_named():
     source = np.array([1.0, 2.0, 0.0, 0.0], np.float32)
-    with pytest.raises(algebra.ZeroDivisorError, match="element 2 is zero"):
-        algebra.ratio(source, source, source, 1.0)
+    with pytest.raises(ZeroDivisorError, match="element 2 is zero"):
+        ratio(source, source, source, 1.0)
 
 
 def test_a_new_method_is_one_decorated_function(tmp_path, monkeypatch):

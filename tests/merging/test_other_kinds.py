@@ -11,7 +11,8 @@ from test_identities import run, three, write_prefix, write_vectors
 from test_lora_oracles import ties_by_hand
 
 from lingualift.errors import UserError
-from lingualift.merging import algebra, merge
+from lingualift.merging import merge
+from lingualift.merging.methods import ratio
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -38,7 +39,7 @@ def test_vectors(tmp_path, dtype, weight, rule):
 def test_the_product_rule(vectors, weight):
     task, target, source = (x.astype(np.float64) for x in vectors)
     expected = task * (weight * (target / source - 1) + 1)
-    found = algebra.ratio(*vectors, weight)
+    found = ratio(*vectors, weight)
     assert (
         np.abs(found - expected).max()
         <= 1e-6 * (np.abs(task) * (1 + abs(weight) * (1 + target / source))).max()

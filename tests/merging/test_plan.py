@@ -6,8 +6,8 @@ from adapter_folders import write_lora
 from lingualift.adapters import open_adapter
 from lingualift.errors import UserError
 from lingualift.merging import METHODS
+from lingualift.merging.methods import find_cell
 from lingualift.merging.plan import Input, ModulePlan, Request, plan_modules
-from lingualift.merging.table import find_cell
 
 Q, V, K = "layers.0.q_proj", "layers.0.v_proj", "layers.0.k_proj"
 SHAPE = (6, 5)

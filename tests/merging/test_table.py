@@ -11,7 +11,7 @@ from test_other_kinds import write_prompt
 
 from lingualift.errors import UserError
 from lingualift.merging import METHODS, merge, methods_table
-from lingualift.merging.table import RULES, SPACES, find_cell
+from lingualift.merging.methods import RULES, SPACES, find_cell
 
 KINDS = {"lora": write_lora, "ia3": write_vectors, "prefix": write_prefix, "prompt": write_prompt}
 NAMES = {"lora": "LoRA", "ia3": "(IA)³", "prefix": "prefix-tuning", "prompt": "prompt-tuning"}

@@ -1,8 +1,7 @@
 """Merging adapters as files: AdaMergeX and its baselines; no torch, transformers or peft in here."""
 
 from lingualift.merging.engine import merge
-from lingualift.merging.methods import METHODS
+from lingualift.merging.methods import METHODS, methods_table
 from lingualift.merging.report import MergeReport
-from lingualift.merging.table import methods_table
 
 __all__ = ["METHODS", "MergeReport", "merge", "methods_table"]

@@ -1,4 +1,4 @@
-"""The arithmetic of merging: arrays in, arrays out, nothing about files.
+"""The algebra of low-rank factors and of virtual tokens: arrays in, arrays out, nothing about files.
 
 Shapes: m outputs, n inputs, r rank of one module; lora_A is (r, n), lora_B is (m, r), ΔW = scaling·B·A is
 (m, n). Embeddings and Conv1D layers differ by transposes of ΔW only, so the same functions serve them.
@@ -7,55 +7,18 @@ Shapes: m outputs, n inputs, r rank of one module; lora_A is (r, n), lora_B is (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
+from lingualift.merging.methods import Floats
 
 WELL_CONDITIONED = 1e4
 """Condition number up to which Cholesky QR in float64 is as orthogonal as float32 can tell."""
 
 
-class ZeroDivisorError(ArithmeticError):
-    """An element of the source reference is zero where the rule divides by it."""
-
-
 class RankDeficientError(ArithmeticError):
     """The source reference's virtual tokens are linearly dependent, so that no matrix maps them to the target's."""
-
-
-def weighted_sum(arrays: Sequence[Floats], weights: Sequence[float]) -> Floats:
-    """Σ wᵢ·xᵢ over arrays of one shape."""
-    total = arrays[0] * np.float32(weights[0])
-    for array, weight in zip(arrays[1:], weights[1:], strict=True):
-        total += array * np.float32(weight)
-    return total
-
-
-def difference(task: Floats, target: Floats, source: Floats, weight: float) -> Floats:
-    """Additive rule: task + λ·(target − source). AdaMergeX eq. 7, https://arxiv.org/abs/2402.18913."""
-    step = target - source
-    step *= np.float32(weight)
-    step += task
-    return step
-
-
-def ratio(task: Floats, target: Floats, source: Floats, weight: float) -> Floats:
-    """Multiplicative rule: task ⊙ (λ·(target ⊘ source − 1) + 1). AdaMergeX eq. 9.
-
-    Raises:
-        ZeroDivisorError: an element of `source` is zero.
-    """
-    if not source.all():
-        raise ZeroDivisorError(f"element {int(np.argmin(source.ravel() != 0))} is zero")
-    step = target / source
-    step -= np.float32(1)
-    step *= np.float32(weight)
-    step += np.float32(1)
-    step *= task
-    return step
 
 
 def default_cutoff(shape: tuple[int, ...]) -> float:
@@ -164,35 +127,3 @@ def pad(down: Floats, up: Floats, rank: int) -> tuple[Floats, Floats]:
     """The same product at a higher rank: rows of A and columns of B filled with zeros."""
     more = rank - len(down)
     return np.pad(down, ((0, more), (0, 0))), np.pad(up, ((0, 0), (0, more)))
-
-
-def trim(array: Floats, density: float) -> Floats:
-    """The array with all but its largest elements set to zero; ceil(density · size) elements stay."""
-    count = array.size - int(np.ceil(density * array.size))
-    kept = array.copy()
-    if count:
-        kept.ravel()[np.argpartition(np.abs(array), count, axis=None)[:count]] = 0
-    return kept
-
-
-def ties(arrays: Sequence[Floats], weights: Sequence[float], density: float) -> Floats:
-    """Trim, elect signs, disjoint mean. TIES-merging, section 4, https://arxiv.org/abs/2306.01708.
-
-    Each array is trimmed to `density` of its elements and multiplied with its weight; the sign of the sum is
-    elected per element; the result is the mean of the elements that carry it, zero where none does.
-    """
-    terms = np.stack([trim(x, density) * np.float32(w) for x, w in zip(arrays, weights, strict=True)])
-    agrees = np.sign(terms) == np.sign(terms.sum(axis=0))
-    return np.asarray((terms * agrees).sum(axis=0) / np.maximum(agrees.sum(axis=0), 1), dtype=np.float32)
-
-
-def dare(
-    arrays: Sequence[Floats], weights: Sequence[float], density: float, random: np.random.Generator
-) -> Floats:
-    """Drop elements at random, rescale the rest, add up. DARE, section 3, https://arxiv.org/abs/2311.03099.
-
-    Each element stays with probability `density` and is divided by it, so that the expectation is the
-    weighted sum.
-    """
-    kept = [array * (random.random(array.shape) < density) / np.float32(density) for array in arrays]
-    return weighted_sum(kept, weights)

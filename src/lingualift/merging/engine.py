@@ -19,12 +19,11 @@ from lingualift.adapters.folder import open_adapter, write_adapter
 from lingualift.adapters.tensorfile import Array
 from lingualift.errors import UserError, did_you_mean, setting
 from lingualift.merging.lora import make_lora
-from lingualift.merging.methods import METHODS, ROLES, Method, Options
+from lingualift.merging.methods import METHODS, ROLES, RULES, SPACES, Method, Options, find_cell
 from lingualift.merging.others import make_tokens, make_vectors
 from lingualift.merging.pieces import Piece, Record
 from lingualift.merging.plan import Input, Plan, Request, plan_modules
 from lingualift.merging.report import MergeReport, make_report, model_card, provenance_of
-from lingualift.merging.table import RULES, SPACES, find_cell
 
 _LOG = logging.getLogger("lingualift.merging")
 _MAKERS = {"lora": make_lora, "ia3": make_vectors, "prefix": make_tokens, "prompt": make_tokens}

@@ -13,8 +13,8 @@ from lingualift.adapters.structure import Module
 from lingualift.adapters.tensorfile import DTYPES, Array, TensorSpec, all_finite
 from lingualift.errors import UserError, setting
 from lingualift.merging import algebra
-from lingualift.merging.algebra import Floats
 from lingualift.merging.loraconfig import lora_config
+from lingualift.merging.methods import Floats, weighted_sum
 from lingualift.merging.pieces import Made, Piece, Record, cast, combine, copies, floats
 from lingualift.merging.plan import ModulePlan, Plan, Request
 
@@ -164,7 +164,7 @@ def _bias(request: Request, plan: ModulePlan, goal: _Goal, record: Record) -> li
             return (cast(of(0), spec),)
         arrays, weights = [of(index) for index, _ in plan.terms], [weight for _, weight in plan.terms]
         if request.cell.space == "delta":
-            result = cast(algebra.weighted_sum(arrays, weights), spec)
+            result = cast(weighted_sum(arrays, weights), spec)
         else:
             result = cast(combine(request, arrays, weights, [spec.name] * len(arrays)), spec)
         record.compare(result, cast(of(0), spec))

@@ -1,19 +1,27 @@
-"""Merge methods: each a pure function over one tensor of every adapter, registered with its source.
+"""Merge methods: each a pure function over one tensor of every adapter, registered with its source; and which exist.
 
 A method sees differences to the backbone: LoRA's factors as they are, (IA)³ vectors less 1.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lingualift.merging import algebra
-from lingualift.merging.algebra import Floats
+from lingualift.errors import UserError, setting
 from lingualift.registry import Registry
+
+Floats = NDArray[np.floating[Any]]
+
+
+class ZeroDivisorError(ArithmeticError):
+    """An element of the source reference is zero where the rule divides by it."""
 
 
 @dataclass(frozen=True)
@@ -86,25 +94,190 @@ def method(
     linear=True,
 )
 def adamergex(arrays: Sequence[Floats], weights: Sequence[float], _: Options) -> Floats:
-    """Additive AdaMergeX; arrays and weights are those of the task and the two references, weights (1, λ, −λ)."""
+    """Additive AdaMergeX, eq. 7; arrays and weights are those of task, target and source, weights (1, λ, −λ)."""
     task, target, source = arrays
-    return algebra.difference(task, target, source, weights[1])
+    weight = weights[ROLES.index("target_reference")]
+    step = target - source
+    step *= np.float32(weight)
+    step += task
+    return step
+
+
+def ratio(task: Floats, target: Floats, source: Floats, weight: float) -> Floats:
+    """Multiplicative rule: task ⊙ (λ·(target ⊘ source − 1) + 1). AdaMergeX eq. 9.
+
+    Raises:
+        ZeroDivisorError: an element of `source` is zero.
+    """
+    if not source.all():
+        raise ZeroDivisorError(f"element {int(np.argmin(source.ravel() != 0))} is zero")
+    step = target / source
+    step -= np.float32(1)
+    step *= np.float32(weight)
+    step += np.float32(1)
+    step *= task
+    return step
 
 
 @method("arithmetic", source="https://arxiv.org/abs/2306.14870", formula="Σ wᵢ·xᵢ", linear=True)
 def arithmetic(arrays: Sequence[Floats], weights: Sequence[float], _: Options) -> Floats:
     """Weighted sum; the AdaMergeX paper's AriMerge is the task adapter with weight 1 and a reference with λ."""
-    return algebra.weighted_sum(arrays, weights)
+    return weighted_sum(arrays, weights)
+
+
+def weighted_sum(arrays: Sequence[Floats], weights: Sequence[float]) -> Floats:
+    """Σ wᵢ·xᵢ over arrays of one shape."""
+    total = arrays[0] * np.float32(weights[0])
+    for array, weight in zip(arrays[1:], weights[1:], strict=True):
+        total += array * np.float32(weight)
+    return total
 
 
 @method("ties", source="https://arxiv.org/abs/2306.01708", formula="TIES(wᵢ·xᵢ)")
 def ties(arrays: Sequence[Floats], weights: Sequence[float], options: Options) -> Floats:
-    """TIES on every tensor by itself (the paper trims over all tensors at once)."""
-    return algebra.ties(arrays, weights, options.density)
+    """Trim, elect signs, disjoint mean: section 4, on every tensor by itself (the paper trims over all at once).
+
+    Each array is trimmed to `density` of its elements and multiplied with its weight; the sign of the sum is
+    elected per element; the result is the mean of the elements that carry it, zero where none does.
+    """
+    terms = np.stack([trim(x, options.density) * np.float32(w) for x, w in zip(arrays, weights, strict=True)])
+    agrees = np.sign(terms) == np.sign(terms.sum(axis=0))
+    return np.asarray((terms * agrees).sum(axis=0) / np.maximum(agrees.sum(axis=0), 1), dtype=np.float32)
+
+
+def trim(array: Floats, density: float) -> Floats:
+    """The array with all but its largest elements set to zero; ceil(density · size) elements stay."""
+    count = array.size - int(np.ceil(density * array.size))
+    kept = array.copy()
+    if count:
+        kept.ravel()[np.argpartition(np.abs(array), count, axis=None)[:count]] = 0
+    return kept
 
 
 @method("dare", source="https://arxiv.org/abs/2311.03099", formula="DARE(wᵢ·xᵢ)")
 def dare(arrays: Sequence[Floats], weights: Sequence[float], options: Options) -> Floats:
-    """DARE; the draw depends on the seed and on the tensor's number only."""
-    random = np.random.default_rng((options.seed, options.tensor))
-    return algebra.dare(arrays, weights, options.density, random)
+    """Drop elements at random, rescale the rest, add up: section 3.
+
+    Each element stays with probability `density` and is divided by it, so that the expectation is the weighted sum.
+    The draw depends on the seed and on the tensor's number only.
+    """
+    random, density = np.random.default_rng((options.seed, options.tensor)), options.density
+    kept = [array * (random.random(array.shape) < density) / np.float32(density) for array in arrays]
+    return weighted_sum(kept, weights)
+
+
+SPACES = ("factors", "delta")
+RULES = ("auto", "additive", "multiplicative", "unanchored")
+KIND_NAMES = {"lora": "LoRA", "ia3": "(IA)³", "prefix": "prefix-tuning", "prompt": "prompt-tuning"}
+
+_OWN_RULE = {"lora": "additive", "ia3": "multiplicative", "prefix": "insertion", "prompt": "insertion"}
+_ROLE_FORMULAS = {
+    "additive": "x_task + λ·(x_target − x_source)",
+    "multiplicative": "x_task ⊙ (λ·(x_target ⊘ x_source − 1) + 1)",
+    "insertion": "(λ·(M − I) + I)·x_task, M = x_target·x_source⁺",
+    "unanchored": "λ·M·x_task, M = x_target·x_source⁺",
+}
+_LETTERS = {"lora": "X", "ia3": "l", "prefix": "P", "prompt": "P"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination: its formula, or the reason why there is none.
+
+    Args:
+        kind: Adapter kind, a key of `KIND_NAMES`.
+        space: "factors" (the adapter's tensors as they are) or "delta" (the update of the weights).
+        method: A merge method.
+        rule: How the references' difference is applied: the kind's own rule, or one asked for by name.
+        asked: The values of `rule` that lead here.
+        formula: What is computed; empty where it does not exist.
+        reason: Why it does not exist; empty where it does.
+    """
+
+    kind: str
+    space: str
+    method: str
+    rule: str
+    asked: tuple[str, ...]
+    formula: str = ""
+    reason: str = ""
+
+
+def methods_table() -> tuple[Cell, ...]:
+    """Every combination of kind, space, method and rule, filled or with the reason why it is empty."""
+    return tuple(
+        _cell(kind, space, method, rule)
+        for kind in KIND_NAMES
+        for space in SPACES
+        for method in METHODS
+        for rule in dict.fromkeys((_OWN_RULE[kind], "additive", "multiplicative", "unanchored"))
+    )
+
+
+def find_cell(kind: str, space: str, method: str, rule: str) -> Cell:
+    """The combination that was asked for, `rule` being one of `RULES`.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    for cell in methods_table():
+        if (cell.kind, cell.space, cell.method) == (kind, space, method) and rule in cell.asked:
+            if cell.reason:
+                where = f"{method} on {KIND_NAMES[kind]}, space {space}, rule {cell.rule}"
+                raise UserError(where, f"does not exist: {cell.reason}", mend=_mend(cell))
+            return cell
+    raise LookupError((kind, space, method, rule))
+
+
+def _cell(kind: str, space: str, method: str, rule: str) -> Cell:
+    own = ("auto",) if rule == _OWN_RULE[kind] else ()
+    asked = own + ((rule,) if rule in RULES else ())
+    reason = _reason(kind, space, method, rule)
+    formula = "" if reason else _formula(kind, space, method, rule)
+    return Cell(kind, space, method, rule, asked, formula, reason)
+
+
+def _reason(kind: str, space: str, method: str, rule: str) -> str:
+    if space == "delta" and kind != "lora":
+        return f"{KIND_NAMES[kind]} has no factors whose product could be taken; its tensors are the update"
+    entry = METHODS[method]
+    if not entry.roles and rule != _OWN_RULE[kind]:
+        return "a rule applies the difference of two references, which only adamergex takes"
+    if rule == "unanchored" and _OWN_RULE[kind] != "insertion":
+        return "only virtual tokens have an un-anchored reading"
+    if rule != _OWN_RULE[kind] and _OWN_RULE[kind] == "insertion" and rule != "unanchored":
+        return "the paper's cross ablation exchanges the rules of LoRA and (IA)³ only"
+    if space == "delta" and rule == "multiplicative":
+        return "an element-wise product of updates has no low rank"
+    if space == "delta" and not entry.linear:
+        return (
+            f"{method} acts on single elements of ΔW, which would have to be formed and has no low rank after"
+        )
+    if _OWN_RULE[kind] == "insertion" and not entry.linear:
+        return f"{method} acts on differences to the backbone, and virtual tokens are no differences"
+    return ""
+
+
+def _formula(kind: str, space: str, method: str, rule: str) -> str:
+    """The method's formula in the letters of the kind."""
+    entry = METHODS[method]
+    text = _ROLE_FORMULAS[rule] if entry.roles else entry.formula
+    letter = "ΔW" if space == "delta" else _LETTERS[kind]
+    if kind == "ia3" and not entry.roles:
+        return f"l = 1 + {text.replace('xᵢ', '(lᵢ − 1)')}"
+    written = re.sub(r"\bx(?=[ᵢ_])", letter, text)
+    formula = f"{letter} = {written}"
+    if kind != "lora":
+        return formula
+    return f"{formula}, {'ΔW = scaling·B·A' if space == 'delta' else 'X each of lora_A and lora_B'}"
+
+
+def _mend(cell: Cell) -> str:
+    filled = [
+        f"{setting('space', other.space)} with {setting('rule', other.rule if other.rule in RULES else 'auto')}"
+        for other in methods_table()
+        if (other.kind, other.method) == (cell.kind, cell.method) and other.formula
+    ]
+    if filled:
+        return f"what exists: {'; '.join(filled)}"
+    return f"use {setting('method', 'adamergex')} or {setting('method', 'arithmetic')}"

@@ -10,7 +10,7 @@ from lingualift.adapters.layout import PROMPT
 from lingualift.adapters.tensorfile import Array
 from lingualift.errors import UserError, setting
 from lingualift.merging import algebra
-from lingualift.merging.algebra import Floats
+from lingualift.merging.methods import Floats
 from lingualift.merging.pieces import Made, Piece, Record, cast, combine, copies, floats
 from lingualift.merging.plan import ModulePlan, Plan, Request
 

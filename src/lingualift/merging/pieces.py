@@ -12,8 +12,7 @@ import numpy as np
 from lingualift.adapters.folder import Adapter
 from lingualift.adapters.tensorfile import DTYPES, Array, TensorSpec, all_finite, as_float32
 from lingualift.errors import UserError, setting
-from lingualift.merging import algebra
-from lingualift.merging.algebra import Floats
+from lingualift.merging.methods import Floats, ZeroDivisorError, ratio
 from lingualift.merging.plan import Request
 
 
@@ -104,8 +103,8 @@ def combine(
     """
     if request.method.roles and request.cell.rule == "multiplicative":
         try:
-            return algebra.ratio(arrays[0], arrays[1], arrays[2], weights[1])
-        except algebra.ZeroDivisorError as error:
+            return ratio(arrays[0], arrays[1], arrays[2], weights[1])
+        except ZeroDivisorError as error:
             where = f"{request.inputs[2].adapter.weights_file}, tensor {names[2]!r}"
             mend = f"leave the module out with {setting('modules')}, or use {setting('rule', 'additive')}"
             raise UserError(where, f"{error}, and the rule divides by it", "no zero", mend) from None

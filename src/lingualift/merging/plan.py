@@ -10,8 +10,7 @@ from lingualift.adapters.folder import Adapter
 from lingualift.adapters.patterns import Patterns
 from lingualift.adapters.structure import Module
 from lingualift.errors import UserError, setting
-from lingualift.merging.methods import Method, Options
-from lingualift.merging.table import Cell
+from lingualift.merging.methods import Cell, Method, Options
 
 
 @dataclass(frozen=True)
