@@ -9,11 +9,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lingualift.adapters.config import CONFIG_FILE, KINDS, MAX_ALPHA, Refusal, refusal
 from lingualift.adapters.foreign import check as check_config
 from lingualift.adapters.layout import Layout, brought_back, layout_of, same_modules
 from lingualift.adapters.structure import Module, Structure, structure
-from lingualift.adapters.tensorfile import Array, TensorFile, TensorSpec, write_tensors
+from lingualift.adapters.tensorfile import Array, TensorFile, TensorSpec, as_float32, write_tensors
 from lingualift.errors import UserError
 from lingualift.provenance import (
     PROVENANCE_FILE,
@@ -134,6 +137,10 @@ class Adapter:
             UserError: no such tensor, a short file, NaN or infinity.
         """
         return self._file.read(self.layout.names.get(name, name))
+
+    def floats(self, name: str) -> NDArray[np.float32]:
+        """One tensor in float32; raises as `read`."""
+        return as_float32(self.read(name))
 
     @functools.cached_property
     def weights_sha256(self) -> str:

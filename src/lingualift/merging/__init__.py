@@ -1,7 +1,6 @@
 """Merging adapters as files: AdaMergeX and its baselines; no torch, transformers or peft in here."""
 
-from lingualift.merging.engine import merge
+from lingualift.merging.engine import MergeReport, merge
 from lingualift.merging.methods import METHODS, methods_table
-from lingualift.merging.report import MergeReport
 
 __all__ = ["METHODS", "MergeReport", "merge", "methods_table"]

@@ -1,32 +1,33 @@
-"""The merge, from arguments to the folder written."""
+"""The merge, from arguments to the folder written, with its report, provenance and model card."""
 
 from __future__ import annotations
 
 import logging
-import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from numbers import Real
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lingualift.adapters.compatibility import conflicts, initialisation, one_layout, same_initialisation
-from lingualift.adapters.folder import open_adapter, write_adapter
-from lingualift.adapters.tensorfile import Array
-from lingualift.errors import UserError, did_you_mean, setting
-from lingualift.merging.lora import make_lora
-from lingualift.merging.methods import METHODS, ROLES, RULES, SPACES, Method, Options, find_cell
-from lingualift.merging.others import make_tokens, make_vectors
-from lingualift.merging.pieces import Piece, Record
-from lingualift.merging.plan import Input, Plan, Request, plan_modules
-from lingualift.merging.report import MergeReport, make_report, model_card, provenance_of
+from lingualift.adapters.card import Card, as_code, as_line, table
+from lingualift.adapters.compatibility import backbone, initialisation, same_initialisation
+from lingualift.adapters.folder import write_adapter
+from lingualift.adapters.tensorfile import DTYPES, Array
+from lingualift.errors import UserError
+from lingualift.merging.lora import Outcome, Tensors, make_lora
+from lingualift.merging.methods import METHODS, Options, find_cell
+from lingualift.merging.plan import Plan, Request, check_options, open_inputs, plan_modules
+from lingualift.merging.vectors import make_tokens, make_vectors
+from lingualift.provenance import library_versions
 
 _LOG = logging.getLogger("lingualift.merging")
 _MAKERS = {"lora": make_lora, "ia3": make_vectors, "prefix": make_tokens, "prompt": make_tokens}
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 def merge(
@@ -79,11 +80,9 @@ def merge(
         UserError: anything the user can mend; nothing is written then.
     """
     chosen = METHODS[method]
-    _check_options(space, rule, export, rank, density, seed, cutoff)
+    check_options(space, rule, export, rank, density, seed, cutoff)
     roles = {"task": task, "target_reference": target_reference, "source_reference": source_reference}
-    inputs = _one_layout(_inputs(chosen, roles, weight, adapters, mean))
-    for conflict in conflicts([item.adapter for item in inputs]):
-        raise conflict
+    inputs = open_inputs(chosen, roles, weight, adapters, mean)
     request = Request(
         method=chosen,
         cell=find_cell(inputs[0].adapter.kind, space, method, rule),
@@ -95,20 +94,20 @@ def merge(
         options=Options(density=density, seed=seed),
         cutoff=cutoff,
     )
-    _check_rank(request)
     return _run(request, plan_modules(request), Path(output))
 
 
 def _run(request: Request, plan: Plan, output: Path) -> MergeReport:
-    record = Record()
-    made = _MAKERS[request.cell.kind](request, plan, record)
-    pieces = made.ordered()
+    outcome = Outcome()
+    tensors, config = _MAKERS[request.cell.kind](request, plan, outcome)
+    # wide number formats first: readers want every tensor aligned to its own width
+    tensors.sort(key=lambda made: -DTYPES[made.specs[0].code].itemsize)
     with ThreadPoolExecutor(1) as pool, threadpool_limits(1, user_api="blas"):  # many small products
         verified = [pool.submit(item.adapter.verify) for item in request.inputs]
         shared, warnings = _initialisation(request, plan)
 
         def report() -> MergeReport:
-            return make_report(output, request, plan, record, warnings)
+            return make_report(output, request, plan, outcome, warnings)
 
         def provenance() -> Mapping[str, object]:
             for future in verified:
@@ -118,9 +117,9 @@ def _run(request: Request, plan: Plan, output: Path) -> MergeReport:
         with np.errstate(all="ignore"):  # every result is checked
             write_adapter(
                 output,
-                config={**made.config, "inference_mode": True},
-                specs=[spec for piece in pieces for spec in piece.specs],
-                arrays=_arrays(pieces, request, plan, record),
+                config={**config, "inference_mode": True},
+                specs=[spec for made in tensors for spec in made.specs],
+                arrays=_arrays(tensors, request, plan, outcome),
                 provenance=provenance,
                 card=lambda: model_card(request, report()),
             )
@@ -129,18 +128,19 @@ def _run(request: Request, plan: Plan, output: Path) -> MergeReport:
     return report()
 
 
-def _arrays(pieces: Sequence[Piece], request: Request, plan: Plan, record: Record) -> Iterator[Array]:
-    for piece in pieces:
-        yield from piece.make()
-    if plan.merged and not record.changed:
+def _arrays(tensors: Sequence[Tensors], request: Request, plan: Plan, outcome: Outcome) -> Iterator[Array]:
+    for made in tensors:
+        yield from made.compute()
+    if plan.merged and not outcome.changed:
         found = "changes no tensor although its weights are not zero"
         mend = "check that the adapters differ and that the weights are not too small for the number format"
         raise UserError(request.method.name, found, "a change", mend)
 
 
 def _initialisation(request: Request, plan: Plan) -> tuple[bool | None, tuple[str, ...]]:
-    entering = {index for module in plan.merged for index, _ in module.terms} | {0}
-    adapters = [item.adapter for index, item in enumerate(request.inputs) if index in entering]
+    """Whether what enters was trained from one draw, and the warning where a merge of factors needs that."""
+    entering = {item.role for module in plan.merged for item in module.inputs} | {request.inputs[0].role}
+    adapters = [item.adapter for item in request.inputs if item.role in entering]
     if request.cell.kind != "lora" or request.cell.space != "factors":
         recorded = {initialisation(adapter) for adapter in adapters}
         return (len(recorded) == 1 and None not in recorded) or None, ()
@@ -153,108 +153,181 @@ def _initialisation(request: Request, plan: Plan) -> tuple[bool | None, tuple[st
     )
 
 
-def _inputs(
-    method: Method,
-    roles: Mapping[str, Path | str | None],
-    weight: float,
-    adapters: Sequence[tuple[Path | str, float]] | None,
-    mean: bool,
-) -> tuple[Input, ...]:
-    if method.roles:
-        if adapters is not None or mean:
-            raise UserError(
-                method.name,
-                "was given a list of adapters",
-                f"roles {', '.join(map(setting, ROLES))}",
-                "name the roles",
-            )
-        return _role_inputs(method, roles, weight)
-    given = [role for role, path in roles.items() if path is not None]
-    if given or not adapters:
-        found = f"was given {', '.join(map(setting, given))}" if given else "was given no adapters"
-        raise UserError(
-            method.name,
-            found,
-            "adapters with their weights",
-            f"name each with its weight: {setting('adapters')}",
-        )
-    return _listed_inputs(method, adapters, mean)
+@dataclass(frozen=True)
+class MergeReport:
+    """What was merged, what was not and why, and what the user should know.
+
+    Args:
+        output: The folder written.
+        method: Merge method.
+        kind: Adapter kind.
+        space: "factors" or "delta".
+        rule: The rule that was applied.
+        export: "peft" or "serving".
+        formula: What was computed.
+        weights: Weight of every input by its role.
+        merged: Modules that were merged.
+        kept: Modules that keep the base adapter's tensors, with the reason.
+        absent: Modules of other inputs that the result lacks, with the reason.
+        energy: Fraction of the spectral energy kept, by truncated module.
+        energy_kept: The same over all truncated modules; None where none was.
+        cutoff: Relative cut-off of the pseudo-inverse; None where none was taken.
+        warnings: What may make the result worse than it could be.
+        notes: What else is worth knowing.
+    """
+
+    output: Path
+    method: str
+    kind: str
+    space: str
+    rule: str
+    export: str
+    formula: str
+    weights: Mapping[str, float]
+    merged: tuple[str, ...]
+    kept: Mapping[str, str]
+    absent: Mapping[str, str]
+    energy: Mapping[str, float]
+    energy_kept: float | None
+    cutoff: float | None
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The report for people, one finding a line; warnings are logged when the merge ends."""
+        reasons = Counter([*self.kept.values(), *self.absent.values()])
+        lines = [
+            f"merged {len(self.merged)} modules into {self.output}",
+            f"{self.method}, {self.kind}, space {self.space}, rule {self.rule}, export {self.export}",
+            self.formula,
+            *(f"{role}: weight {weight:g}" for role, weight in self.weights.items()),
+            *(f"not merged: {count} modules ({reason})" for reason, count in reasons.items()),
+            *(f"note: {note}" for note in self.notes),
+        ]
+        if self.energy_kept is not None:
+            lines.append(f"spectral energy kept: {self.energy_kept:.4%}")
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {**asdict(self), "output": str(self.output)}
 
 
-def _one_layout(inputs: tuple[Input, ...]) -> tuple[Input, ...]:
-    """The same inputs, all by the first one's names of modules, as far as layouts are known."""
-    adapters = one_layout([item.adapter for item in inputs])
-    return tuple(replace(item, adapter=adapter) for item, adapter in zip(inputs, adapters, strict=True))
-
-
-def _role_inputs(method: Method, roles: Mapping[str, Path | str | None], weight: float) -> tuple[Input, ...]:
-    _check_number(setting("weight"), weight)
-    inputs = []
-    for role, factor in zip(method.roles, (1.0, float(weight), -float(weight)), strict=True):
-        path = roles[role]
-        if path is None:
-            mend = f"name {setting(role)}"
-            raise UserError(setting(role), f"is missing for {method.name}", "an adapter folder", mend)
-        inputs.append(Input(role, open_adapter(path), factor))
-    return tuple(inputs)
-
-
-def _listed_inputs(
-    method: Method, adapters: Sequence[tuple[Path | str, float]], mean: bool
-) -> tuple[Input, ...]:
-    for path, weight in adapters:
-        _check_number(f"weight of {path}", weight)
-    total = math.fsum(weight for _, weight in adapters)
-    if not any(weight for _, weight in adapters) or (mean and not total):
-        found = "weights are all zero" if not mean else "weights sum to zero"
-        raise UserError(method.name, found, "a weight other than zero", "mend the weights")
-    inputs = tuple(
-        Input(f"adapter {number}", open_adapter(path), float(weight) / (total if mean else 1.0))
-        for number, (path, weight) in enumerate(adapters, start=1)
+def make_report(
+    output: Path, request: Request, plan: Plan, outcome: Outcome, warnings: tuple[str, ...]
+) -> MergeReport:
+    """Put the report together once the tensors are written."""
+    total = sum(whole for _, whole in outcome.energy.values())
+    return MergeReport(
+        output=output,
+        method=request.method.name,
+        kind=request.cell.kind,
+        space=request.cell.space,
+        rule=request.cell.rule,
+        export="serving" if request.serving else "peft",
+        formula=request.cell.formula,
+        weights={item.role: item.weight for item in request.inputs},
+        merged=tuple(module.name for module in plan.merged),
+        kept={module.name: module.kept for module in plan.modules if module.kept},
+        absent=dict(plan.absent),
+        energy={name: kept / whole if whole else 1.0 for name, (kept, whole) in outcome.energy.items()},
+        energy_kept=sum(kept for kept, _ in outcome.energy.values()) / total if total else None,
+        cutoff=outcome.cutoff,
+        warnings=warnings,
+        notes=_notes(request, plan),
     )
-    if [item.weight for item in inputs] == [1.0]:
-        raise UserError(method.name, "one adapter with weight 1 is that adapter", "a merge", "name another")
-    return inputs
 
 
-def _check_number(where: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise UserError(where, f"is {value!r}", "a finite number", "mend the weight")
-
-
-def _check_options(
-    space: str, rule: str, export: str, rank: int | None, density: float, seed: int, cutoff: float | None
-) -> None:
-    named = (("space", space, SPACES), ("rule", rule, RULES), ("export", export, ("peft", "serving")))
-    for name, value, known in named:
-        if value not in known:
-            raise UserError(
-                setting(name), f"is {value!r}", " or ".join(known), did_you_mean(str(value), known)
-            )
-    if rank is not None and (type(rank) is not int or rank < 1):
-        raise UserError(setting("rank"), f"is {rank!r}", "a whole number above 0", "mend the rank")
-    if not 0 < density <= 1:
-        raise UserError(
-            setting("density"), f"is {density!r}", "a fraction above 0, at most 1", "mend the density"
+def _notes(request: Request, plan: Plan) -> tuple[str, ...]:
+    notes = []
+    if not plan.merged:
+        notes.append(f"no other adapter has a weight: the result is {request.inputs[0].role} itself")
+    if request.base.structure.whole:
+        notes.append(f"biases and saved modules come from {request.inputs[0].role}")
+    if any(item.adapter.structure.whole for item in request.inputs[1:]):
+        notes.append("biases and saved modules of the other adapters are whole values and were left out")
+    notes += [
+        f"{item.role} has {note}; they were renamed"
+        for item in request.inputs
+        for note in item.adapter.layout.notes
+    ]
+    if any(_EXPERT.search(name) for item in request.inputs for name in item.adapter.modules):
+        notes.append(
+            "modules of single experts: transformers 5 has all experts of a layer in one tensor, and peft makes one of "
+            "the adapter too, of some architectures only; `lingualift evaluate` tells whether it fits yours"
         )
-    if type(seed) is not int or seed < 0:
-        raise UserError(setting("seed"), f"is {seed!r}", "a whole number, 0 or above", "mend the seed")
-    if cutoff is not None and not 0 < cutoff < 1:
-        raise UserError(setting("cutoff"), f"is {cutoff!r}", "a fraction between 0 and 1", "mend the cut-off")
+    if not all(backbone(item.adapter)["name"] for item in request.inputs):
+        notes.append("an adapter does not name its backbone; that all have the same could not be checked")
+    return tuple(notes)
 
 
-def _check_rank(request: Request) -> None:
-    lora = request.cell.kind == "lora"
-    if request.serving and not lora:
-        found = f"serving is for LoRA, not {request.cell.kind}"
-        raise UserError(
-            setting("export"),
-            found,
-            "peft",
-            f"write {setting('export', 'peft')}: servers load plain LoRA only",
-        )
-    if request.rank and not (request.serving or request.cell.space == "delta"):
-        mend = f"use {setting('space', 'delta')}, or {setting('export', 'serving')}"
-        raise UserError(
-            setting("rank"), "does not apply to factor space, which keeps the rank", "no rank", mend
-        )
+def provenance_of(request: Request, report: MergeReport, shared: bool | None) -> dict[str, Any]:
+    """Content of the result's `provenance.json`."""
+    return {
+        "kind": "merged",
+        "method": report.method,
+        "source": request.method.source,
+        "space": report.space,
+        "rule": report.rule,
+        "export": report.export,
+        "rank": request.rank,
+        "module_pattern": request.modules,
+        "module_weights": dict(request.module_weights),
+        "options": {
+            "density": request.options.density,
+            "seed": request.options.seed,
+            "cutoff": report.cutoff,
+        },
+        "inputs": [
+            {
+                "role": item.role,
+                "path": str(item.adapter.path),
+                "weight": item.weight,
+                "layout": list(item.adapter.layout.notes),
+                "weights_sha256": item.adapter.weights_sha256,
+                "config_sha256": item.adapter.config_sha256,
+            }
+            for item in request.inputs
+        ],
+        "initialisation": initialisation(request.base) if shared else None,
+        "backbone": backbone(request.base),
+        "chat_template": (request.base.provenance or {}).get("chat_template"),
+        "labels": (request.base.provenance or {}).get("labels"),
+        "languages": _languages(request),
+        "modules": list(report.merged),
+        "kept": dict(report.kept),
+        "energy_kept": report.energy_kept,
+        "warnings": list(report.warnings),
+        "versions": library_versions("lingualift", "numpy", "ml_dtypes"),
+    }
+
+
+def model_card(request: Request, report: MergeReport) -> str:
+    """The result's README: front matter for the hub, the recipe for people."""
+    rows = [
+        (item.role, as_code(item.adapter.path.resolve().name), f"{item.weight:g}") for item in request.inputs
+    ]
+    kept = f"{len(report.kept)} kept from {request.inputs[0].role}"
+    facts = [f"{len(report.merged)} modules merged, {kept}. Hashes of the inputs: `provenance.json`."]
+    facts += [f"- Warning: {as_line(warning)}" for warning in report.warnings]
+    facts += [f"- {as_line(note)}" for note in report.notes]
+    return Card(
+        title=f"{report.kind} adapter, merged by {report.method}",
+        summary=f"Made by `lingualift merge`: {report.method} ([source]({request.method.source})), space "
+        f"{report.space}, rule {report.rule}: `{report.formula}`",
+        config=request.base.config,
+        backbone=backbone(request.base),
+        languages=_languages(request),
+        tags=("merge", report.method),
+        sections=(table(("role", "adapter", "weight"), rows), "\n".join(facts)),
+        sources=(request.method.source,),
+    ).text()
+
+
+def _languages(request: Request) -> list[str]:
+    """The languages that the adapters with a weight were trained in, as far as they say so."""
+    found: list[Any] = []
+    for item in request.inputs:
+        recorded = item.adapter.provenance or {}
+        found += [recorded.get("language"), *(recorded.get("languages") or ())] if item.weight else []
+    return list(dict.fromkeys(code for code in found if isinstance(code, str)))

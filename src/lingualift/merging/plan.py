@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from pathlib import Path
+from typing import Any
 
-from lingualift.adapters.folder import Adapter
+from lingualift.adapters.compatibility import conflicts, one_layout
+from lingualift.adapters.folder import Adapter, open_adapter
 from lingualift.adapters.patterns import Patterns
-from lingualift.adapters.structure import Module
-from lingualift.errors import UserError, setting
-from lingualift.merging.methods import Cell, Method, Options
+from lingualift.errors import UserError, did_you_mean, setting
+from lingualift.merging.methods import ROLES, RULES, SPACES, Cell, Method, Options
 
 
 @dataclass(frozen=True)
 class Input:
-    """One adapter of a merge: its role ("task", "adapter 2", …) and its weight."""
+    """One adapter of a merge, or of one module of it: its role ("task", "adapter 2", …) and its weight."""
 
     role: str
     adapter: Adapter
@@ -55,10 +58,6 @@ class Request:
         """The adapter that lends configuration, number format, whole values, and modules that are not merged."""
         return self.inputs[0].adapter
 
-    def holders(self, name: str) -> list[Module | None]:
-        """The module in every input, None where an adapter lacks it."""
-        return [item.adapter.modules.get(name) for item in self.inputs]
-
 
 @dataclass(frozen=True)
 class ModulePlan:
@@ -66,13 +65,23 @@ class ModulePlan:
 
     Args:
         name: The module.
-        terms: Numbers of the inputs that enter, with their weights, none of them zero.
+        inputs: The adapters that enter, in the order of the merge's, each with its weight in this module, never zero.
         kept: Why the base's own tensors stay; empty where they do not.
     """
 
     name: str
-    terms: tuple[tuple[int, float], ...]
+    inputs: tuple[Input, ...]
     kept: str = ""
+
+    @property
+    def weights(self) -> list[float]:
+        """The weights in this module of the adapters that enter."""
+        return [item.weight for item in self.inputs]
+
+    @property
+    def merge_weight(self) -> float:
+        """λ in this module: the factor of the references' difference, of a method that takes roles."""
+        return next(item.weight for item in self.inputs if item.role == "target_reference")
 
 
 @dataclass(frozen=True)
@@ -88,32 +97,135 @@ class Plan:
         return [module for module in self.modules if not module.kept]
 
 
+def open_inputs(
+    method: Method,
+    roles: Mapping[str, Path | str | None],
+    weight: float,
+    adapters: Sequence[tuple[Path | str, float]] | None,
+    mean: bool,
+) -> tuple[Input, ...]:
+    """Open the adapters that a method takes, all by the first one's names of modules, as far as layouts are known.
+
+    Raises:
+        UserError: they are not those that the method takes, or cannot be merged with each other.
+    """
+    inputs = _inputs(method, roles, weight, adapters, mean)
+    named = one_layout([item.adapter for item in inputs])
+    for conflict in conflicts(named):
+        raise conflict
+    return tuple(replace(item, adapter=adapter) for item, adapter in zip(inputs, named, strict=True))
+
+
+def _inputs(
+    method: Method,
+    roles: Mapping[str, Path | str | None],
+    weight: float,
+    adapters: Sequence[tuple[Path | str, float]] | None,
+    mean: bool,
+) -> tuple[Input, ...]:
+    if method.roles:
+        if adapters is not None or mean:
+            raise UserError(
+                method.name,
+                "was given a list of adapters",
+                f"roles {', '.join(map(setting, ROLES))}",
+                "name the roles",
+            )
+        return _role_inputs(method, roles, weight)
+    given = [role for role, path in roles.items() if path is not None]
+    if given or not adapters:
+        found = f"was given {', '.join(map(setting, given))}" if given else "was given no adapters"
+        raise UserError(
+            method.name,
+            found,
+            "adapters with their weights",
+            f"name each with its weight: {setting('adapters')}",
+        )
+    return _listed_inputs(method, adapters, mean)
+
+
+def _role_inputs(method: Method, roles: Mapping[str, Path | str | None], weight: float) -> tuple[Input, ...]:
+    _check_number(setting("weight"), weight)
+    inputs = []
+    for role, factor in zip(method.roles, (1.0, float(weight), -float(weight)), strict=True):
+        path = roles[role]
+        if path is None:
+            mend = f"name {setting(role)}"
+            raise UserError(setting(role), f"is missing for {method.name}", "an adapter folder", mend)
+        inputs.append(Input(role, open_adapter(path), factor))
+    return tuple(inputs)
+
+
+def _listed_inputs(
+    method: Method, adapters: Sequence[tuple[Path | str, float]], mean: bool
+) -> tuple[Input, ...]:
+    for path, weight in adapters:
+        _check_number(f"weight of {path}", weight)
+    total = math.fsum(weight for _, weight in adapters)
+    if not any(weight for _, weight in adapters) or (mean and not total):
+        found = "weights are all zero" if not mean else "weights sum to zero"
+        raise UserError(method.name, found, "a weight other than zero", "mend the weights")
+    inputs = tuple(
+        Input(f"adapter {number}", open_adapter(path), float(weight) / (total if mean else 1.0))
+        for number, (path, weight) in enumerate(adapters, start=1)
+    )
+    if [item.weight for item in inputs] == [1.0]:
+        raise UserError(method.name, "one adapter with weight 1 is that adapter", "a merge", "name another")
+    return inputs
+
+
+def _check_number(where: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise UserError(where, f"is {value!r}", "a finite number", "mend the weight")
+
+
+def check_options(
+    space: str, rule: str, export: str, rank: int | None, density: float, seed: int, cutoff: float | None
+) -> None:
+    """Check the arguments of a merge that need no adapter.
+
+    Raises:
+        UserError: one has a value that it cannot have.
+    """
+    named = (("space", space, SPACES), ("rule", rule, RULES), ("export", export, ("peft", "serving")))
+    for name, value, known in named:
+        if value not in known:
+            raise UserError(
+                setting(name), f"is {value!r}", " or ".join(known), did_you_mean(str(value), known)
+            )
+    if rank is not None and (type(rank) is not int or rank < 1):
+        raise UserError(setting("rank"), f"is {rank!r}", "a whole number above 0", "mend the rank")
+    if not 0 < density <= 1:
+        raise UserError(
+            setting("density"), f"is {density!r}", "a fraction above 0, at most 1", "mend the density"
+        )
+    if type(seed) is not int or seed < 0:
+        raise UserError(setting("seed"), f"is {seed!r}", "a whole number, 0 or above", "mend the seed")
+    if cutoff is not None and not 0 < cutoff < 1:
+        raise UserError(setting("cutoff"), f"is {cutoff!r}", "a fraction between 0 and 1", "mend the cut-off")
+
+
 def plan_modules(request: Request) -> Plan:
     """Decide for every module which adapters enter with which weight.
 
     Raises:
-        UserError: a pattern matches nothing, or nothing would be merged although weights are not zero.
+        UserError: a pattern matches nothing, or nothing would be merged although weights are not zero; an export or
+            a rank is asked for that the adapters' kind or the space has not.
     """
+    _check_rank(request)
     names = list(dict.fromkeys(name for item in request.inputs for name in item.adapter.modules))
     chosen = _chosen(request, names)
     factors = _factors(request, names)
     planned, absent = [], {}
     for name in names:
         module = _plan(request, name, name in chosen, factors[name])
-        if not module.kept or name in request.base.modules:
+        if (module.kept and name in request.base.modules) or (module.inputs and not module.kept):
             planned.append(module)
         else:
-            absent[name] = module.kept
-    plan = Plan(tuple(module for module in planned if module.terms or module.kept), absent)
-    absent.update(
-        {module.name: "no adapter with a weight has it" for module in planned if not _stays(module)}
-    )
+            absent[name] = module.kept or "no adapter with a weight has it"
+    plan = Plan(tuple(planned), absent)
     _check_effect(request, plan, chosen)
     return plan
-
-
-def _stays(module: ModulePlan) -> bool:
-    return bool(module.terms or module.kept)
 
 
 def _plan(request: Request, name: str, chosen: bool, factor: float) -> ModulePlan:
@@ -123,34 +235,28 @@ def _plan(request: Request, name: str, chosen: bool, factor: float) -> ModulePla
         return ModulePlan(name, (), "weight 0")
     if request.method.roles:
         return _plan_roles(request, name, factor)
-    holders = request.holders(name)
-    terms = tuple(
-        (index, item.weight * factor)
-        for index, item in enumerate(request.inputs)
-        if item.weight and holders[index] is not None
+    entering = tuple(
+        replace(item, weight=item.weight * factor)
+        for item in request.inputs
+        if item.weight and name in item.adapter.modules
     )
-    unchanged = terms == ((0, 1.0),)
-    only_base = "only the first adapter, with weight 1, has a weight here"
-    return ModulePlan(name, terms, only_base if unchanged else "")
+    if entering == (replace(request.inputs[0], weight=1.0),):
+        return ModulePlan(name, entering, "only the first adapter, with weight 1, has a weight here")
+    return ModulePlan(name, entering)
 
 
 def _plan_roles(request: Request, name: str, factor: float) -> ModulePlan:
-    weights = [request.inputs[0].weight, *(item.weight * factor for item in request.inputs[1:])]
-    if not weights[1]:
+    task, *references = request.inputs
+    references = [replace(item, weight=item.weight * factor) for item in references]
+    if not references[0].weight:
         return ModulePlan(name, (), "weight 0")
-    missing = [
-        item.role
-        for item, module in zip(request.inputs, request.holders(name), strict=True)
-        if module is None
-    ]
-    if not missing:
-        return ModulePlan(name, tuple(enumerate(weights)))
-    reason = f"missing in {' and '.join(missing)}"
-    if request.cell.space == "factors" or set(missing) >= {item.role for item in request.inputs[1:]}:
-        return ModulePlan(name, (), f"{reason}: the references' difference counts as zero")
-    return ModulePlan(
-        name, tuple((i, w) for i, w in enumerate(weights) if request.inputs[i].role not in missing)
-    )
+    missing = [item.role for item in (task, *references) if name not in item.adapter.modules]
+    if missing and (
+        request.cell.space == "factors" or set(missing) >= {reference.role for reference in references}
+    ):
+        reason = f"missing in {' and '.join(missing)}: the references' difference counts as zero"
+        return ModulePlan(name, (), reason)
+    return ModulePlan(name, tuple(item for item in (task, *references) if item.role not in missing))
 
 
 def _chosen(request: Request, names: Iterable[str]) -> set[str]:
@@ -199,3 +305,20 @@ def _check_effect(request: Request, plan: Plan, chosen: set[str]) -> None:
     mend = f"choose {setting('modules')} that the adapters share, or {setting('space', 'delta')}"
     found = f"nothing would be merged ({'; '.join(reasons)})"
     raise UserError(request.method.name, found, "a change", mend)
+
+
+def _check_rank(request: Request) -> None:
+    lora = request.cell.kind == "lora"
+    if request.serving and not lora:
+        found = f"serving is for LoRA, not {request.cell.kind}"
+        raise UserError(
+            setting("export"),
+            found,
+            "peft",
+            f"write {setting('export', 'peft')}: servers load plain LoRA only",
+        )
+    if request.rank and not (request.serving or request.cell.space == "delta"):
+        mend = f"use {setting('space', 'delta')}, or {setting('export', 'serving')}"
+        raise UserError(
+            setting("rank"), "does not apply to factor space, which keeps the rank", "no rank", mend
+        )

@@ -1,0 +1,96 @@
+"""Merging (IA)³ vectors and virtual tokens (prefix- and prompt-tuning)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lingualift.adapters.layout import PROMPT
+from lingualift.adapters.tensorfile import Array
+from lingualift.errors import UserError, setting
+from lingualift.merging import algebra
+from lingualift.merging.lora import Outcome, Tensors, cast, combine, copies
+from lingualift.merging.methods import Floats
+from lingualift.merging.plan import ModulePlan, Plan, Request
+
+_ONE = np.float32(1)
+
+
+def make_vectors(request: Request, plan: Plan, outcome: Outcome) -> tuple[list[Tensors], dict[str, Any]]:
+    """Announce the vectors of a merged (IA)³ adapter, and its configuration."""
+    tensors = [made for module in plan.modules for made in _vector(request, module, outcome)]
+    return [*tensors, *copies(request.base, request.base.structure.whole)], _vector_config(request, plan)
+
+
+def _vector(request: Request, plan: ModulePlan, outcome: Outcome) -> list[Tensors]:
+    own = request.base.modules.get(plan.name)
+    if plan.kept and own:
+        return copies(request.base, own.tensors)
+    names = [item.adapter.modules[plan.name].tensors[0] for item in plan.inputs]
+    spec = request.base.tensors[own.tensors[0]] if own else plan.inputs[0].adapter.tensors[names[0]]
+
+    def compute() -> tuple[Array, ...]:
+        arrays = [item.adapter.floats(name) for item, name in zip(plan.inputs, names, strict=True)]
+        result = cast(_combine_vectors(request, plan, arrays, names), spec)
+        outcome.compare(result, request.base.read(spec.name) if own else np.ones_like(result))
+        return (result,)
+
+    return [Tensors((spec,), compute)]
+
+
+def _combine_vectors(request: Request, plan: ModulePlan, arrays: list[Floats], names: list[str]) -> Floats:
+    if request.method.roles and request.cell.rule == "multiplicative":
+        return combine(request, plan, arrays, names)
+    return combine(request, plan, [array - _ONE for array in arrays], names) + _ONE
+
+
+def _vector_config(request: Request, plan: Plan) -> dict[str, Any]:
+    config = dict(request.base.config)
+    names = {module.name for module in plan.modules}
+    if names != set(request.base.modules):
+        modules = [item.adapter.modules for item in reversed(request.inputs)]
+        lengths = {name: module.shapes[0][0] for each in modules for name, module in each.items()}
+        config["target_modules"] = sorted(names)
+        config["feedforward_modules"] = [name for name in sorted(names) if lengths[name] == 1]
+        config["exclude_modules"] = None
+    return config
+
+
+def make_tokens(request: Request, plan: Plan, outcome: Outcome) -> tuple[list[Tensors], dict[str, Any]]:
+    """Announce the flat matrix of a merged prefix or prompt; every layer's keys and values are merged apart."""
+    spec = request.base.tensors[PROMPT]
+
+    def compute() -> tuple[Array, ...]:
+        own = request.base.read(PROMPT)
+        result = own.copy()
+        matrices = {item.role: item.adapter.floats(PROMPT) for item in request.inputs if plan.merged}
+        for module in plan.merged:
+            block = request.base.modules[module.name]
+            place = slice(*block.rows), slice(*block.columns)
+            blocks = [matrices[item.role][place] for item in module.inputs]
+            result[place] = cast(_block(request, module, blocks, outcome), spec)
+        outcome.compare(result, own)
+        return (result,)
+
+    whole = copies(request.base, request.base.structure.whole)
+    return [Tensors((spec,), compute), *whole], dict(request.base.config)
+
+
+def _block(request: Request, plan: ModulePlan, blocks: list[Floats], outcome: Outcome) -> Floats:
+    if not request.method.roles:
+        return combine(request, plan, blocks, [PROMPT] * len(blocks))
+    task, target, source = blocks
+    outcome.cutoff = algebra.default_cutoff(source.shape) if request.cutoff is None else request.cutoff
+    anchored = request.cell.rule == "insertion"
+    try:
+        return algebra.insertion(
+            task, target, source, plan.merge_weight, cutoff=outcome.cutoff, anchored=anchored
+        )
+    except algebra.RankDeficientError as error:
+        where = f"{plan.inputs[2].adapter.weights_file}, {plan.name}"
+        left_out = f"leave the module out with {setting('modules')}"
+        mend = f"train the reference longer or with fewer virtual tokens, or {left_out}"
+        raise UserError(
+            where, f"virtual tokens are linearly dependent ({error})", "full rank", mend
+        ) from None
