@@ -10,9 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lingualift.adapters import Adapter, foreign, open_adapter
-from lingualift.adapters.config import CONFIG_FILE, FUSED, PLAIN_STARTS
-from lingualift.adapters.targets import BY_END, NOTHING, TARGETS, spelt_out
+from lingualift.adapters import Adapter, open_adapter
+from lingualift.adapters.config import CONFIG_FILE, FUSED, KNOWN, PLAIN_STARTS
+from lingualift.adapters.targets import (
+    BEGUN_BY,
+    BY_END,
+    NOTHING,
+    TARGETS,
+    check_known,
+    check_sizes,
+    spelt_out,
+)
 from lingualift.backbone.architectures import WORDS, head_modules, peft_task
 from lingualift.backbone.loading import BackboneRef, load_backbone
 from lingualift.encoding.heads import head_of
@@ -28,7 +36,7 @@ def check_adapter(ref: BackboneRef, adapter: Path) -> None:
     """
     opened = open_adapter(adapter)
     opened.verify()
-    opened.check_sizes()
+    check_sizes(opened)
     recorded = opened.provenance or {}
     made_for = recorded.get("backbone") or {}
     theirs = made_for.get("fingerprint")
@@ -94,7 +102,7 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
     model, _ = load_backbone(ref)
     if opened.kind in FUSED:
         return _attach_fused(ref, model, adapter, opened.kind, trainable)
-    opened.check_sizes()
+    check_sizes(opened)
     with contextlib.ExitStack() as undo:
         try:
             config = _peft_config(opened)
@@ -137,7 +145,7 @@ def attach(ref: BackboneRef, adapter: Path, *, trainable: bool = False) -> Any:
 
 
 def _peft_config(adapter: Adapter) -> Any:
-    """Peft's configuration of an adapter, made of the keys that are known (`lingualift.adapters.foreign`).
+    """Peft's configuration of an adapter, made of the keys that are known (`lingualift.adapters.config`).
 
     Raises:
         UserError: a kind that peft does not know, or a key that is not known here.
@@ -150,10 +158,10 @@ def _peft_config(adapter: Adapter) -> Any:
         found = f"peft_type is {given.get('peft_type')!r}, which peft does not know"
         raise UserError(file, found, "a kind of peft's", "update peft, or train another adapter")
     known = {field.name: field.default for field in dataclasses.fields(kind)}
-    foreign.unknown(given, known, file)
-    taken = {*foreign.KNOWN, "rank_pattern"} & known.keys() - {*foreign.BEGUN_BY}
+    check_known(given, known, file)
+    taken = {*KNOWN, "rank_pattern"} & known.keys() - {*BEGUN_BY}
     config = kind(**{key: value for key, value in given.items() if key in taken})
-    begun = {key: given[key] for key in foreign.BEGUN_BY if key in given and key in known}
+    begun = {key: given[key] for key in BEGUN_BY if key in given and key in known}
     return said_as(config, begun)
 
 

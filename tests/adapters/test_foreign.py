@@ -10,7 +10,7 @@ import pytest
 from adapter_folders import config_of, write_lora
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-from lingualift.adapters import foreign, inspect, open_adapter
+from lingualift.adapters import inspect, open_adapter, targets
 from lingualift.errors import UserError
 from lingualift.merging import merge
 
@@ -60,7 +60,7 @@ def test_every_key_of_peft_is_judged():
     for kind in PEFT_TYPE_TO_CONFIG_MAPPING.values():
         names = {field.name for field in dataclasses.fields(kind)}
         if kind.__name__ not in ("XLoraConfig", "ShadowConfig"):  # refused as they are
-            assert names <= {*foreign.KNOWN, *foreign.IGNORED, "rank_pattern"}, kind
+            assert names <= {*targets.KNOWN, *targets.IGNORED, "rank_pattern"}, kind
 
 
 @pytest.mark.parametrize("loading", LOADING, ids=lambda loading: next(iter(loading)))

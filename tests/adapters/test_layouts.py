@@ -16,7 +16,8 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors.torch import load_file, save_file
 
 from lingualift.adapters import inspect, open_adapter
-from lingualift.adapters.targets import Targets
+from lingualift.adapters.layout import PLAIN, Layout, layout_of
+from lingualift.adapters.structure import Targets
 from lingualift.errors import UserError
 from lingualift.merging import merge
 
@@ -223,6 +224,23 @@ def test_what_peft_would_pass_over_is_refused_by_name(tmp_path, change, match):
         )
     assert "layers.0" in str(caught.value) or "blocks.0" in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+OWN = ("layers", "0", "q_proj", "model", "x_y")
+PARTS = (
+    *(*OWN, "module", "base_model", "base_layer", "_orig_mod", "_own", "modules_to_save", "original_module"),
+    *("lora_A", "lora_embedding_A", "ia3_l", "trainable_tokens_delta", "default", "weight", "bias"),
+)
+
+
+@given(st.lists(st.lists(st.sampled_from(PARTS), min_size=1, max_size=5), min_size=1, max_size=2))
+@settings(max_examples=2000, deadline=None, derandomize=True)
+def test_names_that_count_as_peft_s_own_are_those_that_nothing_is_brought_back_in(tmp_path_factory, inner):
+    names = list(dict.fromkeys(f"{PREFIX}{'.'.join(parts)}.lora_A.weight" for parts in inner))
+    if all(map(PLAIN.fullmatch, names)):
+        assert layout_of(names, {}, tmp_path_factory.getbasetemp()) == Layout({name: name for name in names})
+    if all(set(parts) <= set(OWN) for parts in inner):
+        assert all(map(PLAIN.fullmatch, names))
 
 
 def test_a_tensor_is_never_taken_for_two(tmp_path):

@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from lingualift.adapters import foreign, patterns
+from lingualift.adapters import patterns, targets
 from lingualift.attachment import attach, check_adapter, detach
 from lingualift.backbone.loading import load_backbone
 from lingualift.errors import UserError
@@ -155,8 +155,8 @@ def test_a_tokenizer_that_an_adapter_names_is_not_fetched(backbone, tmp_path):
 def test_a_key_that_peft_knows_and_nobody_judged_is_refused(backbone, tmp_path, monkeypatch):
     ref = backbone("llama3")
     written(ref, tmp_path / "a")
-    known = {key: kind for key, kind in foreign.KNOWN.items() if key != "use_dora"}
-    monkeypatch.setattr(foreign, "KNOWN", known)
+    known = {key: kind for key, kind in targets.KNOWN.items() if key != "use_dora"}
+    monkeypatch.setattr(targets, "KNOWN", known)
     detach(attach(ref, tmp_path / "a"))
     changed(tmp_path / "a", use_dora=True)
     with pytest.raises(UserError, match="sets use_dora, which is not known here"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lingualift.adapters.config import CONFIG_FILE, KINDS, MAX_ALPHA, Refusal, refusal
-from lingualift.adapters.foreign import check as check_config
-from lingualift.adapters.layout import Layout, brought_back, layout_of, same_modules
-from lingualift.adapters.structure import Module, Structure, structure
+from lingualift.adapters.config import CONFIG_FILE, KINDS, Refusal, check_config, refusal
+from lingualift.adapters.layout import PLAIN, WRAPPERS, Layout, brought_back, layout_of, renamed, same_modules
+from lingualift.adapters.structure import Module, Structure, lora, structure
 from lingualift.adapters.tensorfile import Array, TensorFile, TensorSpec, as_float32, write_tensors
+from lingualift.adapters.vectors import prefix, prompt, vectors
 from lingualift.errors import UserError
 from lingualift.provenance import (
     PROVENANCE_FILE,
@@ -35,6 +36,7 @@ _FROM_PICKLE = (
     "s.save_file({k: v.contiguous() for k, v in t.items()}, 'adapter_model.safetensors')\""
 )
 _RESTORE = "restore the adapter from its source"
+_SORT = {"lora": lora, "ia3": vectors, "prefix": prefix, "prompt": prompt}
 
 
 class Adapter:
@@ -57,7 +59,9 @@ class Adapter:
         self.path = path
         written = _object(path / CONFIG_FILE)
         check_config(written, path / CONFIG_FILE)
-        self.config: dict[str, Any] = brought_back(written)
+        text = json.dumps(written)
+        wrapped = any(wrapper in text for wrapper in WRAPPERS)
+        self.config: dict[str, Any] = brought_back(written) if wrapped else written
         self.changed = tuple(key for key, value in self.config.items() if value != written[key])
         self.refusal: Refusal | None = refusal(self.config)
         peft_type = str(self.config.get("peft_type"))
@@ -66,7 +70,9 @@ class Adapter:
         self.provenance: dict[str, Any] | None = _recorded(provenance) if provenance.is_file() else None
         self.weights_file = _weights_file(path)
         self._file = TensorFile(self.weights_file)
-        self.layout: Layout = layout_of(self._file.specs, self.config, path)
+        names = self._file.specs
+        own = all(map(PLAIN.fullmatch, names))
+        self.layout = Layout({name: name for name in names}) if own else layout_of(names, self.config, path)
 
     @functools.cached_property
     def tensors(self) -> Mapping[str, TensorSpec]:
@@ -85,12 +91,33 @@ class Adapter:
         """
         if self.refusal:
             raise UserError(self.path, self.refusal.reason, mend=self.refusal.mend)
-        return structure(self.kind, self.config, self.tensors, self.path)
+        modules = _SORT[self.kind](self.config, self.tensors, self.path)
+        return structure(self.kind, modules, self.config, self.tensors, self.path)
 
     @property
     def modules(self) -> dict[str, Module]:
         """The modules by name; see `structure`."""
         return self.structure.modules
+
+    @property
+    def backbone(self) -> dict[str, Any]:
+        """What it says of its backbone: `name`, `revision` and, where recorded, `fingerprint` and `formerly`.
+
+        The last is the fingerprint that older versions recorded of the same backbone (`lingualift.backbone.identity`).
+        """
+        recorded = (self.provenance or {}).get("backbone") or {}
+        name, revision = self.config.get("base_model_name_or_path"), self.config.get("revision")
+        return {
+            "name": name or recorded.get("name"),
+            "revision": revision or recorded.get("revision"),
+            "fingerprint": recorded.get("fingerprint"),
+            "formerly": recorded.get("formerly"),
+        }
+
+    @property
+    def initialisation(self) -> str | None:
+        """Hash of the tensors that its training started from, where its provenance records it."""
+        return (self.provenance or {}).get("initialisation")
 
     def named_as(self, modules: Collection[str]) -> Adapter:
         """The same adapter by a backbone's, or another adapter's, names of its modules.
@@ -109,25 +136,8 @@ class Adapter:
         moved = same_modules(modules, self.modules)
         if not moved:
             return self
-        first, new = next(iter(moved.items()))
         other = Adapter(self.path)
-        other.layout = self.layout.moved(
-            moved, f"names of another layout of the backbone ({first} for {new})"
-        )
-        new_name = {theirs: name for name, theirs in other.layout.names.items()}
-        tensor = {name: new_name[theirs] for name, theirs in self.layout.names.items()}
-        other.structure = Structure(
-            {
-                moved.get(name, name): replace(
-                    module,
-                    name=moved.get(name, name),
-                    tensors=tuple(tensor[part] for part in module.tensors),
-                    bias=tensor[module.bias] if module.bias else "",
-                )
-                for name, module in self.modules.items()
-            },
-            tuple(tensor[name] for name in self.structure.whole),
-        )
+        other.layout, other.structure = renamed(self.layout, self.structure, moved)
         return other
 
     def read(self, name: str) -> Array:
@@ -170,30 +180,6 @@ class Adapter:
         self._compare("weights_sha256", self.weights_file, self.weights_sha256)
         self._compare("config_sha256", self.path / CONFIG_FILE, self.config_sha256)
 
-    def check_sizes(self) -> None:
-        """Check that the configuration asks for nothing larger than the tensors are, before anything is built by it.
-
-        Raises:
-            UserError: it does.
-        """
-        if self.kind in ("prefix", "prompt"):
-            _ = self.structure  # the shapes of the virtual tokens
-            return
-        if self.config.get("peft_type") == "LOKR":  # in which a large rank means all
-            return
-        largest = max((size for spec in self.tensors.values() for size in spec.shape), default=0)
-        ranks = [self.config.get(key) for key in ("r", "init_r")]
-        for rank in [*ranks, *(self.config.get("rank_pattern") or {}).values()]:
-            if isinstance(rank, int) and rank > largest:
-                expected = f"at most {largest}, the longest side of its tensors"
-                raise UserError(self.path / CONFIG_FILE, f"has a rank of {rank}", expected, "mend the file")
-        for alpha in (self.config.get("lora_alpha"), *(self.config.get("alpha_pattern") or {}).values()):
-            if isinstance(alpha, int | float) and not abs(alpha) < MAX_ALPHA:
-                expected = f"less than {MAX_ALPHA:g}, since float32 ends soon after"
-                raise UserError(
-                    self.path / CONFIG_FILE, f"has an alpha of {alpha:.3g}", expected, "mend the file"
-                )
-
     def check_copies(self) -> None:
         """Compare tensors that stand in the file under two names.
 
@@ -209,9 +195,8 @@ class Adapter:
         recorded = (self.provenance or {}).get(key)
         if recorded is not None and recorded != found:
             mend = f"{_RESTORE}; if you changed it on purpose, remove {key} from {PROVENANCE_FILE}"
-            raise UserError(
-                file, f"is damaged or was changed (sha256 {found})", f"{recorded} as recorded", mend
-            )
+            found = f"is damaged or was changed (sha256 {found})"
+            raise UserError(file, found, f"{recorded} as recorded", mend)
 
 
 def open_adapter(path: Path | str) -> Adapter:
@@ -229,6 +214,14 @@ def open_adapter(path: Path | str) -> Adapter:
     except OSError as error:
         mend = "check the path, and that you may read it"
         raise UserError(path, f"cannot be read ({error.strerror})", "an adapter folder", mend) from None
+
+
+def one_layout(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """The adapters by the first one's names of modules, where one layout that is known brings them together."""
+    first, *others = adapters
+    if first.refusal:
+        return [first, *others]
+    return [first, *(other if other.refusal else other.named_as(first.modules) for other in others)]
 
 
 def write_adapter(
@@ -268,40 +261,29 @@ def _object(path: Path) -> dict[str, Any]:
     return value
 
 
-_TEXTS = {
-    "backbone": ("name", "revision", "fingerprint", "formerly"),
-    "": (
-        "kind",
-        "method",
-        "language",
-        "beside_language",
-        "initialisation",
-        "weights_sha256",
-        "config_sha256",
-    ),
-}
-"""Texts in `provenance.json` that are read, in it and in the records of it."""
+_TEXTS = (
+    *("backbone.name", "backbone.revision", "backbone.fingerprint", "backbone.formerly", "kind", "method"),
+    *("language", "beside_language", "initialisation", "weights_sha256", "config_sha256"),
+)
+"""Texts in `provenance.json` that are read."""
 
 
 def _recorded(path: Path) -> dict[str, Any]:
     """Content of a `provenance.json`; what is read of it holds what it may."""
     content = _object(path)
+    backbone = content.get("backbone") or {}
+    named = backbone if isinstance(backbone, dict) else {}
+    held = {**content, **{f"backbone.{key}": value for key, value in named.items()}}
 
     def texts(value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
     fits = {
-        "backbone": isinstance(content.get("backbone") or {}, dict),
+        "backbone": isinstance(backbone, dict),
         "chat_template": isinstance(content.get("chat_template", False), bool | None),
         **{key: texts(content.get(key) or []) for key in ("labels", "languages")},
+        **{key: isinstance(held.get(key), str | None) for key in _TEXTS},
     }
-    for record, keys in _TEXTS.items():
-        held = (content.get(record) or {}) if record else content
-        fits |= {
-            f"{record}.{key}".lstrip("."): isinstance(held.get(key), str | None)
-            for key in keys
-            if isinstance(held, dict)
-        }
     for key, right in fits.items():
         if not right:
             raise UserError(path, f"{key} is not what lingualift writes", mend=_RESTORE)

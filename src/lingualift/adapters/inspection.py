@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lingualift.adapters.compatibility import backbone, conflicts, one_layout, same_initialisation
-from lingualift.adapters.folder import Adapter, open_adapter
+from lingualift.adapters.folder import Adapter, one_layout, open_adapter
+from lingualift.adapters.structure import conflicts, same_initialisation
 from lingualift.adapters.tensorfile import Array, as_float32
 from lingualift.errors import UserError, one_line
 
@@ -205,7 +205,7 @@ def _facts(adapter: Adapter, number: int, inner: dict[str, Array]) -> AdapterFac
         modules=modules,
         whole=structure.whole if structure else (),
         norm=float(np.linalg.norm([module.norm for module in modules])),
-        backbone=backbone(adapter),
+        backbone=adapter.backbone,
         layout=adapter.layout.notes,
         provenance=adapter.provenance,
     )

@@ -12,21 +12,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lingualift.adapters.structure import PREFIX, PROMPT, Structure
 from lingualift.errors import UserError
 
-PREFIX = "base_model.model."
-"""What peft writes before the backbone's own names."""
-PROMPT = "prompt_embeddings"
-"""peft's name of the virtual tokens of a prefix or prompt."""
-
-_WRAPPERS = {
+WRAPPERS = {
     "_orig_mod": "torch.compile",
     "_fsdp_wrapped_module": "FSDP",
     "_checkpoint_wrapped_module": "activation checkpointing",
     "_forward_module": "Lightning Fabric",
 }
 """Parts of a name that a wrapper of a module adds, and whose it is."""
-_WRAPPED = re.compile(rf"(?<!\w)(?:{'|'.join(_WRAPPERS)})\\?\.")
+_WRAPPED = re.compile(rf"(?<!\w)(?:{'|'.join(WRAPPERS)})\\?\.")
+_MARKS = r"(?:base_layer|base_model|modules_to_save|original_module|ia3_l|trainable_tokens_delta)\.|lora_"
+PLAIN = re.compile(rf"base_model\.model\.(?!module\.)(?:(?!{_MARKS})[^._][^.]*\.)+lora_[AB]\.weight")
+"""Names of LoRA's tensors as peft writes them, in which nothing is to be brought back."""
 _WITHIN = re.compile(
     r"^(?!base_model\.)(?P<holder>.+?)\.(?=base_model\.model\.)|(?<=^base_model\.model\.)module\."
 )
@@ -83,16 +82,6 @@ class Layout:
     notes: tuple[str, ...] = ()
     plain: bool = True
 
-    def moved(self, modules: Mapping[str, str], note: str) -> Layout:
-        """The same tensors with other names of some modules."""
-        names = {}
-        for name, theirs in self.names.items():
-            home = name.removeprefix(PREFIX)
-            holders = (home[:end] for end in range(len(home)) if home[end] == ".")
-            old = next((module for module in holders if module in modules), None)
-            names[name if old is None else f"{PREFIX}{modules[old]}{home.removeprefix(old)}"] = theirs
-        return replace(self, names=names, notes=(*self.notes, note), plain=False)
-
 
 def layout_of(found: Iterable[str], config: Mapping[str, Any], path: Path) -> Layout:
     """Find peft's names of an adapter's tensors.
@@ -133,8 +122,8 @@ def layout_of(found: Iterable[str], config: Mapping[str, Any], path: Path) -> La
 def _home(name: str, adapters: Collection[str], notes: dict[str, None]) -> str:
     """Peft's name of one tensor, but for its prefix."""
     for part in name.split("."):
-        if part in _WRAPPERS:
-            notes[f"names of a module wrapped by {_WRAPPERS[part]} ({part})"] = None
+        if part in WRAPPERS:
+            notes[f"names of a module wrapped by {WRAPPERS[part]} ({part})"] = None
     home = _WRAPPED.sub("", name)
     if match := _WITHIN.search(home):
         holder = match["holder"] or "module"
@@ -193,6 +182,30 @@ def _moved(name: str, rules: Iterable[tuple[str, str]]) -> str:
         if count:
             return found
     return name
+
+
+def renamed(layout: Layout, structure: Structure, moved: Mapping[str, str]) -> tuple[Layout, Structure]:
+    """The same tensors and modules with other names of some modules, as `same_modules` found them."""
+    names, new_name = {}, {}
+    for name, theirs in layout.names.items():
+        home = name.removeprefix(PREFIX)
+        holders = (home[:end] for end in range(len(home)) if home[end] == ".")
+        old = next((module for module in holders if module in moved), None)
+        new_name[name] = name if old is None else f"{PREFIX}{moved[old]}{home.removeprefix(old)}"
+        names[new_name[name]] = theirs
+    modules = {
+        moved.get(name, name): replace(
+            module,
+            name=moved.get(name, name),
+            tensors=tuple(new_name[part] for part in module.tensors),
+            bias=new_name[module.bias] if module.bias else "",
+        )
+        for name, module in structure.modules.items()
+    }
+    first, new = next(iter(moved.items()))
+    note = f"names of another layout of the backbone ({first} for {new})"
+    whole = tuple(new_name[name] for name in structure.whole)
+    return replace(layout, names=names, notes=(*layout.notes, note), plain=False), Structure(modules, whole)
 
 
 def either(module: str) -> str:

@@ -1,31 +1,45 @@
-"""Which tensors of an adapter belong together: its modules, and the whole values beside them."""
+"""Which tensors of an adapter belong together: its modules, and the whole values beside them; do several fit?"""
 
 from __future__ import annotations
 
-import math
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from lingualift.adapters.config import CONFIG_FILE, LoraSettings
-from lingualift.adapters.layout import PREFIX, PROMPT
-from lingualift.adapters.targets import Targets
+from lingualift.adapters.patterns import Patterns, is_simple
 from lingualift.adapters.tensorfile import FLOATS, TensorSpec
 from lingualift.errors import UserError
+from lingualift.provenance import PROVENANCE_FILE
+
+if TYPE_CHECKING:
+    from lingualift.adapters.folder import Adapter
+
+PREFIX = "base_model.model."
+"""What peft writes before the backbone's own names."""
+PROMPT = "prompt_embeddings"
+"""peft's name of the virtual tokens of a prefix or prompt."""
 
 Form = Literal["linear", "embedding", "vector", "block"]
 """How a module meets the backbone: LoRA on a linear layer or embedding, an (IA)³ vector, virtual tokens."""
 
 _LORA = re.compile(r"(?P<module>.+)\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))")
-_VECTOR = re.compile(r"(?P<module>.+)\.ia3_l")
 _BIAS = re.compile(r".+\.bias")
 _TOKENS = re.compile(r".+\.(?:base_layer\.(?:weight|bias)|token_adapter\.trainable_tokens_delta)")
 _EMBEDDINGS = re.compile(
     r".+\.(?:embed_tokens|lm_head|shared|wte|wpe|word_embeddings|embed_out|embed_in|decoder|tok_embeddings|output)"
     r"\.(?:weight|bias)"
 )
+SAME_START = 0.3
+"""Cosine of two lora_A from which they count as grown from one draw; independent draws lie near 0, and training
+moves a factor by a fraction of its length."""
+
+_SAMPLED = 8
 _RESTORE = "restore the adapter from its source"
 
 
@@ -71,11 +85,92 @@ class Structure:
     whole: tuple[str, ...]
 
 
-def structure(kind: str, config: Mapping[str, Any], specs: Mapping[str, TensorSpec], path: Path) -> Structure:
-    """Sort an adapter's tensors into modules and whole values.
+class Targets:
+    """The modules that a configuration names (peft 0.21.2, `tuners/tuners_utils.py:check_target_module_exists`).
+
+    Args:
+        config: The adapter's configuration.
+        where: Its file, for messages.
+
+    Raises:
+        UserError: a pattern is no regular expression, or names are no names.
+    """
+
+    def __init__(self, config: Mapping[str, Any], where: object) -> None:
+        self._where = where
+        self._targets = config.get("target_modules")
+        self._named = self._names("target_modules", self._targets)
+        self._left_out = self._names("exclude_modules", config.get("exclude_modules"))
+        saved = config.get("modules_to_save") or ()
+        self._saved = [self._written(rf"(^|.*\.){name}($|\..*)", name) for name in saved]
+        self._layers = self._in_layers(config)
+
+    @functools.cached_property
+    def _patterns(self) -> Patterns:
+        return Patterns(self._where)
+
+    def reaches(self, module: str) -> bool:
+        """Whether peft makes an adapter's layer for a module, so that tensors of it are read and not passed over.
+
+        Where the configuration leaves that to the backbone (`all-linear`, or no targets), it is taken to.
+
+        Raises:
+            UserError: the patterns take too long to match.
+        """
+        if self._left_out(module) or any(saved.match(module) for saved in self._saved):
+            return False
+        if self._targets is None or self._targets == "all-linear":
+            return True
+        if not self._named(module):
+            return False
+        return isinstance(self._targets, str) or module in self._targets or self._layers(module)
+
+    def _names(self, key: str, names: Any) -> Callable[[str], bool]:
+        if isinstance(names, str):
+            return self._patterns.whole(names).matches if names else lambda _: False
+        if names is not None and not isinstance(names, list | set | tuple):
+            found = f"{key} names modules by {names!r}"
+            raise UserError(self._where, found, "a pattern or a list", "mend it")
+        given = frozenset(names or ())
+        ends = tuple(f".{name}" for name in given)
+        return lambda module: module in given or module.endswith(ends)
+
+    def _written(self, pattern: str, name: object) -> re.Pattern[str]:
+        """What peft makes of a name that it puts into a pattern as it stands."""
+        if not isinstance(name, str) or not is_simple(name):
+            found = f"{name!r} is no name of a module"
+            raise UserError(self._where, found, "a name, not a pattern", "mend it")
+        return re.compile(pattern)
+
+    def _in_layers(self, config: Mapping[str, Any]) -> Callable[[str], bool]:
+        """Whether a module is in the layers that a configuration bounds its targets to, if it bounds them."""
+        chosen, lists = config.get("layers_to_transform"), config.get("layers_pattern")
+        if chosen is None or chosen == []:
+            return lambda _: True
+        starts = [lists] if isinstance(lists, str) and lists else list(lists or ())
+        patterns = [self._written(rf"(?:^|.*?\.){each}\.(?P<layer>\d+)\.", each) for each in starts]
+        patterns = patterns or [re.compile(r".*?\.[^.]*\.(?P<layer>\d+)\.")]
+        numbers = chosen if isinstance(chosen, list) else [chosen]
+
+        def within(module: str) -> bool:
+            found = next((match for pattern in patterns if (match := pattern.match(module))), None)
+            return found is not None and found["layer"] is not None and int(found["layer"]) in numbers
+
+        return within
+
+
+def structure(
+    kind: str,
+    modules: dict[str, Module],
+    config: Mapping[str, Any],
+    specs: Mapping[str, TensorSpec],
+    path: Path,
+) -> Structure:
+    """Sort an adapter's tensors into its modules, which are found, and whole values.
 
     Args:
         kind: A value of `adapters.config.KINDS`.
+        modules: What `lora`, or another kind's function, found.
         config: The adapter's configuration.
         specs: The tensors of its file.
         path: The adapter's folder, for messages.
@@ -83,19 +178,15 @@ def structure(kind: str, config: Mapping[str, Any], specs: Mapping[str, TensorSp
     Raises:
         UserError: a tensor has no known meaning or no partner, or a shape contradicts the configuration.
     """
-    sort = {"lora": _lora, "ia3": _vectors, "prefix": _prefix, "prompt": _prompt}[kind]
-    modules = sort(config, specs, path)
     used = {tensor for module in modules.values() for tensor in (*module.tensors, module.bias) if tensor}
     if not modules:
         other = f"; it has {next(iter(specs))!r}, which peft would pass over" if specs else ""
-        raise UserError(
-            path, f"holds no {kind} tensors by peft's names{other}", f"those of a {kind} adapter", _RESTORE
-        )
+        found = f"holds no {kind} tensors by peft's names{other}"
+        raise UserError(path, found, f"those of a {kind} adapter", _RESTORE)
     for name in used:
         if specs[name].code not in FLOATS:
-            raise UserError(
-                path, f"tensor {name!r} is {specs[name].code}", "floating-point numbers", _RESTORE
-            )
+            found = f"tensor {name!r} is {specs[name].code}"
+            raise UserError(path, found, "floating-point numbers", _RESTORE)
     whole = tuple(name for name in specs if name not in used)
     saved = config.get("modules_to_save") or []
     if not isinstance(saved, list):
@@ -114,45 +205,30 @@ def structure(kind: str, config: Mapping[str, Any], specs: Mapping[str, TensorSp
     return Structure(modules, whole)
 
 
-def module_name(tensor: str) -> str:
-    """The backbone's name of a module, without peft's prefix."""
-    return tensor.removeprefix(PREFIX)
-
-
 def _is_whole(name: str, saved: Sequence[Any]) -> bool:
     if ".lora_" in name:
         return False
-    parts = module_name(name).split(".")
-    if any(_contains(parts, str(module).split(".")) for module in saved):
+    if any(f".{module}." in f".{name.removeprefix(PREFIX)}" for module in saved):
         return True
     return bool(_TOKENS.fullmatch(name) or _EMBEDDINGS.fullmatch(name) or _BIAS.fullmatch(name))
 
 
-def _contains(parts: list[str], wanted: list[str]) -> bool:
-    return any(parts[i : i + len(wanted)] == wanted for i in range(len(parts) - len(wanted)))
-
-
-def _lora(config: Mapping[str, Any], specs: Mapping[str, TensorSpec], path: Path) -> dict[str, Module]:
+def lora(config: Mapping[str, Any], specs: Mapping[str, TensorSpec], path: Path) -> dict[str, Module]:
+    """The modules of a LoRA adapter by name; arguments and errors as of `structure`."""
     settings = LoraSettings(config, path)
     pairs: dict[str, dict[str, str]] = {}
-    embeddings = set()
     for name in specs:
         if match := _LORA.fullmatch(name):
-            module = module_name(match["module"])
-            factor = match["linear"] or match["embedding"]
-            if match["embedding"]:
-                embeddings.add(module)
+            module, factor = match["module"].removeprefix(PREFIX), match["linear"] or match["embedding"]
             if factor in pairs.setdefault(module, {}):
                 raise UserError(path, f"module {module!r} has two lora_{factor}", "one", _RESTORE)
             pairs[module][factor] = name
-    forms: dict[str, Form] = {name: "embedding" if name in embeddings else "linear" for name in pairs}
-    return {name: _pair(name, pair, forms[name], settings, specs, path) for name, pair in pairs.items()}
+    return {module: _pair(module, pair, settings, specs, path) for module, pair in pairs.items()}
 
 
 def _pair(
     module: str,
     pair: Mapping[str, str],
-    form: Form,
     settings: LoraSettings,
     specs: Mapping[str, TensorSpec],
     path: Path,
@@ -160,73 +236,111 @@ def _pair(
     for factor in "AB":
         if factor not in pair:
             raise UserError(path, f"module {module!r} has no lora_{factor}", "lora_A and lora_B", _RESTORE)
-    tensors = pair["A"], pair["B"]
+    tensors, rank = (pair["A"], pair["B"]), settings.rank(module)
+    form: Form = "linear" if all(name.endswith(".weight") for name in tensors) else "embedding"
     down, up = (specs[name].shape for name in tensors)
-    rank = settings.rank(module)
     if len(down) != 2 or len(up) != 2 or down[0] != rank or up[1] != rank or 0 in (down[1], up[0]):
         found = f"lora_A and lora_B of {module!r} have shapes {down} and {up}"
         raise UserError(path, found, f"({rank}, n) and (m, {rank}), as its configuration says", _RESTORE)
     bias = f"{pair['B'].removesuffix('weight')}bias" if form == "linear" else ""
-    if (bias in specs) != (settings.biased and form == "linear"):
+    biased = settings.biased and form == "linear"
+    if (bias in specs) != biased:
         found = f"{'has a' if bias in specs else 'lacks the'} tensor {bias!r}"
         raise UserError(path, found, f"as its configuration says (lora_bias: {settings.biased})", _RESTORE)
-    if bias not in specs:
-        bias = ""
-    elif specs[bias].shape != up[:1]:
+    if biased and specs[bias].shape != up[:1]:
         raise UserError(path, f"tensor {bias!r} has shape {specs[bias].shape}", f"{up[:1]}", _RESTORE)
-    return Module(module, form, tensors, (down, up), rank, settings.scaling(module), bias)
+    scaling = settings.scaling(module)
+    return Module(module, form, tensors, (down, up), rank, scaling, bias if biased else "")
 
 
-def _vectors(_: Mapping[str, Any], specs: Mapping[str, TensorSpec], path: Path) -> dict[str, Module]:
-    modules = {}
-    for name, spec in specs.items():
-        if match := _VECTOR.fullmatch(name):
-            module = module_name(match["module"])
-            if len(spec.shape) < 2 or max(spec.shape) != math.prod(spec.shape):
-                raise UserError(path, f"tensor {name!r} has shape {spec.shape}", "(n, 1) or (1, n)", _RESTORE)
-            modules[module] = Module(module, "vector", (name,), (spec.shape,))
-    return modules
+def conflicts(adapters: Sequence[Adapter]) -> Iterator[UserError]:
+    """Every reason why these adapters cannot be merged, each with its mend."""
+    usable = []
+    for adapter in adapters:
+        try:
+            _ = adapter.structure
+            usable.append(adapter)
+        except UserError as error:
+            yield error
+    for other in usable[1:]:
+        yield from _pairwise(usable[0], other)
 
 
-def _count(config: Mapping[str, Any], key: str, path: Path) -> int:
-    value = config.get(key)
-    if type(value) is not int or value <= 0:
-        raise UserError(path, f"{key} is {value!r}", "a whole number above 0", "mend adapter_config.json")
-    return value
+def same_initialisation(adapters: Sequence[Adapter]) -> tuple[bool | None, str]:
+    """Whether LoRA adapters were trained from one draw, and how that is known.
+
+    Told from `initialisation` in every `provenance.json`, else from the factors that were drawn at random
+    (lora_A; for embeddings lora_B). None where nothing tells.
+    """
+    recorded = {adapter.initialisation for adapter in adapters}
+    if None not in recorded:
+        return len(recorded) == 1, "provenance"
+    if any(adapter.kind != "lora" for adapter in adapters) or len(adapters) < 2:
+        return None, "unknown"
+    cosines = [_start_cosine(adapters[0], other) for other in adapters[1:]]
+    known = [cosine for cosine in cosines if cosine is not None]
+    if len(known) < len(cosines):
+        return None, "unknown"
+    return min(known) >= SAME_START, f"tensors, cosine of the drawn factors {min(known):.2f}"
 
 
-def _matrix(specs: Mapping[str, TensorSpec], rows: int, columns: int, path: Path) -> tuple[int, int]:
-    if PROMPT not in specs:
-        raise UserError(path, f"has no tensor {PROMPT!r}", "the virtual tokens", _RESTORE)
-    shape = specs[PROMPT].shape
-    if shape != (rows, columns):
-        expected = f"({rows}, {columns}), as its configuration says"
-        raise UserError(path, f"tensor {PROMPT!r} has shape {shape}", expected, _RESTORE)
-    return rows, columns
+def _start_cosine(first: Adapter, other: Adapter) -> float | None:
+    theirs = {name: module.shapes for name, module in other.modules.items()}
+    shared = [name for name, module in first.modules.items() if module.shapes == theirs.get(name)]
+    cosines = []
+    for name in shared[:: max(1, len(shared) // _SAMPLED)]:
+        drawn = 1 if first.modules[name].form == "embedding" else 0
+        a, b = (x.read(x.modules[name].tensors[drawn]).ravel().astype(np.float64) for x in (first, other))
+        length = float(np.linalg.norm(a) * np.linalg.norm(b))
+        if length and np.isfinite(length):
+            cosines.append(float(a @ b) / length)
+    return float(np.median(cosines)) if cosines else None
 
 
-def _prefix(config: Mapping[str, Any], specs: Mapping[str, TensorSpec], path: Path) -> dict[str, Module]:
-    """Blocks of a prefix: peft's columns run over layers, in each the key's and the value's width."""
-    tokens, layers, width = (
-        _count(config, key, path) for key in ("num_virtual_tokens", "num_layers", "token_dim")
-    )
-    shape = _matrix(specs, tokens, layers * 2 * width, path)
-    modules = {}
-    for index in range(layers * 2):
-        name = f"layers.{index // 2}.{('key', 'value')[index % 2]}"
-        columns = (index * width, (index + 1) * width)
-        modules[name] = Module(name, "block", (PROMPT,), (shape,), columns=columns, rows=(0, tokens))
-    return modules
+def _pairwise(first: Adapter, other: Adapter) -> Iterator[UserError]:
+    if first.kind != other.kind:
+        expected = f"{first.kind} as {first.path} is"
+        yield UserError(other.path, f"is a {other.kind} adapter", expected, "merge adapters of one kind")
+        return
+    yield from _backbone_conflict(first, other)
+    shared = first.modules.keys() & other.modules.keys()
+    if not shared:
+        found = f"shares no module with {first.path} (it has {next(iter(other.modules))!r} and others)"
+        expected = f"modules such as {next(iter(first.modules))!r}"
+        yield UserError(other.path, found, expected, "train both on the same modules of one backbone class")
+    for name in sorted(shared):
+        ours, theirs = first.modules[name], other.modules[name]
+        if (ours.form, ours.fits) != (theirs.form, theirs.fits):
+            found = f"module {name!r} is {theirs.form} with shapes {theirs.shapes}"
+            expected = f"{ours.form} with {ours.shapes} as in {first.path}"
+            yield UserError(other.path, found, expected, "merge adapters of one backbone")
+            return
 
 
-def _prompt(config: Mapping[str, Any], specs: Mapping[str, TensorSpec], path: Path) -> dict[str, Module]:
-    """Blocks of a prompt: peft stacks one per sub-module (encoder, decoder)."""
-    tokens, width = (_count(config, key, path) for key in ("num_virtual_tokens", "token_dim"))
-    parts = _count(config, "num_transformer_submodules", path)
-    shape = _matrix(specs, parts * tokens, width, path)
-    modules = {}
-    for index in range(parts):
-        rows = (index * tokens, (index + 1) * tokens)
-        name = f"prompt.{index}"
-        modules[name] = Module(name, "block", (PROMPT,), (shape,), columns=(0, width), rows=rows)
-    return modules
+def _backbone_conflict(first: Adapter, other: Adapter) -> Iterator[UserError]:
+    ours, theirs = first.backbone, other.backbone
+    found, expected = f"its backbone is {_text(theirs)}", f"{_text(ours)} as {first.path}"
+    if ours["fingerprint"] and theirs["fingerprint"]:
+        told = [{facts["fingerprint"], facts["formerly"]} - {None} for facts in (ours, theirs)]
+        if not told[0] & told[1]:
+            file = other.path / PROVENANCE_FILE
+            mend = (
+                "merge adapters of one backbone; if you know that the two are one, remove `fingerprint` and `formerly` "
+                f"under `backbone` in {file}, and see that the names agree"
+            )
+            yield UserError(other.path, found, expected, mend)
+        return
+    names = ours["name"], theirs["name"]
+    revisions = {str(facts["revision"] or "main") for facts in (ours, theirs)}
+    if all(names) and (names[0] != names[1] or len(revisions) > 1):
+        mend = (
+            "merge adapters of one backbone; if you know that the two are one, set base_model_name_or_path and "
+            f"revision in {other.path / CONFIG_FILE} to those of the other"
+        )
+        yield UserError(other.path, found, expected, mend)
+
+
+def _text(facts: dict[str, Any]) -> str:
+    revision = f" at revision {facts['revision']}" if facts["revision"] else ""
+    fingerprint = f" (fingerprint {str(facts['fingerprint'])[:12]})" if facts["fingerprint"] else ""
+    return f"{facts['name']!r}{revision}{fingerprint}"

@@ -1,93 +1,84 @@
-"""Which modules a configuration names, as peft reads it, and the same said so that peft has nothing to search for."""
+"""A configuration as peft is given it: nothing that is not known, and nothing to search for."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from lingualift.adapters.config import CONFIG_FILE, KNOWN, MAX_ALPHA
+from lingualift.adapters.folder import Adapter
 from lingualift.adapters.patterns import Patterns, is_simple
+from lingualift.adapters.structure import Targets
 from lingualift.errors import UserError
 
 TARGETS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """Keys that say together which modules get an adapter."""
 BY_END = ("rank_pattern", "alpha_pattern", "lambda_pattern")
 """Keys of values by pattern, which match a module's whole path, or its end after a dot."""
+BEGUN_BY = (
+    "prompt_tuning_init",
+    "prompt_tuning_init_text",
+    "prompt_tuning_init_task",
+    "tokenizer_name_or_path",
+)
+"""Keys of how virtual tokens began. peft would load a tokenizer by them, to draw what the adapter's tensors replace."""
+
+IGNORED = (
+    "auto_mapping",
+    "megatron_config",
+    "megatron_core",
+    "runtime_config",
+    "tokenizer_kwargs",
+    "prompt_tuning_init_state_dict_path",
+)
+"""Keys of peft's that it is never given."""
 NOTHING = "(?!)"
 """The pattern that matches no name."""
 _MANY = 10_000  # letters of patterns
 
 
-class Targets:
-    """The modules that a configuration names (peft 0.21.2, `tuners/tuners_utils.py:check_target_module_exists`).
+def check_known(config: Mapping[str, Any], defaults: Mapping[str, Any], path: Path) -> None:
+    """Check that nothing is set that peft knows and this list does not: what it would do cannot be told.
 
     Args:
         config: The adapter's configuration.
-        where: Its file, for messages.
+        defaults: The fields of peft's class for its kind, with their defaults.
+        path: The file.
 
     Raises:
-        UserError: a pattern is no regular expression, or names are no names.
+        UserError: something is.
     """
+    for key in sorted(config.keys() & defaults.keys() - {*KNOWN, "rank_pattern", *IGNORED}):
+        if config[key] and config[key] != defaults[key]:
+            mend = "update lingualift, or train an adapter without it"
+            raise UserError(path, f"sets {key}, which is not known here", "keys that are known", mend)
 
-    def __init__(self, config: Mapping[str, Any], where: object) -> None:
-        self._patterns, self._where = Patterns(where), where
-        self._targets = config.get("target_modules")
-        self._named = self._names("target_modules", self._targets)
-        self._left_out = self._names("exclude_modules", config.get("exclude_modules"))
-        saved = config.get("modules_to_save") or ()
-        self._saved = [self._written(rf"(^|.*\.){name}($|\..*)", name) for name in saved]
-        self._layers = self._in_layers(config)
 
-    def reaches(self, module: str) -> bool:
-        """Whether peft makes an adapter's layer for a module, so that tensors of it are read and not passed over.
+def check_sizes(adapter: Adapter) -> None:
+    """Check that the configuration asks for nothing larger than the tensors are, before anything is built by it.
 
-        Where the configuration leaves that to the backbone (`all-linear`, or no targets), it is taken to.
-
-        Raises:
-            UserError: the patterns take too long to match.
-        """
-        if self._left_out(module) or any(saved.match(module) for saved in self._saved):
-            return False
-        if self._targets is None or self._targets == "all-linear":
-            return True
-        if not self._named(module):
-            return False
-        return isinstance(self._targets, str) or module in self._targets or self._layers(module)
-
-    def _names(self, key: str, names: Any) -> Callable[[str], bool]:
-        if isinstance(names, str):
-            return self._patterns.whole(names).matches if names else lambda _: False
-        if names is not None and not isinstance(names, list | set | tuple):
+    Raises:
+        UserError: it does.
+    """
+    if adapter.kind in ("prefix", "prompt"):
+        _ = adapter.structure  # the shapes of the virtual tokens
+        return
+    if adapter.config.get("peft_type") == "LOKR":  # in which a large rank means all
+        return
+    largest = max((size for spec in adapter.tensors.values() for size in spec.shape), default=0)
+    ranks = [adapter.config.get(key) for key in ("r", "init_r")]
+    for rank in [*ranks, *(adapter.config.get("rank_pattern") or {}).values()]:
+        if isinstance(rank, int) and rank > largest:
+            expected = f"at most {largest}, the longest side of its tensors"
+            raise UserError(adapter.path / CONFIG_FILE, f"has a rank of {rank}", expected, "mend the file")
+    for alpha in (adapter.config.get("lora_alpha"), *(adapter.config.get("alpha_pattern") or {}).values()):
+        if isinstance(alpha, int | float) and not abs(alpha) < MAX_ALPHA:
+            expected = f"less than {MAX_ALPHA:g}, since float32 ends soon after"
             raise UserError(
-                self._where, f"{key} names modules by {names!r}", "a pattern or a list", "mend it"
+                adapter.path / CONFIG_FILE, f"has an alpha of {alpha:.3g}", expected, "mend the file"
             )
-        given = frozenset(names or ())
-        ends = tuple(f".{name}" for name in given)
-        return lambda module: module in given or module.endswith(ends)
-
-    def _written(self, pattern: str, name: object) -> re.Pattern[str]:
-        """What peft makes of a name that it puts into a pattern as it stands."""
-        if not isinstance(name, str) or not is_simple(name):
-            raise UserError(
-                self._where, f"{name!r} is no name of a module", "a name, not a pattern", "mend it"
-            )
-        return re.compile(pattern)
-
-    def _in_layers(self, config: Mapping[str, Any]) -> Callable[[str], bool]:
-        """Whether a module is in the layers that a configuration bounds its targets to, if it bounds them."""
-        chosen, lists = config.get("layers_to_transform"), config.get("layers_pattern")
-        if chosen is None or chosen == []:
-            return lambda _: True
-        starts = [lists] if isinstance(lists, str) and lists else list(lists or ())
-        patterns = [self._written(rf"(?:^|.*?\.){each}\.(?P<layer>\d+)\.", each) for each in starts]
-        patterns = patterns or [re.compile(r".*?\.[^.]*\.(?P<layer>\d+)\.")]
-        numbers = chosen if isinstance(chosen, list) else [chosen]
-
-        def within(module: str) -> bool:
-            found = next((match for pattern in patterns if (match := pattern.match(module))), None)
-            return found is not None and found["layer"] is not None and int(found["layer"]) in numbers
-
-        return within
 
 
 def spelt_out(config: Mapping[str, Any], names: Sequence[str], where: object) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import torch
 from typing_extensions import override
 
-from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
-from lingualift.adapters.foreign import check as check_config
+from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE, check_config
 from lingualift.adapters.patterns import Patterns
 from lingualift.backbone.architectures import blocks, family_of, fusion_names, linear_names
 from lingualift.config import Adapter

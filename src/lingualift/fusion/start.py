@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lingualift.adapters.config import CONFIG_FILE, FIRST_STAGE
 from lingualift.adapters.folder import WEIGHTS_FILE, Adapter, open_adapter
+from lingualift.adapters.targets import check_sizes
 from lingualift.backbone.architectures import blocks, family_of
 from lingualift.errors import UserError, did_you_mean
 from lingualift.fusion.config import FlareConfig, FusionConfig, Places
@@ -163,7 +164,7 @@ def find_first_stage(folder: Path) -> Path | None:
     """
     adapter = open_adapter(folder)
     adapter.verify()
-    adapter.check_sizes()
+    check_sizes(adapter)
     place = folder / FIRST_STAGE
     recorded = read_json(folder / CONFIG_FILE).get(FIRST_STAGE)
     found = sha256_file(place / WEIGHTS_FILE) if (place / WEIGHTS_FILE).is_file() else None

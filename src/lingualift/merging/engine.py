@@ -15,8 +15,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lingualift.adapters.card import Card, as_code, as_line, table
-from lingualift.adapters.compatibility import backbone, initialisation, same_initialisation
 from lingualift.adapters.folder import write_adapter
+from lingualift.adapters.structure import same_initialisation
 from lingualift.adapters.tensorfile import DTYPES, Array
 from lingualift.errors import UserError
 from lingualift.merging.lora import Outcome, Tensors, make_lora
@@ -142,7 +142,7 @@ def _initialisation(request: Request, plan: Plan) -> tuple[bool | None, tuple[st
     entering = {item.role for module in plan.merged for item in module.inputs} | {request.inputs[0].role}
     adapters = [item.adapter for item in request.inputs if item.role in entering]
     if request.cell.kind != "lora" or request.cell.space != "factors":
-        recorded = {initialisation(adapter) for adapter in adapters}
+        recorded = {adapter.initialisation for adapter in adapters}
         return (len(recorded) == 1 and None not in recorded) or None, ()
     shared, evidence = same_initialisation(adapters)
     if shared is not False:
@@ -256,7 +256,7 @@ def _notes(request: Request, plan: Plan) -> tuple[str, ...]:
             "modules of single experts: transformers 5 has all experts of a layer in one tensor, and peft makes one of "
             "the adapter too, of some architectures only; `lingualift evaluate` tells whether it fits yours"
         )
-    if not all(backbone(item.adapter)["name"] for item in request.inputs):
+    if not all(item.adapter.backbone["name"] for item in request.inputs):
         notes.append("an adapter does not name its backbone; that all have the same could not be checked")
     return tuple(notes)
 
@@ -289,8 +289,8 @@ def provenance_of(request: Request, report: MergeReport, shared: bool | None) ->
             }
             for item in request.inputs
         ],
-        "initialisation": initialisation(request.base) if shared else None,
-        "backbone": backbone(request.base),
+        "initialisation": request.base.initialisation if shared else None,
+        "backbone": request.base.backbone,
         "chat_template": (request.base.provenance or {}).get("chat_template"),
         "labels": (request.base.provenance or {}).get("labels"),
         "languages": _languages(request),
@@ -316,7 +316,7 @@ def model_card(request: Request, report: MergeReport) -> str:
         summary=f"Made by `lingualift merge`: {report.method} ([source]({request.method.source})), space "
         f"{report.space}, rule {report.rule}: `{report.formula}`",
         config=request.base.config,
-        backbone=backbone(request.base),
+        backbone=request.base.backbone,
         languages=_languages(request),
         tags=("merge", report.method),
         sections=(table(("role", "adapter", "weight"), rows), "\n".join(facts)),

@@ -9,9 +9,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from lingualift.adapters.compatibility import conflicts, one_layout
-from lingualift.adapters.folder import Adapter, open_adapter
+from lingualift.adapters.folder import Adapter, one_layout, open_adapter
 from lingualift.adapters.patterns import Patterns
+from lingualift.adapters.structure import conflicts
 from lingualift.errors import UserError, did_you_mean, setting
 from lingualift.merging.methods import ROLES, RULES, SPACES, Cell, Method, Options
 
@@ -97,6 +97,30 @@ class Plan:
         return [module for module in self.modules if not module.kept]
 
 
+def check_options(
+    space: str, rule: str, export: str, rank: int | None, density: float, seed: int, cutoff: float | None
+) -> None:
+    """Check the arguments of a merge that need no adapter.
+
+    Raises:
+        UserError: one has a value that it cannot have.
+    """
+    named = (("space", space, SPACES), ("rule", rule, RULES), ("export", export, ("peft", "serving")))
+    for name, value, known in named:
+        if value not in known:
+            expected, mend = " or ".join(known), did_you_mean(str(value), known)
+            raise UserError(setting(name), f"is {value!r}", expected, mend)
+    if rank is not None and (type(rank) is not int or rank < 1):
+        raise UserError(setting("rank"), f"is {rank!r}", "a whole number above 0", "mend the rank")
+    if not 0 < density <= 1:
+        expected = "a fraction above 0, at most 1"
+        raise UserError(setting("density"), f"is {density!r}", expected, "mend the density")
+    if type(seed) is not int or seed < 0:
+        raise UserError(setting("seed"), f"is {seed!r}", "a whole number, 0 or above", "mend the seed")
+    if cutoff is not None and not 0 < cutoff < 1:
+        raise UserError(setting("cutoff"), f"is {cutoff!r}", "a fraction between 0 and 1", "mend the cut-off")
+
+
 def open_inputs(
     method: Method,
     roles: Mapping[str, Path | str | None],
@@ -109,39 +133,22 @@ def open_inputs(
     Raises:
         UserError: they are not those that the method takes, or cannot be merged with each other.
     """
-    inputs = _inputs(method, roles, weight, adapters, mean)
+    if method.roles:
+        if adapters is not None or mean:
+            expected = f"roles {', '.join(map(setting, ROLES))}"
+            raise UserError(method.name, "was given a list of adapters", expected, "name the roles")
+        inputs = _role_inputs(method, roles, weight)
+    else:
+        given = [setting(role) for role, path in roles.items() if path is not None]
+        if given or not adapters:
+            found = f"was given {', '.join(given) or 'no adapters'}"
+            mend = f"name each with its weight: {setting('adapters')}"
+            raise UserError(method.name, found, "adapters with their weights", mend)
+        inputs = _listed_inputs(method, adapters, mean)
     named = one_layout([item.adapter for item in inputs])
     for conflict in conflicts(named):
         raise conflict
     return tuple(replace(item, adapter=adapter) for item, adapter in zip(inputs, named, strict=True))
-
-
-def _inputs(
-    method: Method,
-    roles: Mapping[str, Path | str | None],
-    weight: float,
-    adapters: Sequence[tuple[Path | str, float]] | None,
-    mean: bool,
-) -> tuple[Input, ...]:
-    if method.roles:
-        if adapters is not None or mean:
-            raise UserError(
-                method.name,
-                "was given a list of adapters",
-                f"roles {', '.join(map(setting, ROLES))}",
-                "name the roles",
-            )
-        return _role_inputs(method, roles, weight)
-    given = [role for role, path in roles.items() if path is not None]
-    if given or not adapters:
-        found = f"was given {', '.join(map(setting, given))}" if given else "was given no adapters"
-        raise UserError(
-            method.name,
-            found,
-            "adapters with their weights",
-            f"name each with its weight: {setting('adapters')}",
-        )
-    return _listed_inputs(method, adapters, mean)
 
 
 def _role_inputs(method: Method, roles: Mapping[str, Path | str | None], weight: float) -> tuple[Input, ...]:
@@ -177,32 +184,6 @@ def _listed_inputs(
 def _check_number(where: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise UserError(where, f"is {value!r}", "a finite number", "mend the weight")
-
-
-def check_options(
-    space: str, rule: str, export: str, rank: int | None, density: float, seed: int, cutoff: float | None
-) -> None:
-    """Check the arguments of a merge that need no adapter.
-
-    Raises:
-        UserError: one has a value that it cannot have.
-    """
-    named = (("space", space, SPACES), ("rule", rule, RULES), ("export", export, ("peft", "serving")))
-    for name, value, known in named:
-        if value not in known:
-            raise UserError(
-                setting(name), f"is {value!r}", " or ".join(known), did_you_mean(str(value), known)
-            )
-    if rank is not None and (type(rank) is not int or rank < 1):
-        raise UserError(setting("rank"), f"is {rank!r}", "a whole number above 0", "mend the rank")
-    if not 0 < density <= 1:
-        raise UserError(
-            setting("density"), f"is {density!r}", "a fraction above 0, at most 1", "mend the density"
-        )
-    if type(seed) is not int or seed < 0:
-        raise UserError(setting("seed"), f"is {seed!r}", "a whole number, 0 or above", "mend the seed")
-    if cutoff is not None and not 0 < cutoff < 1:
-        raise UserError(setting("cutoff"), f"is {cutoff!r}", "a fraction between 0 and 1", "mend the cut-off")
 
 
 def plan_modules(request: Request) -> Plan:
@@ -269,6 +250,8 @@ def _chosen(request: Request, names: Iterable[str]) -> set[str]:
 
 
 def _factors(request: Request, names: Iterable[str]) -> dict[str, float]:
+    if not request.module_weights:
+        return dict.fromkeys(names, 1.0)
     bounded = Patterns(setting("module_weights"))
     patterns = [(bounded.end(text), text) for text in request.module_weights]
     factors, used = {}, set()
@@ -308,17 +291,11 @@ def _check_effect(request: Request, plan: Plan, chosen: set[str]) -> None:
 
 
 def _check_rank(request: Request) -> None:
-    lora = request.cell.kind == "lora"
-    if request.serving and not lora:
-        found = f"serving is for LoRA, not {request.cell.kind}"
-        raise UserError(
-            setting("export"),
-            found,
-            "peft",
-            f"write {setting('export', 'peft')}: servers load plain LoRA only",
-        )
+    kind = request.cell.kind
+    if request.serving and kind != "lora":
+        mend = f"write {setting('export', 'peft')}: servers load plain LoRA only"
+        raise UserError(setting("export"), f"serving is for LoRA, not {kind}", "peft", mend)
     if request.rank and not (request.serving or request.cell.space == "delta"):
+        found = "does not apply to factor space, which keeps the rank"
         mend = f"use {setting('space', 'delta')}, or {setting('export', 'serving')}"
-        raise UserError(
-            setting("rank"), "does not apply to factor space, which keeps the rank", "no rank", mend
-        )
+        raise UserError(setting("rank"), found, "no rank", mend)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lingualift.adapters.layout import PROMPT
+from lingualift.adapters.structure import PROMPT
 from lingualift.adapters.tensorfile import Array
 from lingualift.errors import UserError, setting
 from lingualift.merging import algebra
