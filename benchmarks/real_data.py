@@ -20,7 +20,7 @@ import yaml
 from rich.console import Console
 
 import lingualift as ll
-from lingualift.backbone.loading import find_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.cli.progress import watching
 from lingualift.config import Backbone
 

@@ -22,7 +22,8 @@ from lingualift.adapters.targets import (
     spelt_out,
 )
 from lingualift.backbone.architectures import WORDS, head_modules, peft_task
-from lingualift.backbone.loading import BackboneRef, load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import BackboneRef
 from lingualift.encoding.heads import head_of
 from lingualift.errors import UserError
 from lingualift.tasks import Task, TextTask

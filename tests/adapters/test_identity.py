@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lingualift.attachment import check_adapter
-from lingualift.backbone.identity import former, of_folder
-from lingualift.backbone.loading import BackboneRef, find_backbone
+from lingualift.backbone.checkpoint import former, of_folder
+from lingualift.backbone.reference import BackboneRef, find_backbone
 from lingualift.config import Backbone
 from lingualift.errors import UserError
 from lingualift.merging import merge
@@ -131,7 +131,7 @@ def test_a_model_of_the_hub_and_its_copy_are_one(model, tmp_path, shards):
         sharded(model)
     name, commit = cached(model, tmp_path / "hub")
     code = f"""
-from lingualift.backbone.loading import find_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone
 ref = find_backbone(Backbone(name={name!r}))
 print(ref.revision, ref.fingerprint)
@@ -165,9 +165,9 @@ def test_an_adapter_that_recorded_the_former_fingerprint_is_taken(model, tmp_pat
     )
     one_number(model)
     of_folder.cache_clear()
-    from lingualift.backbone import identity
+    from lingualift.backbone import checkpoint
 
-    identity._sha256.cache_clear()
+    checkpoint._sha256.cache_clear()
     former.cache_clear()
     other = ref_of(model)
     for path in (tmp_path / "old", new, tmp_path / "out"):
@@ -205,10 +205,10 @@ def test_weights_of_another_name_count_and_a_model_without_any_is_refused(model)
     save_file(
         {name: x + 1 for name, x in tensors.items()}, model / "model.fp32.safetensors", {"format": "pt"}
     )
-    from lingualift.backbone import identity
+    from lingualift.backbone import checkpoint
 
     of_folder.cache_clear()
-    identity._sha256.cache_clear()
+    checkpoint._sha256.cache_clear()
     assert of_folder(model) != before
 
 

@@ -3,7 +3,7 @@
 import pytest
 import tiny
 
-from lingualift.backbone.loading import find_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone
 
 

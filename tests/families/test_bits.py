@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 import lingualift as ll
-from lingualift.attachment import attach, detach
+from lingualift.attachment import answering, attach, detach
 from lingualift.backbone.architectures import Head, outside_blocks
-from lingualift.backbone.loading import find_backbone, load_backbone, weight_bytes
+from lingualift.backbone.loading import load_backbone, weight_bytes
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Adapter, Backbone, Data, Scoring, Training
 from lingualift.data.source import Source
 from lingualift.errors import UserError
-from lingualift.evaluation.runner import answering, evaluate
+from lingualift.evaluation.runner import evaluate
 from lingualift.tasks import TASKS, shipped_languages, shipped_rows
 from lingualift.training.trainer import initialise, train
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from lingualift.attachment import check_adapter
 from lingualift.backbone import chat
-from lingualift.backbone.chat import ending
-from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.backbone.loading import ending, load_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.cli import app
 from lingualift.config import Adapter, Backbone, Scoring, Training
 from lingualift.encoding.text import encode_pair, encode_prompt, encode_text, training_row

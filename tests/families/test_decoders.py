@@ -10,7 +10,8 @@ import torch
 import transformers as hf
 
 from lingualift.backbone.architectures import bound_of
-from lingualift.backbone.loading import find_backbone, keeps_apart, load_backbone, load_tokenizer
+from lingualift.backbone.loading import keeps_apart, load_backbone
+from lingualift.backbone.reference import find_backbone, load_tokenizer
 from lingualift.config import Backbone, Scoring, Training
 from lingualift.encoding.collator import Collator
 from lingualift.encoding.text import IGNORED, encode_pairs, encode_texts

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 import lingualift as ll
 from lingualift.backbone.architectures import Head
-from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Adapter, Backbone, Data, Scoring, Training
 from lingualift.data.source import Source
 from lingualift.errors import UserError

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import lingualift as ll
-from lingualift.backbone.loading import find_backbone, weight_bytes
+from lingualift.backbone.loading import weight_bytes
+from lingualift.backbone.reference import find_backbone
 from lingualift.cli import app
 from lingualift.config import Backbone, load_experiment
 from lingualift.errors import UserError

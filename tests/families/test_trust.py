@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from lingualift.backbone.loading import find_backbone, load_model
+from lingualift.backbone.loading import load_model
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone
 from lingualift.errors import UserError
 

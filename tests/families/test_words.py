@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 import lingualift as ll
 from lingualift.backbone.architectures import WORDS
-from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.backbone.words import HEAD_FILE, draw_words, own_weights
 from lingualift.checking import check
 from lingualift.cli import app

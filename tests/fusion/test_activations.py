@@ -9,7 +9,7 @@ import small
 import tiny
 import torch
 
-from lingualift.backbone.loading import find_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.evaluation.likelihood import in_batches
 from lingualift.evaluation.runner import evaluate

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import lingualift as ll
 from lingualift.attachment import attach, detach
-from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Scoring, Training
 from lingualift.encoding.heads import encode_choices, encode_classes, encode_windows
 from lingualift.encoding.text import encode_pair

@@ -8,7 +8,7 @@ import tiny
 from test_flare_mt import translation_model
 
 import lingualift as ll
-from lingualift.backbone.loading import find_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate

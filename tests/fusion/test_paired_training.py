@@ -16,7 +16,8 @@ import transformers as hf
 from safetensors.torch import load_file
 
 from lingualift.attachment import attach, detach
-from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.commands.push import published
 from lingualift.config import Backbone, Scoring, Training
 from lingualift.errors import UserError
@@ -221,7 +222,7 @@ import os, signal, sys
 sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
 import paired, test_paired_training as this
-from lingualift.backbone.loading import find_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone
 
 case = this.Case.__new__(this.Case)

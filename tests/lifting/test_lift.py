@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 import lingualift as ll
 from lingualift.adapters import open_adapter
-from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.commands.lift import HELD_OUT, _read_texts
 from lingualift.config import Backbone, Data, Scoring
 from lingualift.data.rows import load_examples

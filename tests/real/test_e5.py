@@ -54,7 +54,8 @@ def test_merged_adapters_hold_the_task_head_and_no_head_for_words(finished):
 def test_a_merged_adapter_is_the_same_in_peft(finished, e5):
     from lingualift.attachment import attach, detach
     from lingualift.backbone.architectures import Head
-    from lingualift.backbone.loading import find_backbone, load_backbone
+    from lingualift.backbone.loading import load_backbone
+    from lingualift.backbone.reference import find_backbone
     from lingualift.config import Backbone
 
     folder = next(path for path in (finished / "run" / "adapters").iterdir() if "adamergex" in path.name)

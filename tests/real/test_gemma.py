@@ -11,7 +11,8 @@ from rows import experiment
 from safetensors.torch import load_file
 
 from lingualift.attachment import attach, detach
-from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone
 from lingualift.tasks import TASKS
 

@@ -10,9 +10,10 @@ from worlds import experiment, small_data, write_experiment
 
 import lingualift as ll
 from lingualift.attachment import attach, detach
-from lingualift.backbone.devices import device
-from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Adapter, Backbone
+from lingualift.processes import device
 from lingualift.training.trainer import initialise
 
 pytestmark = [

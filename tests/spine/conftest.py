@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from worlds import build_bpe_backbone, small_data
 
-from lingualift.backbone.loading import find_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone
 
 

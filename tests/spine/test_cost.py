@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from worlds import experiment, write_experiment
 
 from lingualift.backbone import loading as backbone
-from lingualift.backbone.loading import find_backbone, load_backbone, load_tokenizer
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import find_backbone, load_tokenizer
 from lingualift.config import Adapter, Backbone, Training
 from lingualift.errors import UserError
 from lingualift.pipeline import cost as costing

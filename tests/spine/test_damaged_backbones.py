@@ -10,7 +10,8 @@ import yaml
 from worlds import experiment, small_data
 
 from lingualift.backbone.checkpoint import MOST_JSON
-from lingualift.backbone.loading import check_loadable, find_backbone, load_model, loading
+from lingualift.backbone.loading import check_loadable, load_model
+from lingualift.backbone.reference import find_backbone, loading
 from lingualift.config import Backbone
 from lingualift.errors import UserError
 from lingualift.miniworld import BACKBONE

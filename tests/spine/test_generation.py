@@ -4,7 +4,8 @@ import pytest
 import torch
 from worlds import build_bpe_backbone
 
-from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.evaluation.generation import generate_answers
 from lingualift.evaluation.runner import predict, score

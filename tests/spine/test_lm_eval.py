@@ -20,7 +20,8 @@ from tokenizers.processors import TemplateProcessing
 from worlds import build_bpe_backbone, read_jsonl
 
 from lingualift.attachment import attach, detach
-from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Data, Scoring
 from lingualift.data.rows import load_examples
 from lingualift.encoding.text import encode_pair, encode_prompt

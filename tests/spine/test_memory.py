@@ -89,7 +89,8 @@ REAL = """
 import resource, sys
 from pathlib import Path
 import torch, transformers, peft
-from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Adapter, Backbone, Training
 from lingualift.tasks import TASKS
 from lingualift.training.trainer import initialise, train

@@ -12,7 +12,8 @@ from worlds import build_bpe_backbone
 
 from lingualift import merge
 from lingualift.attachment import check_adapter
-from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Adapter, Backbone, Scoring
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import adapted, evaluate

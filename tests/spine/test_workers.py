@@ -206,7 +206,8 @@ def test_the_command_line_spares_garbage_collection_what_is_imported_and_a_calle
     code = """
         import gc, sys
         import lingualift.cli as cli
-        from lingualift.backbone.loading import find_backbone, load_backbone
+        from lingualift.backbone.loading import load_backbone
+        from lingualift.backbone.reference import find_backbone
         from lingualift.config import Backbone
         mini = find_backbone(Backbone(name="miniworld"))
         load_backbone(mini)

@@ -11,12 +11,12 @@ from test_again import first, mine, redone, tuned  # noqa: F401
 from test_store import states
 from worlds import write_experiment
 
-from lingualift.backbone.devices import _free_in_container
 from lingualift.commands.demo import run_demo
 from lingualift.config import dump_experiment, load_experiment
 from lingualift.errors import UserError
 from lingualift.pipeline import plan_of, run
 from lingualift.pipeline.store import Store
+from lingualift.processes import _free_in_container
 from lingualift.provenance import atomic_folder, sha256_file
 from lingualift.report import write_report
 from lingualift.runs.made import RECORD_FILE, alone, check, discard, made, place

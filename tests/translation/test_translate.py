@@ -13,7 +13,8 @@ from prefixing import write_rows
 
 import lingualift as ll
 from commands import Commands
-from lingualift.backbone.loading import find_backbone, load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Data, Translation
 from lingualift.encoding.text import language_tag
 from lingualift.errors import UserError

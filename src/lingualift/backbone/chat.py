@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.errors import UserError
+from lingualift.provenance import sha256_bytes
 
 BOUNDS = {"seconds": 10, "bytes": 2**30, "characters": 2**22}
 """What a template may take for one conversation: time, memory of the whole process, and what it writes."""
@@ -58,6 +59,23 @@ def frame(tokenizer: Any) -> Frame:
         UserError: the template cannot be used to ask and to learn from answers.
     """
     return _frame(tokenizer, str(tokenizer.chat_template))
+
+
+def template_of(tokenizer: Any, name: str) -> str:
+    """sha256 of the chat template that a backbone's prompts are asked by.
+
+    Raises:
+        UserError: it has none, or none that prompts could be asked by.
+    """
+    if not tokenizer.chat_template:
+        raise UserError(
+            "backbone.chat_template",
+            f"the tokenizer of {name!r} has no chat template",
+            "a backbone that was tuned to chat",
+            "leave `chat_template` out",
+        )
+    frame(tokenizer)
+    return sha256_bytes(str(tokenizer.chat_template).encode())
 
 
 @functools.lru_cache(maxsize=1)

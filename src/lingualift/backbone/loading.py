@@ -1,320 +1,44 @@
-"""Finding and loading backbones and their tokenizers."""
+"""Loading backbones: checked by their configuration first, then frozen and put on this process's device."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
-import importlib.util
 import inspect
 import logging
 import math
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from lingualift.adapters.config import CONFIG_FILE
 from lingualift.backbone.architectures import (
     EAGER,
     WORDS,
-    Family,
     Head,
     bound_of,
     family_of,
     head_modules,
     model_class,
-    objective_of,
     outside_blocks,
 )
-from lingualift.backbone.chat import ends_of, frame
-from lingualift.backbone.checkpoint import check_config, files_in, read_object, shapes_in
-from lingualift.backbone.devices import device
-from lingualift.backbone.identity import CONFIG, INDEX, WEIGHTS, former, hub_file, of_folder, of_hub
-from lingualift.backbone.trust import check_model
-from lingualift.config import Backbone
+from lingualift.backbone.chat import frame
+from lingualift.backbone.checkpoint import shapes_in, weight_files
+from lingualift.backbone.reference import BackboneRef, load_tokenizer, loading, read_config
 from lingualift.errors import UserError, setting
-from lingualift.processes import settle
-from lingualift.provenance import reading, sha256_bytes, sha256_file
+from lingualift.processes import device, settle
 
 # bitsandbytes, which peft imports where it is installed, looks for a kernel on the hub and goes without
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _PROBED = 4  # tokens of each of two texts
+
 _BLOCK = re.compile(r"(?P<path>.+?)\.(?P<number>\d{1,9})\.")
-_TRIED = "A 0, é\n\u2603"
-Answer = TypeVar("Answer")
-BUNDLED = "miniworld"
+
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
 NF4_BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 """Bytes per weight: 4 bits, a scale of a byte per 64, and a float32 per 256 scales (QLoRA, arXiv 2305.14314)."""
-
-
-@dataclass(frozen=True)
-class BackboneRef:
-    """A backbone that has been found: enough to load it again, and to tell it from any other.
-
-    Attributes:
-        name: As the user wrote it.
-        source: Hub id or absolute folder.
-        revision: Commit on the hub, None for a folder.
-        dtype: Number format of the weights.
-        trust_remote_code: Whether code that comes with the model may run.
-        fingerprint: sha256 of its weights, architecture and tokenizer, wherever they lie (`backbone/identity.py`).
-        head: What it answers with; the steps that train and score a task choose it.
-        quantization: Number format that the weights are rounded to when they are loaded; None for `dtype`.
-        device_map: How the weights are spread over devices; None for one device.
-        chat: Whether prompts are asked by the tokenizer's chat template.
-        template: sha256 of that template, where they are.
-        words: Folder of the head for words that is put on an encoder without one of its own
-            (`lingualift.backbone.words`).
-        words_fingerprint: sha256 of its weights.
-    """
-
-    name: str
-    source: str
-    revision: str | None
-    dtype: str
-    trust_remote_code: bool
-    fingerprint: str
-    head: Head = WORDS
-    quantization: str | None = None
-    device_map: str | None = None
-    chat: bool = False
-    template: str | None = None
-    words: Path | None = None
-    words_fingerprint: str | None = None
-
-    def identity(self) -> dict[str, Any]:
-        """What determines results; where a folder lies does not, and the head follows from the task."""
-        fields = asdict(self)
-        always = ("dtype", "trust_remote_code", "fingerprint")
-        chosen = [key for key in ("quantization", "chat", "template", "words_fingerprint") if fields[key]]
-        return {key: fields[key] for key in (*always, *chosen)}
-
-    def record(self) -> dict[str, Any]:
-        """What the provenance of an adapter says of the backbone that it was trained on."""
-        fields = asdict(self)
-        kept = {key: fields[key] for key in ("name", "revision", "fingerprint", "dtype", "quantization")}
-        return {**kept, "formerly": self.formerly}
-
-    @property
-    def formerly(self) -> str | None:
-        """The fingerprint that was told of it before `lingualift.backbone.identity`."""
-        return self.revision or former(Path(self.source))
-
-    def known_as(self, fingerprint: object) -> bool:
-        """Whether a fingerprint that an adapter recorded is this backbone's, as it is told now or was told before."""
-        return fingerprint == self.fingerprint or (fingerprint is not None and fingerprint == self.formerly)
-
-    @property
-    def family(self) -> Family:
-        """Decoder, encoder-decoder or encoder."""
-        return family_of(_config(self.source, self.revision, self.trust_remote_code, self.name))
-
-    @property
-    def objective(self) -> str:
-        """How it learns from raw text, as in its pretraining; by continuing it, for encoder-decoders but T5's kin."""
-        return objective_of(_config(self.source, self.revision, self.trust_remote_code, self.name))
-
-    def answering(self, head: Head) -> BackboneRef:
-        """The same backbone with another head."""
-        return replace(self, head=head)
-
-    @property
-    def lacks_words(self) -> bool:
-        """Whether it is an encoder whose checkpoint has no head for words; told before it is loaded."""
-        return self.family == "encoder" and not _holds_words(self.answering(WORDS).with_words(None))
-
-    def with_words(self, folder: Path | None) -> BackboneRef:
-        """The same backbone with a head for words that was trained for it; None for that of its checkpoint.
-
-        Raises:
-            UserError: the folder holds no such head, or one of another backbone.
-        """
-        if folder is None:
-            return replace(self, words=None, words_fingerprint=None)
-        from lingualift.backbone.words import HEAD_FILE, check_words
-
-        check_words(folder, self)
-        return replace(self, words=folder, words_fingerprint=sha256_file(folder / HEAD_FILE))
-
-
-def find_backbone(backbone: Backbone, base: Path = Path()) -> BackboneRef:
-    """Find a backbone without loading it.
-
-    Args:
-        backbone: The experiment's entry.
-        base: Folder that a relative path starts from.
-
-    Raises:
-        UserError: there is no such folder, it holds no model, or the hub does not answer; it has no chat template
-            that prompts could be asked by; bitsandbytes is wanted and missing; several processes would spread it.
-    """
-    if backbone.quantization and importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(
-            "backbone.quantization",
-            f"{backbone.quantization} needs bitsandbytes, which is not installed",
-            mend='pip install "lingualift[quantization]", or leave `quantization` out',
-        )
-    if backbone.device_map and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "backbone.device_map",
-            f"{backbone.device_map} is set in one of several processes, each of which would spread the backbone",
-            mend="leave `device_map` out, or train without `accelerate launch`",
-        )
-    ref = _found(backbone, base)
-    return replace(ref, template=_template(ref)) if ref.chat else ref
-
-
-def _found(backbone: Backbone, base: Path) -> BackboneRef:
-    folder = _folder(backbone.name, base)
-    how: dict[str, Any] = {
-        "dtype": backbone.dtype,
-        "trust_remote_code": backbone.trust_remote_code,
-        "quantization": backbone.quantization,
-        "device_map": backbone.device_map,
-        "chat": backbone.chat_template,
-    }
-    if folder is None:
-        commit = _on_hub(_commit, backbone, backbone)
-        if _on_hub(hub_file, backbone, backbone.name, CONFIG_FILE, commit):
-            raise _adapted(f"backbone {backbone.name!r}")
-        config = _on_hub(hub_file, backbone, backbone.name, CONFIG, commit)
-        if config:
-            check_config(config, read_object(config))
-        how["fingerprint"] = _on_hub(of_hub, backbone, backbone.name, commit)
-        return BackboneRef(backbone.name, backbone.name, commit, **how)
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            folder, "holds no config.json", "a folder written by save_pretrained", "check the path"
-        )
-    if (folder / CONFIG_FILE).is_file():
-        raise _adapted(folder / CONFIG_FILE)
-    check_config(folder / CONFIG, read_object(folder / CONFIG))
-    return BackboneRef(backbone.name, str(folder), None, fingerprint=of_folder(folder), **how)
-
-
-def _adapted(where: object) -> UserError:
-    """Transformers puts an adapter that lies beside a model's weights on it, unasked (peft issue 1381)."""
-    return UserError(
-        where,
-        f"has an adapter beside a model's weights ({CONFIG_FILE}), which would be put on it unasked",
-        "a backbone without an adapter",
-        f"move {CONFIG_FILE} and its tensors to a folder of their own; name that as the adapter, if it is one to use",
-    )
-
-
-def _folder(name: str, base: Path) -> Path | None:
-    """The folder that a name means, None for a hub id."""
-    if name == BUNDLED:
-        from lingualift.miniworld import BACKBONE
-
-        return Path(BACKBONE)
-    with contextlib.suppress(RuntimeError):  # no such home
-        path = base / Path(name).expanduser()
-        with reading(Path(name)):
-            is_folder = path.is_dir()
-        if is_folder:
-            return path.resolve()
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(
-            f"backbone {name!r}", "is no folder", "a folder, a hub id or `miniworld`", "check the path"
-        )
-    return None
-
-
-def _template(ref: BackboneRef) -> str:
-    """sha256 of the chat template that a backbone's prompts are asked by.
-
-    Raises:
-        UserError: it cannot be asked by one.
-    """
-    if ref.family != "decoder":
-        raise UserError(
-            "backbone.chat_template",
-            f"is for decoders, and {ref.name!r} is one of the {ref.family}s",
-            mend="leave `chat_template` out",
-        )
-    tokenizer = load_tokenizer(ref)
-    if not tokenizer.chat_template:
-        raise UserError(
-            "backbone.chat_template",
-            f"the tokenizer of {ref.name!r} has no chat template",
-            "a backbone that was tuned to chat",
-            "leave `chat_template` out",
-        )
-    frame(tokenizer)
-    return sha256_bytes(str(tokenizer.chat_template).encode())
-
-
-def load_tokenizer(ref: BackboneRef) -> Any:
-    """The tokenizer with a padding token, and with a chat template only if prompts are asked by it.
-
-    Raises:
-        UserError: it cannot be loaded, or has no token to pad with.
-    """
-    import transformers
-
-    options = {"revision": ref.revision, "trust_remote_code": ref.trust_remote_code}
-    with loading(ref.name):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(ref.source, **options)
-        tokenizer.decode(tokenizer(_TRIED)["input_ids"])  # some faults show when it is used
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
-    if tokenizer.pad_token_id is None:
-        raise UserError(
-            f"backbone {ref.name!r}",
-            "its tokenizer has no padding token, and no end-of-text, unknown or beginning-of-text token in its place",
-            "a token that short rows of a batch are filled up with",
-            "name one in its tokenizer_config.json (`pad_token`); a token that never occurs in text is fine",
-        )
-    if not ref.chat:
-        tokenizer.chat_template = None
-    return tokenizer
-
-
-def _on_hub(ask: Callable[..., Answer], backbone: Backbone, *given: Any) -> Answer:
-    """What the hub, or its cache, answers.
-
-    Raises:
-        UserError: it does not.
-    """
-    try:
-        return ask(*given)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"backbone {backbone.name!r}",
-            f"is no folder here and cannot be fetched from the hub ({reason})",
-            "a folder or a hub id",
-            "check the name, `revision` and the network, or log in with `hf auth login`",
-        ) from error
-
-
-def _commit(backbone: Backbone) -> str:
-    from transformers.utils.hub import cached_file, extract_commit_hash
-
-    file = cached_file(backbone.name, "config.json", revision=backbone.revision)
-    return str(extract_commit_hash(file, None))
-
-
-@functools.cache
-def _config(source: str, revision: str | None, trust_remote_code: bool, name: str) -> Any:
-    """The configuration of a model.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    import transformers
-
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with loading(name):
-        config = transformers.AutoConfig.from_pretrained(source, **options)
-    check_model(config, f"backbone {name!r}")
-    return config
 
 
 @functools.cache
@@ -328,23 +52,18 @@ def check_loadable(ref: BackboneRef) -> None:
     load_tokenizer(ref)
 
 
-def read_config(ref: BackboneRef) -> Any:
-    """The configuration of a backbone, which is not to be changed; raises a `UserError` if it cannot be read."""
-    return _config(ref.source, ref.revision, ref.trust_remote_code, ref.name)
-
-
 def skeleton(ref: BackboneRef) -> Any:
     """The model without its weights, made from its config alone, on torch's `meta` device.
 
     Raises:
         UserError: the config is none of a language model, or not that of the folder's weights.
     """
-    model = _blank(ref)
+    model = blank(ref)
     _check_shapes(ref, model)
     return model
 
 
-def _blank(ref: BackboneRef) -> Any:
+def blank(ref: BackboneRef) -> Any:
     """The model that a config makes, whatever weights lie beside it; raises a `UserError` if it makes none."""
     import torch
 
@@ -363,7 +82,7 @@ def _check_shapes(ref: BackboneRef, model: Any) -> None:
     if ref.revision is not None or hasattr(model.config, "quantization_config"):
         return
     found = {
-        name: shape for file in _weight_files(Path(ref.source)) for name, shape in shapes_in(file).items()
+        name: shape for file in weight_files(Path(ref.source)) for name, shape in shapes_in(file).items()
     }
     heads = head_modules(model) if ref.head.kind != "words" else ()
     for name, weight in model.named_parameters():
@@ -409,6 +128,18 @@ def _check_left_out(ref: BackboneRef, model: Any, names: Iterable[str]) -> None:
         )
 
 
+def _headed(config: Any, head: Head, *, tied: bool = False) -> Any:
+    """A configuration with as many outputs as a head has; `tied`: the head for words is the embeddings'."""
+    if not head.outputs and not tied:
+        return config
+    changed = copy.deepcopy(config)
+    if head.outputs:
+        changed.num_labels = head.outputs
+    else:
+        changed.tie_word_embeddings = True
+    return changed
+
+
 def weight_bytes(ref: BackboneRef) -> int:
     """Bytes that the weights take once they are loaded, told from the config alone.
 
@@ -434,103 +165,14 @@ def weight_bytes(ref: BackboneRef) -> int:
     return round(total)
 
 
-def _headed(config: Any, head: Head, *, tied: bool = False) -> Any:
-    """A configuration with as many outputs as a head has; `tied`: the head for words is the embeddings'."""
-    if not head.outputs and not tied:
-        return config
-    changed = copy.deepcopy(config)
-    if head.outputs:
-        changed.num_labels = head.outputs
-    else:
-        changed.tie_word_embeddings = True
-    return changed
-
-
-@functools.cache
-def _holds_words(ref: BackboneRef) -> bool:
-    """Whether an encoder's checkpoint has weights for every part of its head for words.
-
-    A part that is there under an older name of its weight (`gamma`), or lacks one of several, counts as there: loading
-    tells. Embeddings that the head shares are no part of it.
-    """
-    found = _weight_names(ref)
-    if found is None:  # of the hub, and it cannot be asked for the names
-        return any(
-            name.endswith(("ForMaskedLM", "ForPreTraining")) for name in read_config(ref).architectures or ()
-        )
-    model = _blank(ref)
-    heads = set(head_modules(model))
-    table = model.get_input_embeddings().weight
-    parts = {
-        name.rpartition(".")[0]
-        for name, weight in model.named_parameters()
-        if name.split(".")[0] in heads and weight is not table
-    }
-    return all(any(name.startswith(f"{part}.") for name in found) for part in parts)
-
-
-def _weight_names(ref: BackboneRef) -> set[str] | None:
-    """Names of the weights of a checkpoint, from the headers of its files; None if the hub does not tell them."""
-    folder = Path(ref.source)
-    if ref.revision is None and folder.is_dir():
-        return {name for file in _weight_files(folder) for name in shapes_in(file)}
-    return _names_on_hub(ref)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files of a folder's weights, as transformers finds them."""
-    named = read_object(folder / CONFIG).get("transformers_weights")
-    index = folder / (named if named and named.endswith(".json") else INDEX)
-    whole = folder / (WEIGHTS if named is None else named)
-    if whole != index and whole.is_file():
-        return [whole]
-    return [folder / name for name in files_in(index)] if index.is_file() else []
-
-
-def _names_on_hub(ref: BackboneRef) -> set[str] | None:
-    """Of a model of the hub: from the cache, else by its first bytes; no weight is fetched."""
-    from huggingface_hub import get_safetensors_metadata, try_to_load_from_cache
-
-    for name in (INDEX, WEIGHTS):
-        cached = try_to_load_from_cache(ref.source, name, revision=ref.revision)
-        if isinstance(cached, str):
-            file = Path(cached)
-            return set(read_object(file)["weight_map"] if name == INDEX else shapes_in(file))
-    try:
-        return set(get_safetensors_metadata(ref.source, revision=ref.revision).weight_map)
-    except Exception:  # the hub's client raises many kinds; the architecture's name tells then
-        return None
-
-
-@contextlib.contextmanager
-def loading(name: str) -> Iterator[None]:
-    """Turn whatever transformers, tokenizers and safetensors raise when they read a damaged backbone into one error.
-
-    Nothing of ours runs within.
-
-    Args:
-        name: The backbone's, as the user wrote it.
-
-    Raises:
-        UserError: they raise anything.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except BaseException as error:
-        panics = type(error).__name__ == "PanicException"  # of the libraries in Rust, which is no Exception
-        if not isinstance(error, Exception) and not panics:
-            raise
-        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
-        reason = kind + " ".join(str(error).split())[:300]
-        short = isinstance(error, MemoryError) or "allocate" in reason or "out of memory" in reason
-        raise UserError(
-            f"backbone {name!r}",
-            f"cannot be loaded ({reason})",
-            "a language model of transformers",
-            "free memory, or take a smaller backbone" if short else "check its files, or download it again",
-        ) from error
+def scored_bytes(model: Any, tokens: int) -> int:
+    """Bytes that a row of so many tokens takes while it is scored: keys and values, and the logits of a token."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return int(
+        2 * config.num_hidden_layers * width * tokens * model.dtype.itemsize + 2 * 4 * config.vocab_size
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -556,7 +198,7 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     settle()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    config = _config(ref.source, ref.revision, ref.trust_remote_code, ref.name)
+    config = read_config(ref)
     tokenizer = load_tokenizer(ref)
     kind, headed = model_class(ref.family, ref.head), _headed(config, ref.head, tied=_is_tied(ref))
     placed = _placement(ref)
@@ -609,6 +251,20 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
 def _is_tied(ref: BackboneRef) -> bool:
     """Whether the head for words is the embeddings', since the checkpoint has none."""
     return ref.head == WORDS and ref.lacks_words
+
+
+def _check_loaded(ref: BackboneRef, model: Any, missing: Iterable[str]) -> None:
+    """Refuse a checkpoint that leaves weights out which no adapter brings."""
+    head = () if ref.head.kind == "words" and not ref.lacks_words else head_modules(model)
+    lost = sorted(key for key in missing if not any(part in head for part in key.split(".")))
+    if lost:
+        raise UserError(
+            f"backbone {ref.name!r}",
+            f"its checkpoint lacks {lost[0]}"
+            + (f" and {len(lost) - 1} more weights" if len(lost) > 1 else ""),
+            f"all weights of {type(model).__name__}",
+            "take the checkpoint that was pretrained, with the head that it was pretrained with",
+        )
 
 
 def _check_ids(ref: BackboneRef, model: Any, tokenizer: Any) -> None:
@@ -670,6 +326,18 @@ def _placement(ref: BackboneRef) -> dict[str, Any]:
     return {"device_map": device(), **placed, "quantization_config": nf4}
 
 
+def _check_placed(ref: BackboneRef, model: Any) -> None:
+    """Refuse a model that does not fit its devices: adapters cannot be trained on weights that come and go."""
+    places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
+    if "disk" in places or ("cpu" in places and len(places) > 1):
+        raise UserError(
+            f"backbone {ref.name!r}",
+            f"does not fit: `device_map: auto` put parts of it on {', '.join(sorted(places & {'cpu', 'disk'}))}",
+            "GPUs, or a processor's memory, that hold all of it",
+            "take `quantization: nf4`, `dtype: bfloat16`, more devices or a smaller backbone",
+        )
+
+
 def _keep_packing(model: Any) -> None:
     """Keep bitsandbytes from packing 4-bit weights anew while a model is scored on a processor with AVX-512.
 
@@ -708,30 +376,16 @@ def _to_float32(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(value.float() for value in given)
 
 
-def _check_placed(ref: BackboneRef, model: Any) -> None:
-    """Refuse a model that does not fit its devices: adapters cannot be trained on weights that come and go."""
-    places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
-    if "disk" in places or ("cpu" in places and len(places) > 1):
-        raise UserError(
-            f"backbone {ref.name!r}",
-            f"does not fit: `device_map: auto` put parts of it on {', '.join(sorted(places & {'cpu', 'disk'}))}",
-            "GPUs, or a processor's memory, that hold all of it",
-            "take `quantization: nf4`, `dtype: bfloat16`, more devices or a smaller backbone",
-        )
+def ending(tokenizer: Any) -> list[int]:
+    """Ids that end an answer: of the assistant's turn, if it is asked by the chat template, else of the text."""
+    if tokenizer.chat_template:
+        return frame(tokenizer).end
+    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
-def _check_loaded(ref: BackboneRef, model: Any, missing: Iterable[str]) -> None:
-    """Refuse a checkpoint that leaves weights out which no adapter brings."""
-    head = () if ref.head.kind == "words" and not ref.lacks_words else head_modules(model)
-    lost = sorted(key for key in missing if not any(part in head for part in key.split(".")))
-    if lost:
-        raise UserError(
-            f"backbone {ref.name!r}",
-            f"its checkpoint lacks {lost[0]}"
-            + (f" and {len(lost) - 1} more weights" if len(lost) > 1 else ""),
-            f"all weights of {type(model).__name__}",
-            "take the checkpoint that was pretrained, with the head that it was pretrained with",
-        )
+def ends_of(tokenizer: Any) -> list[int]:
+    """Ids that a generated answer stops at: the first of its ending, and the end of the text; none if it has none."""
+    return sorted({end for end in (*ending(tokenizer)[:1], tokenizer.eos_token_id) if end is not None})
 
 
 def base_of(model: Any) -> Any:
@@ -739,22 +393,14 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def check_speaks(ref: BackboneRef, model: Any) -> None:
-    """Refuse a model whose head for words was never trained, where words are asked of it.
+def virtual_tokens(model: Any) -> int:
+    """Virtual tokens that an adapter puts before a text (prompt- and prefix-tuning); 0 without such an adapter.
 
-    Raises:
-        UserError: its checkpoint has none, and none was put on it.
+    peft puts them before the padding of a row, too, drops positions, and puts them before tokens that go on from a
+    cache once more (0.21): a decoder with them reads every row alone, whole.
     """
-    base = base_of(model)
-    head = head_modules(base)
-    fresh = sorted(name for name in base.fresh_weights if name.split(".")[0] in head)
-    if fresh:
-        raise UserError(
-            f"backbone {ref.name!r}",
-            f"its checkpoint has no head for words (it lacks {fresh[0]})",
-            "one that was trained, for a task that is learnt from raw text",
-            "train one, on text of all languages: lingualift train-head; then name it (--words-head)",
-        )
+    configs = getattr(model, "peft_config", {}).values()
+    return sum(config.num_virtual_tokens for config in configs if config.is_prompt_learning)
 
 
 def check_positions(limit: int | None, where: str, tokens: int, prefix: int = 0) -> None:
@@ -790,16 +436,6 @@ def check_room(model: Any, tokens: int) -> None:
     )
 
 
-def virtual_tokens(model: Any) -> int:
-    """Virtual tokens that an adapter puts before a text (prompt- and prefix-tuning); 0 without such an adapter.
-
-    peft puts them before the padding of a row, too, drops positions, and puts them before tokens that go on from a
-    cache once more (0.21): a decoder with them reads every row alone, whole.
-    """
-    configs = getattr(model, "peft_config", {}).values()
-    return sum(config.num_virtual_tokens for config in configs if config.is_prompt_learning)
-
-
 def _bound(model: Any) -> None:
     """Let a model refuse more tokens than it has positions for, which a processor tells late and a GPU dies of."""
     model.bound = bound_of(model)
@@ -818,16 +454,6 @@ def _check_passed(model: Any, _: Any, given: dict[str, Any], *, encoder: bool) -
         if tokens is not None:
             there, prefix = (0, before) if encoder else (before, 0)
             check_positions(model.bound, setting("max_length"), tokens.shape[1] + there, prefix)
-
-
-def scored_bytes(model: Any, tokens: int) -> int:
-    """Bytes that a row of so many tokens takes while it is scored: keys and values, and the logits of a token."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    return int(
-        2 * config.num_hidden_layers * width * tokens * model.dtype.itemsize + 2 * 4 * config.vocab_size
-    )
 
 
 def recompute_activations(model: Any) -> None:

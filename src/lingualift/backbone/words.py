@@ -6,12 +6,17 @@ transform, and a decoder that is the frozen embeddings with a bias. Only transfo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lingualift.adapters.card import shown
 from lingualift.backbone.architectures import head_modules
+from lingualift.backbone.checkpoint import shapes_in, weight_files
+from lingualift.backbone.hub import names_on_hub
+from lingualift.backbone.loading import base_of, blank
+from lingualift.backbone.reference import BackboneRef, read_config
 from lingualift.errors import UserError
 from lingualift.provenance import PROVENANCE_FILE, read_json, sha256_file
 
@@ -106,7 +111,7 @@ def save_words(model: Any, folder: Path) -> None:
     save_file(tensors, folder / HEAD_FILE)
 
 
-def check_words(folder: Path, ref: Any) -> None:
+def check_words(folder: Path, ref: BackboneRef) -> None:
     """Check that a folder holds a head for words that was made for a backbone.
 
     Raises:
@@ -161,3 +166,52 @@ def _misfits(own: Mapping[str, Any], tensors: Mapping[str, Any]) -> Iterator[str
             yield f"{name} has the shape {tuple(tensors[name].shape)}"
         elif not torch.isfinite(tensors[name]).all():
             yield f"{name} is not finite"
+
+
+@functools.cache
+def holds_words(ref: BackboneRef) -> bool:
+    """Whether an encoder's checkpoint has weights for every part of its head for words.
+
+    A part that is there under an older name of its weight (`gamma`), or lacks one of several, counts as there: loading
+    tells. Embeddings that the head shares are no part of it.
+    """
+    found = _weight_names(ref)
+    if found is None:  # of the hub, and it cannot be asked for the names
+        return any(
+            name.endswith(("ForMaskedLM", "ForPreTraining")) for name in read_config(ref).architectures or ()
+        )
+    model = blank(ref)
+    heads = set(head_modules(model))
+    table = model.get_input_embeddings().weight
+    parts = {
+        name.rpartition(".")[0]
+        for name, weight in model.named_parameters()
+        if name.split(".")[0] in heads and weight is not table
+    }
+    return all(any(name.startswith(f"{part}.") for name in found) for part in parts)
+
+
+def _weight_names(ref: BackboneRef) -> set[str] | None:
+    """Names of the weights of a checkpoint, from the headers of its files; None if the hub does not tell them."""
+    folder = Path(ref.source)
+    if ref.revision is None and folder.is_dir():
+        return {name for file in weight_files(folder) for name in shapes_in(file)}
+    return names_on_hub(ref.source, ref.revision)
+
+
+def check_speaks(ref: BackboneRef, model: Any) -> None:
+    """Refuse a model whose head for words was never trained, where words are asked of it.
+
+    Raises:
+        UserError: its checkpoint has none, and none was put on it.
+    """
+    base = base_of(model)
+    head = head_modules(base)
+    fresh = sorted(name for name in base.fresh_weights if name.split(".")[0] in head)
+    if fresh:
+        raise UserError(
+            f"backbone {ref.name!r}",
+            f"its checkpoint has no head for words (it lacks {fresh[0]})",
+            "one that was trained, for a task that is learnt from raw text",
+            "train one, on text of all languages: lingualift train-head; then name it (--words-head)",
+        )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lingualift.backbone.architectures import Family
-from lingualift.backbone.loading import BackboneRef
+from lingualift.backbone.reference import BackboneRef
 from lingualift.checking.records import Vanilla
 from lingualift.config import Scoring
 from lingualift.encoding.text import encode_prompt

@@ -66,7 +66,7 @@ def evaluate(
 ) -> None:
     """Score a backbone, or an adapter on it; predictions go beside the JSON file, as .predictions.jsonl."""
     from lingualift.attachment import check_adapter
-    from lingualift.backbone.loading import find_backbone
+    from lingualift.backbone.reference import find_backbone
     from lingualift.cli.progress import counting
     from lingualift.config import Scoring, checked
     from lingualift.data.output import check_output, growing, json_line

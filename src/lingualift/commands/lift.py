@@ -16,7 +16,8 @@ from lingualift.adapters.card import CARD_FILE, Card, as_code, as_line, shown, t
 from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import Adapter, open_adapter
 from lingualift.attachment import check_adapter
-from lingualift.backbone.loading import BackboneRef, check_positions, find_backbone, load_backbone
+from lingualift.backbone.loading import check_positions, load_backbone
+from lingualift.backbone.reference import BackboneRef, find_backbone
 from lingualift.config import (
     Backbone,
     Data,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lingualift.attachment import answering, check_adapter, check_labels
-from lingualift.backbone.loading import find_backbone
+from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.data.rows import Given, load_unlabelled
 from lingualift.data.source import labelled_task

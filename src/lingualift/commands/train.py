@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lingualift.attachment import check_adapter
-from lingualift.backbone.loading import BackboneRef, find_backbone
+from lingualift.backbone.reference import BackboneRef, find_backbone
 from lingualift.config import Adapter, Backbone, Data, Seed, Training, check_number
 from lingualift.data.source import Source
 from lingualift.errors import UserError

@@ -7,7 +7,7 @@ from typing import Any
 
 from lingualift.backbone.architectures import positions_of
 from lingualift.backbone.chat import ending
-from lingualift.backbone.loading import BackboneRef
+from lingualift.backbone.reference import BackboneRef
 from lingualift.encoding.parallel import (
     TextReader,
     answered_sources,

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from lingualift.adapters import open_adapter
 from lingualift.adapters.config import FUSED
 from lingualift.backbone.architectures import family_of, positions_of
-from lingualift.backbone.loading import BackboneRef
+from lingualift.backbone.reference import BackboneRef
 from lingualift.encoding.heads import Window, encode_choices, encode_classes, encode_windows
 from lingualift.encoding.text import encode_prompt, set_language
 from lingualift.errors import UserError

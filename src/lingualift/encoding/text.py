@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lingualift.backbone.chat import ending, frame, user_turn
+from lingualift.backbone.chat import frame, user_turn
+from lingualift.backbone.loading import ending
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
-from lingualift.backbone.chat import ends_of
-from lingualift.backbone.loading import check_room, virtual_tokens
+from lingualift.backbone.loading import check_room, ends_of, virtual_tokens
 from lingualift.config import Scoring
 from lingualift.encoding.parallel import pad_sources, source_pad, sources_for
 from lingualift.encoding.text import encode_prompt, fit

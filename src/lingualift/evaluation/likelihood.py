@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from lingualift.backbone.devices import clear_memory, out_of_memory
 from lingualift.backbone.loading import check_room, keeps_logits, virtual_tokens
 from lingualift.config import Scoring
 from lingualift.encoding.parallel import SourceInputs, pad_sources, source_pad, sources_for
 from lingualift.encoding.text import encode_pairs
 from lingualift.errors import UserError
 from lingualift.fusion.layer import RECORD
+from lingualift.processes import clear_memory, out_of_memory
 from lingualift.tasks import Example
 
 _LOG = logging.getLogger("lingualift.evaluation")

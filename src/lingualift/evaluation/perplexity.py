@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lingualift.backbone.loading import BackboneRef, virtual_tokens
+from lingualift.backbone.loading import virtual_tokens
+from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Training
 from lingualift.encoding.text import IGNORED
 from lingualift.evaluation.likelihood import Progress, label_logprobs, left_pad

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from lingualift.attachment import answering, attach, check_labels, detach
-from lingualift.backbone.loading import BackboneRef, load_backbone
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Scoring
 from lingualift.encoding.parallel import is_fused
 from lingualift.encoding.text import set_language

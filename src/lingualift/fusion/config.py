@@ -135,7 +135,7 @@ class FlareConfig(FusionConfig):
             backbone.
         source_encoder_dtype: Number format of its weights: float32, bfloat16 or float16.
         source_encoder_revision: Its commit on the hub, which `initialise_fused` fills in; None for a folder.
-        source_encoder_fingerprint: Its sha256 (`backbone/identity.py`), which `initialise_fused` fills in: another is
+        source_encoder_fingerprint: Its sha256 (`backbone/checkpoint.py`), which `initialise_fused` fills in: another is
             refused where the adapter is attached. None where nobody knows.
 
     Raises:

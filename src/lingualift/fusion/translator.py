@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.backbone.architectures import positions_of
-from lingualift.backbone.loading import BackboneRef, find_backbone, load_model, load_tokenizer, read_config
+from lingualift.backbone.loading import load_model
+from lingualift.backbone.reference import BackboneRef, find_backbone, load_tokenizer, read_config
 from lingualift.config import Backbone
 from lingualift.encoding.text import language_tag
 from lingualift.errors import UserError

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.attachment import answering
-from lingualift.backbone.devices import device, use_threads
-from lingualift.backbone.loading import BackboneRef, load_backbone, scored_bytes
+from lingualift.backbone.loading import load_backbone, scored_bytes
+from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Adapter
 from lingualift.encoding.text import encode_prompt
 from lingualift.evaluation.runner import evaluate, is_ranked
@@ -27,6 +27,7 @@ from lingualift.pipeline.steps import (
     WordsHead,
     start_of,
 )
+from lingualift.processes import device, use_threads
 from lingualift.provenance import fingerprint
 from lingualift.tasks import Example
 from lingualift.training.measuring import measure_step, seconds_of_batch

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone.devices import device, free_memory
-from lingualift.backbone.loading import BackboneRef, skeleton, weight_bytes
+from lingualift.backbone.loading import skeleton, weight_bytes
+from lingualift.backbone.reference import BackboneRef
 from lingualift.backbone.words import own_weights
 from lingualift.errors import UserError
 from lingualift.pipeline.calibration import Pace, measure_all
@@ -31,6 +31,7 @@ from lingualift.pipeline.steps import (
     start_of,
 )
 from lingualift.pipeline.store import Store
+from lingualift.processes import device, free_memory
 from lingualift.provenance import fingerprint
 from lingualift.terminal import readable
 from lingualift.training.trainer import count_parameters

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any
 
-from lingualift.backbone.devices import device, use_threads
 from lingualift.errors import UserError
 from lingualift.pipeline.pulse import Beat, Pulse
 from lingualift.pipeline.steps import Step
 from lingualift.pipeline.store import STORE_FILE, Store, damage
-from lingualift.processes import claim, settle
+from lingualift.processes import claim, device, settle, use_threads
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lingualift.attachment import answering
-from lingualift.backbone.loading import BackboneRef, load_tokenizer, read_config, skeleton
+from lingualift.backbone.loading import skeleton
+from lingualift.backbone.reference import BackboneRef, load_tokenizer, read_config
 from lingualift.config import Training
 from lingualift.evaluation.runner import is_ranked
 from lingualift.pipeline.steps import Evaluate, Step, Sweep, Train, WordsHead, start_of

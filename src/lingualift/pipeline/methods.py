@@ -11,7 +11,8 @@ from typing import Any, Literal
 from lingualift.adapters.config import FLARE, MIXUP
 from lingualift.adapters.patterns import Patterns
 from lingualift.backbone.architectures import bound_of, positions_of
-from lingualift.backbone.loading import BackboneRef, check_positions, read_config, skeleton
+from lingualift.backbone.loading import check_positions, skeleton
+from lingualift.backbone.reference import BackboneRef, read_config
 from lingualift.config import Data, Experiment, Method, Translated
 from lingualift.data.source import Beside, Source, Use
 from lingualift.errors import UserError

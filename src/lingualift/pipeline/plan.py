@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.adapters.patterns import Patterns
-from lingualift.backbone.loading import BackboneRef, check_loadable, find_backbone, load_tokenizer, skeleton
+from lingualift.backbone.loading import check_loadable, skeleton
+from lingualift.backbone.reference import BackboneRef, find_backbone, load_tokenizer
 from lingualift.config import Experiment, Method
 from lingualift.data.rows import check_aligned, load_rows
 from lingualift.data.source import Source

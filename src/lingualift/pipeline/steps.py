@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from lingualift.adapters.card import shown
-from lingualift.backbone.loading import BackboneRef
+from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Adapter, GivenAdapter, Method, Scoring, Training
 from lingualift.data.source import Source
 from lingualift.errors import UserError

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.backbone.architectures import WORDS, model_class
-from lingualift.backbone.loading import BackboneRef, find_backbone, read_config, skeleton
+from lingualift.backbone.loading import skeleton
+from lingualift.backbone.reference import BackboneRef, find_backbone, read_config
 from lingualift.config import (
     Adapter,
     Backbone,

@@ -8,8 +8,9 @@ from typing import Any
 
 from lingualift.adapters.config import MIXUP
 from lingualift.backbone.architectures import Head, head_modules
-from lingualift.backbone.chat import ending
-from lingualift.backbone.loading import BackboneRef, base_of, check_speaks, keeps_apart, keeps_logits
+from lingualift.backbone.loading import base_of, ending, keeps_apart, keeps_logits
+from lingualift.backbone.reference import BackboneRef
+from lingualift.backbone.words import check_speaks
 from lingualift.config import Training
 from lingualift.encoding.collator import Collate, Collator, Padding, PairCollator
 from lingualift.encoding.heads import encode_choices, encode_classes, encode_windows, span_row

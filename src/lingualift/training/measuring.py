@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lingualift.attachment import answering, attach, detach
-from lingualift.backbone.devices import device
-from lingualift.backbone.loading import BackboneRef, load_backbone, recompute_activations
+from lingualift.backbone.loading import load_backbone, recompute_activations
+from lingualift.backbone.reference import BackboneRef
 from lingualift.backbone.words import head_alone
 from lingualift.config import Training
+from lingualift.processes import device
 from lingualift.tasks import Example, Task, TextTask
 from lingualift.training.data import training_data
 from lingualift.training.trainer import read_beside

@@ -25,18 +25,13 @@ from lingualift.backbone.architectures import (
     pattern_of,
     prefix_shape,
 )
-from lingualift.backbone.devices import clear_memory, device, out_of_memory
-from lingualift.backbone.loading import (
-    BackboneRef,
-    check_positions,
-    load_backbone,
-    recompute_activations,
-    skeleton,
-)
+from lingualift.backbone.loading import check_positions, load_backbone, recompute_activations, skeleton
+from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Adapter, GivenAdapter, Tracker, Training
 from lingualift.encoding.limits import check_kept
 from lingualift.encoding.parallel import is_fused, translator_on
 from lingualift.errors import UserError, did_you_mean, setting
+from lingualift.processes import clear_memory, device, out_of_memory
 from lingualift.provenance import (
     PROVENANCE_FILE,
     library_versions,

@@ -11,7 +11,8 @@ from typing import Any
 from lingualift.adapters.card import CARD_FILE
 from lingualift.attachment import detach
 from lingualift.backbone.architectures import WORDS
-from lingualift.backbone.loading import BackboneRef, check_positions, load_backbone
+from lingualift.backbone.loading import check_positions, load_backbone
+from lingualift.backbone.reference import BackboneRef
 from lingualift.backbone.words import HEAD_FILE, draw_words, head_alone, own_weights, save_words
 from lingualift.config import Training
 from lingualift.encoding.collator import Padding

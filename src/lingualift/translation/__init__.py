@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lingualift.backbone.loading import BackboneRef, find_backbone
+from lingualift.backbone.reference import BackboneRef, find_backbone
 from lingualift.config import Backbone, Data, Translation
 from lingualift.data.output import check_output, json_line
 from lingualift.data.rows import data_file, data_fingerprint, fill_in, read_rows

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lingualift.backbone.loading import BackboneRef, load_backbone, load_tokenizer, read_config
+from lingualift.backbone.loading import load_backbone
+from lingualift.backbone.reference import BackboneRef, load_tokenizer, read_config
 from lingualift.config import Translation
 from lingualift.encoding.collator import Padding
 from lingualift.encoding.text import language_tag
