@@ -22,8 +22,8 @@ from lingualift.tasks.base import (
     label_of,
     text_of,
 )
-from lingualift.tasks.files import TaskError, get_task, task_code
-from lingualift.tasks.prompts import PromptedTask, with_prompt
+from lingualift.tasks.files import TaskError, get_task, task_code, with_prompt
+from lingualift.tasks.prompts import PromptedTask
 from lingualift.tasks.shipped import shipped_languages, shipped_rows
 
 __all__ = [

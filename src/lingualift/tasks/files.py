@@ -1,4 +1,4 @@
-"""Tasks of users: what their code does, and what it answers, is checked here, where it enters, for every command."""
+"""Which task is meant, by its name, file and prompt; what the code of users does is checked, where it enters."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from lingualift.errors import UserError, did_you_mean
 from lingualift.metrics.scores import METRICS
 from lingualift.provenance import reading, sha256_bytes, sha256_file
 from lingualift.tasks.base import TASKS, Example, RowError, Task, TextTask
+from lingualift.tasks.prompts import PromptedTask
 
 MOST_NEW_TOKENS = 2**20
 """Tokens of an answer, at most: its room is set aside before it is written."""
@@ -69,6 +70,36 @@ def task_code(name: str, base: Path = Path()) -> str:
         return ""
     with reading(Path(source)):
         return sha256_file(Path(source))
+
+
+def with_prompt(
+    task: Task | TextTask, name: str, prompt: str | None, prompt_language: str | None, generated: bool = False
+) -> Task | TextTask:
+    """The task by the prompt that an experiment chooses, or as it is where none is chosen.
+
+    Args:
+        task: The task.
+        name: What the user calls it, for messages.
+        prompt: Name of a template.
+        prompt_language: Code, or `target`.
+        generated: Whether classes are generated, and not ranked.
+
+    Raises:
+        UserError: the task has one prompt only, or not this one; classes are to be generated, and it has none.
+    """
+    if prompt is None and prompt_language is None and not generated:
+        return task
+    if not isinstance(task, PromptedTask):
+        raise UserError(
+            f"task {name!r}",
+            "has no prompts to choose from",
+            mend="leave `prompt`, `prompt_language` and `answers` out",
+        )
+    if generated and not task.labels:
+        raise UserError(
+            f"task {name!r}", "has no classes", mend="leave `answers` out: its answers are generated"
+        )
+    return task.asked(prompt, prompt_language, generated)
 
 
 def _source_file(task: object) -> str | None:

@@ -12,7 +12,7 @@ import yaml
 
 from lingualift.errors import UserError, did_you_mean
 from lingualift.languages import language as find_language
-from lingualift.tasks.base import Example, RowError, Task, TextTask, class_of, text_of
+from lingualift.tasks.base import Example, RowError, Task, class_of, text_of
 
 
 @dataclass(frozen=True)
@@ -162,36 +162,6 @@ class PromptedTask(Task):
             return line
         words = {word.casefold(): label for label, word in prompt.labels.items()}
         return words.get(line.strip("'\"“”.。 ").casefold())
-
-
-def with_prompt(
-    task: Task | TextTask, name: str, prompt: str | None, prompt_language: str | None, generated: bool = False
-) -> Task | TextTask:
-    """The task by the prompt that an experiment chooses, or as it is where none is chosen.
-
-    Args:
-        task: The task.
-        name: What the user calls it, for messages.
-        prompt: Name of a template.
-        prompt_language: Code, or `target`.
-        generated: Whether classes are generated, and not ranked.
-
-    Raises:
-        UserError: the task has one prompt only, or not this one; classes are to be generated, and it has none.
-    """
-    if prompt is None and prompt_language is None and not generated:
-        return task
-    if not isinstance(task, PromptedTask):
-        raise UserError(
-            f"task {name!r}",
-            "has no prompts to choose from",
-            mend="leave `prompt`, `prompt_language` and `answers` out",
-        )
-    if generated and not task.labels:
-        raise UserError(
-            f"task {name!r}", "has no classes", mend="leave `answers` out: its answers are generated"
-        )
-    return task.asked(prompt, prompt_language, generated)
 
 
 def starts_of(row: Mapping[str, Any], column: str, gold: Sequence[str], context: str) -> tuple[int, ...]:
