@@ -128,6 +128,7 @@ def test_the_readme_python_runs(folder):
     assert [set(one) for one in names["answers"]] == [
         {"id", "context", "question", "prediction", "generated"}
     ]
+    assert names["scores"] == json.loads((folder / "scores.json").read_text(encoding="utf-8"))["scores"]
     again = (folder / "lifted-again" / "adapter_model.safetensors").read_bytes()
     assert again == (folder / "lifted" / "adapter_model.safetensors").read_bytes()
     assert Path(re.search(r'll\.run\("(.*?)"', block)[1]) == Path("lingualift-demo/demo.yaml")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lingualift.adapters import inspect as inspect
     from lingualift.checking import check as check
+    from lingualift.commands.evaluate import evaluate as evaluate
     from lingualift.commands.lift import lift as lift
     from lingualift.commands.predict import predict as predict
     from lingualift.commands.push import push as push
@@ -31,6 +32,7 @@ _HOMES = {
     "FlareConfig": "lingualift.fusion",
     "MixupConfig": "lingualift.fusion",
     "UserError": "lingualift.errors",
+    "evaluate": "lingualift.commands.evaluate",
     "flare": "lingualift.fusion",
     "inspect": "lingualift.adapters",
     "lift": "lingualift.commands.lift",
@@ -49,6 +51,7 @@ __all__ = [
     "MixupConfig",
     "UserError",
     "check",
+    "evaluate",
     "flare",
     "inspect",
     "lift",

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,7 +14,9 @@ from safetensors.torch import load_file
 from test_methods import TASK
 from worlds import experiment, read_jsonl, write_experiment
 
+import lingualift as ll
 from commands import fresh
+from lingualift.errors import UserError
 from lingualift.languages import all_languages
 from lingualift.miniworld import BACKBONE
 from lingualift.pipeline.methods import METHODS
@@ -152,6 +155,20 @@ def test_evaluate_writes_scores_and_predictions(cli, data, inside, adapter, with
     share = 100 * sum(line["correct"] for line in predictions) / 16
     assert found["scores"]["accuracy"]["score"] == pytest.approx(share)
     assert f"accuracy {share:.1f}" in done.out
+    asked = dict(zip(("backbone", "task", "language", "data"), common(data)[1::2], strict=True))
+    assert_the_same_from_python(found, predictions, adapter=adapter if with_adapter else None, **asked)
+
+
+def assert_the_same_from_python(written, predictions, **asked):
+    before = sorted(Path().rglob("*"))
+    found = ll.evaluate(**asked)
+    assert {**written, **found.summary()} == written
+    assert json.loads(json.dumps(found.rows())) == predictions
+    assert sorted(Path().rglob("*")) == before
+    ll.evaluate(**asked, output="again.json")
+    assert json.loads(Path("again.json").read_text()) == written
+    with pytest.raises(UserError, match="exists already"):
+        ll.evaluate(**asked, output="again.json")
 
 
 def test_plan_and_run_from_a_file(cli, data, inside):

@@ -23,7 +23,6 @@ from lingualift.cli.app import (
     app,
     backbone_of,
     next_step,
-    source_of,
 )
 from lingualift.terminal import Terminal, say
 
@@ -65,18 +64,10 @@ def evaluate(
     chat_template: ChatTemplate = False,
 ) -> None:
     """Score a backbone, or an adapter on it; predictions go beside the JSON file, as .predictions.jsonl."""
-    from lingualift.attachment import check_adapter
-    from lingualift.backbone.reference import find_backbone
     from lingualift.cli.progress import counting
+    from lingualift.commands.evaluate import evaluate as score
     from lingualift.config import Scoring, checked
-    from lingualift.data.output import check_output, growing, json_line
-    from lingualift.encoding.parallel import source_language
-    from lingualift.evaluation.runner import evaluate as score
-    from lingualift.provenance import write_json, write_jsonl
 
-    check_output(output, "file")
-    predictions = output.with_suffix(".predictions.jsonl")
-    check_output(predictions, "file")
     scoring = checked(
         Scoring,
         length_normalization=length_normalization,
@@ -84,44 +75,28 @@ def evaluate(
         max_length=max_length,
         unicode_normalization=unicode_normalization,
     )
-    spoken = source_language(adapter, beside, beside_language)
-    side = (beside, spoken) if beside is not None and spoken is not None else None
-    chosen, examples = source_of(task, data, prompt, prompt_language, answers, side).labelled(language, split)
-    for example in examples:
-        json_line([example.id, example.gold], f"the row with id {example.id!r}")
-    ref = find_backbone(backbone_of(backbone, revision, dtype, quantization, chat_template))
-    if adapter is not None:
-        check_adapter(ref, adapter)
-    about = {
-        "task": task,
-        "language": language,
-        "split": split,
-        "backbone": backbone,
-        "quantization": quantization,
-        "chat_template": chat_template,
-        "adapter": str(adapter or ""),
-        "beside": beside,
-        "beside_language": spoken,
-    }
-    bar = counting(Terminal(stderr=True), f"evaluate {task} in {language}")
-    with growing(predictions) as keep, bar as progress:
+    with counting(Terminal(stderr=True), f"evaluate {task} in {language}") as progress:
         found = score(
-            ref,
-            adapter,
-            chosen,
-            examples,
-            scoring,
-            progress,
-            lambda _, one: keep(json_line(one.to_dict(), f"the answer to {one.id!r}")),
+            backbone=backbone_of(backbone, revision, dtype, quantization, chat_template),
+            task=task,
+            language=language,
+            data=data,
+            adapter=adapter,
+            output=output,
+            split=split,
+            scoring=scoring,
+            prompt=prompt,
+            prompt_language=prompt_language,
+            answers=answers,
+            beside=beside,
+            beside_language=beside_language,
+            progress=progress,
         )
-        write_jsonl(predictions, found.rows())
-        write_json(output, {**about, **found.summary()})
+    n = len(found.predictions)
     for metric, values in found.scores.items():
         error = "" if values["stderr"] is None else f" ± {values['stderr']:.1f}"
-        Terminal().print(
-            f"{metric} {values['score']:.1f}{error} (n {len(examples)}, chance {values['chance']:.1f})"
-        )
-    next_step(f"read {predictions}")
+        Terminal().print(f"{metric} {values['score']:.1f}{error} (n {n}, chance {values['chance']:.1f})")
+    next_step(f"read {output.with_suffix('.predictions.jsonl')}")
 
 
 @app.command()
