@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -131,7 +131,7 @@ def predict(
 ) -> None:
     """Answer rows that have no labels; their columns are kept beside the predictions."""
     from lingualift.cli.progress import counting
-    from lingualift.commands.predict import predict_rows
+    from lingualift.commands.predict import Asked, predict_rows
     from lingualift.config import Scoring, checked
     from lingualift.data.output import growing, json_line
     from lingualift.provenance import write_jsonl
@@ -139,24 +139,24 @@ def predict(
     scoring = checked(
         Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
     )
-    chosen = backbone_of(backbone, revision, dtype, quantization, chat_template)
+    asked = Asked(
+        backbone_of(backbone, revision, dtype, quantization, chat_template),
+        adapter,
+        task,
+        language,
+        scoring,
+        prompt,
+        prompt_language,
+        answers,
+        beside_language,
+    )
+
+    def line(record: dict[str, Any]) -> str:
+        return json_line(record, f"the answer to {record['id']!r}")
+
     bar = counting(Terminal(stderr=True), f"predict {task} in {language}")
     with growing(output) as keep, bar as progress:
-        found = predict_rows(
-            chosen,
-            adapter,
-            task,
-            language,
-            rows,
-            scoring,
-            prompt,
-            prompt_language,
-            answers,
-            beside,
-            beside_language,
-            progress,
-            lambda _, record: keep(json_line(record, f"the answer to {record['id']!r}")),
-        )
+        found = predict_rows(asked, rows, beside, progress, lambda _, record: keep(line(record)))
         write_jsonl(output, found.records)
     Terminal().print(
         f"{len(found.records)} rows answered, {found.malformed} of them malformed (prediction null); "

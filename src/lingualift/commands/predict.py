@@ -25,6 +25,21 @@ from lingualift.tasks.base import labels_of
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What is asked of which model, and how; as the arguments of `predict`."""
+
+    backbone: Backbone
+    adapter: Path | None
+    task: str
+    language: str
+    scoring: Scoring
+    prompt: str | None = None
+    prompt_language: str | None = None
+    answers: Literal["ranked", "generated"] = "ranked"
+    beside_language: str | None = None
+
+
+@dataclass(frozen=True)
 class Predictions:
     """Answered rows.
 
@@ -78,66 +93,56 @@ def predict(
         UserError: no backbone, an adapter that does not fit, unknown task or language, bad rows; rows alone for an
             adapter that reads a source side, or a source side for one that does not; a row without its partner.
     """
-    chosen = Backbone(name=backbone) if isinstance(backbone, str) else backbone
-    where = Path(rows) if isinstance(rows, str) else rows
-    side = Path(beside) if isinstance(beside, str) else beside
-    folder = None if adapter is None else Path(adapter)
-    found = predict_rows(
-        chosen,
-        folder,
+    asked = Asked(
+        Backbone(name=backbone) if isinstance(backbone, str) else backbone,
+        None if adapter is None else Path(adapter),
         task,
         language,
-        where,
         scoring or Scoring(),
         prompt,
         prompt_language,
         answers,
-        side,
         beside_language,
     )
+    side = Path(beside) if isinstance(beside, str) else beside
+    found = predict_rows(asked, Path(rows) if isinstance(rows, str) else rows, side)
     if found.truncated:
         warnings.warn(f"{found.truncated} prompts were longer than scoring.max_length and cut", stacklevel=2)
     return found.records
 
 
 def predict_rows(
-    backbone: Backbone,
-    adapter: Path | None,
-    task: str,
-    language: str,
+    asked: Asked,
     rows: Given,
-    scoring: Scoring,
-    prompt: str | None = None,
-    prompt_language: str | None = None,
-    answers: Literal["ranked", "generated"] = "ranked",
     beside: Given | None = None,
-    beside_language: str | None = None,
     progress: Progress = lambda done, total: None,
     tell: Tell[dict[str, Any]] = lambda place, record: None,
 ) -> Predictions:
-    """Answer rows that need no label; arguments and errors as for `predict`, `progress` as for `score_choices`.
+    """Answer rows that need no label; rows and errors as for `predict`, `progress` as for `score_choices`.
 
     `tell` is called with the place of each row and its record, as soon as it is answered.
     """
-    chosen = labelled_task(task, Path(), prompt, prompt_language, answers == "generated")
-    find_language(language)
-    spoken = source_language(adapter, beside, beside_language)
+    task = labelled_task(
+        asked.task, Path(), asked.prompt, asked.prompt_language, asked.answers == "generated"
+    )
+    find_language(asked.language)
+    spoken = source_language(asked.adapter, beside, asked.beside_language)
     side = None if beside is None or spoken is None else (beside, spoken)
-    asked = load_unlabelled(chosen, rows, language, side)
-    _check_names(rows, [row for row, _ in asked])
-    examples = [example for _, example in asked]
-    ref = answering(find_backbone(backbone), chosen, examples)
-    if adapter is not None:
-        check_adapter(ref, adapter)
-        check_labels(ref, adapter, labels_of(chosen, examples[0]))
+    loaded = load_unlabelled(task, rows, asked.language, side)
+    _check_names(rows, [row for row, _ in loaded])
+    examples = [example for _, example in loaded]
+    ref = answering(find_backbone(asked.backbone), task, examples)
+    if asked.adapter is not None:
+        check_adapter(ref, asked.adapter)
+        check_labels(ref, asked.adapter, labels_of(task, examples[0]))
     records: dict[int, dict[str, Any]] = {}
 
     def record(place: int, found: Prediction) -> None:
-        records[place] = {"id": found.id, **asked[place][0], **_answered(found)}
+        records[place] = {"id": found.id, **loaded[place][0], **_answered(found)}
         tell(place, records[place])
 
-    with adapted(ref, adapter) as (model, tokenizer):
-        answered, truncated = answer(ref, model, tokenizer, chosen, examples, scoring, progress, record)
+    with adapted(ref, asked.adapter) as (model, tokenizer):
+        answered, truncated = answer(ref, model, tokenizer, task, examples, asked.scoring, progress, record)
     malformed = sum(found.prediction is None for found in answered)
     return Predictions([records[place] for place in range(len(examples))], malformed, truncated)
 
