@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -161,6 +161,11 @@ _MENDS = {
     errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+
+
+def handed_on(options: dict[str, Any], *own: str) -> dict[str, Any]:
+    """The options of a command that the function it calls takes by the same names: its `locals()` but `own`."""
+    return {name: value for name, value in options.items() if name not in own}
 
 
 def check_push(repository: str | None, private: bool) -> None:

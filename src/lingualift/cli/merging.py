@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lingualift.cli.app import OutputFolder, Private, PushTo, app, check_push, next_step, push_to
+from lingualift.cli.app import OutputFolder, Private, PushTo, app, check_push, handed_on, next_step, push_to
 from lingualift.errors import UserError
 from lingualift.terminal import say
 
@@ -59,27 +59,14 @@ def merge(
     private: Private = False,
 ) -> None:
     """Merge adapter folders into a new one; no backbone is loaded."""
+    settings = handed_on(locals(), "adapter", "module_weight", "push_to_hub", "private")
     from lingualift.merging import merge as merge_folders
 
     check_push(push_to_hub, private)
     report = merge_folders(
-        method=method,
-        output=output,
-        task=task,
-        target_reference=target_reference,
-        source_reference=source_reference,
-        weight=weight,
+        **settings,
         adapters=[(Path(name), value) for name, value in _pairs("--adapter", adapter)] if adapter else None,
-        mean=mean,
-        space=space,
-        modules=modules,
         module_weights=dict(_pairs("--module-weight", module_weight)),
-        rank=rank,
-        rule=rule,
-        export=export,
-        density=density,
-        seed=seed,
-        cutoff=cutoff,
     )
     for line in report.lines():
         say(line)

@@ -25,6 +25,7 @@ from lingualift.cli.app import (
     app,
     backbone_of,
     check_push,
+    handed_on,
     next_step,
     push_to,
     show_list,
@@ -80,40 +81,14 @@ def lift(
     private: Private = False,
 ) -> None:
     """Lift an adapter you have into another language, by raw text in both."""
+    settings = handed_on(locals(), "score_on", "push_to_hub", "private")
     from lingualift.cli.progress import watching
-    from lingualift.commands.lift import HEAD
     from lingualift.commands.lift import lift as lift_adapter
+    from lingualift.commands.lifted import HEAD
 
     check_push(push_to_hub, private)
     with watching(Terminal(stderr=True)) as watch:
-        lifted = lift_adapter(
-            backbone=backbone,
-            adapter=adapter,
-            to=to,
-            text=text,
-            source_text=source_text,
-            output=output,
-            source_language=source_language,
-            weight=weight,
-            rank=rank,
-            task=task,
-            data=data,
-            score_on=score_on or (),
-            split=split,
-            steps=steps,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            max_length=max_length,
-            seed=seed,
-            store=store,
-            revision=revision,
-            dtype=dtype,
-            quantization=quantization,
-            chat_template=chat_template,
-            precision=precision,
-            workers=workers,
-            watch=watch,
-        )
+        lifted = lift_adapter(**settings, score_on=score_on or (), watch=watch)
     show_list(HEAD, [measure.cells() for measure in lifted.measures])
     for line in lifted.lines():
         say(line)

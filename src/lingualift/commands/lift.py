@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from lingualift.adapters.card import CARD_FILE, Card, as_code, as_line, shown, table
-from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import Adapter, open_adapter
 from lingualift.attachment import check_adapter
 from lingualift.backbone.loading import check_positions, load_backbone
 from lingualift.backbone.reference import BackboneRef, find_backbone
+from lingualift.commands.lifted import Lifted, Texts, check_effect, describe, measure, notes
 from lingualift.config import (
     Backbone,
     Data,
@@ -25,7 +23,6 @@ from lingualift.config import (
     GivenAdapter,
     Processes,
     Rank,
-    Scoring,
     Seed,
     Training,
     check_number,
@@ -35,32 +32,25 @@ from lingualift.data.output import check_output
 from lingualift.data.rows import load_texts
 from lingualift.data.source import Source
 from lingualift.errors import UserError, setting
-from lingualift.evaluation.perplexity import mean_nats
 from lingualift.languages import language
 from lingualift.merging import merge
 from lingualift.merging.loraconfig import lora_config
-from lingualift.metrics.comparisons import paired
+from lingualift.merging.report import MergeReport
 from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
 from lingualift.pipeline.steps import Initialise, Train, words_head
 from lingualift.pipeline.store import Store
 from lingualift.provenance import (
-    PROVENANCE_FILE,
     atomic_folder,
-    read_json,
-    write_json,
     write_jsonl,
-    write_text,
 )
 from lingualift.tasks import Example, Task
 from lingualift.tasks.language_modelling import REFERENCE_TASKS, CausalLM
 
-REPORT_FILE = "lift.json"
 STORE = "lingualift-store"
 LEARNING_RATES = {"lora": 2e-4, "ia3": 5e-4}
 """Of the references, by kind: those of the AdaMergeX authors."""
 HELD_OUT = 20, 0.05, 500
 """Texts of each language that are never trained on: at least, share, at most; never more than a fifth."""
-_SOURCE = "https://arxiv.org/abs/2402.18913"
 _TASK_TYPES = {
     "decoder": ("CAUSAL_LM",),
     "encoder-decoder": ("SEQ_2_SEQ_LM",),
@@ -69,87 +59,6 @@ _TASK_TYPES = {
 """What peft calls the tasks of adapters that can be lifted, by family."""
 _SHARED = ("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
 """What references take over from the adapter's configuration as it stands, beside its modules."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One number, of the backbone, of the adapter as it was, and of the lifted one.
-
-    Attributes:
-        what: "perplexity" or a metric.
-        language: Of the texts or rows.
-        n: Texts or rows.
-        backbone: Of the plain backbone; None where it was not measured.
-        before: Of the adapter as it was.
-        after: Of the lifted adapter.
-        low: Lower end of the 95% interval of `after - before` over items, by paired bootstrap; None for perplexity.
-        high: Its upper end.
-        chance: Percent of guessing; None for perplexity.
-    """
-
-    what: str
-    language: str
-    n: int
-    backbone: float | None
-    before: float
-    after: float
-    low: float | None = None
-    high: float | None = None
-    chance: float | None = None
-
-    @property
-    def change(self) -> float:
-        """What lifting did: `after - before`."""
-        return self.after - self.before
-
-    def cells(self) -> tuple[str, ...]:
-        """The measure as a line of a table: what, backbone, before, after, change."""
-        unit = f"n {self.n}" if self.chance is None else f"n {self.n}, chance {self.chance:.1f}"
-        interval = "" if self.low is None else f" [{self.low:+.1f}, {self.high:+.1f}]"
-        digits = 2 if self.chance is None else 1
-        backbone, before, after = (
-            "–" if value is None else f"{value:.{digits}f}"
-            for value in (self.backbone, self.before, self.after)
-        )
-        what = f"{self.what}, {self.language} ({unit})"
-        return what, backbone, before, after, f"{self.change:+.{digits}f}{interval}"
-
-
-HEAD = ("", "backbone", "before", "after", "change")
-
-
-@dataclass(frozen=True)
-class Lifted:
-    """A lifted adapter.
-
-    Attributes:
-        output: Its folder.
-        kind: "lora" or "ia3".
-        rank: The largest rank of a module; 0 for (IA)³.
-        energy_kept: Share of the update's spectral energy that a truncation kept; None where nothing was cut.
-        measures: What was measured: perplexity on held-out text, scores if labelled rows were given.
-        notes: What the user should know.
-        trained: References that were trained now; the others were in the store.
-        store: Where the references are.
-    """
-
-    output: Path
-    kind: str
-    rank: int
-    energy_kept: float | None
-    measures: tuple[Measure, ...]
-    notes: tuple[str, ...]
-    trained: int
-    store: Path
-
-    def lines(self) -> list[str]:
-        """What there is to say beside the measures, for people."""
-        size = f"rank {self.rank}" if self.rank else "(IA)³"
-        kept = f", {self.energy_kept:.1%} of the update's energy kept" if self.energy_kept is not None else ""
-        return [
-            f"{self.output}: {size}{kept}; references in {self.store}, {self.trained} of 2 trained now",
-            *(f"note: {note}" for note in self.notes),
-        ]
 
 
 def lift(
@@ -251,48 +160,89 @@ def lift(
     )
     given = given_adapter(_fitting(ref, opened))
     check_positions(load_backbone(ref)[0].bound, setting("max_length"), max_length)
+    job = _Job(ref, opened, given, languages, texts, rows, settings, seed, weight, rank)
     finished = Store(Path(store) if store else output.parent / STORE)
     finished.claim()
+    return _lift(job, output, finished, workers or default_workers(), watch)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An adapter that can be lifted, and all that goes into it; read and checked.
+
+    Attributes:
+        ref: The backbone.
+        adapter: What is lifted.
+        given: What its references are trained as, by the backbone's names.
+        languages: The target's code, and the source's.
+        texts: By language.
+        rows: Language, task and examples to score.
+        training: Of the references.
+        seed: Draw of the references, and order of the texts.
+        weight: λ.
+        rank: To truncate to; None for exact.
+    """
+
+    ref: BackboneRef
+    adapter: Adapter
+    given: GivenAdapter
+    languages: tuple[str, str]
+    texts: Mapping[str, Texts]
+    rows: Sequence[tuple[str, Task, list[Example]]]
+    training: Training
+    seed: int
+    weight: float
+    rank: int | None
+
+
+def _lift(job: _Job, output: Path, store: Store, workers: int, watch: Watch) -> Lifted:
+    """Train the references that the store lacks, merge, measure, and write the folder."""
     with contextlib.ExitStack() as until_merged:
         scratch = Path(until_merged.enter_context(tempfile.TemporaryDirectory()))
-        target, source = _references(ref, given, texts, settings, seed, scratch)
+        target, source = _references(job, scratch)
         needed = (target.start, *((target.words,) if target.words else ()), target, source)
-        until_merged.enter_context(finished.needing(needed))
-        missing = [step for step in needed if not finished.has(step)]
+        until_merged.enter_context(store.needing(needed))
+        missing = [step for step in needed if not store.has(step)]
         if missing:
             watch(Event("plan", missing[0], done=len(missing), total=sum(step.cost for step in missing)))
-            run_locally(missing, finished, workers or default_workers(), watch)
+            run_locally(missing, store, workers, watch)
         folder = until_merged.enter_context(atomic_folder(output))
         folder.rmdir()  # the merge makes its folder by one rename of its own
-        try:
-            merged = merge(
-                method="adamergex",
-                task=opened.path,
-                target_reference=finished.folder(target),
-                source_reference=finished.folder(source),
-                weight=weight,
-                space="delta" if given.type == "lora" else "factors",
-                rank=rank,
-                output=folder,
-            )
-        except UserError as error:
-            raise error.within(inspect.signature(lift).parameters, "merge") from None
-        words = finished.folder(target.words) if target.words else None
-        measures = _measure(ref.with_words(words), opened.path, folder, texts[languages[0]], rows, settings)
-        _check_effect(measures, weight)
+        references = {"target": store.folder(target), "source": store.folder(source)}
+        merged = _merge(job, references, folder)
+        words = store.folder(target.words) if target.words else None
+        text = job.texts[job.languages[0]]
+        measures = measure(job.ref.with_words(words), job.adapter.path, folder, text, job.rows, job.training)
+        check_effect(measures, job.weight)
         lifted = Lifted(
             output=output,
-            kind=given.type,
+            kind=job.given.type,
             rank=max(module.rank for module in open_adapter(folder).modules.values()),
             energy_kept=merged.energy_kept,
             measures=tuple(measures),
-            notes=(*merged.warnings, *merged.notes, *_notes(ref, opened, texts, measures)),
+            notes=(*merged.warnings, *merged.notes, *notes(job.ref, job.adapter, job.texts, measures)),
             trained=sum(isinstance(step, Train) for step in missing),
-            store=finished.root,
+            store=store.root,
         )
-        references = {"target": finished.folder(target), "source": finished.folder(source)}
-        _describe(folder, lifted, ref, languages, weight, references)
+        describe(folder, lifted, job.ref, job.languages, job.weight, references)
     return lifted
+
+
+def _merge(job: _Job, references: Mapping[str, Path], folder: Path) -> MergeReport:
+    """Merge the adapter with its references into a new folder."""
+    try:
+        return merge(
+            method="adamergex",
+            task=job.adapter.path,
+            target_reference=references["target"],
+            source_reference=references["source"],
+            weight=job.weight,
+            space="delta" if job.given.type == "lora" else "factors",
+            rank=job.rank,
+            output=folder,
+        )
+    except UserError as error:
+        raise error.within(inspect.signature(lift).parameters, "merge") from None
 
 
 def given_adapter(adapter: Adapter) -> GivenAdapter:
@@ -327,25 +277,6 @@ def given_adapter(adapter: Adapter) -> GivenAdapter:
     return GivenAdapter(type=adapter.kind, settings=settings)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
-class _Texts:
-    """The texts of a language, each once.
-
-    Attributes:
-        language: Its code.
-        train: For the reference.
-        held_out: For the perplexity; never trained on.
-        where: Their file.
-        repeated: How many stood there again and were dropped.
-    """
-
-    language: str
-    train: list[str]
-    held_out: list[str]
-    where: str
-    repeated: int
-
-
 def _languages(to: str, source: str) -> tuple[str, str]:
     codes = language(to).code, language(source).code
     if codes[0] == codes[1]:
@@ -367,7 +298,7 @@ def _check_merge(kind: str, weight: float, rank: int | None) -> None:
         raise UserError(setting("rank"), found, "LoRA, which can be truncated", "leave it out")
 
 
-def _read_texts(languages: tuple[str, str], files: tuple[Path | str, Path | str]) -> dict[str, _Texts]:
+def _read_texts(languages: tuple[str, str], files: tuple[Path | str, Path | str]) -> dict[str, Texts]:
     texts = {}
     for code, file in zip(languages, files, strict=True):
         found = load_texts(CausalLM(), checked(Data, files=str(file)), code, "train", Path())
@@ -377,7 +308,7 @@ def _read_texts(languages: tuple[str, str], files: tuple[Path | str, Path | str]
         if not count:
             raise UserError(file, f"has {len(unique)} texts", "at least 5", "add text, one text a line")
         chosen = set(random.Random(0).sample(range(len(unique)), count))
-        texts[code] = _Texts(
+        texts[code] = Texts(
             code,
             [item for index, item in enumerate(unique) if index not in chosen],
             [item for index, item in enumerate(unique) if index in chosen],
@@ -430,158 +361,14 @@ def _fitting(ref: BackboneRef, adapter: Adapter) -> Adapter:
     return named
 
 
-def _references(
-    ref: BackboneRef,
-    given: GivenAdapter,
-    texts: Mapping[str, _Texts],
-    settings: Training,
-    seed: int,
-    folder: Path,
-) -> tuple[Train, Train]:
+def _references(job: _Job, folder: Path) -> tuple[Train, Train]:
     """The steps that train the target's and the source's reference, from one start."""
-    for code, item in texts.items():
+    for code, item in job.texts.items():
         write_jsonl(folder / f"{code}.jsonl", ({"text": line} for line in item.train))
-    data = Source(REFERENCE_TASKS[ref.objective], Data(files="{language}.jsonl"), folder)
-    start = Initialise(ref, given, seed)
-    words = words_head(ref, data, tuple(texts), settings, seed, settings.max_length)
+    data = Source(REFERENCE_TASKS[job.ref.objective], Data(files="{language}.jsonl"), folder)
+    start, length = Initialise(job.ref, job.given, job.seed), job.training.max_length
+    words = words_head(job.ref, data, tuple(job.texts), job.training, job.seed, length)
     target, source = (
-        Train(start, data, code, settings, seed, settings.max_length, words=words) for code in texts
+        Train(start, data, code, job.training, job.seed, length, words=words) for code in job.texts
     )
     return target, source
-
-
-def _measure(
-    ref: BackboneRef,
-    before: Path,
-    after: Path,
-    texts: _Texts,
-    rows: Sequence[tuple[str, Task, list[Example]]],
-    settings: Training,
-) -> list[Measure]:
-    """Perplexity on held-out text, and the scores."""
-    from lingualift.evaluation.runner import adapted, evaluate
-
-    folders = (None, before, after)
-    found: list[float] = []
-    for folder in folders:
-        with adapted(ref, folder) as (model, tokenizer):
-            nats = mean_nats(ref, model, tokenizer, texts.held_out, settings.max_length, texts.language)
-            found.append(math.exp(min(nats, 700.0)) if math.isfinite(nats) else math.nan)
-    plain, old_text, new_text = found
-    measures = [Measure("perplexity", texts.language, len(texts.held_out), plain, old_text, new_text)]
-    limit = load_backbone(ref)[0].bound
-    scoring = Scoring() if limit is None else Scoring(max_length=min(Scoring().max_length, limit))
-    for code, task, examples in rows:
-        old, new = (evaluate(ref, folder, task, examples, scoring) for folder in folders[1:])
-        for metric in task.metrics:
-            then, now = (float(side.scores[metric]["score"] or 0.0) for side in (old, new))
-            _, low, high = paired(metric, code, old.rows(), new.rows())
-            chance = old.scores[metric]["chance"]
-            measures.append(Measure(metric, code, len(examples), None, then, now, low, high, chance))
-    return measures
-
-
-def _check_effect(measures: Sequence[Measure], weight: float) -> None:
-    """Check that the lifted adapter gives numbers, and other ones than before."""
-    first = measures[0]
-    if not math.isfinite(first.after):
-        mend = f"lower the weight or the learning rate, or load the backbone in float32: {setting('dtype', 'float32')}"
-        raise UserError("lift", f"the lifted adapter's perplexity is {first.after}", "a number", mend)
-    if weight and first.after == first.before:
-        mend = f"raise {setting('weight')}, {setting('steps')} or {setting('learning_rate')}"
-        raise UserError("lift", "the lifted adapter answers as the adapter did", "a change", mend)
-
-
-def _notes(
-    ref: BackboneRef, adapter: Adapter, texts: Mapping[str, _Texts], measures: Sequence[Measure]
-) -> list[str]:
-    notes = []
-    if ref.lacks_words:
-        notes.append(
-            f"the checkpoint of {shown(ref.name)!r} has no head for words: one was trained on both texts, to train the "
-            "references and to measure perplexity by; the lifted adapter holds nothing of it"
-        )
-    name = adapter.config.get("base_model_name_or_path")
-    if name and name not in (ref.name, ref.source):
-        notes.append(
-            f"the adapter calls its backbone {shown(name)!r}; it fits {shown(ref.name)!r}, but whether the two are "
-            "the same could not be checked"
-        )
-    first, other = texts.values()
-    if both := {*first.train, *first.held_out} & {*other.train, *other.held_out}:
-        notes.append(f"{len(both)} texts stand in both files")
-    for item in texts.values():
-        if item.repeated:
-            notes.append(f"{item.where}: {item.repeated} repeated texts were read once")
-    if measures[0].change > 0:
-        notes.append(
-            "perplexity on held-out text rose: lifting did not bring the adapter nearer to the language"
-        )
-    return notes
-
-
-def _describe(
-    folder: Path,
-    lifted: Lifted,
-    ref: BackboneRef,
-    languages: tuple[str, str],
-    weight: float,
-    references: Mapping[str, Path],
-) -> None:
-    """Write model card, provenance and numbers into the lifted adapter's folder."""
-    config, merged = read_json(folder / CONFIG_FILE), read_json(folder / PROVENANCE_FILE)
-    trained = {role: read_json(path / PROVENANCE_FILE) for role, path in references.items()}
-    facts = {
-        "kind": "lifted",
-        "languages": list(languages),
-        "backbone": ref.record(),
-        "references": trained,
-    }
-    measures = [{**asdict(measure), "change": measure.change} for measure in lifted.measures]
-    numbers = {"weight": weight, "rank": lifted.rank, "energy_kept": lifted.energy_kept, "measures": measures}
-    write_json(folder / REPORT_FILE, {"schema": 1, **numbers, "notes": list(lifted.notes)})
-    write_json(folder / PROVENANCE_FILE, {**merged, **facts})
-    write_text(folder / CARD_FILE, _card(config, lifted, ref, languages, weight, trained))
-
-
-def _card(
-    config: Mapping[str, Any],
-    lifted: Lifted,
-    ref: BackboneRef,
-    languages: tuple[str, str],
-    weight: float,
-    references: Mapping[str, Mapping[str, Any]],
-) -> str:
-    to, source = (language(code) for code in languages)
-    settings = references["target"]["settings"]
-    texts = " and ".join(
-        f"{facts['rows']} texts ({code})" for code, facts in zip(languages, references.values(), strict=True)
-    )
-    recipe = [
-        ("backbone", as_code(shown(ref.name))),
-        ("from, to", f"{source.name} ({source.code}), {to.name} ({to.code})"),
-        ("merge weight λ", f"{weight:g}"),
-        ("rank", lifted.rank or "–"),
-        ("references trained on", texts),
-        (
-            "steps of each",
-            f"{settings['steps']} of {settings['batch_size']} × {settings['max_length']} tokens",
-        ),
-        ("peak learning rate", f"{settings['learning_rate']:g}"),
-    ]
-    return Card(
-        title=f"{'LoRA' if lifted.kind == 'lora' else '(IA)³'} adapter, lifted into {to.name}",
-        summary=f"A task learnt in {source.name}, carried into {to.name} by raw text in both languages: adapter ⊕ λ·("
-        f"{to.name} reference ⊖ {source.name} reference), [AdaMergeX]({_SOURCE}). Made by `lingualift lift`; hashes "
-        "of everything that went in are in `provenance.json`.",
-        config=config,
-        backbone={"name": config.get("base_model_name_or_path"), "revision": config.get("revision")},
-        languages=languages,
-        tags=("cross-lingual-transfer", "merge", "adamergex"),
-        sections=(
-            table(("made with", ""), recipe),
-            "## Before and after\n\n" + table(HEAD, [measure.cells() for measure in lifted.measures]),
-            *(("\n".join(f"- Note: {as_line(note)}" for note in lifted.notes),) if lifted.notes else ()),
-        ),
-        sources=(_SOURCE,),
-    ).text()
