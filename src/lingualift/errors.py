@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Callable, Collection, Iterable
+from typing import Literal
 
 _MARK = "\x00"
 _SETTING = re.compile("\x00(?:(?P<command>\\w+):)?(?P<name>\\w+)(?:=(?P<value>[^\x00]*))?\x00")
@@ -114,3 +116,50 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known: {', '.join(names)}" if names else "none is registered"
+
+
+_MENDS = {
+    "read": {
+        errno.ENOENT: "check the path",
+        errno.ENOTDIR: "check the path",
+        errno.ELOOP: "check the path",
+        errno.EACCES: "ask for the right to read it, or name another",
+        errno.EPERM: "ask for the right to read it, or name another",
+        errno.EISDIR: "name a file, not a folder",
+        errno.ENAMETOOLONG: "choose a shorter name",
+        errno.EMFILE: "raise the limit on open files (ulimit -n)",
+        errno.ENFILE: "raise the limit on open files (ulimit -n)",
+    },
+    "written": {
+        errno.ENOSPC: "free some space or choose another output",
+        errno.EDQUOT: "free some space or choose another output",
+        errno.EFBIG: "raise the limit on file sizes (ulimit -f) or choose another output",
+        errno.EACCES: "choose an output that you may write to",
+        errno.EPERM: "choose an output that you may write to",
+        errno.EROFS: "choose an output that you may write to",
+        errno.ENOTDIR: "choose an output whose parents are folders",
+        errno.EISDIR: "choose an output that is no folder",
+        errno.EEXIST: "choose an output that does not exist yet",
+        errno.ENOTEMPTY: "choose an output that does not exist yet",
+        errno.ENAMETOOLONG: "choose a shorter name",
+    },
+    "used": {
+        errno.EACCES: "change its permissions, or name another",
+        errno.EPERM: "change its permissions, or name another",
+        errno.EROFS: "name one on a disk that can be written",
+        errno.ENOSPC: "free some space, or name another",
+        errno.EDQUOT: "free some space, or name another",
+        errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
+        errno.ENAMETOOLONG: "choose a shorter name",
+    },
+}
+
+
+def mend_of(done: Literal["read", "written", "used"], code: int | None) -> str | None:
+    """The mend where the operating system refuses to let a file be read, written or used; None for other reasons.
+
+    Args:
+        done: What was to be done with the file; `used` where no code that is nearer expected a refusal.
+        code: The system's number of the reason.
+    """
+    return _MENDS[done].get(code or 0)

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from lingualift.errors import UserError, setting
+from lingualift.errors import UserError, mend_of, setting
 from lingualift.parsing import parse_json
 
 PROVENANCE_FILE = "provenance.json"
@@ -103,22 +103,11 @@ def reading(source: Path, expected: str = "") -> Iterator[None]:
     Raises:
         UserError: no such file, no permission, a folder, a name that is too long, a disk that fails.
     """
-    mends = {
-        errno.ENOENT: "check the path",
-        errno.ENOTDIR: "check the path",
-        errno.ELOOP: "check the path",
-        errno.EACCES: "ask for the right to read it, or name another",
-        errno.EPERM: "ask for the right to read it, or name another",
-        errno.EISDIR: "name a file, not a folder",
-        errno.ENAMETOOLONG: "choose a shorter name",
-        errno.EMFILE: "raise the limit on open files (ulimit -n)",
-        errno.ENFILE: "raise the limit on open files (ulimit -n)",
-    }
     try:
         yield
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
-        mend = mends.get(error.errno or 0, "fetch or write the file again")
+        mend = mend_of("read", error.errno) or "fetch or write the file again"
         named = source if error.filename is None else Path(os.fsdecode(error.filename))
         where = named if source in named.parents else source
         raise UserError(where, f"cannot be read ({reason})", expected, mend) from error
@@ -131,28 +120,16 @@ def writing(target: Path) -> Iterator[None]:
     Raises:
         UserError: no space, no permission, a file in the way, a read-only disk.
     """
-    mends = {
-        errno.ENOSPC: "free some space or choose another output",
-        errno.EDQUOT: "free some space or choose another output",
-        errno.EFBIG: "raise the limit on file sizes (ulimit -f) or choose another output",
-        errno.EACCES: "choose an output that you may write to",
-        errno.EPERM: "choose an output that you may write to",
-        errno.EROFS: "choose an output that you may write to",
-        errno.ENOTDIR: "choose an output whose parents are folders",
-        errno.EISDIR: "choose an output that is no folder",
-        errno.EEXIST: "choose an output that does not exist yet",
-        errno.ENOTEMPTY: "choose an output that does not exist yet",
-        errno.ENAMETOOLONG: "choose a shorter name",
-    }
     try:
         yield
     except UserError:
         raise
     except Exception as error:
         code = error.errno if isinstance(error, OSError) else _full_disk(error, target)
-        if code not in mends:
+        mend = mend_of("written", code)
+        if code is None or mend is None:
             raise
-        raise UserError(target, f"cannot be written ({os.strerror(code)})", mend=mends[code]) from error
+        raise UserError(target, f"cannot be written ({os.strerror(code)})", mend=mend) from error
 
 
 def _full_disk(error: Exception, target: Path) -> int | None:

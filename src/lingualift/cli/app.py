@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lingualift.errors import UserError
+from lingualift.errors import UserError, mend_of
 from lingualift.processes import claim
 from lingualift.terminal import STDOUT, Terminal, close_stdout, open_streams, say
 
@@ -143,7 +142,7 @@ def _refused(error: Exception) -> UserError | None:
         mend = "free some, raise its limit (`ulimit -v`), or lower the batch size"
         return UserError(_MEMORY, "ran out", mend=mend)
     if isinstance(error, OSError) and error.filename is not None:
-        mend = _MENDS.get(error.errno or 0, "check the path")
+        mend = mend_of("used", error.errno) or "check the path"
         return UserError(os.fsdecode(error.filename), f"cannot be used ({error.strerror})", mend=mend)
     return None
 
@@ -152,15 +151,6 @@ _MEMORY = "memory"
 _NO_MEMORY = re.compile(
     "(can't|cannot) allocate memory|out of memory|failed to map segment|can't start new thread", re.IGNORECASE
 )
-_MENDS = {
-    errno.EACCES: "change its permissions, or name another",
-    errno.EPERM: "change its permissions, or name another",
-    errno.EROFS: "name one on a disk that can be written",
-    errno.ENOSPC: "free some space, or name another",
-    errno.EDQUOT: "free some space, or name another",
-    errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
-    errno.ENAMETOOLONG: "choose a shorter name",
-}
 
 
 def handed_on(options: dict[str, Any], *own: str) -> dict[str, Any]:
