@@ -6,7 +6,7 @@
 Rows are parallel by construction (the mini-world) or translated by people (NusaX), so they stand for exact translations
 of each other. A worse translation is the English test row of which a share of the words is dropped or replaced
 (`lingualift.miniworld.noise`). Training sees exact translations only, so that every adapter is trained once and scored
-with each translation. `--encoder` is a translation model for FLARE-MT (`benchmarks/translator.py` trains small ones).
+with each translation. `--encoder` is a translation model for FLARE-MT (`backbones/translator.py` trains small ones).
 
 Writes `table.md` and `table.json`: means over seeds, and the differences of the best-known rows to three baselines with
 95% intervals by paired bootstrap over test items and seeds. Nothing is tuned here: settings are those of

@@ -79,7 +79,7 @@ def make_worlds(places: Places) -> None:
         ]
         for seed in BACKBONES
     ]
-    script = [sys.executable, str(ROOT / "benchmarks" / "translator.py"), "--world"]
+    script = [sys.executable, str(ROOT / "backbones" / "translator.py"), "--world"]
     commands.append([*script, "--output", str(places.translator)])
     wanted = [command for command in commands if not Path(command[-1]).is_dir()]
     for command in wanted:

@@ -18,9 +18,14 @@ ENTRIES = all_languages()
 
 
 def test_no_two_files_of_tests_have_one_name():
-    """They are imported by it, benchmarks and the study too: of two, one would be taken for the other."""
+    """They are imported by it, backbones, benchmarks and the study too: of two, one would be taken for the other."""
     root = Path(__file__).parents[2]
-    files = [*root.glob("tests/**/*.py"), *root.glob("benchmarks/*.py"), *root.glob("study/*.py")]
+    files = [
+        *root.glob("tests/**/*.py"),
+        *root.glob("backbones/*.py"),
+        *root.glob("benchmarks/*.py"),
+        *root.glob("study/*.py"),
+    ]
     names = [path.stem for path in files if path.name != "conftest.py"]
     assert len(set(names)) == len(names)
 

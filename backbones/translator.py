@@ -1,7 +1,7 @@
 """A small NLLB-class translator, trained from scratch: for measurements of FLARE where no hub can be reached.
 
-    python benchmarks/translator.py --world --output translators/world   # two to three minutes of one core
-    python benchmarks/translator.py --texts ../shared/data --output translators/nusa   # about ten
+    python backbones/translator.py --world --output translators/world   # two to three minutes of one core
+    python backbones/translator.py --texts ../shared/data --output translators/nusa   # about ten
     lingualift translate --model translators/nusa --source jav --target eng --task nusax ...
 
 M2M100, as NLLB is, with NLLB's tags and BPE of its own. `--world`: between English and the other languages of the

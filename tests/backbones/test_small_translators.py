@@ -1,4 +1,4 @@
-"""benchmarks/translator.py: what it trains on, and that the folders it leaves translate and encode."""
+"""backbones/translator.py: what it trains on, and that the folders it leaves translate and encode."""
 
 import dataclasses
 import gzip
@@ -15,8 +15,8 @@ import lingualift as ll
 from lingualift.miniworld import LANGUAGES
 from lingualift.miniworld.data import SIZES, qa_rows, reference_rows, sentiment_rows
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "benchmarks" / "translator.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "backbones" / "translator.py"
 REAL = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(SCRIPT.parent))
 

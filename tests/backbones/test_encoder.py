@@ -1,4 +1,4 @@
-"""benchmarks/encoder.py: what it reads, what it masks, and the encoder it leaves."""
+"""backbones/encoder.py: what it reads, what it masks, and the encoder it leaves."""
 
 import gzip
 import importlib.util
@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "encoder.py"
+SCRIPT = Path(__file__).parents[2] / "backbones" / "encoder.py"
 SECRET = "ЖЖЖЖ"  # in labels, questions and held-out texts only
 TRAINING = {
     "bible/aa.jsonl.gz": {"verse_id": "GEN.{book}.{row}", "text": "{text}"},

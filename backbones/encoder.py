@@ -1,6 +1,6 @@
 """A small XLM-R-class encoder, trained from scratch on real text: for measurements where no hub can be reached.
 
-    python benchmarks/encoder.py --data DATA --output encoder --minutes 40 --bfloat16
+    python backbones/encoder.py --data DATA --output encoder --minutes 40 --bfloat16
 
 DATA holds gzipped JSON Lines: `bible/<lang>`, `ntrex/<lang>`, `nusaparagraph/<lang>`, and `<set>/<lang>/train` of
 `nusax`, `nusatranslation`, `xnli` and `tydiqa_goldp`; a set that is absent is left out, and labels are never read.
@@ -385,7 +385,7 @@ def describe(options, model, batches: Batches, done: str, figures: str) -> str:
 
 XLM-R's architecture, {model.config.num_hidden_layers} layers, hidden {model.config.hidden_size}, \
 {parameters:,} parameters, tied embeddings, byte-level BPE of {model.config.vocab_size:,} pieces; masked language \
-modelling from scratch by `benchmarks/encoder.py`, seed {options.seed}, {options.threads} thread(s), \
+modelling from scratch by `backbones/encoder.py`, seed {options.seed}, {options.threads} thread(s), \
 {"bfloat16 autocast" if options.bfloat16 else "float32"}; weights in float32.
 
 Done: {done}; {batches.beside:,} of the tokens in rows of texts beside their translations. \
