@@ -34,8 +34,8 @@ from lingualift.data.source import Source
 from lingualift.errors import UserError, setting
 from lingualift.languages import language
 from lingualift.merging import merge
+from lingualift.merging.engine import MergeReport
 from lingualift.merging.loraconfig import lora_config
-from lingualift.merging.report import MergeReport
 from lingualift.pipeline.executors import Event, Watch, default_workers, run_locally
 from lingualift.pipeline.steps import Initialise, Train, words_head
 from lingualift.pipeline.store import Store
