@@ -8,14 +8,15 @@ import pytest
 from rich.console import Console
 from worlds import experiment, write_experiment
 
+from lingualift import terminal
 from lingualift.cli.progress import counting
-from lingualift.pipeline import pulse, run
-from lingualift.pipeline.pulse import Beat, Pulse
+from lingualift.pipeline import run
+from lingualift.terminal import Beat, Pulse
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(pulse, "PERIOD", 0.02)
+    monkeypatch.setattr(terminal, "PERIOD", 0.02)
 
 
 def waited(told, seconds=20):
@@ -46,7 +47,7 @@ def test_what_runs_is_told_until_it_ends():
 
 def test_the_time_left_is_that_of_its_own_pace(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(pulse.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     beat = Beat()
     assert beat.left() is None
     now[0] = 160  # loading took a minute, and a killed run had done 40 already

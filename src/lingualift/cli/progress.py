@@ -11,8 +11,7 @@ from rich.text import Text
 
 from lingualift.errors import plain
 from lingualift.pipeline.executors import Event, Watch
-from lingualift.pipeline.pulse import Beat, Pulse
-from lingualift.terminal import Terminal, duration
+from lingualift.terminal import Beat, Pulse, Terminal, duration
 
 
 class _Label(ProgressColumn):

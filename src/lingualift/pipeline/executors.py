@@ -19,10 +19,10 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from lingualift.errors import UserError
-from lingualift.pipeline.pulse import Beat, Pulse
 from lingualift.pipeline.steps import Step
 from lingualift.pipeline.store import STORE_FILE, Store, damage
 from lingualift.processes import claim, device, settle, use_threads
+from lingualift.terminal import Beat, Pulse
 
 
 @dataclass(frozen=True)
