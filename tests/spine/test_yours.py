@@ -19,7 +19,7 @@ from lingualift.pipeline.store import Store
 from lingualift.processes import _free_in_container
 from lingualift.provenance import atomic_folder, sha256_file
 from lingualift.report import write_report
-from lingualift.runs.made import RECORD_FILE, alone, check, discard, made, place
+from lingualift.runs.claims import RECORD_FILE, alone, check, discard, made, place
 
 MINE = (
     "my.txt",

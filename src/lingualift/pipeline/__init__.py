@@ -1,7 +1,7 @@
 """The method, top to bottom: an experiment becomes a plan, a plan becomes finished steps, those become a table.
 
 Read `methods.py` (what each method does), `steps.py` (what a step is), `plan.py`, `executors.py`, `results.py`,
-`folder.py` (whose the run folder is), and the function below that puts them together.
+`runs/claims.py` (whose the run folder is), and the function below that puts them together.
 """
 
 from __future__ import annotations
@@ -24,8 +24,15 @@ from lingualift.pipeline.store import Store
 from lingualift.provenance import writing
 from lingualift.report import write_report
 from lingualift.report.tables import Layout
-from lingualift.runs.claims import check_folder, claimed, still_there
-from lingualift.runs.folder import EXPERIMENT_FILE, LOG_FILE, PAGE_FILE, RESULTS_FILE
+from lingualift.runs.claims import (
+    EXPERIMENT_FILE,
+    LOG_FILE,
+    PAGE_FILE,
+    RESULTS_FILE,
+    check_folder,
+    claimed,
+    still_there,
+)
 
 
 @dataclass(frozen=True)

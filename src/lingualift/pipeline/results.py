@@ -16,8 +16,7 @@ from lingualift.pipeline.plan import Plan, Planned
 from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Step, Train, merge_weight
 from lingualift.pipeline.store import RECIPE_FILE, Store
 from lingualift.provenance import fingerprint, json_text, read_json
-from lingualift.runs.folder import RESULTS_FILE, STEPS_FILE
-from lingualift.runs.made import discard, made, place
+from lingualift.runs.claims import RESULTS_FILE, STEPS_FILE, discard, made, place
 
 SCHEMA = 1
 _VIEWS = ("predictions/", "adapters/")

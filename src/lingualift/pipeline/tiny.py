@@ -32,7 +32,7 @@ from lingualift.languages import language as find_language
 from lingualift.pipeline.methods import check_family, check_methods
 from lingualift.pipeline.plan import check_templates, rows_read
 from lingualift.provenance import open_to_all, write_jsonl, writing
-from lingualift.runs.made import discard, made, place
+from lingualift.runs.claims import discard, made, place
 from lingualift.tasks import TASKS, Task, TextTask, get_task, shipped_languages, shipped_rows
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
 

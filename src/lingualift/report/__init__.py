@@ -19,8 +19,8 @@ def write_report(folder: Path) -> Path:
     """
     from lingualift.report.page import render
     from lingualift.report.tables import Layout, to_markdown
-    from lingualift.runs.folder import PAGE_FILE, TABLE_FILE, files_of_older_run, read_run
-    from lingualift.runs.made import adopt, alone, place
+    from lingualift.runs.claims import PAGE_FILE, TABLE_FILE, adopt, alone, files_of_older_run, place
+    from lingualift.runs.folder import read_run
 
     run = read_run(folder)
     page = render(run)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from lingualift.config import Experiment, load_experiment
 from lingualift.errors import UserError, one_line
-from lingualift.runs.made import made
 from lingualift.metrics.comparisons import Comparison
-from lingualift.provenance import PROVENANCE_FILE, read_json, reading, sha256_file
-from lingualift.runs.records import Entry, Facts, Provenance, Results, Step, Steps, Sweep, Training
+from lingualift.provenance import PROVENANCE_FILE, read_json, sha256_file
+from lingualift.runs.claims import EXPERIMENT_FILE, LOG_FILE, RESULTS_FILE, STEPS_FILE, read_log
+from lingualift.runs.records import Facts, Provenance, Results, Step, Steps, Sweep, Training
 
-EXPERIMENT_FILE, RESULTS_FILE, STEPS_FILE, LOG_FILE = (
-    "experiment.yaml",
-    "results.json",
-    "steps.json",
-    "log.jsonl",
-)
-PAGE_FILE, TABLE_FILE = "report.html", "table.md"
-RESULTS = (RESULTS_FILE, STEPS_FILE, TABLE_FILE, PAGE_FILE)
-"""What says how a run ended."""
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
@@ -82,7 +71,6 @@ class RunFolder:
     fingerprints: Mapping[str, str]
 
 
-
 def read_run(folder: Path) -> RunFolder:
     """Read a run folder.
 
@@ -97,7 +85,7 @@ def read_run(folder: Path) -> RunFolder:
             "name the --output of the run; that of the demo is its `run` folder",
         )
     experiment = load_experiment(folder / EXPERIMENT_FILE)
-    log, garbled = _read_log(folder / LOG_FILE)
+    log, garbled = read_log(folder / LOG_FILE)
     if not (folder / RESULTS_FILE).is_file():
         failed = [entry for entry in log or () if entry.get("event") == "failed"]
         reason = f" ({failed[-1].get('step')}: {failed[-1].get('text')})" if failed else ""
@@ -166,33 +154,3 @@ def _steps(path: Path) -> tuple[StepRecord, ...]:
 def _facts(step: Step) -> dict[str, Any]:
     kinds: dict[str, type[BaseModel]] = {"sweep": Sweep, "adapter": Training}
     return kinds.get(step.kind, Facts).model_validate(step.facts).model_dump(exclude_unset=True)
-
-
-def _read_log(path: Path) -> tuple[tuple[Mapping[str, Any], ...] | None, int]:
-    """Entries, and lines that are none: a killed run may leave half a line."""
-    if not path.is_file():
-        return None, 0
-    with reading(path):
-        text = path.read_text(encoding="utf-8", errors="replace")
-    entries, garbled = [], 0
-    for line in text.splitlines():
-        try:
-            entries.append(Entry.model_validate(json.loads(line)).model_dump(exclude_none=True))
-        except (ValueError, RecursionError):  # pydantic's is a ValueError
-            garbled += 1
-    return tuple(entries), garbled
-
-
-def files_of_older_run(folder: Path) -> list[str]:
-    """Files of a run by a version that kept no record of what it made (`lingualift.runs.made`); its log tells it by."""
-    entries, _ = _read_log(folder / LOG_FILE)
-    if made(folder) or not entries or not {"time", "event", "step", "key"} <= entries[0].keys():
-        return []
-    try:
-        rows = [row for row in read_json(folder / RESULTS_FILE)["rows"] if isinstance(row, dict)]
-    except (UserError, KeyError, TypeError):
-        rows = []
-    named = {str(row.get(key)) for row in rows for key in ("predictions", "adapter")}
-    views = [folder / name for name in named if re.fullmatch(r"(predictions|adapters)/[^/]+", name)]
-    files = (path for view in views for path in (view, *view.rglob("*")) if path.is_file())
-    return [EXPERIMENT_FILE, *RESULTS, *(str(path.relative_to(folder)) for path in files)]

@@ -1,0 +1,1 @@
+"""Run folders: what a run made there and whose it is, and a finished one read back."""
