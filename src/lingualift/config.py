@@ -448,6 +448,15 @@ class Experiment(_Record):
                 raise ValueError(f"weights.curves: {code} is the tuning language or no target language")
         return self
 
+    def averages(self) -> dict[str, tuple[str, ...]]:
+        """Name of an average -> the languages in it, never the one that weights are tuned on."""
+        sets = {"average": self.languages.targets, **self.languages.groups}
+        kept = {
+            name: tuple(code for code in members if code != self.weights.tune_on)
+            for name, members in sets.items()
+        }
+        return {name: members for name, members in kept.items() if members}
+
 
 def _name_of(value: object) -> object:
     return value.method if isinstance(value, Method) else value

@@ -235,5 +235,6 @@ def store_prune(
 
 def _show(finished: Run) -> None:
     from lingualift.cli.tables import show
+    from lingualift.report.tables import Layout
 
-    show(finished.rows, finished.comparisons, finished.layout, Terminal())
+    show(finished.rows, finished.comparisons, Layout.of(finished.experiment), Terminal())

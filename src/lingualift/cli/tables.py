@@ -122,7 +122,7 @@ def _rich(table: Table, layout: Layout, *, wide: bool) -> RichTable:
     if wide:
         drawn.add_column("λ", no_wrap=True)
     for line in table.lines:
-        cells = [_cell(line.cells.get(column), column in layout.averages(), wide) for column in table.columns]
+        cells = [_cell(line.cells.get(column), column in layout.averages, wide) for column in table.columns]
         drawn.add_row(line.method, *cells, *([merge_weights(line.weights)] if wide else []))
     return drawn
 

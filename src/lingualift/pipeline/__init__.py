@@ -13,7 +13,7 @@ from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
-from lingualift.config import load_experiment
+from lingualift.config import Experiment, load_experiment
 from lingualift.errors import UserError
 from lingualift.metrics.comparisons import Comparison
 from lingualift.pipeline.cost import check_fits, estimate
@@ -23,7 +23,6 @@ from lingualift.pipeline.results import collect, names_of
 from lingualift.pipeline.store import Store
 from lingualift.provenance import writing
 from lingualift.report import write_report
-from lingualift.report.tables import Layout
 from lingualift.runs.claims import (
     EXPERIMENT_FILE,
     LOG_FILE,
@@ -44,7 +43,7 @@ class Run:
             `log.jsonl`.
         rows: The rows of `results.json`.
         comparisons: Every method against `source-ft`.
-        layout: How its tables are laid out.
+        experiment: The settings.
         trained: Steps that ran; the others were finished before.
         notes: What a tiny run changed in its experiment, a sentence each; none for a real one.
     """
@@ -52,7 +51,7 @@ class Run:
     folder: Path
     rows: list[dict[str, Any]]
     comparisons: list[Comparison]
-    layout: Layout
+    experiment: Experiment
     trained: int
     notes: tuple[str, ...] = ()
 
@@ -187,11 +186,10 @@ def run_plan(
                 watch(Event("plan", missing[0], done=len(missing), total=sum(step.cost for step in missing)))
             run_locally(missing, store, plan.experiment.workers or default_workers(), note)
         store.used(plan.steps)
-        layout = Layout.of(plan.experiment)
         with still_there(folder, plan.experiment):
-            rows, comparisons = collect(plan, store, folder, layout.averages())
+            rows, comparisons = collect(plan, store, folder, plan.experiment.averages())
     write_report(folder)
-    return Run(folder, rows, comparisons, layout, len(missing))
+    return Run(folder, rows, comparisons, plan.experiment, len(missing))
 
 
 __all__ = ["RESULTS_FILE", "Event", "Run", "make_plan", "plan_of", "run", "run_plan"]

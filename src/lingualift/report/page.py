@@ -49,11 +49,11 @@ def render(run: RunFolder) -> str:
         findings=findings(run.rows, run.comparisons, layout),
         words=in_words(run.rows, run.comparisons, layout),
         how=how_compared(run.comparisons) if run.comparisons else "",
-        scores=_scores(run),
+        scores=_scores(run, layout),
         steps=STEPS,
         curves=_curves(run),
         activations=_activations(run),
-        malformed=_malformed(run),
+        malformed=_malformed(run, layout),
         losses=_losses(run),
         costs=_costs(run.steps or ()),
         recipe=_recipe(run),
@@ -171,14 +171,14 @@ class _Scores:
     averages: tuple[tuple[str, str, tuple[_Cell, ...]], ...]  # name, members, cells
 
 
-def _scores(run: RunFolder) -> list[tuple[_Scores, list[_Scores]]]:
+def _scores(run: RunFolder, layout: Layout) -> list[tuple[_Scores, list[_Scores]]]:
     """Per task, its first metric's table and the further ones."""
-    found = [_table(run, table) for table in all_tables(run.rows, Layout.of(run.experiment))]
+    found = [_table(run, table, layout) for table in all_tables(run.rows, layout)]
     grouped = [list(group) for _, group in itertools.groupby(found, lambda one: one.table.task)]
     return [(group[0], group[1:]) for group in grouped]
 
 
-def _table(run: RunFolder, table: Table) -> _Scores:
+def _table(run: RunFolder, table: Table, layout: Layout) -> _Scores:
     names = {
         method_name(row): (row["method"], row["variant"]) for row in run.rows if row["task"] == table.task
     }
@@ -194,10 +194,10 @@ def _table(run: RunFolder, table: Table) -> _Scores:
             for line in table.lines
         )
 
-    averages = Layout.of(run.experiment).averages()
+    averages = layout.averages
     return _Scores(
         table,
-        caption(table, Layout.of(run.experiment)),
+        caption(table, layout),
         tuple(
             (*names[line.method], merge_weights(line.weights), _ROLES.get(names[line.method][0], ""))
             for line in table.lines
@@ -360,11 +360,11 @@ class _Counted:
     ]  # method, (malformed, answers) by language
 
 
-def _malformed(run: RunFolder) -> list[_Counted]:
+def _malformed(run: RunFolder, layout: Layout) -> list[_Counted]:
     found = []
-    for table in tables(run.rows, Layout.of(run.experiment)):
+    for table in tables(run.rows, layout):
         mine = [row for row in run.rows if (row["task"], row["metric"]) == table.name]
-        languages = tuple(name for name in table.columns if name not in Layout.of(run.experiment).averages())
+        languages = tuple(name for name in table.columns if name not in layout.averages)
         counts: dict[tuple[str, str], tuple[int, int]] = {}
         for row in mine:
             place = method_name(row), row["language"]

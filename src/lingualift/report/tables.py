@@ -23,27 +23,19 @@ class Layout:
         source: The source language.
         targets: Target languages, in order.
         tuned_on: The language that weights were tuned on, left out of every average.
-        groups: Name -> target languages with an average of their own.
+        averages: Name -> the target languages in it.
     """
 
     source: str
     targets: tuple[str, ...]
     tuned_on: str | None = None
-    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, experiment: Experiment) -> Layout:
         """Columns and averages of an experiment's tables."""
         languages = experiment.languages
-        return cls(languages.source, languages.targets, experiment.weights.tune_on, languages.groups)
-
-    def averages(self) -> dict[str, tuple[str, ...]]:
-        """Name of an average -> the languages in it, never the one that weights were tuned on."""
-        sets = {"average": self.targets, **self.groups}
-        kept = {
-            name: tuple(code for code in members if code != self.tuned_on) for name, members in sets.items()
-        }
-        return {name: members for name, members in kept.items() if members}
+        return cls(languages.source, languages.targets, experiment.weights.tune_on, experiment.averages())
 
 
 @dataclass(frozen=True)
@@ -137,7 +129,7 @@ def _table(task: str, metric: str, rows: Sequence[Row], layout: Layout) -> Table
         for name in dict.fromkeys(map(method_name, mine))
     )
     shown = {column for line in lines for column in line.cells}
-    columns = tuple(name for name in (layout.source, *layout.targets, *layout.averages()) if name in shown)
+    columns = tuple(name for name in (layout.source, *layout.targets, *layout.averages) if name in shown)
     sizes = sorted({row["n"] for row in mine})
     return Table(
         task,
@@ -155,7 +147,7 @@ def _line(name: str, rows: Sequence[Row], layout: Layout) -> Line:
         scores = [row["score"] for row in rows if row["language"] == language]
         if scores:
             cells[language] = Mean.of(scores)
-    for average, members in layout.averages().items():
+    for average, members in layout.averages.items():
         scores = list(seed_averages(rows, members).values())
         if scores:
             cells[average] = Mean.of(scores)
@@ -193,11 +185,11 @@ class Finding:
 
 def findings(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout) -> list[Finding]:
     """What each task's first metric says over the last named group of languages; empty without comparisons there."""
-    if not layout.averages():
+    if not layout.averages:
         return []
-    average = next(reversed(layout.averages()))  # the last named group, where there is one
+    average = list(layout.averages)[-1]  # the last named group, where there is one
     where = "the target languages" if average == "average" else f"the {average} languages"
-    members = ", ".join(layout.averages()[average])
+    members = ", ".join(layout.averages[average])
     found = []
     for table in tables(rows, layout):
         mine = [one for one in comparisons if (one.task, one.metric, one.where) == (*table.name, average)]
@@ -264,7 +256,7 @@ def in_words(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Lay
         return "\n\n".join([*told, how_compared(comparisons)])
     if all(row["method"] != BASELINE for row in rows):
         return f"Nothing to compare: `{BASELINE}` is not among the methods."
-    if not layout.averages():
+    if not layout.averages:
         return "Nothing to compare: no language is left but the one that λ was chosen on."
     return f"Nothing to compare: no other method has the seeds and languages of `{BASELINE}`."
 
@@ -288,8 +280,8 @@ def to_markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: 
 
     rows = [marked(row) for row in rows]
     comparisons = [Comparison(**marked(vars(one))) for one in comparisons]
-    groups = {in_markdown(name): members for name, members in layout.groups.items()}
-    return _markdown(rows, comparisons, replace(layout, groups=groups))
+    averages = {in_markdown(name): members for name, members in layout.averages.items()}
+    return _markdown(rows, comparisons, replace(layout, averages=averages))
 
 
 def _markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout) -> str:
