@@ -38,7 +38,7 @@ from fuzzing.ground import lay
 from fuzzing.surfaces import SURFACES
 from fuzzing.trial import KINDS, LIMIT, Trial, Verdict, call, guard, judge, listing
 
-from lingualift.data import source
+from lingualift.data import datasets
 
 BLOCK = 200
 """Inputs that one process is given."""
@@ -133,7 +133,7 @@ class Campaign:
             )
 
     def _called(self, trial: Trial, here: Path) -> Verdict:
-        source._rows.clear()  # which knows rows by their bytes, whatever the name of the file says of its format
+        datasets._kept.clear()  # which knows rows by their bytes, whatever the name of the file says of its format
         before = self._listing(here)
         answer = _answer(trial.then) if trial.then else None
         called = call(trial.arguments, trial.stdout, trial.bound)

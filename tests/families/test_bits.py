@@ -14,7 +14,7 @@ from lingualift.backbone.architectures import Head, outside_blocks
 from lingualift.backbone.loading import load_backbone, weight_bytes
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Adapter, Backbone, Data, Scoring, Training
-from lingualift.data.source import Source
+from lingualift.data.datasets import Examples
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.tasks import TASKS, shipped_languages, shipped_rows
@@ -154,7 +154,7 @@ def test_adapters_train_merge_and_score_on_rounded_weights(rounded, tmp_path, na
     code = shipped_languages(task)[0]
     text = "".join(json.dumps(row) + "\n" for row in shipped_rows(task, code))
     (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8")
-    _, examples = Source(task, Data(files=str(tmp_path / "rows.jsonl")), tmp_path).labelled(code, "train")
+    _, examples = Examples(task, Data(files=str(tmp_path / "rows.jsonl")), tmp_path).labelled(code, "train")
     start = tmp_path / "start"
     start.mkdir()
     initialise(ref, Adapter(type=kind, rank=2, alpha=4), 0, start)

@@ -14,7 +14,7 @@ from lingualift.backbone.architectures import Head
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Adapter, Backbone, Data, Scoring, Training
-from lingualift.data.source import Source
+from lingualift.data.datasets import Examples
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.evaluation.writing import rank_written
@@ -28,7 +28,7 @@ def examples_of(folder, task):
     code = shipped_languages(task)[0]
     text = "".join(json.dumps(row) + "\n" for row in shipped_rows(task, code))
     (folder / f"{task}.jsonl").write_text(text, encoding="utf-8")
-    return Source(task, Data(files=str(folder / f"{task}.jsonl")), folder).labelled(code, "train")
+    return Examples(task, Data(files=str(folder / f"{task}.jsonl")), folder).labelled(code, "train")
 
 
 def learn(ref, task, examples, start, output, settings=STILL, seed=0, segment_tokens=24):

@@ -13,7 +13,7 @@ import lingualift as ll
 from lingualift.backbone.architectures import head_modules, model_class
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Adapter, Data, Scoring, Training
-from lingualift.data.source import Source
+from lingualift.data.datasets import Examples
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.tasks import TASKS, shipped_languages, shipped_rows
@@ -58,7 +58,7 @@ def rows(folder, task, code):
     folder.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row) + "\n" for row in shipped_rows(task, code))
     (folder / f"{code}.jsonl").write_text(text, encoding="utf-8")
-    return Source(task, Data(files=str(folder / "{language}.jsonl")), folder)
+    return Examples(task, Data(files=str(folder / "{language}.jsonl")), folder)
 
 
 def learn(ref, task, examples, start, output, language, seed=0):

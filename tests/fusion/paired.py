@@ -9,7 +9,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import lingualift as ll
 from lingualift.config import Adapter, Data
-from lingualift.data.source import Beside, Source
+from lingualift.data.datasets import Beside, Examples
 from lingualift.encoding.heads import head_of
 from lingualift.provenance import sha256_file
 from lingualift.tasks import shipped_rows
@@ -39,7 +39,7 @@ def world(folder, task, language, english=None):
         [{**row, "id": f"r{number}"} for number, row in reversed(list(enumerate(english)))],
     )
     beside = Beside(Data(files="beside-{language}/{split}.jsonl"), "en")
-    return Source(task, Data(files="{language}/{split}.jsonl"), folder, beside=beside)
+    return Examples(task, Data(files="{language}/{split}.jsonl"), folder, beside=beside)
 
 
 def drawn(folder, seed):

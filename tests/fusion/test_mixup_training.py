@@ -16,7 +16,7 @@ from lingualift.attachment import attach, detach
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Scoring, Training
-from lingualift.data.source import Source
+from lingualift.data.datasets import Examples
 from lingualift.encoding.heads import encode_choices, encode_parts, encode_windows
 from lingualift.encoding.text import encode_pair, encode_prompt
 from lingualift.errors import UserError
@@ -50,7 +50,7 @@ class Case:
         self.at, self.language = folder, language
         source = paired.world(folder, task, language)
         beside = replace(source.beside, labelled=labelled)
-        self.source = Source(task, source.data, folder, beside=beside)
+        self.source = Examples(task, source.data, folder, beside=beside)
         self.task, self.examples = self.source.labelled(language, "train")
         self.plain = refs[name]
         self.ref = paired.headed(self.plain, self.source, self.examples)

@@ -7,7 +7,7 @@ import paired
 import pytest
 
 from lingualift.config import Data
-from lingualift.data.source import Beside, Source
+from lingualift.data.datasets import Beside, Examples
 from lingualift.errors import UserError
 
 ROWS = [{"id": f"r{number}", "text": f"kata {number}", "label": "positive"} for number in range(4)]
@@ -18,12 +18,12 @@ def source(folder, rows, english, task="nusax", **more):
     paired.write(folder / "id" / "train.jsonl", rows)
     paired.write(folder / "mt-id" / "train.jsonl", english)
     beside = Beside(Data(files="mt-{language}/{split}.jsonl"), "en")
-    return Source(task, Data(files="{language}/{split}.jsonl"), folder, beside=beside, **more)
+    return Examples(task, Data(files="{language}/{split}.jsonl"), folder, beside=beside, **more)
 
 
 def test_they_pair_by_id_in_the_order_of_the_rows(tmp_path):
     found = source(tmp_path, ROWS, ENGLISH).rows("id", "train")
-    alone = Source("nusax", Data(files="{language}/{split}.jsonl"), tmp_path).rows("id", "train")
+    alone = Examples("nusax", Data(files="{language}/{split}.jsonl"), tmp_path).rows("id", "train")
     assert [row.id for row in found] == [row["id"] for row in ROWS] == [row.source.id for row in found]
     assert [row.source.parts for row in found] == [(f"word {number}",) for number in range(4)]
     assert all(row.source.language == "en" and row.language == "id" for row in found)
@@ -51,7 +51,7 @@ def test_the_prompt_of_the_source_side_is_that_of_its_language(tmp_path):
     paired.write(tmp_path / "de" / "train.jsonl", rows)
     paired.write(tmp_path / "mt-de" / "train.jsonl", english)
     (found,) = task.rows("de", "train")
-    spoken = Source("mgsm", Data(files="mt-de/train.jsonl"), tmp_path, "native", "en").get_task()
+    spoken = Examples("mgsm", Data(files="mt-de/train.jsonl"), tmp_path, "native", "en").get_task()
     expected = spoken.example({"id": "a", "question": "How many?"}, "en")
     assert found.source.prompt == expected.prompt
     assert found.prompt.split("\n")[0] != found.source.prompt.split("\n")[0]
@@ -116,7 +116,7 @@ def test_what_stands_beside_is_part_of_what_determines_the_rows(tmp_path):
     one = source(tmp_path / "a", ROWS, ENGLISH)
     again = source(tmp_path / "b", ROWS, ENGLISH)
     other = source(tmp_path / "c", ROWS, [{**row, "text": "other"} for row in ENGLISH])
-    alone = Source("nusax", Data(files="{language}/{split}.jsonl"), tmp_path / "a")
+    alone = Examples("nusax", Data(files="{language}/{split}.jsonl"), tmp_path / "a")
     names = [json.dumps(each.identity("id", "train"), sort_keys=True) for each in (one, again, other, alone)]
     assert names[0] == names[1]
     assert len(set(names)) == 3
@@ -125,5 +125,5 @@ def test_what_stands_beside_is_part_of_what_determines_the_rows(tmp_path):
 
 def test_text_without_labels_has_no_source_side(tmp_path):
     task = source(tmp_path, ROWS, ENGLISH, task="causal-lm")
-    with pytest.raises(UserError, match="has no source side"):
+    with pytest.raises(UserError, match="has no labels to score"):
         task.rows("id", "train")

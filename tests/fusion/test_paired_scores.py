@@ -14,7 +14,7 @@ import lingualift as ll
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Scoring
-from lingualift.data.source import Source
+from lingualift.data.datasets import Examples
 from lingualift.encoding.heads import encode_choices, encode_parts, encode_windows
 from lingualift.encoding.text import encode_pair, encode_prompt
 from lingualift.errors import UserError
@@ -55,7 +55,7 @@ class Case:
     def __init__(self, refs, folder, name, task, language="id", generated=False, **settings):
         source = paired.world(folder, task, language)
         if generated:
-            source = Source(source.task, source.data, folder, generated=True, beside=source.beside)
+            source = Examples(source.task, source.data, folder, generated=True, beside=source.beside)
         self.task, self.examples = source.labelled(language, "train")
         self.ref = paired.headed(refs[name], source, self.examples)
         self.folder = paired.flare_folder(self.ref, name, folder / "flare", **settings)

@@ -16,8 +16,8 @@ from lingualift.checking.findings import Finding, by_grade, in_lengths, in_score
 from lingualift.checking.records import LanguageLook, TaskLook, Vanilla
 from lingualift.checking.spelling import Spelling
 from lingualift.config import Data, Scoring
+from lingualift.data.datasets import Examples
 from lingualift.data.rows import load_examples
-from lingualift.data.source import Source
 from lingualift.encoding.text import encode_pair
 from lingualift.errors import UserError
 from lingualift.evaluation.perplexity import mean_nats
@@ -224,7 +224,7 @@ def test_the_plain_backbones_score_is_that_of_evaluate(world, mini):
     found = look(world, rows=100)
     data = ll.load_experiment(world.parent / "e.yaml").tasks[0].data
     for one in found.tasks:
-        task, examples = Source("mini-sentiment", data, world).labelled(one.language, "validation")
+        task, examples = Examples("mini-sentiment", data, world).labelled(one.language, "validation")
         expected = evaluate(mini, None, task, examples, Scoring()).scores["accuracy"]
         assert one.vanilla == Vanilla(
             "validation", 12, "accuracy", expected["score"], expected["stderr"], 50.0, 0

@@ -251,7 +251,7 @@ def test_another_machine_is_counted_from_configuration_and_data(tmp_path, data, 
     task = train["train mini-sentiment in en, seed 0"]
     assert task.steps == 3  # by the file, of 8 rows each
     tokenizer = load_tokenizer(plan.backbone)
-    rows = [f"{row.prompt} {row.answer}" for row in plan.steps[1].source.rows("en", "train")]
+    rows = [f"{row.prompt} {row.answer}" for row in plan.steps[1].dataset.rows("en", "train")]
     mean = sum(len(ids) for ids in tokenizer(rows)["input_ids"]) / len(rows)
     assert task.tokens == round(3 * 8 * mean)
     slower = estimate(plan, store, calibrate=True, machine=MACHINES["l4"])
@@ -274,7 +274,7 @@ def test_operations_are_those_of_the_formula(tmp_path, data, monkeypatch):
     inside = sum(
         p.numel() for p in model.parameters() if p is not table
     )  # the head is tied to the embeddings
-    rows = [f"{row.prompt} {row.answer}" for row in step.source.rows("en", "train")]
+    rows = [f"{row.prompt} {row.answer}" for row in step.dataset.rows("en", "train")]
     longest = max(map(len, tokenizer(rows)["input_ids"]))
     seen = (
         model.config.num_hidden_layers * model.config.hidden_size * longest

@@ -83,7 +83,7 @@ def test_labels_of_validation_rows_change_nothing(data, data_without_labels, tmp
         raw = experiment(folder, methods=["adamergex"], weights={"by": "entropy", "grid": GRID})
         planned, _ = plan_of(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")
         keys.append(
-            [step.source.rows(step.language, "validation") for step in planned.steps if step.kind == "sweep"]
+            [step.dataset.rows(step.language, "validation") for step in planned.steps if step.kind == "sweep"]
         )
     assert keys[0] == keys[1]
     assert not any(row.gold for rows in keys[0] for row in rows)

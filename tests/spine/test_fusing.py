@@ -188,7 +188,7 @@ def test_a_sample_of_the_training_rows_is_the_same_in_every_language(data, tmp_p
     read = {}
     for step in planned.steps:
         if step.kind == "adapter":
-            read[step.what()] = [row.id for row in step.source.rows(step.language, step.split)]
+            read[step.what()] = [row.id for row in step.dataset.rows(step.language, step.split)]
     assert len(read) == 7
     assert len(set(map(tuple, read.values()))) == 1
     assert len(next(iter(read.values()))) == 7
@@ -221,9 +221,9 @@ def test_x_mixup_reads_the_answer_of_the_original_where_it_is_written_and_no_ans
     raw["tasks"].append({"task": "mini-qa", "data": original, "translated": where})
     found = {}
     for step in plan_of(write_experiment(tmp_path / "e.yaml", raw))[0].steps:
-        if hasattr(step, "source") and step.source.beside:
-            rows = step.source.rows(step.language, step.split)
-            found[step.split, step.source.task, step.source.beside.labelled] = [row.source for row in rows]
+        if hasattr(step, "dataset") and step.dataset.beside:
+            rows = step.dataset.rows(step.language, step.split)
+            found[step.split, step.dataset.task, step.dataset.beside.labelled] = [row.source for row in rows]
     told = {key: {bool(row.gold) for row in rows} for key, rows in found.items()}
     assert told == {
         ("train", "mini-sentiment", False): {False},

@@ -9,7 +9,7 @@ from test_training import begin, equal, examples, facts, tensors, texts, trained
 
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Data, Scoring
-from lingualift.data.source import Source
+from lingualift.data.datasets import Examples
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 
@@ -134,7 +134,7 @@ def test_memory_that_really_runs_out(cli, tmp_path):
 @pytest.mark.parametrize("name", ["mini-sentiment", "mini-qa"])
 def test_scoring_goes_on_with_fewer_rows_and_finds_the_same(mini, data, small_memory, caplog, name):
     folder = {"mini-sentiment": "sentiment", "mini-qa": "qa"}[name]
-    source = Source(name, Data(files=f"{folder}/{{language}}/{{split}}.jsonl"), data)
+    source = Examples(name, Data(files=f"{folder}/{{language}}/{{split}}.jsonl"), data)
     task, rows = source.labelled("sw", "test")
     whole = evaluate(mini, None, task, rows, Scoring(batch_size=16))
     passes, seen = small_memory(5), []
@@ -149,7 +149,7 @@ def test_scoring_goes_on_with_fewer_rows_and_finds_the_same(mini, data, small_me
 
 
 def test_scoring_a_single_row_that_does_not_fit_is_told(mini, data, small_memory):
-    source = Source("mini-qa", Data(files="qa/{language}/{split}.jsonl"), data)
+    source = Examples("mini-qa", Data(files="qa/{language}/{split}.jsonl"), data)
     small_memory(0)
     with pytest.raises(UserError, match="ran out of memory with a single row"):
         evaluate(mini, None, *source.labelled("sw", "test"), Scoring())

@@ -8,7 +8,7 @@ from worlds import experiment, learn, write_experiment, write_jsonl
 
 from lingualift.commands.train import train_once
 from lingualift.config import Adapter, Backbone, Data, Training
-from lingualift.data.source import Source
+from lingualift.data.datasets import Examples
 from lingualift.training import trainer
 
 ROW = {"task": "mini-sentiment", "language": "en"}
@@ -33,7 +33,7 @@ def arguments(data, output, **more):
     [({"dropout": 0.3}, {"accumulation": 2}), ({}, {"scheduler": "cosine"}), ({"type": "ia3"}, {})],
 )
 def test_a_training_cut_at_a_checkpoint_ends_with_the_same_bits(mini, data, tmp_path, adapter, settings):
-    rows = Source("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data).rows(
+    rows = Examples("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data).rows(
         "en", "train"
     )
     start = begin(mini, tmp_path / "start", **adapter)
@@ -104,7 +104,7 @@ def test_a_kill_in_any_epoch_changes_no_bit(mini, data, tmp_path, text, accumula
     """Eight steps an epoch (four with accumulation): some checkpoints lie within the second and the third."""
     kind = ("causal-lm", "reference") if text else ("mini-sentiment", "sentiment")
     split = "train" if text else "{split}"
-    source = Source(kind[0], Data(files=f"{kind[1]}/{{language}}/{split}.jsonl"), data)
+    source = Examples(kind[0], Data(files=f"{kind[1]}/{{language}}/{split}.jsonl"), data)
     rows = source.rows("en", "train")[:48]
     start = begin(mini, tmp_path / "start", dropout=0.2)
     batch = {"batch_size": 6, "accumulation": accumulation} if not text else {"batch_size": 3}
@@ -144,7 +144,7 @@ def test_a_kill_in_any_epoch_changes_no_bit(mini, data, tmp_path, text, accumula
 @pytest.mark.parametrize("scheduler", ["linear", pytest.param("constant", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("every", [2, pytest.param(3, marks=pytest.mark.slow), 6, 200])
 def test_a_kill_after_the_last_step_adds_no_step(mini, data, tmp_path, monkeypatch, scheduler, every):
-    rows = Source("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data).rows(
+    rows = Examples("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data).rows(
         "en", "train"
     )
     start = begin(mini, tmp_path / "start")
@@ -173,7 +173,7 @@ def test_another_training_under_the_same_name_starts_at_the_beginning(data, tmp_
         pass
 
     def go(name, rate, progress=lambda done, total: None):
-        source = Source("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data)
+        source = Examples("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data)
         settings = Training(steps=6, batch_size=4, learning_rate=rate, checkpoint_steps=2)
         output = tmp_path / name
         train_once(

@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from lingualift.config import Data, load_experiment
+from lingualift.data.datasets import Texts
 from lingualift.data.rows import (
     check_aligned,
     data_file,
@@ -22,7 +23,6 @@ from lingualift.data.rows import (
     load_texts,
     load_unlabelled,
 )
-from lingualift.data.source import Source
 from lingualift.data.tables import read_table
 from lingualift.errors import UserError
 from lingualift.tasks import get_task
@@ -309,7 +309,7 @@ def test_what_is_no_file_is_told(tmp_path):
 def test_the_same_bytes_under_another_format_are_read_anew(tmp_path):
     for name in ("{split}.txt", "{split}.txt.gz"):
         (tmp_path / name.format(split="train")).write_bytes(b"a text\n")
-    texts = [Source("causal-lm", Data(files=name), tmp_path) for name in ("{split}.txt", "{split}.txt.gz")]
+    texts = [Texts("causal-lm", Data(files=name), tmp_path) for name in ("{split}.txt", "{split}.txt.gz")]
     assert texts[0].rows("en", "train") == ["a text"]
     with pytest.raises(UserError, match="cannot be read"):
         texts[1].rows("en", "train")

@@ -13,8 +13,8 @@ from worlds import experiment, write_experiment, write_jsonl
 
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Data, Scoring, Training, load_experiment
+from lingualift.data.datasets import Examples, labelled_task
 from lingualift.data.rows import load_examples
-from lingualift.data.source import Source, labelled_task
 from lingualift.encoding.text import encode_pair
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate, score
@@ -131,7 +131,7 @@ ASKED = [
 
 def source(folder, name, language, **chosen):
     write_jsonl(folder / language / "test.jsonl", shipped_rows(name, language))
-    return Source(name, Data(files="{language}/{split}.jsonl"), folder, **chosen)
+    return Examples(name, Data(files="{language}/{split}.jsonl"), folder, **chosen)
 
 
 @pytest.mark.parametrize(("name", "prompt", "language", "index", "asked", "gold", "trained"), ASKED)
@@ -540,7 +540,7 @@ def test_a_prompt_that_is_not_there_is_refused_before_anything_runs(tmp_path, ch
 
 def test_a_task_with_one_prompt_has_none_to_choose(tmp_path):
     with pytest.raises(UserError, match="has no prompts to choose from"):
-        Source("mini-qa", Data(files="x.jsonl"), tmp_path, prompt="flare").get_task()
+        Examples("mini-qa", Data(files="x.jsonl"), tmp_path, prompt="flare").get_task()
 
 
 def test_rows_that_do_not_ship_are_told():
@@ -622,7 +622,7 @@ def test_xlt_asks_the_backbone_and_the_adapter_that_source_ft_has(tmp_path, bpe_
     for cell in planned.cells:
         name = cell.cell.method.method, cell.cell.method.ask
         asked.setdefault(name, []).append(cell.evaluation)
-        rows = cell.evaluation.source.rows(cell.cell.language, "test")
+        rows = cell.evaluation.dataset.rows(cell.cell.language, "test")
         assert ("step-by-step" in rows[0].prompt) == (name[0] == "xlt")
         assert cell.evaluation.adapter in (None, *trained)
     assert {name: len(found) for name, found in asked.items()} == {
@@ -635,7 +635,7 @@ def test_xlt_asks_the_backbone_and_the_adapter_that_source_ft_has(tmp_path, bpe_
 
 def test_xlt_needs_tasks_that_have_its_prompt(tmp_path):
     with pytest.raises(UserError, match="task 'nusax': has no prompt 'xlt'"):
-        Source("nusax", Data(files="x.jsonl"), tmp_path, prompt="xlt").get_task()
+        Examples("nusax", Data(files="x.jsonl"), tmp_path, prompt="xlt").get_task()
 
 
 def test_a_run_with_xlt_tells_what_is_malformed(tmp_path, bpe_folder, monkeypatch):
@@ -665,7 +665,7 @@ def test_a_run_with_xlt_tells_what_is_malformed(tmp_path, bpe_folder, monkeypatc
 def test_classes_are_generated_where_the_experiment_says_so(bpe, tmp_path, name):
     """As in the papers: the first line is a label word, or the answer is malformed."""
     code = LANGUAGES[name][0]
-    asked = Source(name, source(tmp_path, name, code).data, tmp_path, generated=True)
+    asked = Examples(name, source(tmp_path, name, code).data, tmp_path, generated=True)
     task, rows = asked.labelled(code, "test")
     words = task.prompt_for(code).labels
     ranked = source(tmp_path, name, code).rows(code, "test")

@@ -10,7 +10,7 @@ from worlds import learn, read_jsonl
 
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Adapter, Data, Training
-from lingualift.data.source import Source
+from lingualift.data.datasets import Examples, Texts
 from lingualift.errors import UserError
 from lingualift.provenance import sha256_file
 from lingualift.tasks import Example
@@ -21,14 +21,14 @@ SETTINGS = {"steps": 4, "batch_size": 6, "learning_rate": 5e-3}
 
 @pytest.fixture(scope="module")
 def examples(data):
-    return Source("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data).rows(
+    return Examples("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data).rows(
         "en", "train"
     )
 
 
 @pytest.fixture(scope="module")
 def texts(data):
-    return Source("causal-lm", Data(files="reference/{language}/train.jsonl"), data).rows("sw", "train")
+    return Texts("causal-lm", Data(files="reference/{language}/train.jsonl"), data).rows("sw", "train")
 
 
 def begin(ref, folder, seed=0, **adapter):

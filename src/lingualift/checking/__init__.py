@@ -26,6 +26,7 @@ from lingualift.checking.overlap import find_overlap
 from lingualift.checking.records import LanguageLook, OverlapLook, TaskLook
 from lingualift.checking.rows import Part, parts_of, sample
 from lingualift.checking.spelling import is_spaced, spell
+from lingualift.data.datasets import Examples
 from lingualift.data.rows import check_aligned
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress
@@ -99,7 +100,7 @@ def check(
     parts = parts_of(plan)
     source = plan.experiment.languages.source
     languages = (source, *plan.experiment.languages.targets)
-    pairs = list(dict.fromkeys((part.source.task, part.language) for part in parts if part.is_labelled()))
+    pairs = list(dict.fromkeys((part.dataset.task, part.language) for part in parts if part.is_labelled()))
     stage = _stages(progress, len(languages) + len(pairs))
     seen = tuple(_languages(plan, languages, rows, stage))
     tasks = tuple(_task(plan, parts, task, language, rows, next(stage)) for task, language in pairs)
@@ -160,7 +161,7 @@ def _languages(
         some = sample(texts, rows)
         look = LanguageLook(
             language=language,
-            origin=Path(part.source.task).stem if part.is_labelled() else "reference",
+            origin=Path(part.dataset.task).stem if part.is_labelled() else "reference",
             texts=len(texts),
             spelling=spell(tokenizer, some),
             spaced=is_spaced(language),
@@ -190,11 +191,11 @@ def _candidates(plan: Plan, language: str) -> list[Part]:
 def _parallel(plan: Plan, languages: Sequence[str], rows: int) -> dict[str, list[str]]:
     """The same sentences in the source language, which comes first, and in others; empty if no data is parallel."""
     for place, first in enumerate(_candidates(plan, languages[0])):
-        if first.source.data.aligned_on and first.is_there():
+        if first.dataset.data.aligned_on and first.is_there():
             every = [_candidates(plan, language)[place] for language in languages]
             parts = [part for part in every if part.is_there()]
             check_aligned(
-                first.source.data, [part.language for part in parts], first.split, first.source.base
+                first.dataset.data, [part.language for part in parts], first.split, first.dataset.base
             )
             return {part.language: sample(part.texts(), rows) for part in parts}
     return {}
@@ -210,9 +211,10 @@ def _task(
     """
     experiment = plan.experiment
     _, tokenizer = load_backbone(plan.backbone)
-    mine = [part for part in parts if (part.source.task, part.language) == (name, language)]
-    source = mine[0].source
-    task = source.check_labelled()
+    mine = [part for part in parts if (part.dataset.task, part.language) == (name, language)]
+    dataset = mine[0].dataset
+    assert isinstance(dataset, Examples)
+    task = dataset.get_task()
     counts, labels, cut, longest = {}, {}, {}, 0
     for part in mine:
         examples = part.examples()
@@ -226,7 +228,7 @@ def _task(
         longest = max(longest, *needed)
     best = next(
         part
-        for part in (Part(source, language, split) for split in ("validation", "train", "test"))
+        for part in (Part(dataset, language, split) for split in ("validation", "train", "test"))
         if part.is_there()
     )
     some = sample(best.examples(), rows)
@@ -250,10 +252,10 @@ def _overlaps(parts: Sequence[Part], languages: Sequence[str]) -> Iterator[Overl
                 continue
             texts = other.items()
             for test in tests:
-                if other.is_labelled() and other.source.task != test.source.task:
+                if other.is_labelled() and other.dataset.task != test.dataset.task:
                     continue
                 items = test.items()
                 found = find_overlap(items, texts, spaced=is_spaced(language))
                 named = f"{other.split} rows of {other.language}" if other.is_labelled() else "reference text"
-                name = Path(test.source.task).stem
+                name = Path(test.dataset.task).stem
                 yield OverlapLook(name, language, named, len(items), len(texts), tuple(found))

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from lingualift.checking.overlap import Item
+from lingualift.data.datasets import Dataset, Examples
 from lingualift.data.rows import data_file, load_rows
-from lingualift.data.source import Source
 from lingualift.errors import UserError
 from lingualift.pipeline.plan import Plan
 from lingualift.pipeline.steps import Evaluate, Sweep, Train
-from lingualift.tasks import Example, Task
+from lingualift.tasks import Example
 
 Row = TypeVar("Row")
 
@@ -23,22 +23,23 @@ class Part:
     """One split of a task in one language.
 
     Attributes:
-        source: The task and its data.
+        dataset: The task and its data.
         language: Code as in the experiment.
         split: "train", "validation" or "test".
     """
 
-    source: Source
+    dataset: Dataset
     language: str
     split: str
 
     def is_labelled(self) -> bool:
         """Whether the rows are a labelled task's, not reference text."""
-        return isinstance(self.source.get_task(), Task)
+        return isinstance(self.dataset, Examples)
 
     def examples(self) -> list[Example]:
         """The rows of a labelled task."""
-        return self.source.labelled(self.language, self.split)[1]
+        assert isinstance(self.dataset, Examples)
+        return self.dataset.rows(self.language, self.split)
 
     def texts(self) -> list[str]:
         """The text of every row, its columns one below the other."""
@@ -46,10 +47,10 @@ class Part:
 
     def items(self) -> list[Item]:
         """The texts of every row: the columns that a question is made of, but the id."""
-        task = self.source.get_task()
+        task = self.dataset.get_task()
         columns = [column for column in task.columns if column != "id"]
-        data = self.source.data
-        rows = load_rows(data, self.language, self.split, self.source.base, tuple(columns))
+        data = self.dataset.data
+        rows = load_rows(data, self.language, self.split, self.dataset.base, tuple(columns))
         names = [data.columns.get(column, column) for column in columns]
         return [
             Item(rows.locate(index), tuple(str(row[name]) for name in names))
@@ -60,10 +61,10 @@ class Part:
     def is_there(self) -> bool:
         """Whether there is such data; whether its rows are right is another matter."""
         try:
-            if self.source.data.files is not None:
-                data_file(self.source.data, self.language, self.split, self.source.base)
+            if self.dataset.data.files is not None:
+                data_file(self.dataset.data, self.language, self.split, self.dataset.base)
             else:
-                load_rows(self.source.data, self.language, self.split, self.source.base, ())
+                load_rows(self.dataset.data, self.language, self.split, self.dataset.base, ())
         except UserError:
             return False
         return True
@@ -74,8 +75,8 @@ def parts_of(plan: Plan) -> list[Part]:
     parts: dict[tuple[str, str, str], Part] = {}
     for step in plan.steps:
         if isinstance(step, Train | Sweep | Evaluate):
-            key = step.source.task, step.language, step.split
-            parts.setdefault(key, Part(step.source, step.language, step.split))
+            key = step.dataset.task, step.language, step.split
+            parts.setdefault(key, Part(step.dataset, step.language, step.split))
     return list(parts.values())
 
 

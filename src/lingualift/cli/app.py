@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lingualift.config import Backbone
-    from lingualift.data.source import Source
+    from lingualift.data.datasets import Examples
 
 app = typer.Typer(
     add_completion=True,
@@ -192,21 +192,21 @@ def backbone_of(
     )
 
 
-def source_of(
+def examples_of(
     task: str,
     data: str,
     prompt: str | None,
     prompt_language: str | None,
     answers: str,
     beside: tuple[str, str] | None = None,
-) -> Source:
-    """A task and its rows; raises a `UserError`."""
+) -> Examples:
+    """A labelled task and its rows; raises a `UserError`."""
     from lingualift.config import Data, checked
-    from lingualift.data.source import Beside, Source
+    from lingualift.data.datasets import Beside, Examples
 
     side = None if beside is None else Beside(checked(Data, files=beside[0]), beside[1])
     where = checked(Data, files=data)
-    return Source(task, where, Path(), prompt, prompt_language, answers == "generated", side)
+    return Examples(task, where, Path(), prompt, prompt_language, answers == "generated", side)
 
 
 def show_list(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

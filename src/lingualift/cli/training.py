@@ -29,7 +29,6 @@ from lingualift.cli.app import (
     next_step,
     push_to,
     show_list,
-    source_of,
 )
 from lingualift.terminal import Terminal, say
 
@@ -146,16 +145,18 @@ def train(
     """Train one adapter on a task, or on raw text (`--task causal-lm`)."""
     from lingualift.cli.progress import counting
     from lingualift.commands.train import train_once
-    from lingualift.config import Adapter, Training, checked
+    from lingualift.config import Adapter, Data, Training, checked
+    from lingualift.data.datasets import dataset_of
 
     check_push(push_to_hub, private)
+    rows = checked(Data, files=data)
     names = tuple(modules.split(",")) if modules else None
     settings = {"steps": steps, "epochs": epochs if epochs or steps else 3, "batch_size": batch_size}
     more = {"learning_rate": learning_rate, "max_length": max_length, "precision": precision}
     with counting(Terminal(stderr=True), f"train {task} in {language}") as progress:
         train_once(
             backbone_of(backbone, revision, dtype, quantization, chat_template),
-            source_of(task, data, prompt, prompt_language, answers),
+            dataset_of(task, rows, Path(), prompt, prompt_language, answers == "generated"),
             language,
             checked(Adapter, type=adapter, rank=rank, alpha=alpha, modules=names, tokens=tokens),
             checked(Training, **settings, **more),

@@ -9,8 +9,8 @@ from typing import Literal
 from lingualift.attachment import check_adapter
 from lingualift.backbone.reference import BackboneRef, find_backbone
 from lingualift.config import Backbone, Data, Scoring, checked
+from lingualift.data.datasets import Beside, Examples
 from lingualift.data.output import check_output, growing, json_line
-from lingualift.data.source import Beside, Source
 from lingualift.encoding.parallel import source_language
 from lingualift.evaluation.likelihood import Progress
 from lingualift.evaluation.runner import Evaluation
@@ -72,7 +72,7 @@ def evaluate(
         check_output(_predictions(target), "file")
     spoken = source_language(folder, beside, beside_language)
     side = None if beside is None or spoken is None else Beside(checked(Data, files=beside), spoken)
-    rows = Source(
+    rows = Examples(
         task, checked(Data, files=data), Path(), prompt, prompt_language, answers == "generated", side
     )
     asked, examples = rows.labelled(language, split)

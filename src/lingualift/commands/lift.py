@@ -15,7 +15,7 @@ from lingualift.adapters.folder import Adapter, open_adapter
 from lingualift.attachment import check_adapter
 from lingualift.backbone.loading import check_positions, load_backbone
 from lingualift.backbone.reference import BackboneRef, find_backbone
-from lingualift.commands.lifted import Lifted, Texts, check_effect, describe, measure, notes
+from lingualift.commands.lifted import Lifted, SplitTexts, check_effect, describe, measure, notes
 from lingualift.config import (
     Backbone,
     Data,
@@ -28,9 +28,9 @@ from lingualift.config import (
     check_number,
     checked,
 )
+from lingualift.data.datasets import Examples, Texts
 from lingualift.data.output import check_output
 from lingualift.data.rows import load_texts
-from lingualift.data.source import Source
 from lingualift.errors import UserError, setting
 from lingualift.languages import language
 from lingualift.merging import merge
@@ -187,7 +187,7 @@ class _Job:
     adapter: Adapter
     given: GivenAdapter
     languages: tuple[str, str]
-    texts: Mapping[str, Texts]
+    texts: Mapping[str, SplitTexts]
     rows: Sequence[tuple[str, Task, list[Example]]]
     training: Training
     seed: int
@@ -298,7 +298,7 @@ def _check_merge(kind: str, weight: float, rank: int | None) -> None:
         raise UserError(setting("rank"), found, "LoRA, which can be truncated", "leave it out")
 
 
-def _read_texts(languages: tuple[str, str], files: tuple[Path | str, Path | str]) -> dict[str, Texts]:
+def _read_texts(languages: tuple[str, str], files: tuple[Path | str, Path | str]) -> dict[str, SplitTexts]:
     texts = {}
     for code, file in zip(languages, files, strict=True):
         found = load_texts(CausalLM(), checked(Data, files=str(file)), code, "train", Path())
@@ -308,7 +308,7 @@ def _read_texts(languages: tuple[str, str], files: tuple[Path | str, Path | str]
         if not count:
             raise UserError(file, f"has {len(unique)} texts", "at least 5", "add text, one text a line")
         chosen = set(random.Random(0).sample(range(len(unique)), count))
-        texts[code] = Texts(
+        texts[code] = SplitTexts(
             code,
             [item for index, item in enumerate(unique) if index not in chosen],
             [item for index, item in enumerate(unique) if index in chosen],
@@ -335,7 +335,7 @@ def _read_rows(
         raise UserError(given, f"is given without {missing}", "both, to score", f"name {missing}")
     if task is None:
         return []
-    source = Source(task, checked(Data, files=data), Path())
+    source = Examples(task, checked(Data, files=data), Path())
     return [(code, *source.labelled(code, split)) for code in languages]
 
 
@@ -365,7 +365,7 @@ def _references(job: _Job, folder: Path) -> tuple[Train, Train]:
     """The steps that train the target's and the source's reference, from one start."""
     for code, item in job.texts.items():
         write_jsonl(folder / f"{code}.jsonl", ({"text": line} for line in item.train))
-    data = Source(REFERENCE_TASKS[job.ref.objective], Data(files="{language}.jsonl"), folder)
+    data = Texts(REFERENCE_TASKS[job.ref.objective], Data(files="{language}.jsonl"), folder)
     start, length = Initialise(job.ref, job.given, job.seed), job.training.max_length
     words = words_head(job.ref, data, tuple(job.texts), job.training, job.seed, length)
     target, source = (

@@ -107,7 +107,7 @@ class Lifted:
 
 
 @dataclass(frozen=True)
-class Texts:
+class SplitTexts:
     """The texts of a language, each once.
 
     Attributes:
@@ -129,7 +129,7 @@ def measure(
     ref: BackboneRef,
     before: Path,
     after: Path,
-    texts: Texts,
+    texts: SplitTexts,
     rows: Sequence[tuple[str, Task, list[Example]]],
     settings: Training,
 ) -> list[Measure]:
@@ -168,7 +168,7 @@ def check_effect(measures: Sequence[Measure], weight: float) -> None:
 
 
 def notes(
-    ref: BackboneRef, adapter: Adapter, texts: Mapping[str, Texts], measures: Sequence[Measure]
+    ref: BackboneRef, adapter: Adapter, texts: Mapping[str, SplitTexts], measures: Sequence[Measure]
 ) -> list[str]:
     """What the user should know of what went in, and of what came out."""
     notes = []

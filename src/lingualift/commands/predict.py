@@ -12,8 +12,8 @@ from typing import Any, Literal
 from lingualift.attachment import answering, check_adapter, check_labels
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Scoring
+from lingualift.data.datasets import labelled_task
 from lingualift.data.rows import Given, load_unlabelled
-from lingualift.data.source import labelled_task
 from lingualift.encoding.parallel import source_language
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress, Tell

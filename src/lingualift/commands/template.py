@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from lingualift.config import Experiment, Method
-from lingualift.data.source import labelled_task
+from lingualift.data.datasets import labelled_task
 from lingualift.parsing import to_yaml
 from lingualift.pipeline.methods import METHODS
 from lingualift.tasks import Task

@@ -11,18 +11,17 @@ from pathlib import Path
 from lingualift.attachment import check_adapter
 from lingualift.backbone.reference import BackboneRef, find_backbone
 from lingualift.config import Adapter, Backbone, Data, Seed, Training, check_number
-from lingualift.data.source import Source
+from lingualift.data.datasets import Dataset, Texts
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language
 from lingualift.provenance import atomic_folder, fingerprint, sha256_folder
-from lingualift.tasks import TextTask
 from lingualift.training.trainer import Progress, Tracking, check_trackers, initialise, train
 from lingualift.training.words import settings_of, train_words
 
 
 def train_once(
     backbone: Backbone,
-    source: Source,
+    source: Dataset,
     language: str,
     adapter: Adapter,
     settings: Training,
@@ -86,9 +85,9 @@ def train_once(
         )
 
 
-def _speaking(ref: BackboneRef, source: Source, words: Path | None) -> BackboneRef:
+def _speaking(ref: BackboneRef, source: Dataset, words: Path | None) -> BackboneRef:
     """The backbone with the head for words that was named; one that it lacks or cannot use is told before anything."""
-    needed = isinstance(source.get_task(), TextTask) and ref.lacks_words
+    needed = isinstance(source, Texts) and ref.lacks_words
     if needed and words is None:
         raise UserError(
             f"backbone {ref.name!r}",
@@ -131,7 +130,7 @@ def train_head(
     codes = list(dict.fromkeys(languages))
     for code in codes:
         find_language(code)
-    source = Source("masked-lm", data, Path())
+    source = Texts("masked-lm", data, Path())
     texts = {code: source.rows(code, "train") for code in codes}
     own = settings_of(settings, len(codes))
     identities = {code: source.identity(code, "train") for code in codes}
@@ -144,7 +143,7 @@ def train_head(
     with _output(output) as scratch:
         train_words(
             ref,
-            texts,  # type: ignore[arg-type]
+            texts,
             own,
             seed=seed,
             output=scratch,

@@ -150,17 +150,17 @@ def _answering(ref: BackboneRef, step: Step) -> BackboneRef:
     if isinstance(step, Train) and isinstance(step.drawn, InitialiseFused):
         step = step.drawn
     if isinstance(step, InitialiseFused):
-        return answering(ref, *step.task.source.labelled(step.task.language, step.split))
+        return answering(ref, *step.task.labelled())
     if not isinstance(step, Evaluate | Sweep):
         return ref
-    return answering(ref, *step.source.labelled(step.language, step.split))
+    return answering(ref, *step.dataset.labelled(step.language, step.split))
 
 
 def _words_training(step: WordsHead, ref: BackboneRef, budget: float) -> tuple[float, int, int]:
-    rows: list[str] = [text for code in step.languages for text in step.source.rows(code, step.split)]  # type: ignore[misc]
+    rows = [text for code in step.languages for text in step.dataset.rows(code, step.split)]
     return measure_step(
         ref,
-        step.source.get_task(),
+        step.dataset.get_task(),
         rows,
         step.own_settings,
         start=None,
@@ -171,10 +171,10 @@ def _words_training(step: WordsHead, ref: BackboneRef, budget: float) -> tuple[f
 
 
 def _training(step: Train, ref: BackboneRef, drawn: Path, budget: float) -> tuple[float, int, int]:
-    rows = step.source.rows(step.language, step.split)
+    rows = step.dataset.rows(step.language, step.split)
     return measure_step(
         ref,
-        step.source.get_task(),
+        step.dataset.get_task(),
         rows,
         step.settings,
         start=drawn,
@@ -185,7 +185,7 @@ def _training(step: Train, ref: BackboneRef, drawn: Path, budget: float) -> tupl
 
 
 def _scoring(step: Evaluate | Sweep, ref: BackboneRef, drawn: Path, budget: float) -> Pace:
-    task, examples = step.source.labelled(step.language, step.split)
+    task, examples = step.dataset.labelled(step.language, step.split)
     ref = answering(ref, task, examples)
     rows = sorted(examples, key=lambda example: len(example.prompt))
     longest = step.scoring.new_tokens(task.max_new_tokens)

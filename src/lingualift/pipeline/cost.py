@@ -273,12 +273,12 @@ def _workload(step: Step) -> str:
     """What steps have in common that take the same time per unit."""
     if not isinstance(step, Train | Evaluate | Sweep):
         return step.kind
-    beside = step.source.beside.use if step.source.beside else None
+    beside = step.dataset.beside.use if step.dataset.beside else None
     about: list[Any] = [
-        step.source.task,
-        step.source.data.model_dump(mode="json"),
+        step.dataset.task,
+        step.dataset.data.model_dump(mode="json"),
         beside,
-        str(step.source.base),
+        str(step.dataset.base),
     ]
     if isinstance(step, Train):
         about += ["train", step.segment_tokens, step.settings.model_dump(mode="json"), *_drawn(step)]

@@ -11,11 +11,12 @@ from lingualift.attachment import answering
 from lingualift.backbone.loading import skeleton
 from lingualift.backbone.reference import BackboneRef, load_tokenizer, read_config
 from lingualift.config import Training
+from lingualift.data.datasets import Texts
 from lingualift.evaluation.runner import is_ranked
 from lingualift.pipeline.steps import Evaluate, Step, Sweep, Train, WordsHead, start_of
 from lingualift.provenance import fingerprint
 from lingualift.registry import Registry
-from lingualift.tasks import Example, TextTask
+from lingualift.tasks import Example
 
 UTILISATION = 0.35
 """Share of a machine's peak that training and reading reach: at most half with well-filled batches, less with ours."""
@@ -131,7 +132,7 @@ class Estimator:
     def _training(self, step: Train | WordsHead) -> Work:
         settings = step.own_settings if isinstance(step, WordsHead) else step.settings
         languages = step.languages if isinstance(step, WordsHead) else (step.language,)
-        text = isinstance(step.source.get_task(), TextTask)
+        text = isinstance(step.dataset, Texts)
         found = [self._lengths(step, code, step.split, settings.max_length) for code in languages]
         tokens, most, rows = (
             sum(one.all for one in found),
@@ -154,7 +155,7 @@ class Estimator:
         return Work(steps, read, seconds, self._activations(settings, most))
 
     def _scoring(self, step: Evaluate | Sweep) -> Work:
-        task, examples = step.source.labelled(step.language, step.split)
+        task, examples = step.dataset.labelled(step.language, step.split)
         scoring = step.scoring
         found = self._lengths(step, step.language, step.split, scoring.max_length)
         times = len(step.grid) if isinstance(step, Sweep) else 1
@@ -196,15 +197,15 @@ class Estimator:
     def _sides(self, step: Step) -> int:
         """Further passes of the backbone over as much text: of a source side."""
         start = start_of(step)
-        fused = step.source.beside is not None and step.source.beside.use == "beside"  # type: ignore[attr-defined]
+        fused = step.dataset.beside is not None and step.dataset.beside.use == "beside"  # type: ignore[attr-defined]
         return int(fused or (start is not None and getattr(start, "settings", {}).get("kind") == "x-mixup"))
 
     def _lengths(self, step: Any, language: str, split: str, limit: int) -> _Lengths:
-        key = fingerprint([step.source.identity(language, split), limit])
+        key = fingerprint([step.dataset.identity(language, split), limit])
         if key not in self._known:
-            rows = step.source.rows(language, split)
+            rows = step.dataset.rows(language, split)
             sample = rows[:: max(1, len(rows) // _SAMPLED)]
-            text = isinstance(step.source.get_task(), TextTask)
+            text = isinstance(step.dataset, Texts)
             counts = _counts(self._tokenizer, sample, None if text else limit)
             self._known[key] = _Lengths(sum(counts) / len(counts), max(counts), len(rows))
         return self._known[key]

@@ -14,7 +14,7 @@ from lingualift.backbone.architectures import bound_of, positions_of
 from lingualift.backbone.loading import check_positions, skeleton
 from lingualift.backbone.reference import BackboneRef, read_config
 from lingualift.config import Data, Experiment, Method, Translated
-from lingualift.data.source import Beside, Source, Use
+from lingualift.data.datasets import Beside, Dataset, Examples, Use
 from lingualift.errors import UserError
 from lingualift.pipeline.steps import (
     Initialise,
@@ -46,9 +46,9 @@ class Cell:
 
     experiment: Experiment
     backbone: BackboneRef
-    task: Source
+    task: Examples
     translated: Translated
-    reference: Source | None
+    reference: Dataset | None
     method: Method
     language: str
     seed: int
@@ -73,8 +73,7 @@ class Cell:
         Args:
             use: How the original stands with each row; None for translations alone.
         """
-        source = self._translations(use)
-        return self._train(source, self.language, "task", self._first_stage())
+        return self._train(self._translations(use), self.language, "task", self._first_stage())
 
     def flare_adapter(self, use: Use | None, **settings: Any) -> Train:
         """A FLARE adapter beside stage 1; arguments as for `fused_adapter`."""
@@ -89,7 +88,7 @@ class Cell:
         chosen = {"layer": self.method.layer, "ratio": self.method.ratio}
         return self.fused_adapter(self._translations("beside", labelled=True), kind=MIXUP, **chosen)
 
-    def fused_adapter(self, rows: Source, **settings: Any) -> Train:
+    def fused_adapter(self, rows: Examples, **settings: Any) -> Train:
         """An adapter of stage 2, beside that of stage 1, trained on translations.
 
         Args:
@@ -102,7 +101,7 @@ class Cell:
     def _first_stage(self) -> Train:
         return self.task_adapter(self.experiment.languages.source)
 
-    def _translations(self, use: Use | None, *, labelled: bool = False) -> Source:
+    def _translations(self, use: Use | None, *, labelled: bool = False) -> Examples:
         """Training rows translated into the target language, with their originals if these are used."""
         assert self.translated.into_targets is not None
         original, source = self.task.data, self.experiment.languages.source
@@ -114,7 +113,7 @@ class Cell:
 
     def _train(
         self,
-        source: Source,
+        dataset: Dataset,
         language: str,
         role: str,
         start: Initialise | InitialiseFused | Train | None = None,
@@ -124,7 +123,7 @@ class Cell:
         reference = self.experiment.reference
         segment_tokens = reference.segment_tokens if reference else 512
         trackers = self.experiment.report_to
-        return Train(start, source, language, settings, self.seed, segment_tokens, trackers, self.logs)
+        return Train(start, dataset, language, settings, self.seed, segment_tokens, trackers, self.logs)
 
     def merged(self, *, subtract_source: bool) -> Merge:
         """The task adapter moved by the reference adapters; the weight fixed, or tuned on the tuning language."""
@@ -366,7 +365,7 @@ def is_seeded(method: Method) -> bool:
     return METHODS[method.method].seeded and not (method.method == "xlt" and method.ask == "vanilla")
 
 
-def asked(cell: Cell) -> Source:
+def asked(cell: Cell) -> Examples:
     """The task of a cell as its method asks it: by a prompt of its own, with translations."""
     method = METHODS[cell.method.method]
     if method.reads:

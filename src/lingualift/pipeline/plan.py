@@ -12,8 +12,8 @@ from lingualift.adapters.patterns import Patterns
 from lingualift.backbone.loading import check_loadable, skeleton
 from lingualift.backbone.reference import BackboneRef, find_backbone, load_tokenizer
 from lingualift.config import Experiment, Method
+from lingualift.data.datasets import Dataset, Examples, Texts, dataset_of
 from lingualift.data.rows import check_aligned, load_rows
-from lingualift.data.source import Source
 from lingualift.encoding.heads import head_of
 from lingualift.encoding.limits import check_kept, check_own_texts, check_sources
 from lingualift.encoding.text import set_language
@@ -23,7 +23,7 @@ from lingualift.merging.plan import matches_nothing
 from lingualift.pipeline.methods import METHODS, Cell, asked, check_family, check_methods, is_seeded
 from lingualift.pipeline.steps import Evaluate, InitialiseFused, Merge, Step, Sweep, Train, start_of
 from lingualift.pipeline.store import Store
-from lingualift.tasks import Task, TextTask
+from lingualift.tasks import Task
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
 from lingualift.training.data import check_objective
 from lingualift.training.trainer import adapted_modules, check_trackers
@@ -92,13 +92,13 @@ def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> P
 def _cells(experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path | None) -> Iterator[Cell]:
     reference = experiment.reference
     text = (
-        Source(reference.task or REFERENCE_TASKS[backbone.objective], reference.data, base)
+        dataset_of(reference.task or REFERENCE_TASKS[backbone.objective], reference.data, base)
         if reference
         else None
     )
     for entry in experiment.tasks:
         generated = entry.answers == "generated"
-        task = Source(entry.task, entry.data, base, entry.prompt, entry.prompt_language, generated)
+        task = Examples(entry.task, entry.data, base, entry.prompt, entry.prompt_language, generated)
         for method in experiment.methods:
             for language in _languages(method, experiment):
                 seeds = experiment.seeds if is_seeded(method) else experiment.seeds[:1]
@@ -141,12 +141,14 @@ def _in_order(ends: Iterable[Step]) -> Iterator[Step]:
         yield from visit(end)
 
 
-def rows_read(experiment: Experiment, backbone: BackboneRef, base: Path) -> Iterator[tuple[Source, str, str]]:
-    """Source, language and split of all rows that an experiment reads, some more than once; none is looked at."""
+def rows_read(
+    experiment: Experiment, backbone: BackboneRef, base: Path
+) -> Iterator[tuple[Dataset, str, str]]:
+    """Task, language and split of all rows that an experiment reads, some more than once; none is looked at."""
 
-    def visit(step: Step) -> Iterator[tuple[Source, str, str]]:
+    def visit(step: Step) -> Iterator[tuple[Dataset, str, str]]:
         if isinstance(step, Train | Sweep | Evaluate):
-            yield step.source, step.language, step.split
+            yield step.dataset, step.language, step.split
         for source in step.inputs.values():
             yield from visit(source)
 
@@ -162,34 +164,32 @@ def check_data(experiment: Experiment, backbone: BackboneRef, steps: Iterable[St
         UserError: parallel data that is not; a task without labels where labels are needed; answers that are generated
             and leave no room for a prompt; a task or an objective that is not for the backbone's family.
     """
-    labelled = {entry.task for entry in experiment.tasks}
     languages: dict[tuple[str, str, str], list[str]] = {}
-    sources: dict[tuple[str, str, str], Source] = {}
+    parallel: dict[tuple[str, str, str], Dataset] = {}
     for step in steps:
         if not isinstance(step, Train | Sweep | Evaluate):
             continue
-        use = step.source.task, step.source.data.model_dump_json(), step.split
-        sources[use] = step.source
+        use = step.dataset.task, step.dataset.data.model_dump_json(), step.split
+        parallel[use] = step.dataset
         if step.language not in languages.setdefault(use, []):
             languages[use].append(step.language)
-        rows, task = step.source.rows(step.language, step.split), step.source.get_task()
-        if isinstance(task, TextTask) and step.source.task not in labelled:
-            check_objective(backbone, task)
+        if isinstance(step.dataset, Texts):
+            check_objective(backbone, step.dataset.get_task())
             continue
-        task = step.source.check_labelled()
+        task, rows = step.dataset.labelled(step.language, step.split)
         if backbone.family == "encoder":
-            head_of(backbone.family, task, rows, step.source.task)  # type: ignore[arg-type]
+            head_of(backbone.family, task, rows, step.dataset.task)
         if backbone.family == "decoder":
             _check_room(task, rows, experiment)
-        if isinstance(step, Sweep) and step.by == "entropy" and not is_ranked(backbone, task, rows):  # type: ignore[arg-type]
+        if isinstance(step, Sweep) and step.by == "entropy" and not is_ranked(backbone, task, rows):
             raise UserError(
                 "weights.by",
-                f"is entropy, and answers to {step.source.task!r} are no choice between labels",
+                f"is entropy, and answers to {step.dataset.task!r} are no choice between labels",
                 "score",
                 "set `weights.tune_on`",
             )
-    for use, source in sources.items():
-        check_aligned(source.data, languages[use], use[2], source.base)
+    for use, dataset in parallel.items():
+        check_aligned(dataset.data, languages[use], use[2], dataset.base)
 
 
 def check_modules(experiment: Experiment, backbone: BackboneRef) -> None:
@@ -212,7 +212,7 @@ def check_tags(backbone: BackboneRef, steps: Iterable[Step]) -> None:
     tokenizer = load_tokenizer(backbone)
     for step in steps:
         if isinstance(step, Train | Sweep | Evaluate):
-            beside = (step.source.beside.language,) if step.source.beside else ()
+            beside = (step.dataset.beside.language,) if step.dataset.beside else ()
             for code in (step.language, *beside):
                 set_language(tokenizer, code)
 
@@ -244,11 +244,11 @@ def check_fusion(backbone: BackboneRef, steps: Iterable[Step]) -> None:
             if encoder:
                 translator = translator_of(encoder)
                 translator.tag(reading.language)
-                check_own_texts(translator, backbone, reading.source.rows(reading.language, reading.split))  # type: ignore[arg-type]
-            beside = reading.source.beside
+                check_own_texts(translator, backbone, reading.dataset.rows(reading.language, reading.split))  # type: ignore[arg-type]
+            beside = reading.dataset.beside
             if beside and beside.use == "beside":
                 limit = (reading.settings if isinstance(reading, Train) else reading.scoring).max_length
-                rows = reading.source.rows(reading.language, reading.split)
+                rows = reading.dataset.rows(reading.language, reading.split)
                 learnt = beside.labelled
                 check_sources(backbone, model.config, tokenizer, rows, limit, learnt)  # type: ignore[arg-type]
 

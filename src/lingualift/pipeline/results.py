@@ -115,7 +115,7 @@ def _rows(plan: Plan, planned: Planned, store: Store) -> list[dict[str, Any]]:
         "variant": variant(cell.method, cell.experiment.adapter.type),
         "task": Path(cell.task.task).stem,
         "language": cell.language,
-        "answer_language": evaluation.source.answer_language(cell.language),
+        "answer_language": evaluation.dataset.answer_language(cell.language),
         "split": evaluation.split,
         "backbone": plan.backbone.name,
         "quantization": plan.backbone.quantization,

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 from lingualift.adapters.card import shown
 from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Adapter, GivenAdapter, Method, Scoring, Training
-from lingualift.data.source import Source
+from lingualift.data.datasets import Dataset, Examples, Texts
 from lingualift.errors import UserError
 from lingualift.provenance import (
     PROVENANCE_FILE,
@@ -28,7 +28,7 @@ from lingualift.provenance import (
     write_json,
     write_jsonl,
 )
-from lingualift.tasks import TextTask
+from lingualift.tasks import Example, Task
 from lingualift.training.trainer import TRAINING_LOG_FILE
 
 _LOG = logging.getLogger("lingualift.pipeline")
@@ -247,8 +247,7 @@ class InitialiseFused(Step):
         from lingualift.fusion.config import fusion_config
         from lingualift.training.trainer import initialise_fused
 
-        task, rows = self.task.source.labelled(self.task.language, self.split)
-        ref = answering(self.backbone, task, rows)
+        ref = answering(self.backbone, *self.task.labelled())
         config = fusion_config(load_backbone(ref)[0], self.adapter, self.settings)
         initialise_fused(ref, config, first, self._seed, output)
 
@@ -262,7 +261,7 @@ class WordsHead(Step):
     """Train the head for words of an encoder whose checkpoint has none, for all references of a seed.
 
     Attributes:
-        source: The reference task and its text.
+        dataset: The reference task and its text.
         languages: Those whose text the references read.
         settings: Of the references; the head's own follow from them.
     """
@@ -271,7 +270,7 @@ class WordsHead(Step):
     split: ClassVar[str] = "train"
     code = ("training", "encoding", "backbone", "tasks/base.py")
     backbone: BackboneRef
-    source: Source
+    dataset: Texts
     languages: tuple[str, ...]
     settings: Training
     seed: int
@@ -293,7 +292,7 @@ class WordsHead(Step):
         """Backbone, text, settings and seed."""
         return {
             "backbone": self.backbone.identity(),
-            "rows": [self.source.identity(code, self.split) for code in self.languages],
+            "rows": [self.dataset.identity(code, self.split) for code in self.languages],
             "settings": self.own_settings.model_dump(mode="json", exclude={"checkpoint_steps"}),
             "seed": self.seed,
             "segment_tokens": self.segment_tokens,
@@ -311,8 +310,8 @@ class WordsHead(Step):
         """Train the head, and say so."""
         from lingualift.training.words import train_words
 
-        texts = {code: self.source.rows(code, self.split) for code in self.languages}
-        about = {"data": {code: self.source.identity(code, self.split)["data"] for code in self.languages}}
+        texts = {code: self.dataset.rows(code, self.split) for code in self.languages}
+        about = {"data": {code: self.dataset.identity(code, self.split)["data"] for code in self.languages}}
         _LOG.warning(
             "the checkpoint of %s has no head for words: one is trained on %s, for the references alone",
             shown(self.backbone.name),
@@ -320,7 +319,7 @@ class WordsHead(Step):
         )
         train_words(
             self.backbone,
-            texts,  # type: ignore[arg-type]
+            texts,
             self.own_settings,
             seed=self.seed,
             output=output,
@@ -339,16 +338,16 @@ class WordsHead(Step):
 
 def words_head(
     backbone: BackboneRef,
-    source: Source,
+    dataset: Dataset,
     languages: tuple[str, ...],
     settings: Training,
     seed: int,
     segment_tokens: int,
 ) -> WordsHead | None:
     """The step that trains a head for words; None where text is not learnt, or the backbone has one. As `WordsHead`."""
-    if not isinstance(source.get_task(), TextTask) or not backbone.lacks_words:
+    if not isinstance(dataset, Texts) or not backbone.lacks_words:
         return None
-    return WordsHead(backbone, source, languages, settings, seed, segment_tokens)
+    return WordsHead(backbone, dataset, languages, settings, seed, segment_tokens)
 
 
 _READS = {
@@ -383,7 +382,7 @@ class Train(Step):
         "languages.tsv",
     )
     start: Initialise | InitialiseFused | Train
-    source: Source
+    dataset: Dataset
     language: str
     settings: Training
     seed: int
@@ -397,6 +396,11 @@ class Train(Step):
     def backbone(self) -> BackboneRef:
         """The backbone."""
         return self.start.backbone
+
+    def labelled(self) -> tuple[Task, list[Example]]:
+        """The task and its rows, which have labels."""
+        assert isinstance(self.dataset, Examples)
+        return self.dataset.labelled(self.language, self.split)
 
     @property
     def drawn(self) -> Initialise | InitialiseFused:
@@ -416,18 +420,18 @@ class Train(Step):
     def recipe(self) -> dict[str, Any]:
         """Rows, settings and seed."""
         settings = self.settings.model_dump(mode="json", exclude={"checkpoint_steps"})
-        segment = self.segment_tokens if isinstance(self.source.get_task(), TextTask) else None
-        rows = self.source.identity(self.language, self.split)
+        segment = self.segment_tokens if isinstance(self.dataset, Texts) else None
+        rows = self.dataset.identity(self.language, self.split)
         rounded = {"cache_sources": True} if self.cache_sources else {}
         return {"rows": rows, "settings": settings, "seed": self.seed, "segment_tokens": segment, **rounded}
 
     def what(self) -> str:
         """What people see of all steps that differ in language and seed alone."""
         if isinstance(self.drawn, InitialiseFused):
-            return f"train {Path(self.source.task).stem} by {self.drawn.name}"
-        reads = _READS[self.source.beside.use] if self.source.beside else ""
+            return f"train {Path(self.dataset.task).stem} by {self.drawn.name}"
+        reads = _READS[self.dataset.beside.use] if self.dataset.beside else ""
         goes_on = " on translations" if isinstance(self.start, Train) else ""
-        return f"train {Path(self.source.task).stem}{reads or goes_on}"
+        return f"train {Path(self.dataset.task).stem}{reads or goes_on}"
 
     @property
     def _name(self) -> str:
@@ -445,8 +449,8 @@ class Train(Step):
         name = f"{self._name.replace(' ', '-')}.{self.language}.seed{self.seed}"
         train(
             self.backbone.with_words(inputs.get("words")),
-            self.source.get_task(),
-            self.source.rows(self.language, self.split),
+            self.dataset.get_task(),
+            self.dataset.rows(self.language, self.split),
             self.settings,
             start=inputs["start"],
             seed=self.seed,
@@ -455,9 +459,9 @@ class Train(Step):
             language=self.language,
             segment_tokens=self.segment_tokens,
             about={
-                "task": Path(self.source.task).stem,
+                "task": Path(self.dataset.task).stem,
                 "language": self.language,
-                "data": self.source.identity(self.language, self.split)["data"],
+                "data": self.dataset.identity(self.language, self.split)["data"],
             },
             progress=progress,
             tracking=Tracking(self.report_to, name, self.logs / name if self.logs else None),
@@ -539,7 +543,7 @@ class Sweep(Step):
     how: MergeRecipe
     adapters: tuple[tuple[str, Train], ...]
     grid: tuple[float, ...]
-    source: Source
+    dataset: Examples
     language: str
     scoring: Scoring
     variant: str
@@ -562,7 +566,7 @@ class Sweep(Step):
             **({} if self.by == "score" else {"by": self.by}),
             "how": vars(self.how),
             "grid": list(self.grid),
-            "rows": self.source.identity(self.language, self.split),
+            "rows": self.dataset.identity(self.language, self.split),
             "scoring": self.scoring.model_dump(mode="json", exclude={"batch_size"}),
         }
 
@@ -579,7 +583,7 @@ class Sweep(Step):
     def facts(self, folder: Path) -> dict[str, Any]:
         """The scores of all weights."""
         about = {
-            "task": Path(self.source.task).stem,
+            "task": Path(self.dataset.task).stem,
             "method": self.how.method,
             "variant": self.variant,
             "seed": self.adapters[0][1].seed,
@@ -591,7 +595,7 @@ class Sweep(Step):
         """Merge and score at each weight; only the scores are kept, in `work` until all of them are there."""
         from lingualift.evaluation.runner import entropy, evaluate
 
-        task, examples = self.source.labelled(self.language, self.split)
+        task, examples = self.dataset.labelled(self.language, self.split)
         backbone = self.adapters[0][1].backbone
         metric = "entropy" if self.by == "entropy" else task.metrics[0]
         tried, n = [], len(examples)
@@ -711,7 +715,7 @@ class Evaluate(Step):
     code = _SCORES
     backbone: BackboneRef
     adapter: Train | Merge | None
-    source: Source
+    dataset: Examples
     language: str
     split: str
     scoring: Scoring
@@ -730,14 +734,14 @@ class Evaluate(Step):
         """Backbone, rows and scoring."""
         return {
             "backbone": self.backbone.identity(),
-            "rows": self.source.identity(self.language, self.split),
+            "rows": self.dataset.identity(self.language, self.split),
             "scoring": self.scoring.model_dump(mode="json", exclude={"batch_size"}),
         }
 
     def what(self) -> str:
         """What people see of all steps that differ in language and seed alone."""
-        reads = _READS[self.source.beside.use] if self.source.beside else ""
-        return f"evaluate {Path(self.source.task).stem}{reads}"
+        reads = _READS[self.dataset.beside.use] if self.dataset.beside else ""
+        return f"evaluate {Path(self.dataset.task).stem}{reads}"
 
     def label(self) -> str:
         """What people see of this step."""
@@ -747,7 +751,7 @@ class Evaluate(Step):
         """Write predictions and scores."""
         from lingualift.evaluation.runner import evaluate
 
-        task, examples = self.source.labelled(self.language, self.split)
+        task, examples = self.dataset.labelled(self.language, self.split)
         found = evaluate(self.backbone, inputs.get("adapter"), task, examples, self.scoring, progress)
         write_jsonl(output / PREDICTIONS_FILE, found.rows())
         write_json(output / SCORES_FILE, found.summary())
@@ -755,5 +759,5 @@ class Evaluate(Step):
     def facts(self, folder: Path) -> dict[str, Any]:
         """Task, language and how many answers could not be read."""
         found = read_json(folder / SCORES_FILE)
-        about = {"task": Path(self.source.task).stem, "language": self.language}
+        about = {"task": Path(self.dataset.task).stem, "language": self.language}
         return {**about, **{name: found[name] for name in ("n", "malformed", "truncated")}}

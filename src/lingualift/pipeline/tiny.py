@@ -270,7 +270,7 @@ class _Rows:
         self._base, self._objective = base, ref.objective
         self._languages = (experiment.languages.source, *experiment.languages.targets)
         self._read = [
-            (source.data, language, split) for source, language, split in rows_read(experiment, ref, base)
+            (dataset.data, language, split) for dataset, language, split in rows_read(experiment, ref, base)
         ]
 
     def of_task(self, entry: TaskData) -> TaskData:

@@ -16,9 +16,9 @@ from typing import Any
 
 from lingualift.backbone.reference import BackboneRef, find_backbone
 from lingualift.config import Backbone, Data, Translation
+from lingualift.data.datasets import Dataset, dataset_of
 from lingualift.data.output import check_output, json_line
 from lingualift.data.rows import data_file, data_fingerprint, fill_in, read_rows
-from lingualift.data.source import Source
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress
 from lingualift.languages import language as find_language
@@ -134,7 +134,7 @@ def translate(
             line), an output that exists.
     """
     chosen = settings or Translation()
-    where = Source(task, Data(files=data) if isinstance(data, str) else data, Path())
+    where = dataset_of(task, Data(files=data) if isinstance(data, str) else data, Path())
     folder = Path(output) / target
     if find_language(source).code == find_language(target).code:
         raise UserError(
@@ -191,7 +191,7 @@ class Work:
             does not say of what.
     """
 
-    def __init__(self, where: Source, language: str, split: str) -> None:
+    def __init__(self, where: Dataset, language: str, split: str) -> None:
         self.split = split
         self.zipped = (where.data.files or "").endswith(".gz")
         self.data = data_fingerprint(where.data, language, split, where.base)
@@ -341,7 +341,7 @@ def _file(split: str, work: Work) -> str:
 
 
 def _provenance(
-    ref: BackboneRef, translator: Model, where: Source, source: str, target: str, settings: Translation
+    ref: BackboneRef, translator: Model, where: Dataset, source: str, target: str, settings: Translation
 ) -> dict[str, Any]:
     return {
         "made_by": "lingualift translate",

@@ -1,0 +1,212 @@
+"""A task with its rows: what training and evaluation read, and what determines it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
+
+from typing_extensions import override
+
+from lingualift.config import Data
+from lingualift.data.rows import (
+    data_fingerprint,
+    instead,
+    load_examples,
+    load_joined,
+    load_paired,
+    load_questions,
+    load_texts,
+)
+from lingualift.errors import UserError
+from lingualift.provenance import fingerprint
+from lingualift.tasks import Example, PromptedTask, Task, TextTask, get_task, task_code, with_prompt
+
+Use = Literal["beside", "instead", "joined"]
+Row = TypeVar("Row", Example, str)
+_MOST = 512  # sets of rows that a process keeps, which many steps of a run read again and again
+_kept: OrderedDict[str, tuple[Any, str]] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Where the source side of rows is: the same rows in the source language, paired by `id`.
+
+    Attributes:
+        data: Files or hub data set.
+        language: Code of the source language, by which the prompt is chosen.
+        use: What is read: the source side `beside` the row by an adapter that fuses them, `instead` of the row, whose
+            labels are kept, or both texts `joined` in one prompt, the row's first.
+        filled_by: Code that fills in `{language}`; that of the rows where None.
+        labelled: Whether the source side's own answers are read where they are spans or text, which an adapter needs
+            that learns to answer it too (X-Mixup), `beside` the row; of classes and choices, the row's own tells. Not
+            for evaluation.
+    """
+
+    data: Data
+    language: str
+    use: Use = "beside"
+    filled_by: str | None = None
+    labelled: bool = False
+
+
+@dataclass(frozen=True)
+class _Rows(ABC, Generic[Row]):
+    """What labelled rows and texts have in common.
+
+    Attributes:
+        task: Registered name or path of a Python file.
+        data: Files or hub data set.
+        base: Folder that relative paths start from.
+    """
+
+    task: str
+    data: Data
+    base: Path
+
+    def rows(self, language: str, split: str) -> list[Row]:
+        """The texts, or the examples, with their `source` where there is a source side."""
+        return self._once(language, split)[0]
+
+    def identity(self, language: str, split: str) -> dict[str, Any]:
+        """What determines the rows and how answers to them are read; `rows` hashes them as they are built."""
+        return {**self._origin(language, split), "rows": self._once(language, split)[1]}
+
+    @abstractmethod
+    def _load(self, language: str, split: str) -> list[Row]:
+        """Read the rows."""
+
+    def _once(self, language: str, split: str) -> tuple[list[Row], str]:
+        """The rows and their hash, read once in this process."""
+        read = [str(self.base / self.task), self.data.files]  # one format reads bytes as another does not
+        key = fingerprint({**self._origin(language, split), "read": read})
+        if key not in _kept:
+            rows = self._load(language, split)
+            _kept[key] = rows, fingerprint([row if isinstance(row, str) else asdict(row) for row in rows])
+            if len(_kept) > _MOST:
+                _kept.popitem(last=False)
+        _kept.move_to_end(key)
+        return _kept[key]
+
+    def _origin(self, language: str, split: str) -> dict[str, Any]:
+        """What determines the rows, but for the rows themselves."""
+        return {
+            "task": Path(self.task).stem,
+            "code": task_code(self.task, self.base),
+            "language": language,
+            "split": split,
+            "data": data_fingerprint(self.data, language, split, self.base),
+        }
+
+
+@dataclass(frozen=True)
+class Texts(_Rows[str]):
+    """The task of a reference, and where its texts are."""
+
+    beside: ClassVar[None] = None
+
+    def get_task(self) -> TextTask:
+        """The task itself."""
+        task = get_task(self.task, self.base)
+        assert isinstance(task, TextTask)
+        return task
+
+    @override
+    def _load(self, language: str, split: str) -> list[str]:
+        return load_texts(self.get_task(), self.data, language, split, self.base)
+
+
+@dataclass(frozen=True)
+class Examples(_Rows[Example]):
+    """A labelled task, and where its rows are.
+
+    Attributes:
+        prompt: Name of a prompt of the task; None for its first one.
+        prompt_language: Code of the prompt's language, or `target`; None for English.
+        generated: Whether classes are generated, and not ranked by the likelihood of their words.
+        beside: The source side of the rows; None for rows alone.
+        unlabelled: Whether no label is looked at.
+    """
+
+    prompt: str | None = None
+    prompt_language: str | None = None
+    generated: bool = False
+    beside: Beside | None = None
+    unlabelled: bool = False
+
+    def get_task(self) -> Task:
+        """The task itself; raises as `labelled_task`."""
+        return labelled_task(self.task, self.base, self.prompt, self.prompt_language, self.generated)
+
+    def labelled(self, language: str, split: str) -> tuple[Task, list[Example]]:
+        """The task and its examples."""
+        return self.get_task(), self.rows(language, split)
+
+    def answer_language(self, language: str) -> str:
+        """Code of the language that rows of a language are asked, answered and scored in."""
+        return self.beside.language if self.beside and self.beside.use == "instead" else language
+
+    @override
+    def _origin(self, language: str, split: str) -> dict[str, Any]:
+        task, beside = self.get_task(), self.beside
+        origin = super()._origin(language, split)
+        if isinstance(task, PromptedTask):
+            origin |= {"prompt": asdict(task.prompt_for(language)), "max_new_tokens": task.max_new_tokens}
+            origin |= {"generated": True} if task.generated else {}
+        if beside is not None:
+            where = data_fingerprint(beside.data, beside.filled_by or language, split, self.base)
+            labelled = {"labelled": True} if beside.labelled else {}
+            origin["beside"] = {"language": beside.language, "use": beside.use, "data": where, **labelled}
+        return {**origin, **({"unlabelled": True} if self.unlabelled else {})}
+
+    @override
+    def _load(self, language: str, split: str) -> list[Example]:
+        task, beside = self.get_task(), self.beside
+        if self.unlabelled:
+            return load_questions(task, self.data, language, split, self.base)
+        if beside is None:
+            return load_examples(task, self.data, language, split, self.base)
+        filled_by = beside.filled_by or language
+        if beside.use == "joined":
+            return load_joined(task, self.data, beside.data, language, split, self.base, filled_by)
+        read = (language, split, self.base, beside.language, filled_by, beside.labelled)
+        pairs = load_paired(task, self.data, beside.data, *read)
+        return [instead(row) for row in pairs] if beside.use == "instead" else pairs
+
+
+Dataset: TypeAlias = Examples | Texts
+
+
+def dataset_of(
+    task: str,
+    data: Data,
+    base: Path,
+    prompt: str | None = None,
+    prompt_language: str | None = None,
+    generated: bool = False,
+) -> Dataset:
+    """The texts of a reference task, the examples of any other; raises as `with_prompt` and `get_task`."""
+    found = with_prompt(get_task(task, base), task, prompt, prompt_language, generated)
+    if isinstance(found, TextTask):
+        return Texts(task, data, base)
+    return Examples(task, data, base, prompt, prompt_language, generated)
+
+
+def labelled_task(
+    name: str,
+    base: Path = Path(),
+    prompt: str | None = None,
+    prompt_language: str | None = None,
+    generated: bool = False,
+) -> Task:
+    """A task by its name or file, if it has labels, with the prompt that is chosen for it.
+
+    Raises:
+        UserError: it is a reference task, which has none; it has no such prompt; or as `get_task`.
+    """
+    task = with_prompt(get_task(name, base), name, prompt, prompt_language, generated)
+    if isinstance(task, TextTask):
+        raise UserError(f"task {name!r}", "has no labels to score", "a labelled task", "name another task")
+    return task
