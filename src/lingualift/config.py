@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from pathlib import Path
@@ -309,6 +310,12 @@ class Training(_Record):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either `steps` or `epochs`")
         return self
+
+    def optimiser_steps(self, rows: int) -> int:
+        """How many optimiser steps it takes on so many rows or segments."""
+        if self.steps is not None:
+            return self.steps
+        return math.ceil((self.epochs or 1) * math.ceil(rows / (self.batch_size * self.accumulation)))
 
 
 class TrainingRoles(_Record):

@@ -12,7 +12,6 @@ from lingualift.data.datasets import Dataset, Examples
 from lingualift.data.rows import data_file, load_rows
 from lingualift.errors import UserError
 from lingualift.pipeline.plan import Plan
-from lingualift.pipeline.steps import Evaluate, Sweep, Train
 from lingualift.tasks import Example
 
 Row = TypeVar("Row")
@@ -73,10 +72,8 @@ class Part:
 def parts_of(plan: Plan) -> list[Part]:
     """Every split that the steps of a plan read, once."""
     parts: dict[tuple[str, str, str], Part] = {}
-    for step in plan.steps:
-        if isinstance(step, Train | Sweep | Evaluate):
-            key = step.dataset.task, step.language, step.split
-            parts.setdefault(key, Part(step.dataset, step.language, step.split))
+    for dataset, language, split, _ in (part for step in plan.steps for part in step.reads):
+        parts.setdefault((dataset.task, language, split), Part(dataset, language, split))
     return list(parts.values())
 
 

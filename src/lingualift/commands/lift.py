@@ -221,7 +221,7 @@ def _lift(job: _Job, output: Path, store: Store, workers: int, watch: Watch) -> 
             energy_kept=merged.energy_kept,
             measures=tuple(measures),
             notes=(*merged.warnings, *merged.notes, *notes(job.ref, job.adapter, job.texts, measures)),
-            trained=sum(isinstance(step, Train) for step in missing),
+            trained=sum(step.kind == "adapter" for step in missing),
             store=store.root,
         )
         describe(folder, lifted, job.ref, job.languages, job.weight, references)

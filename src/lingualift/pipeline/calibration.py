@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,14 +19,11 @@ from lingualift.encoding.text import encode_prompt
 from lingualift.evaluation.runner import evaluate, is_ranked
 from lingualift.pipeline.steps import (
     Evaluate,
-    Initialise,
-    InitialiseFused,
     Merge,
     Step,
     Sweep,
     Train,
     WordsHead,
-    start_of,
 )
 from lingualift.processes import device, use_threads
 from lingualift.provenance import fingerprint
@@ -79,7 +77,9 @@ def measure_all(
         began = time.perf_counter()
         load_backbone(ref.answering(heads[order[0]]))
         loading = time.perf_counter() - began
-        long = [step for step in steps.values() if isinstance(step, Train | WordsHead | Evaluate | Sweep)]
+        long = [
+            step for step in steps.values() if step.kind in ("adapter", "words-head", "sweep", "evaluation")
+        ]
         bench = _Bench(ref, adapter, Path(scratch), _BUDGET / max(1, len(long)))
         for name in order:
             tell(steps[name])
@@ -101,28 +101,42 @@ class _Bench:
         self.ref, self.adapter, self.scratch, self.budget = ref, adapter, scratch, budget
         self._drawn: dict[Any, tuple[Path, float]] = {}
 
+    @functools.singledispatchmethod
     def measure(self, step: Step) -> Pace:
-        """The pace of a step."""
-        if isinstance(step, WordsHead):
-            return Pace(*_words_training(step, self._speaking(), self.budget))
-        drawn, seconds = self._draw(step)
-        if isinstance(step, Initialise | InitialiseFused):
-            return Pace(seconds, 0, 0)
-        if isinstance(step, Merge):
-            return Pace(self._merging(step, drawn), 0, 0)
-        if isinstance(step, Train):
-            return Pace(*_training(step, self._speaking() if step.words else self.ref, drawn, self.budget))
-        assert isinstance(step, Evaluate | Sweep)
+        """The pace of a step; here of one that draws an adapter."""
+        return Pace(self._draw(step)[1], 0, 0)
+
+    @measure.register
+    def _words(self, step: WordsHead) -> Pace:
+        texts = [text for code in step.languages for text in step.dataset.rows(code, step.split)]
+        return _training(step, texts, self._speaking(), None, self.budget)
+
+    @measure.register
+    def _train(self, step: Train) -> Pace:
+        rows, (drawn, _) = step.dataset.rows(step.language, step.split), self._draw(step)
+        return _training(step, rows, self._speaking() if step.words else self.ref, drawn, self.budget)
+
+    @measure.register
+    def _score(self, step: Evaluate | Sweep) -> Pace:
+        drawn, _ = self._draw(step)
         return _scoring(step, self.ref, drawn, self.budget)
+
+    @measure.register
+    def _merge(self, step: Merge) -> Pace:
+        drawn, _ = self._draw(step)
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory(dir=self.scratch) as scratch:
+            step.how.merge(dict.fromkeys(("task", "target", "source"), drawn), 0.0, Path(scratch) / "merged")
+        return Pace(time.perf_counter() - began, 0, 0)
 
     def _draw(self, step: Step) -> tuple[Path, float]:
         """What a step trains, merges or scores, and the seconds that drawing it took: plain, or fusing beside that."""
-        ref, start = _answering(self.ref, step), start_of(step)
+        ref, fused = _answering(self.ref, step), step.fused
         plain = self._once((ref.head,), lambda folder: initialise(ref, self.adapter, 0, folder))
-        if not isinstance(start, InitialiseFused):
+        if fused is None:
             return plain
-        settings = fingerprint(dict(start.settings))
-        return self._once((ref.head, settings), lambda folder: start.draw(plain[0], folder))
+        settings = fingerprint(dict(fused.settings))
+        return self._once((ref.head, settings), lambda folder: fused.draw(plain[0], folder))
 
     def _once(self, key: Any, draw: Callable[[Path], None]) -> tuple[Path, float]:
         if key not in self._drawn:
@@ -138,54 +152,34 @@ class _Bench:
         folder, _ = self._once("words", lambda folder: initialise_words(self.ref, 0, folder))
         return self.ref.with_words(folder)
 
-    def _merging(self, step: Merge, drawn: Path) -> float:
-        began = time.perf_counter()
-        with tempfile.TemporaryDirectory(dir=self.scratch) as scratch:
-            step.how.merge(dict.fromkeys(("task", "target", "source"), drawn), 0.0, Path(scratch) / "merged")
-        return time.perf_counter() - began
-
 
 def _answering(ref: BackboneRef, step: Step) -> BackboneRef:
     """The backbone with the head of a step's task, so that what is drawn has one."""
-    if isinstance(step, Train) and isinstance(step.drawn, InitialiseFused):
-        step = step.drawn
-    if isinstance(step, InitialiseFused):
-        return answering(ref, *step.task.labelled())
-    if not isinstance(step, Evaluate | Sweep):
-        return ref
-    return answering(ref, *step.dataset.labelled(step.language, step.split))
+    return answering(ref, *step.headed) if step.headed else ref
 
 
-def _words_training(step: WordsHead, ref: BackboneRef, budget: float) -> tuple[float, int, int]:
-    rows = [text for code in step.languages for text in step.dataset.rows(code, step.split)]
-    return measure_step(
-        ref,
-        step.dataset.get_task(),
-        rows,
-        step.own_settings,
-        start=None,
-        language=step.languages[0],
-        segment_tokens=step.segment_tokens,
-        budget=budget,
-    )
-
-
-def _training(step: Train, ref: BackboneRef, drawn: Path, budget: float) -> tuple[float, int, int]:
-    rows = step.dataset.rows(step.language, step.split)
-    return measure_step(
+def _training(
+    step: Train | WordsHead,
+    rows: Sequence[Example] | Sequence[str],
+    ref: BackboneRef,
+    drawn: Path | None,
+    budget: float,
+) -> Pace:
+    seconds, memory, count = measure_step(
         ref,
         step.dataset.get_task(),
         rows,
         step.settings,
         start=drawn,
-        language=step.language,
+        language=step.languages[0],
         segment_tokens=step.segment_tokens,
         budget=budget,
     )
+    return Pace(seconds, memory, count)
 
 
 def _scoring(step: Evaluate | Sweep, ref: BackboneRef, drawn: Path, budget: float) -> Pace:
-    task, examples = step.dataset.labelled(step.language, step.split)
+    task, examples = step.headed
     ref = answering(ref, task, examples)
     rows = sorted(examples, key=lambda example: len(example.prompt))
     longest = step.scoring.new_tokens(task.max_new_tokens)

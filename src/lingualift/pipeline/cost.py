@@ -9,27 +9,15 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from lingualift.backbone.loading import skeleton, weight_bytes
+from lingualift.backbone.loading import weight_bytes
 from lingualift.backbone.reference import BackboneRef
-from lingualift.backbone.words import own_weights
 from lingualift.errors import UserError
 from lingualift.pipeline.calibration import Pace, measure_all
 from lingualift.pipeline.executors import default_workers, processors, ways
-from lingualift.pipeline.machines import Estimator, Machine, Work, optimiser_steps
+from lingualift.pipeline.machines import Estimator, Machine, Work
 from lingualift.pipeline.plan import Plan
-from lingualift.pipeline.steps import (
-    Evaluate,
-    Initialise,
-    InitialiseFused,
-    Merge,
-    Step,
-    Sweep,
-    Train,
-    WordsHead,
-    start_of,
-)
+from lingualift.pipeline.steps import Step
 from lingualift.pipeline.store import Store
 from lingualift.processes import device, free_memory
 from lingualift.provenance import fingerprint
@@ -39,9 +27,7 @@ from lingualift.training.trainer import count_parameters
 _PROCESS = (
     600 * 2**20
 )  # what a process holds once torch, transformers and peft are imported (measured: 461 MiB)
-_TRAINED = 16  # bytes per trained number: weight, gradient and AdamW's two moments, in float32
 _CHECKPOINT = 12  # bytes per trained number in a checkpoint: weight and AdamW's two moments
-_PREDICTION = 400  # bytes per answered row on disk
 
 
 @dataclass(frozen=True)
@@ -128,7 +114,7 @@ def estimate(
         costs = {step: _cost(step, sizes, paces.get(_workload(step))) for step in missing}
     heaviest = sorted((cost.memory for cost in costs.values()), reverse=True)[:workers]
     checkpoints = (
-        2 * _CHECKPOINT * sizes.adapter * min(workers, sum(isinstance(step, Train) for step in missing))
+        2 * _CHECKPOINT * sizes.adapter * min(workers, sum(step.kind == "adapter" for step in missing))
     )
     wall = _wall_time(costs, workers)
     return Estimate(
@@ -197,7 +183,7 @@ class _Sizes:
 def _check_backbone(
     backbone: BackboneRef, sizes: _Sizes, missing: Sequence[Step], free: int, where: str
 ) -> None:
-    if sizes.backbone > free and not all(isinstance(step, Merge) for step in missing):
+    if sizes.backbone > free and any(step.loads for step in missing):
         raise UserError(
             f"backbone {backbone.name!r}",
             f"needs {readable(sizes.backbone)} of memory for its weights alone "
@@ -219,36 +205,15 @@ def _counted(step: Step, sizes: _Sizes, work: Work) -> Cost:
 def _cost(step: Step, sizes: _Sizes, pace: Pace | None, process: int | None = None) -> Cost:
     if process is None:
         process = _PROCESS if device() == "cpu" else 0
-    per_unit = pace.seconds if pace else None
-    seconds = None if per_unit is None or pace is None else per_unit * _units(step, pace)
-    held = process + sizes.backbone + _encoder_bytes(step)
-    if isinstance(step, Train):
-        held += _TRAINED * sizes.adapter + (pace.memory * step.settings.batch_size if pace else 0)
-        return Cost(seconds, held, 4 * sizes.adapter)
-    if isinstance(step, WordsHead):
-        head = _words_numbers(step.backbone)
-        held += _TRAINED * head + (pace.memory * step.settings.batch_size if pace else 0)
-        return Cost(seconds, held, 4 * head)
-    if isinstance(step, Initialise | InitialiseFused):
-        return Cost(seconds, held, 4 * sizes.adapter)
-    if isinstance(step, Merge):
-        grown = len(step.adapters) if step.how.space == "delta" else 1
-        return Cost(seconds, process, 4 * sizes.adapter * grown)
-    held += 4 * sizes.adapter * (3 if isinstance(step, Sweep) else 1)
-    held += pace.memory * step.scoring.batch_size if pace else 0  # type: ignore[attr-defined]
-    return Cost(seconds, held, _PREDICTION * pace.rows if pace and isinstance(step, Evaluate) else 0)
-
-
-@functools.cache
-def _words_numbers(backbone: BackboneRef) -> int:
-    """Numbers in a head for words that are its own."""
-    return sum(weight.numel() for weight in own_weights(skeleton(backbone)).values())
+    seconds = pace.seconds * step.units(pace.rows) if pace else None
+    loaded = sizes.backbone + _encoder_bytes(step) if step.loads else 0
+    memory = process + loaded + step.held(sizes.adapter, pace.memory if pace else 0)
+    return Cost(seconds, memory, step.kept(sizes.adapter, pace.rows if pace else 0))
 
 
 def _encoder_bytes(step: Step) -> int:
     """Weights of the translation model that is loaded beside the backbone; 0 for steps without one."""
-    drawn = start_of(step)
-    encoder = drawn.settings.get("source_encoder") if isinstance(drawn, InitialiseFused) else None
+    encoder = step.fused.source_encoder if step.fused else None
     return _translator_bytes(encoder) if encoder else 0
 
 
@@ -259,40 +224,9 @@ def _translator_bytes(name: str) -> int:
     return weight_bytes(find_translator(name).ref)
 
 
-def _units(step: Step, pace: Pace) -> float:
-    """How many times the measured unit a step does: optimiser steps, answered rows, merges."""
-    if isinstance(step, Train | WordsHead):
-        settings = step.own_settings if isinstance(step, WordsHead) else step.settings
-        return optimiser_steps(settings, pace.rows)
-    if isinstance(step, Evaluate):
-        return pace.rows
-    return pace.rows * len(step.grid) if isinstance(step, Sweep) else 1
-
-
 def _workload(step: Step) -> str:
-    """What steps have in common that take the same time per unit."""
-    if not isinstance(step, Train | Evaluate | Sweep):
-        return step.kind
-    beside = step.dataset.beside.use if step.dataset.beside else None
-    about: list[Any] = [
-        step.dataset.task,
-        step.dataset.data.model_dump(mode="json"),
-        beside,
-        str(step.dataset.base),
-    ]
-    if isinstance(step, Train):
-        about += ["train", step.segment_tokens, step.settings.model_dump(mode="json"), *_drawn(step)]
-    else:
-        about += ["score", step.split, step.scoring.model_dump(mode="json")]
-        trained = step.adapter if isinstance(step, Evaluate) else None
-        if isinstance(trained, Train) and isinstance(trained.drawn, InitialiseFused):
-            about += _drawn(trained)
-    return fingerprint(about)
-
-
-def _drawn(step: Train) -> list[Any]:
-    """What adapter it is, whatever its seed."""
-    return [step.drawn.kind, {**step.drawn.recipe(), "seed": None}]
+    """Fingerprint of what steps have in common that take the same time per unit."""
+    return fingerprint(step.workload())
 
 
 def _paces(
@@ -312,7 +246,7 @@ def _paces(
         return {}, 0.0
     paces, loading = measure_all(first, plan.backbone, plan.experiment.adapter, threads, tell)
     for workload, pace in paces.items():
-        told = [seconds / max(1e-9, _units(other, pace)) for other, seconds in finished.get(workload, [])]
+        told = [seconds / max(1e-9, other.units(pace.rows)) for other, seconds in finished.get(workload, [])]
         if told:
             paces[workload] = replace(pace, seconds=statistics.median(told))
     return paces, loading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from lingualift.backbone.reference import BackboneRef, load_tokenizer, read_conf
 from lingualift.config import Training
 from lingualift.data.datasets import Texts
 from lingualift.evaluation.runner import is_ranked
-from lingualift.pipeline.steps import Evaluate, Step, Sweep, Train, WordsHead, start_of
+from lingualift.pipeline.steps import Evaluate, Step, Sweep, Train, WordsHead
 from lingualift.provenance import fingerprint
 from lingualift.registry import Registry
 from lingualift.tasks import Example
@@ -123,17 +124,15 @@ class Estimator:
         self._layers, self._width = text.num_hidden_layers, text.hidden_size
         self._known: dict[Any, _Lengths] = {}
 
+    @functools.singledispatchmethod
     def work(self, step: Step) -> Work:
         """The work of a step; none for draws and merges, which take seconds."""
-        if isinstance(step, Train | WordsHead):
-            return self._training(step)
-        return self._scoring(step) if isinstance(step, Evaluate | Sweep) else Work()
+        return Work()
 
+    @work.register
     def _training(self, step: Train | WordsHead) -> Work:
-        settings = step.own_settings if isinstance(step, WordsHead) else step.settings
-        languages = step.languages if isinstance(step, WordsHead) else (step.language,)
-        text = isinstance(step.dataset, Texts)
-        found = [self._lengths(step, code, step.split, settings.max_length) for code in languages]
+        settings, text = step.settings, isinstance(step.dataset, Texts)
+        found = [self._lengths(step, code, step.split, settings.max_length) for code in step.languages]
         tokens, most, rows = (
             sum(one.all for one in found),
             max(one.most for one in found),
@@ -141,7 +140,7 @@ class Estimator:
         )
         if text:  # documents are laid end to end and cut
             rows, most = max(1, math.ceil(tokens / step.segment_tokens)), step.segment_tokens
-        steps = optimiser_steps(settings, rows)
+        steps = settings.optimiser_steps(rows)
         read = round(steps * settings.batch_size * settings.accumulation * tokens / rows)
         passes = 2 + settings.gradient_checkpointing  # forward, backward to the inputs alone, forward again
         sides = self._sides(step)
@@ -154,11 +153,12 @@ class Estimator:
         seconds = max(self._at_speed(operations), launched)
         return Work(steps, read, seconds, self._activations(settings, most))
 
+    @work.register
     def _scoring(self, step: Evaluate | Sweep) -> Work:
-        task, examples = step.dataset.labelled(step.language, step.split)
+        task, examples = step.headed
         scoring = step.scoring
         found = self._lengths(step, step.language, step.split, scoring.max_length)
-        times = len(step.grid) if isinstance(step, Sweep) else 1
+        times = step.units(1)
         ref = answering(self.ref, task, examples)
         written = ref.head.kind == "words" and not is_ranked(ref, task, examples)
         answer = scoring.new_tokens(task.max_new_tokens) if written else 0
@@ -196,9 +196,8 @@ class Estimator:
 
     def _sides(self, step: Step) -> int:
         """Further passes of the backbone over as much text: of a source side."""
-        start = start_of(step)
-        fused = step.dataset.beside is not None and step.dataset.beside.use == "beside"  # type: ignore[attr-defined]
-        return int(fused or (start is not None and getattr(start, "settings", {}).get("kind") == "x-mixup"))
+        paired = any(part.dataset.beside and part.dataset.beside.use == "beside" for part in step.reads)
+        return int(paired or (step.fused is not None and step.fused.settings["kind"] == "x-mixup"))
 
     def _lengths(self, step: Any, language: str, split: str, limit: int) -> _Lengths:
         key = fingerprint([step.dataset.identity(language, split), limit])
@@ -209,14 +208,6 @@ class Estimator:
             counts = _counts(self._tokenizer, sample, None if text else limit)
             self._known[key] = _Lengths(sum(counts) / len(counts), max(counts), len(rows))
         return self._known[key]
-
-
-def optimiser_steps(settings: Training, rows: int) -> int:
-    """How many optimiser steps a training takes on so many rows or segments."""
-    if settings.steps is not None:
-        return settings.steps
-    per_step = settings.batch_size * settings.accumulation
-    return math.ceil((settings.epochs or 1) * math.ceil(rows / per_step))
 
 
 def _counts(tokenizer: Any, rows: Sequence[Any], limit: int | None) -> list[int]:

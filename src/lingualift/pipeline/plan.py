@@ -21,7 +21,7 @@ from lingualift.errors import UserError
 from lingualift.evaluation.runner import is_ranked
 from lingualift.merging.plan import matches_nothing
 from lingualift.pipeline.methods import METHODS, Cell, asked, check_family, check_methods, is_seeded
-from lingualift.pipeline.steps import Evaluate, InitialiseFused, Merge, Step, Sweep, Train, start_of
+from lingualift.pipeline.steps import Evaluate, Part, Step, Train
 from lingualift.pipeline.store import Store
 from lingualift.tasks import Task
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
@@ -121,7 +121,7 @@ def _evaluation(cell: Cell) -> Evaluate:
 def _ends(evaluation: Evaluate) -> Iterator[Step]:
     """What a cell needs: its score, and what the report shows beside it."""
     yield evaluation
-    if isinstance(evaluation.adapter, Merge):
+    if evaluation.adapter:
         yield from evaluation.adapter.curves
 
 
@@ -133,24 +133,21 @@ def _in_order(ends: Iterable[Step]) -> Iterator[Step]:
         if step.key in seen:
             return
         seen.add(step.key)
-        for source in step.inputs.values():
-            yield from visit(source)
+        for needed in step.inputs.values():
+            yield from visit(needed)
         yield step
 
     for end in ends:
         yield from visit(end)
 
 
-def rows_read(
-    experiment: Experiment, backbone: BackboneRef, base: Path
-) -> Iterator[tuple[Dataset, str, str]]:
-    """Task, language and split of all rows that an experiment reads, some more than once; none is looked at."""
+def rows_read(experiment: Experiment, backbone: BackboneRef, base: Path) -> Iterator[Part]:
+    """All rows that an experiment reads, some more than once; none is looked at."""
 
-    def visit(step: Step) -> Iterator[tuple[Dataset, str, str]]:
-        if isinstance(step, Train | Sweep | Evaluate):
-            yield step.dataset, step.language, step.split
-        for source in step.inputs.values():
-            yield from visit(source)
+    def visit(step: Step) -> Iterator[Part]:
+        yield from step.reads
+        for needed in step.inputs.values():
+            yield from visit(needed)
 
     for cell in _cells(experiment, backbone, base, None):
         for end in _ends(_evaluation(cell)):
@@ -164,32 +161,28 @@ def check_data(experiment: Experiment, backbone: BackboneRef, steps: Iterable[St
         UserError: parallel data that is not; a task without labels where labels are needed; answers that are generated
             and leave no room for a prompt; a task or an objective that is not for the backbone's family.
     """
-    languages: dict[tuple[str, str, str], list[str]] = {}
-    parallel: dict[tuple[str, str, str], Dataset] = {}
-    for step in steps:
-        if not isinstance(step, Train | Sweep | Evaluate):
+    parallel: dict[tuple[str, str, str], dict[str, Dataset]] = {}
+    for dataset, language, split, _ in (part for step in steps for part in step.reads):
+        use = dataset.task, dataset.data.model_dump_json(), split
+        parallel.setdefault(use, {})[language] = dataset
+        if isinstance(dataset, Texts):
+            check_objective(backbone, dataset.get_task())
             continue
-        use = step.dataset.task, step.dataset.data.model_dump_json(), step.split
-        parallel[use] = step.dataset
-        if step.language not in languages.setdefault(use, []):
-            languages[use].append(step.language)
-        if isinstance(step.dataset, Texts):
-            check_objective(backbone, step.dataset.get_task())
-            continue
-        task, rows = step.dataset.labelled(step.language, step.split)
+        task, rows = dataset.labelled(language, split)
         if backbone.family == "encoder":
-            head_of(backbone.family, task, rows, step.dataset.task)
+            head_of(backbone.family, task, rows, dataset.task)
         if backbone.family == "decoder":
             _check_room(task, rows, experiment)
-        if isinstance(step, Sweep) and step.by == "entropy" and not is_ranked(backbone, task, rows):
+        if dataset.unlabelled and not is_ranked(backbone, task, rows):
             raise UserError(
                 "weights.by",
-                f"is entropy, and answers to {step.dataset.task!r} are no choice between labels",
+                f"is entropy, and answers to {dataset.task!r} are no choice between labels",
                 "score",
                 "set `weights.tune_on`",
             )
-    for use, dataset in parallel.items():
-        check_aligned(dataset.data, languages[use], use[2], dataset.base)
+    for (_, _, split), datasets in parallel.items():
+        dataset = next(iter(datasets.values()))
+        check_aligned(dataset.data, list(datasets), split, dataset.base)
 
 
 def check_modules(experiment: Experiment, backbone: BackboneRef) -> None:
@@ -210,47 +203,42 @@ def check_tags(backbone: BackboneRef, steps: Iterable[Step]) -> None:
     if backbone.family != "encoder-decoder":
         return
     tokenizer = load_tokenizer(backbone)
-    for step in steps:
-        if isinstance(step, Train | Sweep | Evaluate):
-            beside = (step.dataset.beside.language,) if step.dataset.beside else ()
-            for code in (step.language, *beside):
-                set_language(tokenizer, code)
+    for dataset, language, _, _ in (part for step in steps for part in step.reads):
+        for code in (language, *((dataset.beside.language,) if dataset.beside else ())):
+            set_language(tokenizer, code)
 
 
-def check_fusion(backbone: BackboneRef, steps: Iterable[Step]) -> None:
+def check_fusion(backbone: BackboneRef, steps: Sequence[Step]) -> None:
     """Check what adapters fuse, and that the source sides that they read fit.
 
     Raises:
         UserError: a layer that is not there or cannot fuse; an empty source side, or one that is too long; a language
             that a source encoder does not know, or a text longer than it reads; source states that cannot be kept.
     """
-    steps = list(steps)
-    drawn = [step for step in steps if isinstance(step, InitialiseFused)]
-    if not drawn:
+    draws = [(step, step.fused) for step in steps if step.fused]
+    if not draws:
         return
     from lingualift.fusion.config import fusion_config
     from lingualift.fusion.translator import find_translator
 
     model, tokenizer = skeleton(backbone), load_tokenizer(backbone)
     translator_of = functools.cache(find_translator)  # one for all languages and seeds
-    for step in drawn:
-        fusion_config(model, step.adapter, step.settings).places(model)
-    for reading in steps:
-        if isinstance(reading, Train) and reading.cache_sources:
-            check_kept(backbone, tokenizer)
-        if isinstance(reading, Train | Evaluate):
-            start = start_of(reading)
-            encoder = start.settings.get("source_encoder") if isinstance(start, InitialiseFused) else None
-            if encoder:
-                translator = translator_of(encoder)
-                translator.tag(reading.language)
-                check_own_texts(translator, backbone, reading.dataset.rows(reading.language, reading.split))  # type: ignore[arg-type]
-            beside = reading.dataset.beside
+    for fused in dict.fromkeys(fused for _, fused in draws):
+        fusion_config(model, fused.adapter, fused.settings).places(model)
+    if any(isinstance(step, Train) and step.cache_sources for step in steps):
+        check_kept(backbone, tokenizer)
+    for step in steps:
+        for dataset, language, split, limit in step.reads:
+            if isinstance(dataset, Texts):
+                continue
+            if step.fused and step.fused.source_encoder:
+                translator = translator_of(step.fused.source_encoder)
+                translator.tag(language)
+                check_own_texts(translator, backbone, dataset.rows(language, split))
+            beside = dataset.beside
             if beside and beside.use == "beside":
-                limit = (reading.settings if isinstance(reading, Train) else reading.scoring).max_length
-                rows = reading.dataset.rows(reading.language, reading.split)
-                learnt = beside.labelled
-                check_sources(backbone, model.config, tokenizer, rows, limit, learnt)  # type: ignore[arg-type]
+                rows = dataset.rows(language, split)
+                check_sources(backbone, model.config, tokenizer, rows, limit, beside.labelled)
 
 
 def _check_room(task: Task, rows: Sequence[Any], experiment: Experiment) -> None:

@@ -13,9 +13,9 @@ from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.metrics.comparisons import Comparison, compare
 from lingualift.pipeline.methods import METHODS, is_seeded, variant
 from lingualift.pipeline.plan import Plan, Planned
-from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Step, Train, merge_weight
+from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Step, merge_weight
 from lingualift.pipeline.store import RECIPE_FILE, Store
-from lingualift.provenance import fingerprint, json_text, read_json
+from lingualift.provenance import PROVENANCE_FILE, fingerprint, json_text, read_json
 from lingualift.runs.claims import RESULTS_FILE, STEPS_FILE, discard, made, place
 
 SCHEMA = 1
@@ -150,7 +150,7 @@ def _uses_reference(planned: Planned) -> bool:
 
 def _weight(planned: Planned, store: Store) -> float | None:
     adapter = planned.evaluation.adapter
-    if not isinstance(adapter, Merge):
+    if adapter is None or adapter.weight is None:
         return None
     sweep = adapter.inputs.get("sweep")
     return merge_weight(adapter.weight, store.folder(sweep) if sweep else None)
@@ -161,5 +161,4 @@ def _training_rows(planned: Planned, store: Store) -> int | None:
     adapter = planned.evaluation.adapter
     if adapter is None:
         return None
-    trained = adapter if isinstance(adapter, Train) else dict(adapter.adapters)["task"]
-    return int(json.loads((store.folder(trained) / "provenance.json").read_text(encoding="utf-8"))["rows"])
+    return int(read_json(store.folder(adapter.task_training) / PROVENANCE_FILE)["rows"])

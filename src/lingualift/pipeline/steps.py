@@ -11,10 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from typing_extensions import override
 
 from lingualift.adapters.card import shown
+from lingualift.backbone.loading import skeleton
 from lingualift.backbone.reference import BackboneRef
+from lingualift.backbone.words import own_weights
 from lingualift.config import Adapter, GivenAdapter, Method, Scoring, Training
 from lingualift.data.datasets import Dataset, Examples, Texts
 from lingualift.errors import UserError
@@ -50,6 +54,25 @@ _SCORES = (  # the code that decides a score
 _LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy")
 
 
+_TRAINED = 16  # bytes per trained number: weight, gradient and AdamW's two moments, in float32
+_PREDICTION = 400  # bytes per answered row on disk
+
+
+class Part(NamedTuple):
+    """A split of a task in a language, and how many tokens of each row are read."""
+
+    dataset: Dataset
+    language: str
+    split: str
+    max_length: int
+
+    def about(self) -> list[Any]:
+        """What splits of a task have in common in all languages."""
+        dataset = self.dataset
+        use = dataset.beside.use if dataset.beside else None
+        return [dataset.task, dataset.data.model_dump(mode="json"), use, str(dataset.base), self.split]
+
+
 @dataclass(frozen=True)
 class Step(ABC):
     """One step. Equal keys mean equal output.
@@ -57,11 +80,12 @@ class Step(ABC):
     Attributes:
         kind: Folder of the store.
         code: Files and folders of the package whose change makes old output stale.
-        cost: Rough size for the progress bar, in training steps.
+        loads: Whether it loads the backbone.
     """
 
     kind: ClassVar[str]
     code: ClassVar[tuple[str, ...]]
+    loads: ClassVar[bool] = True
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -72,6 +96,37 @@ class Step(ABC):
     def cost(self) -> int:
         """Rough size for the progress bar, in training steps."""
         return 1
+
+    @property
+    def reads(self) -> tuple[Part, ...]:
+        """The rows that it learns or scores; those of a head for words are its references'."""
+        return ()
+
+    @property
+    def headed(self) -> tuple[Task, list[Example]] | None:
+        """Task and rows that the head on the backbone must answer; None where it is the checkpoint's own."""
+        return None
+
+    @property
+    def fused(self) -> InitialiseFused | None:
+        """The draw of what it draws, trains or scores, if that fuses source and target."""
+        return None
+
+    def workload(self) -> list[Any]:
+        """What steps have in common that take the same time per unit."""
+        return [self.kind]
+
+    def units(self, rows: int) -> int:
+        """Optimiser steps, answers, draws or merges that it makes, of so many rows."""
+        return 1
+
+    def held(self, numbers: int, row: int) -> int:
+        """Bytes that it holds beside the backbone: `numbers` are an adapter's, `row` bytes are what a row adds."""
+        return 0
+
+    def kept(self, numbers: int, rows: int) -> int:
+        """Bytes that stay in the store, given the numbers of an adapter and the rows that are scored."""
+        return 4 * numbers
 
     @abstractmethod
     def recipe(self) -> dict[str, Any]:
@@ -195,12 +250,27 @@ class InitialiseFused(Step):
     @property
     def task(self) -> Train:
         """The training of stage 1."""
-        return self.first if isinstance(self.first, Train) else dict(self.first.adapters)["task"]
+        return self.first.task_training
 
     @property
     def backbone(self) -> BackboneRef:
         """The backbone."""
         return self.task.backbone
+
+    @property
+    @override
+    def headed(self) -> tuple[Task, list[Example]]:
+        return self.task.labelled()
+
+    @property
+    @override
+    def fused(self) -> InitialiseFused:
+        return self
+
+    @property
+    def source_encoder(self) -> str | None:
+        """The translation model that reads the source side; None for the backbone."""
+        return self.settings.get("source_encoder")
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -224,7 +294,7 @@ class InitialiseFused(Step):
     @property
     def name(self) -> str:
         """What people see of the adapter: kind, fusion, and what the method's entry chooses beside."""
-        kind = "flare-mt" if self.settings.get("source_encoder") else self.settings["kind"]
+        kind = "flare-mt" if self.source_encoder else self.settings["kind"]
         chosen = [
             f"{name}={self.settings[name]}"
             for name, field in Method.model_fields.items()
@@ -247,7 +317,7 @@ class InitialiseFused(Step):
         from lingualift.fusion.config import fusion_config
         from lingualift.training.trainer import initialise_fused
 
-        ref = answering(self.backbone, *self.task.labelled())
+        ref = answering(self.backbone, *self.headed)
         config = fusion_config(load_backbone(ref)[0], self.adapter, self.settings)
         initialise_fused(ref, config, first, self._seed, output)
 
@@ -263,7 +333,7 @@ class WordsHead(Step):
     Attributes:
         dataset: The reference task and its text.
         languages: Those whose text the references read.
-        settings: Of the references; the head's own follow from them.
+        settings: The head's own.
     """
 
     kind = "words-head"
@@ -277,23 +347,28 @@ class WordsHead(Step):
     segment_tokens: int
 
     @property
-    def own_settings(self) -> Training:
-        """How the head is trained."""
-        from lingualift.training.words import settings_of
-
-        return settings_of(self.settings, len(self.languages))
-
-    @property
     def cost(self) -> int:
         """Training steps, guessed where epochs are given, each about half of a reference's."""
-        return max(1, (self.own_settings.steps or 500 * len(self.languages)) // 2)
+        return max(1, (self.settings.steps or 500 * len(self.languages)) // 2)
+
+    @override
+    def units(self, rows: int) -> int:
+        return self.settings.optimiser_steps(rows)
+
+    @override
+    def held(self, numbers: int, row: int) -> int:
+        return _TRAINED * _words_numbers(self.backbone) + row * self.settings.batch_size
+
+    @override
+    def kept(self, numbers: int, rows: int) -> int:
+        return 4 * _words_numbers(self.backbone)
 
     def recipe(self) -> dict[str, Any]:
         """Backbone, text, settings and seed."""
         return {
             "backbone": self.backbone.identity(),
             "rows": [self.dataset.identity(code, self.split) for code in self.languages],
-            "settings": self.own_settings.model_dump(mode="json", exclude={"checkpoint_steps"}),
+            "settings": self.settings.model_dump(mode="json", exclude={"checkpoint_steps"}),
             "seed": self.seed,
             "segment_tokens": self.segment_tokens,
         }
@@ -320,7 +395,7 @@ class WordsHead(Step):
         train_words(
             self.backbone,
             texts,
-            self.own_settings,
+            self.settings,
             seed=self.seed,
             output=output,
             work=work,
@@ -344,10 +419,22 @@ def words_head(
     seed: int,
     segment_tokens: int,
 ) -> WordsHead | None:
-    """The step that trains a head for words; None where text is not learnt, or the backbone has one. As `WordsHead`."""
+    """The step that trains a head for words; None where text is not learnt, or the backbone has one.
+
+    Arguments are those of `WordsHead`, but for the settings, which are the references'.
+    """
+    from lingualift.training.words import settings_of
+
     if not isinstance(dataset, Texts) or not backbone.lacks_words:
         return None
-    return WordsHead(backbone, dataset, languages, settings, seed, segment_tokens)
+    own = settings_of(settings, len(languages))
+    return WordsHead(backbone, dataset, languages, own, seed, segment_tokens)
+
+
+@functools.cache
+def _words_numbers(backbone: BackboneRef) -> int:
+    """Numbers in a head for words that are its own."""
+    return sum(weight.numel() for weight in own_weights(skeleton(backbone)).values())
 
 
 _READS = {
@@ -391,11 +478,23 @@ class Train(Step):
     logs: Path | None = None
     cache_sources: bool = False
     words: WordsHead | None = None
+    weight: ClassVar[None] = None
+    curves: ClassVar[tuple[Sweep, ...]] = ()
+
+    @property
+    def task_training(self) -> Train:
+        """Itself."""
+        return self
 
     @property
     def backbone(self) -> BackboneRef:
         """The backbone."""
         return self.start.backbone
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The one language that it reads."""
+        return (self.language,)
 
     def labelled(self) -> tuple[Task, list[Example]]:
         """The task and its rows, which have labels."""
@@ -406,6 +505,38 @@ class Train(Step):
     def drawn(self) -> Initialise | InitialiseFused:
         """The draw that the first training of its line began from."""
         return self.start.drawn if isinstance(self.start, Train) else self.start
+
+    @property
+    @override
+    def reads(self) -> tuple[Part, ...]:
+        return (Part(self.dataset, self.language, self.split, self.settings.max_length),)
+
+    @property
+    @override
+    def headed(self) -> tuple[Task, list[Example]] | None:
+        return self.drawn.headed
+
+    @property
+    @override
+    def fused(self) -> InitialiseFused | None:
+        return self.drawn.fused
+
+    @override
+    def workload(self) -> list[Any]:
+        settings = self.settings.model_dump(mode="json")
+        return [*self.reads[0].about(), self.segment_tokens, settings, *self.alike()]
+
+    def alike(self) -> list[Any]:
+        """What adapter it is, whatever its seed."""
+        return [self.drawn.kind, {**self.drawn.recipe(), "seed": None}]
+
+    @override
+    def units(self, rows: int) -> int:
+        return self.settings.optimiser_steps(rows)
+
+    @override
+    def held(self, numbers: int, row: int) -> int:
+        return _TRAINED * numbers + row * self.settings.batch_size
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -427,8 +558,8 @@ class Train(Step):
 
     def what(self) -> str:
         """What people see of all steps that differ in language and seed alone."""
-        if isinstance(self.drawn, InitialiseFused):
-            return f"train {Path(self.dataset.task).stem} by {self.drawn.name}"
+        if self.fused:
+            return f"train {Path(self.dataset.task).stem} by {self.fused.name}"
         reads = _READS[self.dataset.beside.use] if self.dataset.beside else ""
         goes_on = " on translations" if isinstance(self.start, Train) else ""
         return f"train {Path(self.dataset.task).stem}{reads or goes_on}"
@@ -479,13 +610,6 @@ def _losses(folder: Path) -> list[list[float]]:
     """Step and loss, along a training."""
     log = map(json.loads, (folder / TRAINING_LOG_FILE).read_text(encoding="utf-8").splitlines())
     return [[entry["step"], entry["loss"]] for entry in log if "loss" in entry]
-
-
-def start_of(step: Step) -> Initialise | InitialiseFused | None:
-    """The draw that the adapter began from that a step draws, trains or scores; None for merges and without one."""
-    found = step.adapter if isinstance(step, Evaluate) else step
-    found = found.drawn if isinstance(found, Train) else found
-    return found if isinstance(found, Initialise | InitialiseFused) else None
 
 
 @dataclass(frozen=True)
@@ -560,6 +684,32 @@ class Sweep(Step):
         """About ten training steps a weight."""
         return 10 * len(self.grid)
 
+    @property
+    @override
+    def reads(self) -> tuple[Part, ...]:
+        return (Part(self.dataset, self.language, self.split, self.scoring.max_length),)
+
+    @property
+    @override
+    def headed(self) -> tuple[Task, list[Example]]:
+        return self.dataset.labelled(self.language, self.split)
+
+    @override
+    def workload(self) -> list[Any]:
+        return [*self.reads[0].about(), self.scoring.model_dump(mode="json")]
+
+    @override
+    def units(self, rows: int) -> int:
+        return rows * len(self.grid)
+
+    @override
+    def held(self, numbers: int, row: int) -> int:
+        return 3 * 4 * numbers + row * self.scoring.batch_size
+
+    @override
+    def kept(self, numbers: int, rows: int) -> int:
+        return 0
+
     def recipe(self) -> dict[str, Any]:
         """Merge, grid, rows and scoring."""
         return {
@@ -595,7 +745,7 @@ class Sweep(Step):
         """Merge and score at each weight; only the scores are kept, in `work` until all of them are there."""
         from lingualift.evaluation.runner import entropy, evaluate
 
-        task, examples = self.dataset.labelled(self.language, self.split)
+        task, examples = self.headed
         backbone = self.adapters[0][1].backbone
         metric = "entropy" if self.by == "entropy" else task.metrics[0]
         tried, n = [], len(examples)
@@ -664,11 +814,21 @@ class Merge(Step):
 
     kind = "merged"
     code = ("merging", "adapters")
+    loads = False
     how: MergeRecipe
     adapters: tuple[tuple[str, Train], ...]
     weight: float | Sweep
     language: str
     curves: tuple[Sweep, ...] = ()
+
+    @property
+    def task_training(self) -> Train:
+        """The training of the task adapter."""
+        return dict(self.adapters)["task"]
+
+    @override
+    def kept(self, numbers: int, rows: int) -> int:
+        return 4 * numbers * (len(self.adapters) if self.how.space == "delta" else 1)
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -730,6 +890,38 @@ class Evaluate(Step):
         """About ten training steps."""
         return 10
 
+    @property
+    @override
+    def reads(self) -> tuple[Part, ...]:
+        return (Part(self.dataset, self.language, self.split, self.scoring.max_length),)
+
+    @property
+    @override
+    def headed(self) -> tuple[Task, list[Example]]:
+        return self.dataset.labelled(self.language, self.split)
+
+    @property
+    @override
+    def fused(self) -> InitialiseFused | None:
+        return self.adapter.fused if self.adapter else None
+
+    @override
+    def workload(self) -> list[Any]:
+        trained = self.adapter.task_training.alike() if self.adapter and self.fused else []
+        return [*self.reads[0].about(), self.scoring.model_dump(mode="json"), *trained]
+
+    @override
+    def units(self, rows: int) -> int:
+        return rows
+
+    @override
+    def held(self, numbers: int, row: int) -> int:
+        return 4 * numbers + row * self.scoring.batch_size
+
+    @override
+    def kept(self, numbers: int, rows: int) -> int:
+        return _PREDICTION * rows
+
     def recipe(self) -> dict[str, Any]:
         """Backbone, rows and scoring."""
         return {
@@ -751,8 +943,7 @@ class Evaluate(Step):
         """Write predictions and scores."""
         from lingualift.evaluation.runner import evaluate
 
-        task, examples = self.dataset.labelled(self.language, self.split)
-        found = evaluate(self.backbone, inputs.get("adapter"), task, examples, self.scoring, progress)
+        found = evaluate(self.backbone, inputs.get("adapter"), *self.headed, self.scoring, progress)
         write_jsonl(output / PREDICTIONS_FILE, found.rows())
         write_json(output / SCORES_FILE, found.summary())
 

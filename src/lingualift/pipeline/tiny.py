@@ -270,7 +270,7 @@ class _Rows:
         self._base, self._objective = base, ref.objective
         self._languages = (experiment.languages.source, *experiment.languages.targets)
         self._read = [
-            (dataset.data, language, split) for dataset, language, split in rows_read(experiment, ref, base)
+            (part.dataset.data, part.language, part.split) for part in rows_read(experiment, ref, base)
         ]
 
     def of_task(self, entry: TaskData) -> TaskData:
