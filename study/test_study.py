@@ -21,7 +21,8 @@ from lingualift.commands.demo import SHOWN
 from lingualift.config import load_experiment
 from lingualift.miniworld import write_data
 from lingualift.pipeline import plan_of
-from lingualift.pipeline.methods import METHODS, check_methods, variant
+from lingualift.pipeline.checks import check_methods
+from lingualift.pipeline.methods import METHODS, variant
 from lingualift.pipeline.steps import InitialiseFused, Merge, Train
 
 STUDY = Path(__file__).parent

@@ -7,7 +7,8 @@ import pytest
 from lingualift.config import dump_experiment, load_experiment
 from lingualift.miniworld import write_data
 from lingualift.pipeline import plan_of
-from lingualift.pipeline.methods import METHODS, check_methods
+from lingualift.pipeline.checks import check_methods
+from lingualift.pipeline.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"

@@ -1,4 +1,4 @@
-"""From an experiment to its steps. Everything that can be wrong with the input is found here, before a step runs."""
+"""From an experiment to its steps; what can be wrong with its data is found on the way, before a step runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lingualift.adapters.patterns import Patterns
 from lingualift.backbone.loading import check_loadable, skeleton
 from lingualift.backbone.reference import BackboneRef, find_backbone, load_tokenizer
 from lingualift.config import Experiment, Method
@@ -19,16 +18,14 @@ from lingualift.encoding.limits import check_kept, check_own_texts, check_source
 from lingualift.encoding.text import set_language
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import is_ranked
-from lingualift.merging.plan import matches_nothing
-from lingualift.pipeline.methods import METHODS, Cell, asked, check_family, check_methods, is_seeded
+from lingualift.pipeline.checks import check_family, check_methods, check_modules, check_templates
+from lingualift.pipeline.methods import METHODS, Cell, asked, is_seeded
 from lingualift.pipeline.steps import Evaluate, Part, Step, Train
 from lingualift.pipeline.store import Store
 from lingualift.tasks import Task
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
 from lingualift.training.data import check_objective
-from lingualift.training.trainer import adapted_modules, check_trackers
-
-LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
+from lingualift.training.trainer import check_trackers
 
 
 @dataclass(frozen=True)
@@ -185,19 +182,6 @@ def check_data(experiment: Experiment, backbone: BackboneRef, steps: Iterable[St
         check_aligned(dataset.data, list(datasets), split, dataset.base)
 
 
-def check_modules(experiment: Experiment, backbone: BackboneRef) -> None:
-    """Check that the patterns of modules to merge match modules that get an adapter; raises a `UserError`."""
-    patterns = {
-        f"methods.{index}.modules": method.modules
-        for index, method in enumerate(experiment.methods)
-        if method.modules is not None
-    }
-    names = adapted_modules(backbone, experiment.adapter) if patterns else []
-    for where, pattern in patterns.items():
-        if not Patterns(where).end(pattern).among(names):
-            raise matches_nothing(where, pattern, names)
-
-
 def check_tags(backbone: BackboneRef, steps: Iterable[Step]) -> None:
     """Check that a tokenizer that tags its texts knows the languages of the steps; raises as `set_language`."""
     if backbone.family != "encoder-decoder":
@@ -251,35 +235,6 @@ def _check_room(task: Task, rows: Sequence[Any], experiment: Experiment) -> None
             "room for a prompt beside the answer",
             f"write for example {2 * longest}",
         )
-
-
-def check_templates(experiment: Experiment) -> None:
-    """Check that the rows of a task differ between languages.
-
-    One file may be the translation of all targets if it holds the source language's own rows: parallel data.
-
-    Raises:
-        UserError: names the path, or the data set on the hub, that has no place for the language.
-    """
-    source, targets = experiment.languages.source, experiment.languages.targets
-    reference = (experiment.reference,) if experiment.reference else ()
-    read = [(entry.task, entry.data, 1 + len(targets)) for entry in (*experiment.tasks, *reference)]
-    for entry in experiment.tasks:
-        into = entry.translated
-        read += [(entry.task, into.into_targets, len(targets))] if into.into_targets else []
-        own = (entry.data.files or "").replace("{language}", source)  # of which all rows may be translations
-        if into.into_source and into.into_source.files != own:
-            read.append((entry.task, into.into_source, len(targets)))
-    for task, data, languages in read:
-        template = data.files or data.config or ""
-        if languages > 1 and not any(place in template for place in LANGUAGE_PLACES):
-            what, where = ("file", "path") if data.files else ("configuration of the hub's", "`config`")
-            raise UserError(
-                data.files or str(data.hub),
-                f"names one {what} of task {task!r} for {languages} languages",
-                f"{{language}} in the {where}" if data.files else f"{{language}} in {where}",
-                "write for example data/{language}/{split}.jsonl" if data.files else "write it there",
-            )
 
 
 def check_samples(experiment: Experiment, base: Path) -> None:

@@ -29,8 +29,8 @@ from lingualift.errors import UserError
 from lingualift.fusion.config import find_block
 from lingualift.fusion.translator import find_translator
 from lingualift.languages import language as find_language
-from lingualift.pipeline.methods import check_family, check_methods
-from lingualift.pipeline.plan import check_templates, rows_read
+from lingualift.pipeline.checks import check_family, check_methods, check_templates
+from lingualift.pipeline.plan import rows_read
 from lingualift.provenance import open_to_all, write_jsonl, writing
 from lingualift.runs.claims import discard, made, place
 from lingualift.tasks import TASKS, Task, TextTask, get_task, shipped_languages, shipped_rows

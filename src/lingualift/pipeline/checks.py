@@ -1,0 +1,219 @@
+"""What an experiment asks for that cannot be: found by its settings and the backbone's, before any data is read."""
+
+from __future__ import annotations
+
+from lingualift.adapters.patterns import Patterns
+from lingualift.backbone.architectures import bound_of, positions_of
+from lingualift.backbone.loading import check_positions, skeleton
+from lingualift.backbone.reference import BackboneRef, read_config
+from lingualift.config import Experiment, Method
+from lingualift.errors import UserError
+from lingualift.merging.plan import matches_nothing
+from lingualift.pipeline.methods import METHODS, TransferMethod
+from lingualift.training.trainer import adapted_modules
+
+LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
+
+
+def check_methods(experiment: Experiment) -> None:
+    """Check that every method is known, has what it needs, and has no setting that it ignores.
+
+    Raises:
+        UserError: names the entry of `methods` in the experiment file.
+    """
+    for index, method in enumerate(experiment.methods):
+        where = f"methods.{index}"
+        entry = METHODS[method.method]
+        if entry.needs_reference and experiment.reference is None:
+            raise UserError(
+                where, f"{method.method} needs unlabelled text", mend="add `reference:` with its data"
+            )
+        if entry.needs_reference and experiment.training.reference is None:
+            found = f"is missing, and {method.method} trains on unlabelled text ({where})"
+            raise UserError("training.reference", found, mend="say how: `training: {reference: {epochs: 1}}`")
+        undecided = experiment.weights.tune_on is None and experiment.weights.by == "score"
+        if entry.merges and method.weight is None and undecided:
+            mend = (
+                "set `weights.tune_on` to a target language with validation rows, or `weights.by: entropy`, or give "
+                "the method a `weight`"
+            )
+            raise UserError(where, f"{method.method} has no merge weight", mend=mend)
+        _check_translations(where, method, entry, experiment)
+        _check_settings(where, method, entry, experiment.adapter.type)
+    _check_shared(experiment)
+
+
+def _check_shared(experiment: Experiment) -> None:
+    """Refuse settings of fusing, and of the translations that are read beside rows, that nothing here uses."""
+    used = {name for method in experiment.methods for name in METHODS[method.method].settings}
+    of_mt = any(method.method == "flare-mt" for method in experiment.methods)
+    uses = {
+        "fusion_modules": "fusion" in used,
+        "cache_sources": "source_state" in used,
+        "source_encoder": of_mt,
+    }
+    for key in sorted(experiment.flare.given()):
+        if not uses[key]:
+            raise UserError(f"flare.{key}", "is set, and no method here uses it", mend="remove it")
+    for index, task in enumerate(experiment.tasks):
+        into = task.translated.into_source
+        idle = {"max_rows", "sample_seed", "aligned_on"} & into.given() if into else set()
+        if idle:
+            raise UserError(
+                f"tasks.{index}.translated.into_source.{min(idle)}",
+                "is not used: the partners of the test rows are found by `id`",
+                mend="remove it; `data` says which test rows there are",
+            )
+
+
+def check_family(experiment: Experiment, backbone: BackboneRef) -> None:
+    """Check that methods and adapter suit the backbone's family.
+
+    Raises:
+        UserError: names the entry of the experiment file.
+    """
+    if backbone.family == "encoder":
+        for index, method in enumerate(experiment.methods):
+            if METHODS[method.method].needs_words:
+                raise UserError(
+                    f"methods.{index}",
+                    f"{method.method} asks a model that was not trained on the task, and {backbone.name!r} is an "
+                    "encoder, which answers by a head that the task adapter brings",
+                    "methods that begin from the task adapter, such as source-ft",
+                    "remove it",
+                )
+        for index, entry in enumerate(experiment.tasks):
+            idle = {"prompt", "prompt_language", "answers"} & entry.given()
+            if idle:
+                found = f"is set, and {backbone.name!r} is an encoder, which reads no prompt"
+                raise UserError(f"tasks.{index}.{min(idle)}", found, mend="remove it")
+    _check_lengths(experiment, backbone)
+    if experiment.adapter.type != "prefix":
+        return
+    if backbone.family == "decoder":
+        found = f"is prefix, and {backbone.name!r} is a decoder"
+        raise UserError("adapter.type", found, "lora or ia3", "choose one of them")
+    for role in ("task", "reference"):
+        settings = getattr(experiment.training, role)
+        if settings and settings.gradient_checkpointing:
+            raise UserError(
+                f"training.{role}.gradient_checkpointing",
+                "drops the prefix: transformers keeps no keys and values under it",
+                "false with prefix adapters",
+                "remove it",
+            )
+
+
+def _check_lengths(experiment: Experiment, backbone: BackboneRef) -> None:
+    """Check that the backbone has positions for the longest rows that the experiment allows."""
+    prefix = experiment.adapter.tokens if experiment.adapter.type == "prefix" else 0
+    lengths = {
+        "training.task.max_length": experiment.training.task.max_length,
+        "scoring.max_length": experiment.scoring.max_length,
+    }
+    if experiment.reference:
+        lengths["reference.segment_tokens"] = experiment.reference.segment_tokens
+    places = positions_of(read_config(backbone))
+    if places is None or max(lengths.values()) + prefix <= places:
+        return
+    limit = places if backbone.family == "encoder" else bound_of(skeleton(backbone))
+    for where, tokens in lengths.items():
+        check_positions(limit, where, tokens, prefix)
+
+
+def _check_translations(where: str, method: Method, entry: TransferMethod, experiment: Experiment) -> None:
+    """Refuse a method whose translations, or whose translation model, the experiment does not name."""
+    source = experiment.languages.source
+    needed = {
+        "into_targets": (entry.trains_on_translations, f"training rows translated from {source!r}", "train"),
+        "into_source": (entry.reads is not None, f"test rows translated into {source!r}", "test"),
+    }
+    for index, task in enumerate(experiment.tasks):
+        for key, (asked_for, what, split) in needed.items():
+            if asked_for and getattr(task.translated, key) is None:
+                raise UserError(
+                    f"tasks.{index}.translated.{key}",
+                    "is not set",
+                    f"the {what}, which {method.method} reads ({where})",
+                    f"write them by `lingualift translate --split {split} …` and name their files (docs/translate.md)",
+                )
+    if method.method == "flare-mt" and experiment.flare.source_encoder is None:
+        raise UserError(
+            "flare.source_encoder",
+            f"is not set, and {method.method} reads by it ({where})",
+            "a translation model (NLLB, M2M100)",
+            "write for example `flare: {source_encoder: facebook/nllb-200-distilled-600M}`",
+        )
+    if not entry.fuses:
+        return
+    from lingualift.fusion.functions import FUSIONS
+
+    _ = FUSIONS[method.fusion]
+    if experiment.flare.cache_sources and method.answer_source == "generate":
+        found = f"is set, and the sources of {method.method} answer anew each time ({where})"
+        raise UserError("flare.cache_sources", found, mend="leave it out, or `answer_source: last`")
+    if experiment.adapter.type != "lora":
+        raise UserError(
+            "adapter.type",
+            f"is {experiment.adapter.type}, and {method.method} fuses in LoRA ({where})",
+            "lora",
+        )
+
+
+def _check_settings(where: str, method: Method, entry: TransferMethod, adapter_type: str) -> None:
+    used = {"method", *entry.settings}
+    if entry.merges:
+        used |= {"weight"} if adapter_type == "prefix" else {"modules", "weight"}
+        used |= {"space"} if adapter_type == "lora" else set()
+        used |= {"combine"} if method.method == "arithmetic" else set()
+    idle = sorted(method.given() - used)
+    if idle:
+        raise UserError(
+            f"{where}.{idle[0]}",
+            f"{method.method} does not use it with {adapter_type} adapters",
+            mend="remove it",
+        )
+    if method.modules is not None:
+        Patterns(f"{where}.modules").end(method.modules)
+
+
+def check_modules(experiment: Experiment, backbone: BackboneRef) -> None:
+    """Check that the patterns of modules to merge match modules that get an adapter; raises a `UserError`."""
+    patterns = {
+        f"methods.{index}.modules": method.modules
+        for index, method in enumerate(experiment.methods)
+        if method.modules is not None
+    }
+    names = adapted_modules(backbone, experiment.adapter) if patterns else []
+    for where, pattern in patterns.items():
+        if not Patterns(where).end(pattern).among(names):
+            raise matches_nothing(where, pattern, names)
+
+
+def check_templates(experiment: Experiment) -> None:
+    """Check that the rows of a task differ between languages.
+
+    One file may be the translation of all targets if it holds the source language's own rows: parallel data.
+
+    Raises:
+        UserError: names the path, or the data set on the hub, that has no place for the language.
+    """
+    source, targets = experiment.languages.source, experiment.languages.targets
+    reference = (experiment.reference,) if experiment.reference else ()
+    read = [(entry.task, entry.data, 1 + len(targets)) for entry in (*experiment.tasks, *reference)]
+    for entry in experiment.tasks:
+        into = entry.translated
+        read += [(entry.task, into.into_targets, len(targets))] if into.into_targets else []
+        own = (entry.data.files or "").replace("{language}", source)  # of which all rows may be translations
+        if into.into_source and into.into_source.files != own:
+            read.append((entry.task, into.into_source, len(targets)))
+    for task, data, languages in read:
+        template = data.files or data.config or ""
+        if languages > 1 and not any(place in template for place in LANGUAGE_PLACES):
+            what, where = ("file", "path") if data.files else ("configuration of the hub's", "`config`")
+            raise UserError(
+                data.files or str(data.hub),
+                f"names one {what} of task {task!r} for {languages} languages",
+                f"{{language}} in the {where}" if data.files else f"{{language}} in {where}",
+                "write for example data/{language}/{split}.jsonl" if data.files else "write it there",
+            )
