@@ -9,9 +9,14 @@ from lingualift.backbone.reference import BackboneRef, read_config
 from lingualift.config import Experiment, Method
 from lingualift.errors import UserError
 from lingualift.merging.plan import matches_nothing
-from lingualift.pipeline.methods import METHODS, TransferMethod
+from lingualift.pipeline.methods import MERGING, METHODS, TransferMethod
 from lingualift.training.trainer import adapted_modules
 
+_IDLE = {
+    "lora": set(),
+    "ia3": {"space"},
+    "prefix": {"space", "modules"},
+}  # settings that mean nothing to a kind
 LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
 
 
@@ -46,11 +51,10 @@ def check_methods(experiment: Experiment) -> None:
 def _check_shared(experiment: Experiment) -> None:
     """Refuse settings of fusing, and of the translations that are read beside rows, that nothing here uses."""
     used = {name for method in experiment.methods for name in METHODS[method.method].settings}
-    of_mt = any(method.method == "flare-mt" for method in experiment.methods)
     uses = {
         "fusion_modules": "fusion" in used,
         "cache_sources": "source_state" in used,
-        "source_encoder": of_mt,
+        "source_encoder": any(METHODS[method.method].translated_by_model for method in experiment.methods),
     }
     for key in sorted(experiment.flare.given()):
         if not uses[key]:
@@ -137,7 +141,7 @@ def _check_translations(where: str, method: Method, entry: TransferMethod, exper
                     f"the {what}, which {method.method} reads ({where})",
                     f"write them by `lingualift translate --split {split} …` and name their files (docs/translate.md)",
                 )
-    if method.method == "flare-mt" and experiment.flare.source_encoder is None:
+    if entry.translated_by_model and experiment.flare.source_encoder is None:
         raise UserError(
             "flare.source_encoder",
             f"is not set, and {method.method} reads by it ({where})",
@@ -161,11 +165,7 @@ def _check_translations(where: str, method: Method, entry: TransferMethod, exper
 
 
 def _check_settings(where: str, method: Method, entry: TransferMethod, adapter_type: str) -> None:
-    used = {"method", *entry.settings}
-    if entry.merges:
-        used |= {"weight"} if adapter_type == "prefix" else {"modules", "weight"}
-        used |= {"space"} if adapter_type == "lora" else set()
-        used |= {"combine"} if method.method == "arithmetic" else set()
+    used = {"method", *entry.settings, *(MERGING if entry.merges else ())} - _IDLE[adapter_type]
     idle = sorted(method.given() - used)
     if idle:
         raise UserError(

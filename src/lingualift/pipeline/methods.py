@@ -185,14 +185,14 @@ class TransferMethod:
         needs_reference: Whether it needs unlabelled text.
         merges: Whether it has a merge weight.
         subtracts: Whether it takes the source language's reference away, and so needs text in it.
-        seeded: Whether it differs between seeds (`is_seeded` asks the method's settings too).
         on_source: Whether a score in the source language makes sense.
         prompt: The prompt that it asks by; None for the one that the experiment chooses.
         needs_words: Whether it asks a model that was not trained on the task, which an encoder has no head for.
         trains_on_translations: Whether it needs training rows translated into the target languages.
         reads: How the translations of test rows into the source language are read; None where they are not.
         fuses: Whether stage 2 puts an adapter beside that of stage 1 which reads source and target.
-        settings: Settings of the method's entry that it uses, but those of merges.
+        translated_by_model: Whether a translation model reads the rows, which `flare.source_encoder` names.
+        settings: Keys of its entry in the experiment file that it reads; those of `MERGING` where it merges.
     """
 
     adapter: Callable[[Cell], Train | Merge | None]
@@ -202,16 +202,17 @@ class TransferMethod:
     needs_reference: bool = False
     merges: bool = False
     subtracts: bool = False
-    seeded: bool = True
     on_source: bool = False
     prompt: str | None = None
     needs_words: bool = False
     trains_on_translations: bool = False
     reads: Use | None = None
     fuses: bool = False
+    translated_by_model: bool = False
     settings: tuple[str, ...] = ()
 
 
+MERGING = ("space", "modules", "weight")
 METHODS: Registry[TransferMethod] = Registry("method")
 _ADAMERGEX = "https://arxiv.org/abs/2402.18913"
 
@@ -224,7 +225,7 @@ def _method(name: str, **facts: object) -> Callable[[Callable[[Cell], Train | Me
     return enter
 
 
-@_method("vanilla", paper_name="Vanilla", source=_ADAMERGEX, seeded=False, on_source=True, needs_words=True)
+@_method("vanilla", paper_name="Vanilla", source=_ADAMERGEX, on_source=True, needs_words=True)
 def vanilla(_: Cell) -> None:
     """The backbone as it is."""
 
@@ -261,6 +262,7 @@ def reference_only(cell: Cell) -> Train:
     source="https://arxiv.org/abs/2306.14870",
     needs_reference=True,
     merges=True,
+    settings=("combine",),
 )
 def arithmetic(cell: Cell) -> Merge:
     """Task adapter plus weight times the target reference (sum), or that divided by 1 + weight (mean)."""
@@ -333,6 +335,7 @@ def flare(cell: Cell) -> Train:
     source=_FLARE,
     trains_on_translations=True,
     fuses=True,
+    translated_by_model=True,
     settings=("fusion", "padding", "answer_source"),
 )
 def flare_mt(cell: Cell) -> Train:
@@ -356,11 +359,6 @@ def x_mixup(cell: Cell) -> Train:
     return cell.mixed_adapter()
 
 
-def is_seeded(method: Method) -> bool:
-    """Whether its scores differ between seeds: the plain backbone's do not."""
-    return METHODS[method.method].seeded and not (method.method == "xlt" and method.ask == "vanilla")
-
-
 def asked(cell: Cell) -> Examples:
     """The task of a cell as its method asks it: by a prompt of its own, with translations."""
     method = METHODS[cell.method.method]
@@ -373,9 +371,9 @@ def asked(cell: Cell) -> Examples:
 
 def variant(method: Method, adapter_type: str) -> str:
     """What tells apart two rows of one method: space, combination, modules, a fixed weight, who is asked, fusion."""
-    if method.method == "xlt":
-        return method.ask
     entry = METHODS[method.method]
+    if "ask" in entry.settings:
+        return method.ask
     if entry.fuses:
         further = sorted(method.given() - {"method", "fusion"})
         parts = [method.fusion] if "fusion" in entry.settings else []
@@ -383,7 +381,7 @@ def variant(method: Method, adapter_type: str) -> str:
     if not entry.merges:
         return ""
     parts = [method.space] if adapter_type == "lora" else []
-    parts += [method.combine] if method.method == "arithmetic" else []
+    parts += [method.combine] if "combine" in entry.settings else []
     parts += [f"modules={method.modules}"] if method.modules else []
     parts += [f"weight={method.weight:g}"] if method.weight is not None else []
     return "-".join(parts)

@@ -19,7 +19,7 @@ from lingualift.encoding.text import set_language
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import is_ranked
 from lingualift.pipeline.checks import check_family, check_methods, check_modules, check_templates
-from lingualift.pipeline.methods import METHODS, Cell, asked, is_seeded
+from lingualift.pipeline.methods import METHODS, Cell, asked
 from lingualift.pipeline.steps import Evaluate, Part, Step, Train
 from lingualift.pipeline.store import Store
 from lingualift.tasks import Task
@@ -34,6 +34,11 @@ class Planned:
 
     cell: Cell
     evaluation: Evaluate
+
+    @property
+    def seed(self) -> int | None:
+        """The cell's seed; None for the plain backbone, which is the same for all."""
+        return self.cell.seed if self.evaluation.adapter else None
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> P
     check_loadable(backbone)
     check_family(experiment, backbone)
     check_modules(experiment, backbone)
-    cells = tuple(Planned(cell, _evaluation(cell)) for cell in _cells(experiment, backbone, base, logs))
+    cells = tuple(_planned(experiment, backbone, base, logs))
     steps = tuple(_in_order(end for planned in cells for end in _ends(planned.evaluation)))
     check_data(experiment, backbone, steps)
     check_samples(experiment, base)
@@ -98,8 +103,7 @@ def _cells(experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path
         task = Examples(entry.task, entry.data, base, entry.prompt, entry.prompt_language, generated)
         for method in experiment.methods:
             for language in _languages(method, experiment):
-                seeds = experiment.seeds if is_seeded(method) else experiment.seeds[:1]
-                for seed in seeds:
+                for seed in experiment.seeds:
                     yield Cell(
                         experiment, backbone, task, entry.translated, text, method, language, seed, logs
                     )
@@ -110,9 +114,15 @@ def _languages(method: Method, experiment: Experiment) -> tuple[str, ...]:
     return (*((experiment.languages.source,) if on_source else ()), *experiment.languages.targets)
 
 
-def _evaluation(cell: Cell) -> Evaluate:
-    adapter = METHODS[cell.method.method].adapter(cell)
-    return Evaluate(cell.backbone, adapter, asked(cell), cell.language, "test", cell.experiment.scoring)
+def _planned(
+    experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path | None
+) -> Iterator[Planned]:
+    """The cells, those of the plain backbone for one seed: it is the same for all."""
+    for cell in _cells(experiment, backbone, base, logs):
+        adapter = METHODS[cell.method.method].adapter(cell)
+        if adapter is not None or cell.seed == experiment.seeds[0]:
+            scoring = experiment.scoring
+            yield Planned(cell, Evaluate(backbone, adapter, asked(cell), cell.language, "test", scoring))
 
 
 def _ends(evaluation: Evaluate) -> Iterator[Step]:
@@ -146,8 +156,8 @@ def rows_read(experiment: Experiment, backbone: BackboneRef, base: Path) -> Iter
         for needed in step.inputs.values():
             yield from visit(needed)
 
-    for cell in _cells(experiment, backbone, base, None):
-        for end in _ends(_evaluation(cell)):
+    for planned in _planned(experiment, backbone, base, None):
+        for end in _ends(planned.evaluation):
             yield from visit(end)
 
 

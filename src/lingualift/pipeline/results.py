@@ -11,7 +11,7 @@ from typing import Any
 from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.metrics.comparisons import Comparison, compare
-from lingualift.pipeline.methods import METHODS, is_seeded, variant
+from lingualift.pipeline.methods import METHODS, variant
 from lingualift.pipeline.plan import Plan, Planned
 from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Step, merge_weight
 from lingualift.pipeline.store import RECIPE_FILE, Store
@@ -97,7 +97,7 @@ def cell_name(planned: Planned) -> str:
         cell.language,
         cell.method.method,
         variant(cell.method, cell.experiment.adapter.type),
-        f"seed{cell.seed}" if is_seeded(cell.method) else "",
+        "" if planned.seed is None else f"seed{planned.seed}",
     ]
     name = ".".join(filter(None, parts))
     plain = "".join(letter if letter.isalnum() or letter in "-_.=" else "_" for letter in name)
@@ -130,7 +130,7 @@ def _rows(plan: Plan, planned: Planned, store: Store) -> list[dict[str, Any]]:
         "n_train": _training_rows(planned, store),
         "malformed": found["malformed"],
         "truncated": found["truncated"],
-        "seed": cell.seed if is_seeded(cell.method) else None,
+        "seed": planned.seed,
         "weight": _weight(planned, store),
         "seconds": round(seconds, 3),
     }
