@@ -111,7 +111,7 @@ def estimate(
         costs = {step: _counted(step, sizes, counted.work(step)) for step in missing}
     else:
         paces, loading = _paces(plan, store, missing, workers, tell) if calibrate else ({}, 0.0)
-        costs = {step: _cost(step, sizes, paces.get(_workload(step))) for step in missing}
+        costs = {step: _cost(step, sizes, paces.get(fingerprint(step.workload()))) for step in missing}
     heaviest = sorted((cost.memory for cost in costs.values()), reverse=True)[:workers]
     checkpoints = (
         2 * _CHECKPOINT * sizes.adapter * min(workers, sum(step.kind == "adapter" for step in missing))
@@ -207,8 +207,9 @@ def _cost(step: Step, sizes: _Sizes, pace: Pace | None, process: int | None = No
         process = _PROCESS if device() == "cpu" else 0
     seconds = pace.seconds * step.units(pace.rows) if pace else None
     loaded = sizes.backbone + _encoder_bytes(step) if step.loads else 0
-    memory = process + loaded + step.held(sizes.adapter, pace.memory if pace else 0)
-    return Cost(seconds, memory, step.kept(sizes.adapter, pace.rows if pace else 0))
+    row, rows = (pace.memory, pace.rows) if pace else (0, 0)
+    held, kept = step.sizes(sizes.adapter, row, rows)
+    return Cost(seconds, process + loaded + held, kept)
 
 
 def _encoder_bytes(step: Step) -> int:
@@ -224,11 +225,6 @@ def _translator_bytes(name: str) -> int:
     return weight_bytes(find_translator(name).ref)
 
 
-def _workload(step: Step) -> str:
-    """Fingerprint of what steps have in common that take the same time per unit."""
-    return fingerprint(step.workload())
-
-
 def _paces(
     plan: Plan, store: Store, missing: Sequence[Step], workers: int, tell: Callable[[Step], None]
 ) -> tuple[dict[str, Pace], float]:
@@ -238,10 +234,12 @@ def _paces(
     left = set(missing)
     for step in plan.steps:
         if step not in left:
-            finished.setdefault(_workload(step), []).append((step, store.recipe(step)["seconds"]))
+            finished.setdefault(fingerprint(step.workload()), []).append(
+                (step, store.recipe(step)["seconds"])
+            )
     first: dict[str, Step] = {}
     for step in missing:
-        first.setdefault(_workload(step), step)
+        first.setdefault(fingerprint(step.workload()), step)
     if not first:
         return {}, 0.0
     paces, loading = measure_all(first, plan.backbone, plan.experiment.adapter, threads, tell)

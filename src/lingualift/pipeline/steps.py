@@ -120,13 +120,15 @@ class Step(ABC):
         """Optimiser steps, answers, draws or merges that it makes, of so many rows."""
         return 1
 
-    def held(self, numbers: int, row: int) -> int:
-        """Bytes that it holds beside the backbone: `numbers` are an adapter's, `row` bytes are what a row adds."""
-        return 0
+    def sizes(self, numbers: int, row: int, rows: int) -> tuple[int, int]:
+        """Bytes that it holds beside the backbone, and that stay in the store.
 
-    def kept(self, numbers: int, rows: int) -> int:
-        """Bytes that stay in the store, given the numbers of an adapter and the rows that are scored."""
-        return 4 * numbers
+        Args:
+            numbers: Those of an adapter.
+            row: Bytes that each row of a batch adds.
+            rows: How many rows it reads.
+        """
+        return 0, 4 * numbers
 
     @abstractmethod
     def recipe(self) -> dict[str, Any]:
@@ -173,7 +175,8 @@ class Step(ABC):
 
 def kinds() -> dict[str, type[Step]]:
     """Every kind of step, by its name."""
-    return {kind.kind: kind for kind in Step.__subclasses__()}
+    every = (*Step.__subclasses__(), *_Scores.__subclasses__())
+    return {kind.kind: kind for kind in every if kind is not _Scores}
 
 
 def is_current(recipe: Mapping[str, Any]) -> bool:
@@ -356,12 +359,9 @@ class WordsHead(Step):
         return self.settings.optimiser_steps(rows)
 
     @override
-    def held(self, numbers: int, row: int) -> int:
-        return _TRAINED * _words_numbers(self.backbone) + row * self.settings.batch_size
-
-    @override
-    def kept(self, numbers: int, rows: int) -> int:
-        return 4 * _words_numbers(self.backbone)
+    def sizes(self, numbers: int, row: int, rows: int) -> tuple[int, int]:
+        own = _words_numbers(self.backbone)
+        return _TRAINED * own + row * self.settings.batch_size, 4 * own
 
     def recipe(self) -> dict[str, Any]:
         """Backbone, text, settings and seed."""
@@ -535,8 +535,8 @@ class Train(Step):
         return self.settings.optimiser_steps(rows)
 
     @override
-    def held(self, numbers: int, row: int) -> int:
-        return _TRAINED * numbers + row * self.settings.batch_size
+    def sizes(self, numbers: int, row: int, rows: int) -> tuple[int, int]:
+        return _TRAINED * numbers + row * self.settings.batch_size, 4 * numbers
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -650,39 +650,13 @@ class MergeRecipe:
             raise UserError(error.where, error.found, error.expected, error.mend) from None
 
 
-@dataclass(frozen=True, eq=False)
-class Sweep(Step):
-    """Score every weight of the grid on the validation split of one language, and choose.
+class _Scores(Step):
+    """A step that scores the rows of a labelled task."""
 
-    Attributes:
-        variant: What results call the merge.
-        decides: Whether merges take the weight that is chosen here; else it is a curve of the report.
-        by: What is measured: the task's first metric, the more the better, or the entropy of the answers, which needs
-            no label, the less the better.
-    """
-
-    kind = "sweep"
-    split: ClassVar[str] = "validation"
-    code = ("merging", *_SCORES)
-    how: MergeRecipe
-    adapters: tuple[tuple[str, Train], ...]
-    grid: tuple[float, ...]
     dataset: Examples
     language: str
+    split: str
     scoring: Scoring
-    variant: str
-    decides: bool
-    by: Literal["score", "entropy"] = "score"
-
-    @property
-    def inputs(self) -> dict[str, Step]:
-        """The adapters to merge."""
-        return dict(self.adapters)
-
-    @property
-    def cost(self) -> int:
-        """About ten training steps a weight."""
-        return 10 * len(self.grid)
 
     @property
     @override
@@ -698,17 +672,48 @@ class Sweep(Step):
     def workload(self) -> list[Any]:
         return [*self.reads[0].about(), self.scoring.model_dump(mode="json")]
 
+
+@dataclass(frozen=True, eq=False)
+class Sweep(_Scores):
+    """Score every weight of the grid on the validation split of one language, and choose.
+
+    Attributes:
+        variant: What results call the merge.
+        decides: Whether merges take the weight that is chosen here; else it is a curve of the report.
+        by: What is measured: the task's first metric, the more the better, or the entropy of the answers, which needs
+            no label, the less the better.
+    """
+
+    kind = "sweep"
+    code = ("merging", *_SCORES)
+    how: MergeRecipe
+    adapters: tuple[tuple[str, Train], ...]
+    grid: tuple[float, ...]
+    dataset: Examples
+    language: str
+    scoring: Scoring
+    variant: str
+    decides: bool
+    by: Literal["score", "entropy"] = "score"
+    split: str = "validation"
+
+    @property
+    def inputs(self) -> dict[str, Step]:
+        """The adapters to merge."""
+        return dict(self.adapters)
+
+    @property
+    def cost(self) -> int:
+        """About ten training steps a weight."""
+        return 10 * len(self.grid)
+
     @override
     def units(self, rows: int) -> int:
         return rows * len(self.grid)
 
     @override
-    def held(self, numbers: int, row: int) -> int:
-        return 3 * 4 * numbers + row * self.scoring.batch_size
-
-    @override
-    def kept(self, numbers: int, rows: int) -> int:
-        return 0
+    def sizes(self, numbers: int, row: int, rows: int) -> tuple[int, int]:
+        return 3 * 4 * numbers + row * self.scoring.batch_size, 0
 
     def recipe(self) -> dict[str, Any]:
         """Merge, grid, rows and scoring."""
@@ -827,8 +832,8 @@ class Merge(Step):
         return dict(self.adapters)["task"]
 
     @override
-    def kept(self, numbers: int, rows: int) -> int:
-        return 4 * numbers * (len(self.adapters) if self.how.space == "delta" else 1)
+    def sizes(self, numbers: int, row: int, rows: int) -> tuple[int, int]:
+        return 0, 4 * numbers * (len(self.adapters) if self.how.space == "delta" else 1)
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -868,7 +873,7 @@ def merge_weight(weight: float | Sweep, sweep_folder: Path | None) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluate(Step):
+class Evaluate(_Scores):
     """Score the backbone, or an adapter on it, on a task in a language."""
 
     kind = "evaluation"
@@ -892,35 +897,21 @@ class Evaluate(Step):
 
     @property
     @override
-    def reads(self) -> tuple[Part, ...]:
-        return (Part(self.dataset, self.language, self.split, self.scoring.max_length),)
-
-    @property
-    @override
-    def headed(self) -> tuple[Task, list[Example]]:
-        return self.dataset.labelled(self.language, self.split)
-
-    @property
-    @override
     def fused(self) -> InitialiseFused | None:
         return self.adapter.fused if self.adapter else None
 
     @override
     def workload(self) -> list[Any]:
         trained = self.adapter.task_training.alike() if self.adapter and self.fused else []
-        return [*self.reads[0].about(), self.scoring.model_dump(mode="json"), *trained]
+        return [*super().workload(), *trained]
 
     @override
     def units(self, rows: int) -> int:
         return rows
 
     @override
-    def held(self, numbers: int, row: int) -> int:
-        return 4 * numbers + row * self.scoring.batch_size
-
-    @override
-    def kept(self, numbers: int, rows: int) -> int:
-        return _PREDICTION * rows
+    def sizes(self, numbers: int, row: int, rows: int) -> tuple[int, int]:
+        return 4 * numbers + row * self.scoring.batch_size, _PREDICTION * rows
 
     def recipe(self) -> dict[str, Any]:
         """Backbone, rows and scoring."""
