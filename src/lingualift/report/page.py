@@ -32,7 +32,8 @@ from lingualift.report.tables import (
     signed,
     tables,
 )
-from lingualift.runs.folder import RunFolder, StepRecord
+from lingualift.runs.folder import RunFolder
+from lingualift.runs.records import Step
 from lingualift.terminal import duration
 
 TEMPLATE = "report.html.j2"
@@ -401,7 +402,7 @@ _VERBS = {
 }
 
 
-def _costs(steps: Sequence[StepRecord]) -> list[_Cost]:
+def _costs(steps: Sequence[Step]) -> list[_Cost]:
     """Where the time went, the dearest first."""
     groups: dict[str, list[float]] = {}
     for step in steps:

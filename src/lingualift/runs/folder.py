@@ -20,29 +20,6 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class StepRecord:
-    """A finished step, as `steps.json` tells it.
-
-    Attributes:
-        key: Its fingerprint.
-        kind: initialisation, adapter, sweep, merged or evaluation.
-        label: What people see.
-        inputs: Role -> key of the step.
-        seconds: What it took when it ran.
-        warnings: What it warned of.
-        facts: What it did, by kind.
-    """
-
-    key: str
-    kind: str
-    label: str
-    inputs: Mapping[str, str]
-    seconds: float
-    warnings: tuple[str, ...]
-    facts: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class RunFolder:
     """A finished run.
 
@@ -64,7 +41,7 @@ class RunFolder:
     rows: list[dict[str, Any]]
     comparisons: list[Comparison]
     activations: list[dict[str, Any]]
-    steps: tuple[StepRecord, ...] | None
+    steps: tuple[Step, ...] | None
     log: tuple[Mapping[str, Any], ...] | None
     garbled: int
     adapters: Mapping[str, Mapping[str, Any]]
@@ -143,10 +120,10 @@ def _unlike(path: Path, found: str) -> UserError:
     return UserError(path, found, "a file of this version (schema 1)", mend)
 
 
-def _steps(path: Path) -> tuple[StepRecord, ...]:
+def _steps(path: Path) -> tuple[Step, ...]:
     found = _read(path, Steps)
     try:
-        return tuple(StepRecord(**{**dict(step), "facts": _facts(step)}) for step in found.steps)
+        return tuple(step.model_copy(update={"facts": _facts(step)}) for step in found.steps)
     except ValidationError as error:
         raise _lacking(path, error) from None
 
