@@ -13,7 +13,7 @@ import lingualift as ll
 from lingualift.backbone.loading import load_backbone
 from lingualift.checking.backbone import lengths
 from lingualift.checking.findings import Finding, by_grade, in_lengths, in_scores, in_spelling
-from lingualift.checking.records import LanguageLook, TaskLook, Vanilla
+from lingualift.checking.records import LanguageRecord, TaskRecord, Vanilla
 from lingualift.checking.spelling import Spelling
 from lingualift.config import Data, Scoring
 from lingualift.data.datasets import Examples
@@ -308,7 +308,7 @@ def language(**changes):
     spelling = Spelling(10, 100, 50, 300, 350, 0, 0, 300, 0)
     names = set(Spelling.__dataclass_fields__) & set(changes)
     spelling = replace(spelling, **{name: changes.pop(name) for name in names})
-    return replace(LanguageLook("xx", "reference", 10, spelling, True, 1.0, True, 20, 1.0), **changes)
+    return replace(LanguageRecord("xx", "reference", 10, spelling, True, 1.0, True, 20, 1.0), **changes)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_spelling_is_judged_by_its_thresholds(changes, grades):
 
 def task(code="sw", score=60.0, stderr=3.0, malformed=0, longest=20, **cut):
     vanilla = Vanilla("validation", 100, "accuracy", score, stderr, 50.0, malformed)
-    return TaskLook("t", code, {}, {}, cut, longest, vanilla)
+    return TaskRecord("t", code, {}, {}, cut, longest, vanilla)
 
 
 @pytest.mark.parametrize(

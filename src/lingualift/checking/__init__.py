@@ -1,4 +1,4 @@
-"""A look at an experiment before the money is spent: is its text spelled, is there room to gain, is anything leaked?
+"""A check of an experiment before the money is spent: is its text spelled, is there room to gain, is anything leaked?
 
 Read the function `check` below top to bottom; `findings.py` says what counts as wrong.
 """
@@ -23,7 +23,7 @@ from lingualift.checking.findings import (
     in_spelling,
 )
 from lingualift.checking.overlap import find_overlap
-from lingualift.checking.records import LanguageLook, OverlapLook, TaskLook
+from lingualift.checking.records import LanguageRecord, OverlapRecord, TaskRecord
 from lingualift.checking.rows import Part, parts_of, sample
 from lingualift.checking.spelling import is_spaced, spell
 from lingualift.data.datasets import Examples
@@ -40,7 +40,7 @@ ROWS = 200
 
 
 @dataclass(frozen=True)
-class Look:
+class Check:
     """What was seen.
 
     Attributes:
@@ -52,9 +52,9 @@ class Look:
     """
 
     source: str
-    languages: tuple[LanguageLook, ...]
-    tasks: tuple[TaskLook, ...]
-    overlaps: tuple[OverlapLook, ...]
+    languages: tuple[LanguageRecord, ...]
+    tasks: tuple[TaskRecord, ...]
+    overlaps: tuple[OverlapRecord, ...]
     findings: tuple[Finding, ...]
 
     @property
@@ -65,9 +65,9 @@ class Look:
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON."""
         return {
-            "languages": [look.to_dict() for look in self.languages],
-            "tasks": [look.to_dict() for look in self.tasks],
-            "overlaps": [look.to_dict() for look in self.overlaps],
+            "languages": [record.to_dict() for record in self.languages],
+            "tasks": [record.to_dict() for record in self.tasks],
+            "overlaps": [record.to_dict() for record in self.overlaps],
             "findings": [finding.to_dict() for finding in self.findings],
         }
 
@@ -78,8 +78,8 @@ def check(
     overrides: list[str] | None = None,
     rows: int = ROWS,
     progress: Progress = lambda done, total: None,
-) -> Look:
-    """Look at an experiment: its files and rows, how the backbone spells and knows each language, overlap, headroom.
+) -> Check:
+    """Check an experiment: its files and rows, how the backbone spells and knows each language, overlap, headroom.
 
     Nothing is trained or written. Overlap and labels are counted over all rows, the rest over a sample.
 
@@ -111,8 +111,8 @@ def check(
         "test": ("scoring.max_length", plan.experiment.scoring.max_length),
     }
     context = _context(load_backbone(plan.backbone)[0])
-    names = dict.fromkeys(look.task for look in tasks)
-    by_task = [[look for look in tasks if look.task == name] for name in names]
+    names = dict.fromkeys(record.task for record in tasks)
+    by_task = [[record for record in tasks if record.task == name] for name in names]
     findings = [
         *(Finding("error", each.where, each.found, each.expected, each.mend) for each in problems),
         *in_backbone(
@@ -120,13 +120,13 @@ def check(
             plan.backbone.lacks_words,
             any(step.kind == "words-head" for step in plan.steps),
         ),
-        *(finding for look in seen for finding in in_spelling(look)),
-        *(finding for look in tasks for finding in in_labels(look)),
-        *(finding for look in overlaps for finding in in_overlap(look)),
-        *(finding for looks in by_task for finding in in_lengths(looks, limits, context)),
-        *(finding for looks in by_task for finding in in_scores(looks, source)),
+        *(finding for record in seen for finding in in_spelling(record)),
+        *(finding for record in tasks for finding in in_labels(record)),
+        *(finding for record in overlaps for finding in in_overlap(record)),
+        *(finding for records in by_task for finding in in_lengths(records, limits, context)),
+        *(finding for records in by_task for finding in in_scores(records, source)),
     ]
-    return Look(source, seen, tasks, overlaps, by_grade(findings))
+    return Check(source, seen, tasks, overlaps, by_grade(findings))
 
 
 def _stages(progress: Progress, count: int) -> Iterator[Progress]:
@@ -143,7 +143,7 @@ def _context(model: Any) -> int | None:
 
 def _languages(
     plan: Plan, languages: Sequence[str], rows: int, stage: Iterator[Progress]
-) -> Iterator[LanguageLook]:
+) -> Iterator[LanguageRecord]:
     """The languages' text: the reference text, or the test rows of the first task where there is none."""
     model, tokenizer = load_backbone(plan.backbone)
     reference = plan.experiment.reference
@@ -151,7 +151,7 @@ def _languages(
     translated = {
         code: spell(tokenizer, texts).tokens for code, texts in _parallel(plan, languages, rows).items()
     }
-    base: LanguageLook | None = None
+    base: LanguageRecord | None = None
     for language in languages:
         progress = next(stage)
         part = next((part for part in _candidates(plan, language) if part.is_there()), None)
@@ -159,7 +159,7 @@ def _languages(
             continue
         texts = part.texts()
         some = sample(texts, rows)
-        look = LanguageLook(
+        record = LanguageRecord(
             language=language,
             origin=Path(part.dataset.task).stem if part.is_labelled() else "reference",
             texts=len(texts),
@@ -173,12 +173,12 @@ def _languages(
             else mean_nats(plan.backbone, model, tokenizer, some, window, language, progress),
         )
         if language == languages[0]:
-            base = look
+            base = record
         elif language in translated:
-            look = replace(look, relative=translated[language] / translated[languages[0]])
-        elif base and look.spaced and base.spaced and look.origin == base.origin:
-            look = replace(look, relative=look.spelling.per_word / base.spelling.per_word)
-        yield look
+            record = replace(record, relative=translated[language] / translated[languages[0]])
+        elif base and record.spaced and base.spaced and record.origin == base.origin:
+            record = replace(record, relative=record.spelling.per_word / base.spelling.per_word)
+        yield record
 
 
 def _candidates(plan: Plan, language: str) -> list[Part]:
@@ -203,7 +203,7 @@ def _parallel(plan: Plan, languages: Sequence[str], rows: int) -> dict[str, list
 
 def _task(
     plan: Plan, parts: Sequence[Part], name: str, language: str, rows: int, progress: Progress
-) -> TaskLook:
+) -> TaskRecord:
     """A task in a language: its rows by split, and the plain backbone's score on a sample of validation rows.
 
     Where there are no validation rows the sample is of training rows, else of test rows: reading the plain backbone's
@@ -237,10 +237,10 @@ def _task(
         if plan.backbone.family == "encoder"
         else vanilla_score(plan.backbone, task, best.split, some, experiment.scoring, progress)
     )
-    return TaskLook(Path(name).stem, language, counts, labels, cut, longest, vanilla)
+    return TaskRecord(Path(name).stem, language, counts, labels, cut, longest, vanilla)
 
 
-def _overlaps(parts: Sequence[Part], languages: Sequence[str]) -> Iterator[OverlapLook]:
+def _overlaps(parts: Sequence[Part], languages: Sequence[str]) -> Iterator[OverlapRecord]:
     """Test items against the reference text of their language, and the rows that a task's adapters learn from."""
     for language in languages:
         tests = [part for part in parts if part.language == language and part.split == "test"]
@@ -258,4 +258,4 @@ def _overlaps(parts: Sequence[Part], languages: Sequence[str]) -> Iterator[Overl
                 found = find_overlap(items, texts, spaced=is_spaced(language))
                 named = f"{other.split} rows of {other.language}" if other.is_labelled() else "reference text"
                 name = Path(test.dataset.task).stem
-                yield OverlapLook(name, language, named, len(items), len(texts), tuple(found))
+                yield OverlapRecord(name, language, named, len(items), len(texts), tuple(found))

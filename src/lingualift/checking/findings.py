@@ -1,4 +1,4 @@
-"""What a look at an experiment can find, how grave it is, and from which value on."""
+"""What a check of an experiment can find, how grave it is, and from which value on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lingualift.checking.records import LanguageLook, OverlapLook, TaskLook
+from lingualift.checking.records import LanguageRecord, OverlapRecord, TaskRecord
 from lingualift.checking.spelling import LOST_NOTED, LOST_REFUSED
 
 PIECES_NOTED = 0.10
@@ -75,9 +75,9 @@ def in_backbone(name: str, lacks_words: bool, learns_text: bool) -> Iterator[Fin
         )
 
 
-def in_spelling(look: LanguageLook) -> Iterator[Finding]:
+def in_spelling(record: LanguageRecord) -> Iterator[Finding]:
     """What is wrong with how a language is spelled and known."""
-    spelling, where = look.spelling, look.language
+    spelling, where = record.spelling, record.language
     if spelling.lost_share > LOST_NOTED or spelling.unknown_share > LOST_NOTED:
         refused = spelling.lost_share > LOST_REFUSED
         yield Finding(
@@ -96,24 +96,24 @@ def in_spelling(look: LanguageLook) -> Iterator[Finding]:
             f"at most {_percent(PIECES_NOTED)}",
             "take a backbone whose tokenizer has this script; expect long training and weak text adapters",
         )
-    if look.relative is not None and look.relative > TOKENS_NOTED:
-        of = "the same sentences take" if look.parallel else "a word takes"
+    if record.relative is not None and record.relative > TOKENS_NOTED:
+        of = "the same sentences take" if record.parallel else "a word takes"
         yield Finding(
             "warning",
             where,
-            f"{of} {look.relative:.1f} times the tokens of the source language",
+            f"{of} {record.relative:.1f} times the tokens of the source language",
             f"at most {TOKENS_NOTED:g}",
             "plan for that much more time and context (`max_length`), or take another tokenizer",
         )
-    if look.nats is not None and not math.isfinite(look.nats):
+    if record.nats is not None and not math.isfinite(record.nats):
         mend = "load the backbone in float32 or bfloat16 (`backbone.dtype`)"
         yield Finding("error", where, "the backbone's likelihood is no number", "a number", mend)
 
 
-def in_labels(look: TaskLook) -> Iterator[Finding]:
+def in_labels(record: TaskRecord) -> Iterator[Finding]:
     """Labels that never occur in a split."""
-    tested = {label for label, count in look.labels.get("test", {}).items() if count}
-    for split, counts in look.labels.items():
+    tested = {label for label, count in record.labels.get("test", {}).items() if count}
+    for split, counts in record.labels.items():
         for label in (label for label, count in counts.items() if not count):
             asked = split == "train" and label in tested
             never = (
@@ -123,7 +123,7 @@ def in_labels(look: TaskLook) -> Iterator[Finding]:
             )
             yield Finding(
                 "error" if asked else "warning",
-                f"{look.task} {look.language} {split}",
+                f"{record.task} {record.language} {split}",
                 never,
                 f"rows of each of {', '.join(counts)}",
                 "check how the labels are spelled, or add such rows",
@@ -131,17 +131,17 @@ def in_labels(look: TaskLook) -> Iterator[Finding]:
 
 
 def in_lengths(
-    looks: Sequence[TaskLook], limits: Mapping[str, tuple[str, int]], context: int | None
+    records: Sequence[TaskRecord], limits: Mapping[str, tuple[str, int]], context: int | None
 ) -> Iterator[Finding]:
     """Rows of one task that lose their beginning, or that the backbone has no places for.
 
     Args:
-        looks: The task in its languages.
+        records: The task in its languages.
         limits: Split -> key of the experiment and tokens that it allows.
         context: Places for tokens that the backbone has, None if it does not say.
     """
     for split, (key, limit) in limits.items():
-        cut = [one for one in looks if one.cut.get(split, 0) > CUT_NOTED]
+        cut = [one for one in records if one.cut.get(split, 0) > CUT_NOTED]
         if cut:
             share, longest = max(one.cut[split] for one in cut), max(one.longest for one in cut)
             found = (
@@ -150,7 +150,7 @@ def in_lengths(
             )
             yield Finding("warning", _where(cut), found, f"at most {_percent(CUT_NOTED)}", f"raise `{key}`")
     most = max(limit for _, limit in limits.values())
-    beyond = [one for one in looks if context is not None and min(one.longest, most) > context]
+    beyond = [one for one in records if context is not None and min(one.longest, most) > context]
     if beyond:
         used = min(max(one.longest for one in beyond), most)
         mend = f"set `max_length` to {context} or less, or take a backbone with a longer context"
@@ -158,14 +158,14 @@ def in_lengths(
         yield Finding("warning", _where(beyond), found, f"at most {context}, the backbone's context", mend)
 
 
-def in_scores(looks: Sequence[TaskLook], source: str) -> Iterator[Finding]:
+def in_scores(records: Sequence[TaskRecord], source: str) -> Iterator[Finding]:
     """What the plain backbone's scores on one task leave to be gained, or do not tell.
 
     Args:
-        looks: The task in its languages.
+        records: The task in its languages.
         source: The source language, in which there need be no room.
     """
-    scored = [(one, one.vanilla) for one in looks if one.vanilla]
+    scored = [(one, one.vanilla) for one in records if one.vanilla]
     full = [one for one, found in scored if found.headroom < HEADROOM_NOTED and one.language != source]
     mute = [one for one, found in scored if found.malformed > MUTE_NOTED * found.n]
     told = {*map(id, full), *map(id, mute)}
@@ -200,35 +200,33 @@ def in_scores(looks: Sequence[TaskLook], source: str) -> Iterator[Finding]:
         )
 
 
-def _where(looks: Sequence[TaskLook]) -> str:
-    return f"{looks[0].task} {', '.join(one.language for one in looks)}"
+def _where(records: Sequence[TaskRecord]) -> str:
+    return f"{records[0].task} {', '.join(one.language for one in records)}"
 
 
-def _chance(looks: Sequence[TaskLook]) -> str:
-    return next(f"{one.vanilla.chance:.1f}" for one in looks if one.vanilla)
+def _chance(records: Sequence[TaskRecord]) -> str:
+    return next(f"{one.vanilla.chance:.1f}" for one in records if one.vanilla)
 
 
-def _range(looks: Sequence[TaskLook]) -> str:
-    scores = sorted({f"{one.vanilla.score:.1f}" for one in looks if one.vanilla}, key=float)
+def _range(records: Sequence[TaskRecord]) -> str:
+    scores = sorted({f"{one.vanilla.score:.1f}" for one in records if one.vanilla}, key=float)
     return scores[0] if len(scores) == 1 else f"{scores[0]} to {scores[-1]}"
 
 
-def in_overlap(look: OverlapLook) -> Iterator[Finding]:
+def in_overlap(record: OverlapRecord) -> Iterator[Finding]:
     """Test items that adapters would learn by heart."""
-    if not look.matches:
+    if not record.matches:
         return
-    share = len(look.matches) / look.items
-    equal = sum(match.equal for match in look.matches)
-    found = (
-        f"{len(look.matches)} of {look.items} test items stand in the {look.against} ({equal} as a whole row)"
-    )
+    share = len(record.matches) / record.items
+    equal = sum(match.equal for match in record.matches)
+    found = f"{len(record.matches)} of {record.items} test items stand in the {record.against} ({equal} as a whole row)"
     yield Finding(
         "error" if share >= OVERLAP_REFUSED else "warning",
-        f"{look.task} {look.language}",
+        f"{record.task} {record.language}",
         found,
         "none",
-        f"take them out of the {look.against}; scores would be memory in part",
-        tuple(f"{match.item} in {match.other}: {match.text}" for match in look.matches[:3]),
+        f"take them out of the {record.against}; scores would be memory in part",
+        tuple(f"{match.item} in {match.other}: {match.text}" for match in record.matches[:3]),
     )
 
 

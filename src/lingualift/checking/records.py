@@ -1,4 +1,4 @@
-"""What a look at an experiment measures: one record per language, per task and language, and per pair of row sets."""
+"""What a check of an experiment measures: one record per language, per task and language, and per pair of row sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lingualift.provenance import finite
 
 
 @dataclass(frozen=True)
-class LanguageLook:
+class LanguageRecord:
     """A language's text, how the tokenizer spells a sample of it, and how well the backbone knows it.
 
     Attributes:
@@ -117,7 +117,7 @@ class Vanilla:
 
 
 @dataclass(frozen=True)
-class TaskLook:
+class TaskRecord:
     """A task in a language.
 
     Attributes:
@@ -144,7 +144,7 @@ class TaskLook:
 
 
 @dataclass(frozen=True)
-class OverlapLook:
+class OverlapRecord:
     """A task's test items in a language against what adapters learn from.
 
     Attributes:

@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lingualift.checking import Look
-from lingualift.checking.records import TaskLook, Vanilla
+from lingualift.checking import Check
+from lingualift.checking.records import TaskRecord, Vanilla
 from lingualift.errors import plain
 from lingualift.terminal import Terminal
 
@@ -20,14 +20,14 @@ _LABELS = 4  # more than so many are told by their range
 _COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
 
 
-def show(look: Look, console: Terminal) -> None:
+def show(record: Check, console: Terminal) -> None:
     """Print a table of the languages, one of each task, what was looked for in what, and the findings."""
     _say(console, "text: how the tokenizer spells it, how well the backbone knows it (on a sample)")
-    console.print(_languages(look))
-    if any(one.relative and not one.parallel for one in look.languages):
+    console.print(_languages(record))
+    if any(one.relative and not one.parallel for one in record.languages):
         _say(console, "* per word: these texts are no translations of each other", before=False)
-    for task in dict.fromkeys(one.task for one in look.tasks):
-        mine = [one for one in look.tasks if one.task == task]
+    for task in dict.fromkeys(one.task for one in record.tasks):
+        mine = [one for one in record.tasks if one.task == task]
         bare = mine[0].vanilla
         score = f", {bare.metric} of the plain backbone in percent (on a sample)" if bare else ""
         _say(console, f"{task}: rows{score}")
@@ -39,10 +39,10 @@ def show(look: Look, console: Terminal) -> None:
                 before=False,
             )
         console.print(_tasks(mine))
-    items = sum({(one.task, one.language): one.items for one in look.overlaps}.values())
-    matches = sum(len(one.matches) for one in look.overlaps)
+    items = sum({(one.task, one.language): one.items for one in record.overlaps}.values())
+    matches = sum(len(one.matches) for one in record.overlaps)
     _say(console, f"overlap: {items} test items, {matches} of them found in what adapters learn from")
-    for finding in look.findings:
+    for finding in record.findings:
         expected = f"; expected {finding.expected}" if finding.expected else ""
         told = plain(f"  {finding.where}: {finding.found}{expected}")
         console.print()
@@ -64,12 +64,12 @@ def _drawn(*columns: str) -> Table:
     return table
 
 
-def _languages(look: Look) -> Table:
-    ratio = f"× {look.source}"
+def _languages(record: Check) -> Table:
+    ratio = f"× {record.source}"
     table = _drawn(
         "", "texts", "tokens", "per word", ratio, "unknown", "lost", "pieces", "perplexity", "bits/char"
     )
-    for one in look.languages:
+    for one in record.languages:
         table.add_row(
             one.language,
             str(one.texts),
@@ -85,10 +85,10 @@ def _languages(look: Look) -> Table:
     return table
 
 
-def _tasks(looks: list[TaskLook]) -> Table:
-    ranked = any(counts for one in looks for counts in one.labels.values())
+def _tasks(records: list[TaskRecord]) -> Table:
+    ranked = any(counts for one in records for counts in one.labels.values())
     table = _drawn("", *_SPLITS, *(["labels"] if ranked else []), "cut", "score", "of", "chance", "room")
-    for one in looks:
+    for one in records:
         table.add_row(
             one.language,
             *(str(one.rows.get(split, "–")) for split in _SPLITS.values()),
@@ -110,9 +110,9 @@ def _plain(found: Vanilla) -> tuple[str, str, str, str]:
     )
 
 
-def _balance(look: TaskLook) -> str:
+def _balance(record: TaskRecord) -> str:
     """The labels' shares in training and test rows, once where they agree."""
-    shown = (_shares(look.labels.get(split, {})) for split in ("train", "test"))
+    shown = (_shares(record.labels.get(split, {})) for split in ("train", "test"))
     return " → ".join(dict.fromkeys(shares for shares in shown if shares)) or "–"
 
 
