@@ -68,17 +68,17 @@ class _Rows(ABC, Generic[Row]):
 
     def rows(self, language: str, split: str) -> list[Row]:
         """The texts, or the examples, with their `source` where there is a source side."""
-        return self._once(language, split)[0]
+        return self._read_once(language, split)[0]
 
     def identity(self, language: str, split: str) -> dict[str, Any]:
         """What determines the rows and how answers to them are read; `rows` hashes them as they are built."""
-        return {**self._origin(language, split), "rows": self._once(language, split)[1]}
+        return {**self._origin(language, split), "rows": self._read_once(language, split)[1]}
 
     @abstractmethod
     def _load(self, language: str, split: str) -> list[Row]:
         """Read the rows."""
 
-    def _once(self, language: str, split: str) -> tuple[list[Row], str]:
+    def _read_once(self, language: str, split: str) -> tuple[list[Row], str]:
         """The rows and their hash, read once in this process."""
         read = [str(self.base / self.task), self.data.files]  # one format reads bytes as another does not
         key = fingerprint({**self._origin(language, split), "read": read})

@@ -132,13 +132,13 @@ class _Bench:
     def _draw(self, step: Step) -> tuple[Path, float]:
         """What a step trains, merges or scores, and the seconds that drawing it took: plain, or fusing beside that."""
         ref, fused = _answering(self.ref, step), step.fused
-        plain = self._once((ref.head,), lambda folder: initialise(ref, self.adapter, 0, folder))
+        plain = self._draw_once((ref.head,), lambda folder: initialise(ref, self.adapter, 0, folder))
         if fused is None:
             return plain
         settings = fingerprint(dict(fused.settings))
-        return self._once((ref.head, settings), lambda folder: fused.draw(plain[0], folder))
+        return self._draw_once((ref.head, settings), lambda folder: fused.draw(plain[0], folder))
 
-    def _once(self, key: Any, draw: Callable[[Path], None]) -> tuple[Path, float]:
+    def _draw_once(self, key: Any, draw: Callable[[Path], None]) -> tuple[Path, float]:
         if key not in self._drawn:
             folder = self.scratch / str(len(self._drawn))
             folder.mkdir()
@@ -149,7 +149,7 @@ class _Bench:
 
     def _speaking(self) -> BackboneRef:
         """An encoder without a head for words with an untrained one, which takes as long to read by."""
-        folder, _ = self._once("words", lambda folder: initialise_words(self.ref, 0, folder))
+        folder, _ = self._draw_once("words", lambda folder: initialise_words(self.ref, 0, folder))
         return self.ref.with_words(folder)
 
 

@@ -109,7 +109,7 @@ def _run(steps: Sequence[Step], store: Store, workers: int, watch: Watch) -> Non
     context = _context()
     reports = context.Queue()
     threads = max(1, processors() // workers)
-    others = set(multiprocessing.active_children())
+    before = set(multiprocessing.active_children())
     with concurrent.futures.ProcessPoolExecutor(
         min(workers, max(1, len(steps))), context, _begin, (reports, threads, dict(os.environ))
     ) as pool:
@@ -123,7 +123,7 @@ def _run(steps: Sequence[Step], store: Store, workers: int, watch: Watch) -> Non
                 "a script, call `run` under `if __name__ == '__main__':`, which worker processes need",
             ) from None
         except BaseException:
-            _end(set(multiprocessing.active_children()) - others)
+            _end(set(multiprocessing.active_children()) - before)
             raise
 
 

@@ -173,7 +173,7 @@ class Step(ABC):
         return isinstance(other, Step) and self.key == other.key
 
 
-def kinds() -> dict[str, type[Step]]:
+def step_kinds() -> dict[str, type[Step]]:
     """Every kind of step, by its name."""
     every = (*Step.__subclasses__(), *_Scores.__subclasses__())
     return {kind.kind: kind for kind in every if kind is not _Scores}
@@ -181,7 +181,7 @@ def kinds() -> dict[str, type[Step]]:
 
 def is_current(recipe: Mapping[str, Any]) -> bool:
     """Whether a finished step was made by the code and the libraries of now, and so may be read again."""
-    kind = kinds().get(str(recipe.get("kind")))
+    kind = step_kinds().get(str(recipe.get("kind")))
     same_libraries = recipe.get("libraries") == library_versions(*_LIBRARIES)
     return kind is not None and recipe.get("code") == _code_fingerprint(kind.code) and same_libraries
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from lingualift.errors import UserError
-from lingualift.pipeline.steps import Step, is_current, kinds
+from lingualift.pipeline.steps import Step, is_current, step_kinds
 from lingualift.provenance import (
     atomic_folder,
     file_lock,
@@ -235,7 +235,7 @@ class Store:
         """
         with reading(self.root):
             self._check_there()
-            for kind in sorted([*kinds(), _WORK]):
+            for kind in sorted([*step_kinds(), _WORK]):
                 for folder in _own_folders(self.root / kind):
                     entry = _entry(folder)
                     if entry:
