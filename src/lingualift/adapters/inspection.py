@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from lingualift.adapters.config import Refusal
 from lingualift.adapters.folder import Adapter, one_layout, open_adapter
 from lingualift.adapters.structure import conflicts, same_initialisation
 from lingualift.adapters.tensorfile import Array, as_float32
@@ -94,14 +95,6 @@ class AdapterFacts:
 
 
 @dataclass(frozen=True)
-class Obstacle:
-    """Why the adapters cannot be merged, and the mend."""
-
-    reason: str
-    mend: str
-
-
-@dataclass(frozen=True)
 class Inspection:
     """What `inspect` found.
 
@@ -119,7 +112,7 @@ class Inspection:
     shared_initialisation: bool | None
     evidence: str
     mergeable: bool
-    obstacles: tuple[Obstacle, ...]
+    obstacles: tuple[Refusal, ...]
 
     def lines(self) -> list[str]:
         """The findings for people, one a line."""
@@ -132,8 +125,8 @@ class Inspection:
         if len(self.adapters) > 1:
             words = {True: "one draw", False: "different draws", None: "not known"}
             lines.append(f"initialisation: {words[self.shared_initialisation]} ({self.evidence})")
-        for one in self.obstacles:
-            lines += [f"cannot be merged: {one.reason}", f"  mend: {one.mend}"]
+        for obstacle in self.obstacles:
+            lines += [f"cannot be merged: {obstacle.reason}", f"  mend: {obstacle.mend}"]
         return [one_line(line) for line in (*lines, *(["can be merged"] if self.mergeable else []))]
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,10 +157,11 @@ def inspect(paths: Sequence[Path | str] | Path | str) -> Inspection:
 def _inspect(adapters: Sequence[Adapter]) -> Inspection:
     for adapter in adapters:
         adapter.verify()
-    if all(map(_is_readable, adapters)):
+    readable = all(map(_is_readable, adapters))
+    if readable:
         adapters = one_layout(adapters)
-    found = tuple(Obstacle(f"{error.where}: {error.found}", error.mend) for error in conflicts(adapters))
-    one_kind = len({adapter.kind for adapter in adapters}) == 1 and all(map(_is_readable, adapters))
+    found = tuple(Refusal(f"{error.where}: {error.found}", error.mend) for error in conflicts(adapters))
+    one_kind = readable and len({adapter.kind for adapter in adapters}) == 1
     shared, evidence = same_initialisation(adapters) if one_kind else (None, "unknown")
     inner = _inner_products(adapters)
     return Inspection(

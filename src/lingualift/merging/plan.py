@@ -200,7 +200,7 @@ def plan_modules(request: Request) -> Plan:
     planned, absent = [], {}
     for name in names:
         module = _plan(request, name, name in chosen, factors[name])
-        if (module.kept and name in request.base.modules) or (module.inputs and not module.kept):
+        if name in request.base.modules if module.kept else module.inputs:
             planned.append(module)
         else:
             absent[name] = module.kept or "no adapter with a weight has it"
@@ -261,9 +261,8 @@ def _factors(request: Request, names: Iterable[str]) -> dict[str, float]:
         factors[name] = 1.0 if hit is None else request.module_weights[hit]
     for text, value in request.module_weights.items():
         if not math.isfinite(value):
-            raise UserError(
-                setting("module_weights"), f"{text!r} has weight {value}", "a number", "mend the weight"
-            )
+            found = f"{text!r} has weight {value}"
+            raise UserError(setting("module_weights"), found, "a number", "mend the weight")
         if text not in used:
             raise matches_nothing(setting("module_weights"), text, names)
     return factors
@@ -273,9 +272,8 @@ def matches_nothing(where: str, pattern: str, names: Iterable[str]) -> UserError
     """The error of a pattern that is without effect."""
     ends = sorted({name.rpartition(".")[2] for name in names})
     found = f"{pattern!r} matches no module that an earlier pattern left"
-    return UserError(
-        where, found, "a pattern of a path or its end", f"modules end in: {', '.join(ends[:12])}"
-    )
+    mend = f"modules end in: {', '.join(ends[:12])}"
+    return UserError(where, found, "a pattern of a path or its end", mend)
 
 
 def _check_effect(request: Request, plan: Plan, chosen: set[str]) -> None:

@@ -63,8 +63,10 @@ def make_tokens(request: Request, plan: Plan, outcome: Outcome) -> tuple[list[Te
 
     def compute() -> tuple[Array, ...]:
         own = request.base.read(PROMPT)
+        if not plan.merged:
+            return (own,)
         result = own.copy()
-        matrices = {item.role: item.adapter.floats(PROMPT) for item in request.inputs if plan.merged}
+        matrices = {item.role: item.adapter.floats(PROMPT) for item in request.inputs}
         for module in plan.merged:
             block = request.base.modules[module.name]
             place = slice(*block.rows), slice(*block.columns)
