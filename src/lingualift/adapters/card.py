@@ -97,19 +97,20 @@ class Card:
         comment = "" if is_hub_id(name) else "  # the folder of the backbone"
         pinned = f", revision={_literal(revision)}" if is_hub_id(name) and revision else ""
         load = self._fused or "PeftModel.from_pretrained"
-        encoder, more, reads, kinds = self.config.get("source_encoder"), "", "", "AutoModelForCausalLM"
+        encoder, argument, reads = self.config.get("source_encoder"), "", ""
+        classes = "AutoModelForCausalLM"
         if encoder:
-            more, kinds = ", source_encoder=reader", f"{kinds}, AutoModelForSeq2SeqLM"
+            argument, classes = ", source_encoder=reader", f"{classes}, AutoModelForSeq2SeqLM"
             where = "" if is_hub_id(encoder) else "  # the folder of the translation model"
             reads = f"reader = AutoModelForSeq2SeqLM.from_pretrained({_literal(shown(encoder))}){where}\n"
         return (
             f"{'import lingualift' if self._fused else 'from peft import PeftModel'}\n"
-            f"from transformers import {kinds}, AutoTokenizer\n\n"
+            f"from transformers import {classes}, AutoTokenizer\n\n"
             f"backbone = {_literal(shown(name))}{comment}\n"
             f"{HERE}\n"
             f"tokenizer = AutoTokenizer.from_pretrained(backbone{pinned})\n"
             f"{reads}"
-            f"model = {load}(AutoModelForCausalLM.from_pretrained(backbone{pinned}), adapter{more})"
+            f"model = {load}(AutoModelForCausalLM.from_pretrained(backbone{pinned}), adapter{argument})"
         )
 
 
