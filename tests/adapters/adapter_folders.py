@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 EPS = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 PREFIX = "base_model.model."
+SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 
 
 def write_folder(path: Path, tensors, config, provenance=None) -> Path:
@@ -108,3 +109,90 @@ def updates(path: Path) -> dict[str, np.ndarray]:
 def distance(found: np.ndarray, expected: np.ndarray) -> float:
     """Relative Frobenius distance."""
     return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-300))
+
+
+def three(root, write, **more):
+    """Folders of three adapters that differ in their seed."""
+    return [write(root / f"in{seed}", seed=seed, **more) for seed in range(3)]
+
+
+def run(paths, output, **options):
+    """The folder of an AdaMergeX merge of task, target and source."""
+    from lingualift.merging import merge
+
+    task, target, source = paths
+    return merge(
+        method="adamergex",
+        task=task,
+        target_reference=target,
+        source_reference=source,
+        output=output,
+        **options,
+    ).output
+
+
+def same(found, expected):
+    assert found.keys() == expected.keys()
+    return all(torch.equal(found[name], x) and found[name].dtype == x.dtype for name, x in expected.items())
+
+
+def write_vectors(path, seed, dtype=torch.float32, **more):
+    random = torch.Generator().manual_seed(seed)
+    tensors = {
+        f"{PREFIX}layers.0.k_proj.ia3_l": 1 + 0.3 * torch.randn((8, 1), generator=random),
+        f"{PREFIX}layers.0.down_proj.ia3_l": 1 + 0.3 * torch.randn((1, 24), generator=random),
+    }
+    config = {
+        "peft_type": "IA3",
+        "target_modules": ["k_proj", "down_proj"],
+        "feedforward_modules": ["down_proj"],
+    }
+    return write_folder(path, {name: x.to(dtype) for name, x in tensors.items()}, {**config, **more})
+
+
+def write_prefix(path, seed, tokens=3, layers=2, width=8, dtype=torch.float32):
+    matrix = torch.randn((tokens, layers * 2 * width), generator=torch.Generator().manual_seed(seed))
+    config = {
+        "peft_type": "PREFIX_TUNING",
+        "num_virtual_tokens": tokens,
+        "num_layers": layers,
+        "token_dim": width,
+        "num_attention_heads": 2,
+        "num_transformer_submodules": 1,
+    }
+    return write_folder(path, {"prompt_embeddings": matrix.to(dtype)}, config)
+
+
+def write_prompt(path, seed, tokens=3, parts=2, width=8):
+    matrix = torch.randn((parts * tokens, width), generator=torch.Generator().manual_seed(seed))
+    config = {
+        "peft_type": "PROMPT_TUNING",
+        "num_virtual_tokens": tokens,
+        "token_dim": width,
+        "num_transformer_submodules": parts,
+    }
+    return write_folder(path, {"prompt_embeddings": matrix}, config)
+
+
+def ties_by_hand(arrays, weights, density):
+    """The algorithm of the paper's section 4, element by element."""
+    trimmed = []
+    for array in arrays:
+        count = math.ceil(density * array.size)
+        limit = np.sort(np.abs(array).ravel())[::-1][count - 1]
+        trimmed.append(np.where(np.abs(array) >= limit, array, 0.0))
+    result = np.zeros_like(arrays[0])
+    for place in np.ndindex(result.shape):
+        terms = [w * x[place] for w, x in zip(weights, trimmed, strict=True)]
+        elected = np.sign(sum(terms))
+        agreeing = [term for term in terms if term and np.sign(term) == elected]
+        result[place] = sum(agreeing) / len(agreeing) if agreeing else 0.0
+    return result
+
+
+def llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(**SMALL, num_attention_heads=2, num_key_value_heads=1, pad_token_id=0)
+    )

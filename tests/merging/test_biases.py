@@ -6,8 +6,8 @@ import warnings
 import peft
 import pytest
 import torch
+from adapter_folders import llama
 from safetensors.torch import load_file, save_file
-from test_logits import backbone
 
 from lingualift.adapters import inspect
 from lingualift.errors import UserError
@@ -24,11 +24,14 @@ def _quiet():
         yield
 
 
+def backbone():
+    torch.manual_seed(0)
+    return llama().eval()
+
+
 def adapter(folder, seed, *, biased=True, **more):
     torch.manual_seed(7)  # one draw of lora_A
-    wrapped = peft.get_peft_model(
-        backbone("llama"), peft.LoraConfig(**{**SETTINGS, "lora_bias": biased, **more})
-    )
+    wrapped = peft.get_peft_model(backbone(), peft.LoraConfig(**{**SETTINGS, "lora_bias": biased, **more}))
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, weight in wrapped.named_parameters():
@@ -39,7 +42,7 @@ def adapter(folder, seed, *, biased=True, **more):
 
 
 def loaded(folder):
-    return peft.PeftModel.from_pretrained(backbone("llama"), folder).eval()
+    return peft.PeftModel.from_pretrained(backbone(), folder).eval()
 
 
 def outputs(folder):

@@ -5,54 +5,25 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from adapter_folders import PREFIX, config_of, distance, numbers, raw, updates, write_folder, write_lora
+from adapter_folders import (
+    PREFIX,
+    config_of,
+    distance,
+    numbers,
+    raw,
+    run,
+    same,
+    three,
+    updates,
+    write_folder,
+    write_lora,
+    write_prefix,
+    write_vectors,
+)
 
 from lingualift.merging import merge
 
 MODULES = {"layers.0.q_proj": (12, 16), "layers.0.v_proj": (14, 16)}
-
-
-def three(root, write, **more):
-    return [write(root / f"in{seed}", seed=seed, **more) for seed in range(3)]
-
-
-def run(paths, output, **options):
-    task, target, source = paths
-    return merge(
-        method="adamergex",
-        task=task,
-        target_reference=target,
-        source_reference=source,
-        output=output,
-        **options,
-    ).output
-
-
-def write_vectors(path, seed, dtype=torch.float32, **more):
-    random = torch.Generator().manual_seed(seed)
-    tensors = {
-        f"{PREFIX}layers.0.k_proj.ia3_l": 1 + 0.3 * torch.randn((8, 1), generator=random),
-        f"{PREFIX}layers.0.down_proj.ia3_l": 1 + 0.3 * torch.randn((1, 24), generator=random),
-    }
-    config = {
-        "peft_type": "IA3",
-        "target_modules": ["k_proj", "down_proj"],
-        "feedforward_modules": ["down_proj"],
-    }
-    return write_folder(path, {name: x.to(dtype) for name, x in tensors.items()}, {**config, **more})
-
-
-def write_prefix(path, seed, tokens=3, layers=2, width=8, dtype=torch.float32):
-    matrix = torch.randn((tokens, layers * 2 * width), generator=torch.Generator().manual_seed(seed))
-    config = {
-        "peft_type": "PREFIX_TUNING",
-        "num_virtual_tokens": tokens,
-        "num_layers": layers,
-        "token_dim": width,
-        "num_attention_heads": 2,
-        "num_transformer_submodules": 1,
-    }
-    return write_folder(path, {"prompt_embeddings": matrix.to(dtype)}, config)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -91,11 +62,6 @@ def test_weight_zero_drops_a_reference_that_would_divide_by_zero(tmp_path):
         {"peft_type": "IA3", "target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
     )
     assert same(raw(run([*paths[:2], path], tmp_path / "out", weight=0)), raw(paths[0]))
-
-
-def same(found, expected):
-    assert found.keys() == expected.keys()
-    return all(torch.equal(found[name], x) and found[name].dtype == x.dtype for name, x in expected.items())
 
 
 @pytest.mark.parametrize("space", ["factors", "delta"])

@@ -5,20 +5,10 @@ import warnings
 
 import pytest
 import torch
-from adapter_folders import PREFIX, config_of, distance, numbers, scaling_of, updates
+from adapter_folders import PREFIX, SMALL, config_of, distance, llama, numbers, scaling_of, updates
 
 from lingualift.adapters import open_adapter
 from lingualift.merging import merge
-
-SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-
-
-def llama():
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(
-        LlamaConfig(**SMALL, num_attention_heads=2, num_key_value_heads=1, pad_token_id=0)
-    )
 
 
 def gemma2():

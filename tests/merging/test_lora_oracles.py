@@ -7,7 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adapter_folders import EPS, PREFIX, config_of, distance, numbers, raw, scaling_of, updates, write_lora
+from adapter_folders import (
+    EPS,
+    PREFIX,
+    config_of,
+    distance,
+    numbers,
+    raw,
+    scaling_of,
+    ties_by_hand,
+    updates,
+    write_lora,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -192,22 +203,6 @@ def test_the_cross_ablation_multiplies_factors(tmp_path):
     for tensor, value in numbers(out).items():
         expected = task[tensor] * (0.3 * (target[tensor] / source[tensor] - 1) + 1)
         assert distance(value, expected) < 1e-6
-
-
-def ties_by_hand(arrays, weights, density):
-    """The algorithm of the paper's section 4, element by element."""
-    trimmed = []
-    for array in arrays:
-        count = math.ceil(density * array.size)
-        limit = np.sort(np.abs(array).ravel())[::-1][count - 1]
-        trimmed.append(np.where(np.abs(array) >= limit, array, 0.0))
-    result = np.zeros_like(arrays[0])
-    for place in np.ndindex(result.shape):
-        terms = [w * x[place] for w, x in zip(weights, trimmed, strict=True)]
-        elected = np.sign(sum(terms))
-        agreeing = [term for term in terms if term and np.sign(term) == elected]
-        result[place] = sum(agreeing) / len(agreeing) if agreeing else 0.0
-    return result
 
 
 @pytest.mark.parametrize("density", [0.2, 0.5, 1.0])

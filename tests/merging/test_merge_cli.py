@@ -5,8 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from adapter_folders import write_lora
-from test_identities import three
+from adapter_folders import three, write_lora
 
 from lingualift.__main__ import main
 

@@ -6,9 +6,18 @@ from itertools import pairwise
 import pytest
 import torch
 import yaml
-from adapter_folders import PREFIX, config_of, raw, write_folder, write_lora
+from adapter_folders import (
+    PREFIX,
+    config_of,
+    raw,
+    same,
+    three,
+    write_folder,
+    write_lora,
+    write_prefix,
+    write_vectors,
+)
 from markdown_it import MarkdownIt
-from test_identities import same, three, write_prefix, write_vectors
 
 from lingualift.merging import METHODS, merge
 

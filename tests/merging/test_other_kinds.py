@@ -3,12 +3,25 @@
 import numpy as np
 import pytest
 import torch
-from adapter_folders import EPS, PREFIX, config_of, distance, numbers, raw, write_folder, write_lora
+from adapter_folders import (
+    EPS,
+    PREFIX,
+    config_of,
+    distance,
+    numbers,
+    raw,
+    run,
+    three,
+    ties_by_hand,
+    write_folder,
+    write_lora,
+    write_prefix,
+    write_prompt,
+    write_vectors,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from test_identities import run, three, write_prefix, write_vectors
-from test_lora_oracles import ties_by_hand
 
 from lingualift.errors import UserError
 from lingualift.merging import merge
@@ -126,17 +139,6 @@ def test_prefix_modules_select_blocks(tmp_path):
     task = numbers(paths[0])["prompt_embeddings"]
     assert np.array_equal(values[:, :24], task[:, :24])
     assert np.array_equal(values[:, 24:], whole[:, 24:])
-
-
-def write_prompt(path, seed, tokens=3, parts=2, width=8):
-    matrix = torch.randn((parts * tokens, width), generator=torch.Generator().manual_seed(seed))
-    config = {
-        "peft_type": "PROMPT_TUNING",
-        "num_virtual_tokens": tokens,
-        "token_dim": width,
-        "num_transformer_submodules": parts,
-    }
-    return write_folder(path, {"prompt_embeddings": matrix}, config)
 
 
 def test_prompt_by_sub_module(tmp_path):

@@ -8,8 +8,19 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
-from adapter_folders import PREFIX, config_of, numbers, raw, updates, write_folder, write_lora
-from test_identities import same, three, write_prefix, write_vectors
+from adapter_folders import (
+    PREFIX,
+    config_of,
+    numbers,
+    raw,
+    same,
+    three,
+    updates,
+    write_folder,
+    write_lora,
+    write_prefix,
+    write_vectors,
+)
 
 from lingualift.adapters import patterns
 from lingualift.errors import UserError

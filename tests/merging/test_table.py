@@ -5,9 +5,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from adapter_folders import write_lora
-from test_identities import three, write_prefix, write_vectors
-from test_other_kinds import write_prompt
+from adapter_folders import three, write_lora, write_prefix, write_prompt, write_vectors
 
 from lingualift.errors import UserError
 from lingualift.merging import METHODS, merge, methods_table
