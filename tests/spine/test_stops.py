@@ -51,7 +51,10 @@ PLACES = {
 def stopped(body, number, tmp_path, times=1):
     module = f"{textwrap.dedent(BEGIN)}\n{textwrap.dedent(body)}"
     (tmp_path / "stopped.py").write_text(module, encoding="utf-8")
-    code = "import sys; sys.path.insert(0, '.'); from lingualift.processes import run_command; run_command('stopped')"
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"  # tests may ignore it
+    )
+    code += "; sys.path.insert(0, '.'); from lingualift.processes import run_command; run_command('stopped')"
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
