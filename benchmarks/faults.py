@@ -60,8 +60,7 @@ FOREIGN = (
     "adapters/mine/adapter_model.safetensors",
     "predictions/notes.txt",
     "store/notes/2026/a",
-    "store/adapter/mine/a",
-    "store/work/mine/a",
+    *(f"store/{folder}/mine/a" for folder in ("adapter", "work")),
     "store/locks/mine.txt",
 )
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # which ask a command to stop; Windows has no SIGHUP
 _EVERY = 1.0  # seconds
 _RESUMED = [[name] for name in ("demo", "lift", "run", "train", "train-head", "translate")]
 _ours = False
@@ -41,7 +42,7 @@ def run_command(module: str) -> None:
     Args:
         module: Its name; it is imported here, which takes time in which one may stop.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    for name in _SIGNALS:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # which nohup asks for
             signal.signal(number, _stop)
@@ -62,18 +63,18 @@ def run_command(module: str) -> None:
 def _stop(number: int, _: Any) -> NoReturn:
     """Unwind, as after Ctrl-C, so that workers end, scratch goes and the cursor comes back.
 
-    What happens to run may swallow the exception: a destructor, a library that tries what it has. So it is looked every
-    second whether it still unwinds, and raised again where it does not.
+    What happens to run may swallow the exception: a destructor, a library that tries what it has. So it is raised again
+    every second unless it still unwinds.
     """
     global _stopping
     _stopping = _stopping or _Stop(128 + number)
     if hasattr(signal, "setitimer"):
-        signal.signal(signal.SIGALRM, _look)
+        signal.signal(signal.SIGALRM, _stop_again)
         signal.setitimer(signal.ITIMER_REAL, _EVERY, _EVERY)
     raise _stopping
 
 
-def _look(number: int, _: Any) -> None:
+def _stop_again(number: int, _: Any) -> None:
     """Raise the stop again unless a `finally` or the like is at work on its behalf."""
     at: BaseException | None = sys.exc_info()[1]
     while at is not None and at is not _stopping:
@@ -92,7 +93,7 @@ def _calm() -> None:
     """Take no further stops: what is left to do is done in a moment."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, 0)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    for name in _SIGNALS:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
