@@ -13,6 +13,7 @@ from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Data, Experiment, Method, Translated
 from lingualift.data.datasets import Beside, Dataset, Examples, Use
 from lingualift.pipeline.steps import (
+    Adapted,
     Initialise,
     InitialiseFused,
     Merge,
@@ -195,7 +196,7 @@ class TransferMethod:
         settings: Keys of its entry in the experiment file that it reads; those of `MERGING` where it merges.
     """
 
-    adapter: Callable[[Cell], Train | Merge | None]
+    adapter: Callable[[Cell], Adapted | None]
     summary: str
     paper_name: str
     source: str
@@ -217,8 +218,8 @@ METHODS: Registry[TransferMethod] = Registry("method")
 _ADAMERGEX = "https://arxiv.org/abs/2402.18913"
 
 
-def _method(name: str, **facts: object) -> Callable[[Callable[[Cell], Train | Merge | None]], TransferMethod]:
-    def enter(function: Callable[[Cell], Train | Merge | None]) -> TransferMethod:
+def _method(name: str, **facts: object) -> Callable[[Callable[[Cell], Adapted | None]], TransferMethod]:
+    def enter(function: Callable[[Cell], Adapted | None]) -> TransferMethod:
         summary = (function.__doc__ or "").strip()
         return METHODS.register(name)(TransferMethod(function, summary, **facts))  # type: ignore[arg-type]
 

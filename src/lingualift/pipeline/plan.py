@@ -129,7 +129,7 @@ def _ends(evaluation: Evaluate) -> Iterator[Step]:
     """What a cell needs: its score, and what the report shows beside it."""
     yield evaluation
     if evaluation.adapter:
-        yield from evaluation.adapter.curves
+        yield from evaluation.adapter.shown
 
 
 def _in_order(ends: Iterable[Step]) -> Iterator[Step]:

@@ -13,7 +13,7 @@ from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.metrics.comparisons import Comparison, compare
 from lingualift.pipeline.methods import METHODS, variant
 from lingualift.pipeline.plan import Plan, Planned
-from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Step, merge_weight
+from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Step
 from lingualift.pipeline.store import RECIPE_FILE, Store
 from lingualift.provenance import PROVENANCE_FILE, fingerprint, json_text, read_json
 from lingualift.runs.claims import RESULTS_FILE, STEPS_FILE, discard, made, place
@@ -150,10 +150,9 @@ def _uses_reference(planned: Planned) -> bool:
 
 def _weight(planned: Planned, store: Store) -> float | None:
     adapter = planned.evaluation.adapter
-    if adapter is None or adapter.weight is None:
+    if not isinstance(adapter, Merge):
         return None
-    sweep = adapter.inputs.get("sweep")
-    return merge_weight(adapter.weight, store.folder(sweep) if sweep else None)
+    return adapter.chosen({role: store.folder(step) for role, step in adapter.inputs.items()})
 
 
 def _training_rows(planned: Planned, store: Store) -> int | None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from lingualift.errors import UserError
-from lingualift.pipeline.steps import Step, is_current, step_kinds
+from lingualift.pipeline.steps import KINDS, Step
 from lingualift.provenance import (
     atomic_folder,
     file_lock,
@@ -235,7 +235,7 @@ class Store:
         """
         with reading(self.root):
             self._check_there()
-            for kind in sorted([*step_kinds(), _WORK]):
+            for kind in sorted([*KINDS, _WORK]):
                 for folder in _own_folders(self.root / kind):
                     entry = _entry(folder)
                     if entry:
@@ -428,7 +428,8 @@ def _entry(folder: Path) -> Entry | None:
     if problem or recipe is None:
         return Entry(folder, kind, "?", "altered", problem or "", size, newest)
     used = (folder / RECIPE_FILE).stat().st_mtime
-    state: State = "whole" if is_current(recipe) else "stale"
+    step = KINDS.get(str(recipe.get("kind")))
+    state: State = "whole" if step and step.made(recipe) else "stale"
     return Entry(folder, kind, str(recipe.get("label")), state, "", size, used)
 
 

@@ -1,0 +1,355 @@
+"""Steps that merge adapters and score them."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from typing_extensions import override
+
+from lingualift.backbone.reference import BackboneRef
+from lingualift.config import Scoring
+from lingualift.data.datasets import Examples
+from lingualift.errors import UserError
+from lingualift.pipeline.steps.base import READING, READS, Part, Progress, Step
+from lingualift.pipeline.steps.training import Adapted, InitialiseFused, Train
+from lingualift.provenance import PROVENANCE_FILE, fingerprint, read_json, write_json, write_jsonl
+from lingualift.tasks import Example, Task
+
+PREDICTIONS_FILE, SCORES_FILE, SWEEP_FILE = "predictions.jsonl", "scores.json", "sweep.json"
+_PREDICTION = 400  # bytes per answered row on disk
+_CODE = ("evaluation", "metrics", *READING)  # that decides a score
+
+
+@dataclass(frozen=True)
+class MergeRecipe:
+    """How adapters are merged, but for the weight.
+
+    Attributes:
+        method: "adamergex" or "arithmetic".
+        space: "factors" or "delta".
+        combine: "sum" or "mean" (`arithmetic` only).
+        modules: Regular expression of the modules to merge, None for all.
+    """
+
+    method: str
+    space: Literal["factors", "delta"]
+    combine: Literal["sum", "mean"]
+    modules: str | None
+
+    def merge(self, adapters: Mapping[str, Path], weight: float, output: Path) -> None:
+        """Merge the folders `task`, `target` and (`adamergex`) `source` with a weight into `output`.
+
+        Raises:
+            UserError: as `merge`, whose settings an experiment file has by the names that they have in Python.
+        """
+        from lingualift.merging import merge
+
+        write = functools.partial(
+            merge, method=self.method, space=self.space, modules=self.modules, output=output
+        )
+        task, target = adapters["task"], adapters["target"]
+        try:
+            if self.method == "adamergex":
+                source = adapters["source"]
+                write(task=task, target_reference=target, source_reference=source, weight=weight)
+            else:
+                write(adapters=[(task, 1.0), (target, weight)], mean=self.combine == "mean")
+        except UserError as error:
+            raise UserError(error.where, error.found, error.expected, error.mend) from None
+
+
+class _Scores(Step):
+    """A step that scores the rows of a labelled task."""
+
+    dataset: Examples
+    language: str
+    split: str
+    scoring: Scoring
+
+    @property
+    @override
+    def reads(self) -> tuple[Part, ...]:
+        return (Part(self.dataset, self.language, self.split, self.scoring.max_length),)
+
+    @property
+    @override
+    def headed(self) -> tuple[Task, list[Example]]:
+        return self.dataset.labelled(self.language, self.split)
+
+    def _asked(self) -> dict[str, Any]:
+        return {
+            "rows": self.dataset.identity(self.language, self.split),
+            "scoring": self.scoring.model_dump(mode="json", exclude={"batch_size"}),
+        }
+
+    @override
+    def workload(self) -> list[Any]:
+        return [*self.reads[0].about(), self.scoring.model_dump(mode="json")]
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep(_Scores):
+    """Score every weight of the grid on the validation split of one language, and choose.
+
+    Attributes:
+        variant: What results call the merge.
+        decides: Whether merges take the weight that is chosen here; else it is a curve of the report.
+        by: What is measured: the task's first metric, the more the better, or the entropy of the answers, which needs
+            no label, the less the better.
+    """
+
+    kind = "sweep"
+    code = ("merging", *_CODE)
+    how: MergeRecipe
+    adapters: tuple[tuple[str, Train], ...]
+    grid: tuple[float, ...]
+    dataset: Examples
+    language: str
+    scoring: Scoring
+    variant: str
+    decides: bool
+    by: Literal["score", "entropy"] = "score"
+    split: str = "validation"
+
+    @property
+    def inputs(self) -> dict[str, Step]:
+        """The adapters to merge."""
+        return dict(self.adapters)
+
+    @property
+    def cost(self) -> int:
+        """About ten training steps a weight."""
+        return 10 * len(self.grid)
+
+    @override
+    def units(self, rows: int) -> int:
+        return rows * len(self.grid)
+
+    @override
+    def sizes(self, numbers: int, row: int, rows: int) -> tuple[int, int]:
+        return 3 * 4 * numbers + row * self.scoring.batch_size, 0
+
+    def recipe(self) -> dict[str, Any]:
+        """Merge, grid, rows and scoring."""
+        return {
+            **({} if self.by == "score" else {"by": self.by}),
+            "how": vars(self.how),
+            "grid": list(self.grid),
+            **self._asked(),
+        }
+
+    @override
+    def what(self) -> str:
+        verb = "choose the weight" if self.decides else "score the weights"
+        verb += " by entropy" * (self.by == "entropy")
+        return f"{verb} of {self.how.method} ({self.how.space})"
+
+    @override
+    def label(self) -> str:
+        return f"{self.what()} on {self.language}"
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """The scores of all weights."""
+        about = {
+            "task": Path(self.dataset.task).stem,
+            "method": self.how.method,
+            "variant": self.variant,
+            "seed": self.adapters[0][1].seed,
+            "decides": self.decides,
+        }
+        return {**about, **read_json(folder / SWEEP_FILE)}
+
+    def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
+        """Merge and score at each weight; only the scores are kept, in `work` until all of them are there."""
+        from lingualift.evaluation.runner import entropy, evaluate
+
+        task, examples = self.headed
+        backbone = self.adapters[0][1].backbone
+        metric = "entropy" if self.by == "entropy" else task.metrics[0]
+        tried, n = [], len(examples)
+
+        def score(folder: Path, before: int) -> dict[str, Any]:
+            def count(done: int, total: int) -> None:
+                if done < total:  # the end is told when the score is kept
+                    progress(before + n * done // total, n * len(self.grid))
+
+            if self.by == "entropy":
+                return entropy(backbone, folder, task, examples, self.scoring, count)
+            return evaluate(backbone, folder, task, examples, self.scoring, count).scores[metric]
+
+        with tempfile.TemporaryDirectory(dir=output) as scratch:
+            for index, weight in enumerate(self.grid):
+                kept = work / f"{index}.json"
+                entry = _kept(kept)
+                if entry is None:
+                    folder = Path(scratch) / str(index)
+                    self.how.merge(inputs, weight, folder)
+                    entry = {"weight": weight, **score(folder, n * index)}
+                    write_json(kept, {"entry": entry, "seal": fingerprint(entry)})
+                    shutil.rmtree(folder)
+                tried.append(entry)
+                progress(n * (index + 1), n * len(self.grid))
+        sign = -1.0 if self.by == "entropy" else 1.0
+        chosen = choose_weight([(entry["weight"] or 0.0, sign * (entry["score"] or 0.0)) for entry in tried])
+        about = {"metric": metric, "language": self.language, "n": n}
+        write_json(output / SWEEP_FILE, {"chosen": chosen, **about, "tried": tried})
+
+
+def _kept(path: Path) -> dict[str, Any] | None:
+    """The score that a killed sweep left, unless it was altered."""
+    try:
+        kept = read_json(path)
+        return dict(kept["entry"]) if fingerprint(kept["entry"]) == kept["seal"] else None
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
+
+
+def choose_weight(tried: list[tuple[float, float]]) -> float:
+    """The weight with the best score; of equally good ones the closest to 1, then the smaller.
+
+    Args:
+        tried: (weight, score), at least one.
+    """
+    weight, _ = min(tried, key=lambda pair: (-pair[1], abs(pair[0] - 1), pair[0]))
+    return weight
+
+
+@dataclass(frozen=True, eq=False)
+class Merge(Adapted):
+    """Merge adapters with a fixed weight, or with the one that a sweep chose.
+
+    Attributes:
+        curves: Sweeps over further languages that decide nothing; for the report.
+    """
+
+    kind = "merged"
+    code = ("merging", "adapters")
+    loads = False
+    how: MergeRecipe
+    adapters: tuple[tuple[str, Train], ...]
+    weight: float | Sweep
+    language: str
+    curves: tuple[Sweep, ...] = ()
+
+    @property
+    @override
+    def task_training(self) -> Train:
+        return dict(self.adapters)["task"]
+
+    @property
+    @override
+    def shown(self) -> tuple[Step, ...]:
+        return self.curves
+
+    def chosen(self, inputs: Mapping[str, Path]) -> float:
+        """The fixed weight, or the one that the sweep in its folder of `inputs` chose."""
+        if isinstance(self.weight, Sweep):
+            return float(read_json(inputs["sweep"] / SWEEP_FILE)["chosen"])
+        return self.weight
+
+    @override
+    def sizes(self, numbers: int, row: int, rows: int) -> tuple[int, int]:
+        return 0, 4 * numbers * (len(self.adapters) if self.how.space == "delta" else 1)
+
+    @property
+    def inputs(self) -> dict[str, Step]:
+        """The adapters to merge, and the sweep."""
+        return {**dict(self.adapters), **({"sweep": self.weight} if isinstance(self.weight, Sweep) else {})}
+
+    def recipe(self) -> dict[str, Any]:
+        """Merge and weight."""
+        return {"how": vars(self.how), "weight": None if isinstance(self.weight, Sweep) else self.weight}
+
+    @override
+    def what(self) -> str:
+        return f"merge by {self.how.method} ({self.how.space})"
+
+    @override
+    def label(self) -> str:
+        return f"{self.what()} for {self.language}"
+
+    def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
+        """Merge into the output folder."""
+        output.rmdir()  # the merge makes its folder by one rename of its own
+        self.how.merge(inputs, self.chosen(inputs), output)
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """Method, space and the weights of the inputs."""
+        recorded = read_json(folder / PROVENANCE_FILE)
+        weights = {item["role"]: item["weight"] for item in recorded["inputs"]}
+        return {"method": self.how.method, "space": recorded["space"], "weights": weights}
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluate(_Scores):
+    """Score the backbone, or an adapter on it, on a task in a language."""
+
+    kind = "evaluation"
+    code = _CODE
+    backbone: BackboneRef
+    adapter: Adapted | None
+    dataset: Examples
+    language: str
+    split: str
+    scoring: Scoring
+
+    @property
+    def inputs(self) -> dict[str, Step]:
+        """The adapter, if there is one."""
+        return {"adapter": self.adapter} if self.adapter else {}
+
+    @property
+    def cost(self) -> int:
+        """About ten training steps."""
+        return 10
+
+    @property
+    @override
+    def fused(self) -> InitialiseFused | None:
+        return self.adapter.fused if self.adapter else None
+
+    @override
+    def workload(self) -> list[Any]:
+        trained = self.adapter.task_training.alike() if self.adapter and self.fused else []
+        return [*super().workload(), *trained]
+
+    @override
+    def units(self, rows: int) -> int:
+        return rows
+
+    @override
+    def sizes(self, numbers: int, row: int, rows: int) -> tuple[int, int]:
+        return 4 * numbers + row * self.scoring.batch_size, _PREDICTION * rows
+
+    def recipe(self) -> dict[str, Any]:
+        """Backbone, rows and scoring."""
+        return {"backbone": self.backbone.identity(), **self._asked()}
+
+    @override
+    def what(self) -> str:
+        reads = READS[self.dataset.beside.use] if self.dataset.beside else ""
+        return f"evaluate {Path(self.dataset.task).stem}{reads}"
+
+    @override
+    def label(self) -> str:
+        return f"{self.what()} in {self.language}"
+
+    def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
+        """Write predictions and scores."""
+        from lingualift.evaluation.runner import evaluate
+
+        found = evaluate(self.backbone, inputs.get("adapter"), *self.headed, self.scoring, progress)
+        write_jsonl(output / PREDICTIONS_FILE, found.rows())
+        write_json(output / SCORES_FILE, found.summary())
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """Task, language and how many answers could not be read."""
+        found = read_json(folder / SCORES_FILE)
+        about = {"task": Path(self.dataset.task).stem, "language": self.language}
+        return {**about, **{name: found[name] for name in ("n", "malformed", "truncated")}}
