@@ -4,7 +4,7 @@ import json
 import re
 
 from lingualift.config import Data
-from lingualift.data.datasets import Examples
+from lingualift.data.datasets import dataset_of
 from lingualift.translation import Work, translate_works
 from lingualift.translation.cache import Cache, Desk, Sentence
 
@@ -48,7 +48,7 @@ def run(folder, translator, task, **splits):
     """Translate rows by a stand-in: split -> (rows, counts)."""
     for split, rows in splits.items():
         write_rows(folder / "data" / f"{split}.jsonl", rows)
-    source = Examples(task, Data(files=f"{folder}/data/{{split}}.jsonl"), folder)
+    source = dataset_of(task, Data(files=f"{folder}/data/{{split}}.jsonl"), folder)
     works = [Work(source, "en", split) for split in splits]
     with Cache(folder / "cache.sqlite") as cache:
         return translate_works(works, Desk(translator, cache, 4, lambda done, total: None))

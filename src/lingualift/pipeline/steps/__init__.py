@@ -9,7 +9,6 @@ from lingualift.pipeline.steps.scoring import (
     Merge,
     MergeRecipe,
     Sweep,
-    choose_weight,
 )
 from lingualift.pipeline.steps.training import Adapted, Initialise, InitialiseFused, Train
 from lingualift.pipeline.steps.words import WordsHead, words_head
@@ -35,6 +34,5 @@ __all__ = [
     "Sweep",
     "Train",
     "WordsHead",
-    "choose_weight",
     "words_head",
 ]

@@ -196,7 +196,7 @@ class Sweep(_Scores):
                 tried.append(entry)
                 progress(n * (index + 1), n * len(self.grid))
         sign = -1.0 if self.by == "entropy" else 1.0
-        chosen = choose_weight([(entry["weight"] or 0.0, sign * (entry["score"] or 0.0)) for entry in tried])
+        chosen = _choose([(entry["weight"] or 0.0, sign * (entry["score"] or 0.0)) for entry in tried])
         about = {"metric": metric, "language": self.language, "n": n}
         write_json(output / SWEEP_FILE, {"chosen": chosen, **about, "tried": tried})
 
@@ -210,14 +210,9 @@ def _kept(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def choose_weight(tried: list[tuple[float, float]]) -> float:
-    """The weight with the best score; of equally good ones the closest to 1, then the smaller.
-
-    Args:
-        tried: (weight, score), at least one.
-    """
-    weight, _ = min(tried, key=lambda pair: (-pair[1], abs(pair[0] - 1), pair[0]))
-    return weight
+def _choose(tried: list[tuple[float, float]]) -> float:
+    """Of weights and their scores the best; of equally good ones the closest to 1, then the smaller."""
+    return min(tried, key=lambda pair: (-pair[1], abs(pair[0] - 1), pair[0]))[0]
 
 
 @dataclass(frozen=True, eq=False)
