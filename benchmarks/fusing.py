@@ -26,7 +26,7 @@ import yaml
 from rich.console import Console
 
 import lingualift as ll
-from lingualift.cli.progress import watching
+from lingualift.cli.app import watching
 from lingualift.config import Data
 from lingualift.data.rows import Rows, load_rows
 from lingualift.metrics.comparisons import compare

@@ -20,7 +20,7 @@ import plain_peft
 from rich.console import Console
 
 import lingualift as ll
-from lingualift.cli.progress import watching
+from lingualift.cli.app import watching
 from lingualift.miniworld import BACKBONE, WEAK, write_data
 
 TASKS = ("qa", "sentiment")

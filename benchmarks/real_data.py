@@ -21,7 +21,7 @@ from rich.console import Console
 
 import lingualift as ll
 from lingualift.backbone.reference import find_backbone
-from lingualift.cli.progress import watching
+from lingualift.cli.app import watching
 from lingualift.config import Backbone
 
 

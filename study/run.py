@@ -27,7 +27,7 @@ from experiments import BACKBONES, WORLD_DATA, Places, Study, experiments
 from rich.console import Console
 
 import lingualift as ll
-from lingualift.cli.progress import watching
+from lingualift.cli.app import watching
 from lingualift.miniworld import write_data
 
 ROOT = Path(__file__).parents[1]

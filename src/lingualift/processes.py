@@ -138,6 +138,13 @@ def device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def multiplies_slowly(dtype: Any, place: str) -> bool:
+    """Whether torch has no fast product of matrices of this format on a device (`cpu`, `cuda`, …)."""
+    import torch
+
+    return place == "cpu" and dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def free_memory() -> int:
     """Bytes of this process's device that are free."""
     import psutil

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import json
 import logging
@@ -11,12 +12,13 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from lingualift.errors import plain
@@ -224,3 +226,52 @@ codecs.register_error("spelt", _spelt)
 class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return plain(super().format(record))
+
+
+class _Label(ProgressColumn):
+    """What a bar is of, as it stands there."""
+
+    def render(self, task: Task) -> Text:
+        return Text(plain(task.description))
+
+
+def bars(console: Terminal) -> Progress:
+    """Bars with time left, which go when they are done."""
+    return Progress(
+        _Label(),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+        transient=True,
+    )
+
+
+@contextlib.contextmanager
+def counting(console: Terminal, what: str) -> Iterator[Callable[[int, int], None]]:
+    """One bar, or lines where the console is no terminal; what it yields takes units done and units in all."""
+
+    def tell(name: str, beat: Beat) -> None:
+        if not console.is_terminal:
+            console.print(f"{name}: {beat}")
+
+    with bars(console) as shown, Pulse(tell) as pulse:
+        task = shown.add_task(what, total=None)
+        pulse.start(what)
+
+        def count(done: int, total: int) -> None:
+            shown.update(task, completed=done, total=total)
+            pulse.progress(what, done, total)
+
+        yield count
+
+
+@contextlib.contextmanager
+def saying(console: Terminal) -> Iterator[Callable[[str], None]]:
+    """One line that changes; what it yields takes what goes on now. A line each where the console is no terminal."""
+    if not console.is_terminal:
+        yield lambda what: console.print(what)
+        return
+    with console.status("", spinner="line") as status:  # whose signs every encoding has
+        yield lambda what: status.update(Text(plain(what)))

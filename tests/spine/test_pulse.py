@@ -9,9 +9,8 @@ from rich.console import Console
 from worlds import experiment, write_experiment
 
 from lingualift import terminal
-from lingualift.cli.progress import counting
 from lingualift.pipeline import run
-from lingualift.terminal import Beat, Pulse
+from lingualift.terminal import Beat, Pulse, counting
 
 
 @pytest.fixture

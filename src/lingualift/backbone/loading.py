@@ -26,7 +26,7 @@ from lingualift.backbone.chat import frame
 from lingualift.backbone.checkpoint import shapes_in, weight_files
 from lingualift.backbone.reference import BackboneRef, load_tokenizer, loading, read_config
 from lingualift.errors import UserError, setting
-from lingualift.processes import device, settle
+from lingualift.processes import device, multiplies_slowly, settle
 
 # bitsandbytes, which peft imports where it is installed, looks for a kernel on the hub and goes without
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -193,7 +193,7 @@ def load_model(ref: BackboneRef) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    from lingualift.backbone.products import attend_unplanned, attend_wide, multiplies_slowly, multiply_wide
+    from lingualift.backbone.products import attend_unplanned, attend_wide, multiply_wide
 
     settle()
     transformers.utils.logging.set_verbosity_error()

@@ -26,16 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lingualift.processes import multiplies_slowly
+
 _PIECE = 2**20  # weights that are held in float32 at once, at most: 4 MiB, which caches hold
 LOGITS = 2**26
 """Logits that a loss holds at once: 256 MiB in float32."""
 _ROWS = 4  # below, torch's own way is faster: it reads the weights once and widens nothing
 _FEW = 8  # rows per rank of an adapter: below, adding it to the weights costs more than adding its output
-
-
-def multiplies_slowly(dtype: torch.dtype, place: str) -> bool:
-    """Whether torch has no fast product of matrices of this format on a device (`cpu`, `cuda`, …)."""
-    return place == "cpu" and dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def multiply_wide(model: torch.nn.Module) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,13 +15,16 @@ import typer
 
 from lingualift.errors import UserError, mend_of
 from lingualift.processes import claim
-from lingualift.terminal import STDOUT, Terminal, close_stdout, open_streams, say
+from lingualift.terminal import STDOUT, Terminal, bars, close_stdout, duration, open_streams, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from rich.progress import TaskID
 
     from lingualift.config import Backbone
     from lingualift.data.datasets import Examples
+    from lingualift.pipeline.executors import Event, Watch
 
 app = typer.Typer(
     add_completion=True,
@@ -225,3 +230,41 @@ def show_list(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
 def next_step(step: str) -> None:
     """One clear next step, the last line of a command."""
     say(f"\nnext: {step}", err=True)
+
+
+@contextlib.contextmanager
+def watching(console: Terminal) -> Iterator[Watch]:
+    """Bars for a run; where the console is no terminal, lines instead: of each step its start, pulse and end."""
+    with bars(console) as shown:
+        whole = shown.add_task("planning", total=None)
+        running: dict[str, TaskID] = {}
+        count, done, began = 0, 0, time.monotonic()
+
+        def say(line: str) -> None:
+            if not console.is_terminal:
+                console.print(line)
+
+        def watch(event: Event) -> None:
+            nonlocal count, done
+            key = event.step.key
+            if event.what == "plan":
+                count = event.done
+                shown.update(whole, description=f"0 of {count} steps", total=event.total, completed=0)
+            elif event.what == "start":
+                running[key] = shown.add_task(f"  {event.step.label()}", total=None)
+                say(f"{event.step.label()}: started")
+            elif event.what == "pulse":
+                say(f"{event.step.label()}: {event.text}")
+            elif event.what == "progress":
+                shown.update(running[key], total=event.total, completed=event.done)
+            elif event.what == "warning":
+                console.print(f"{event.step.label()}: warning: {event.text}")
+            elif event.what == "end":
+                shown.remove_task(running.pop(key))
+                done += 1
+                shown.update(whole, description=f"{done} of {count} steps", advance=event.step.cost)
+                say(f"{done}/{count} {event.step.label()}")
+
+        yield watch
+    if done:
+        console.print(f"{done} steps in {duration(time.monotonic() - began)}")

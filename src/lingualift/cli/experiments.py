@@ -28,7 +28,7 @@ def demo(
     seeds: Annotated[int, typer.Option(help="Seeds of adapters.")] = 3,
 ) -> None:
     """Everything on bundled data, offline, in a few minutes."""
-    from lingualift.cli.progress import watching
+    from lingualift.cli.app import watching
     from lingualift.commands.demo import SHOWN, run_demo
 
     with watching(Terminal(stderr=True)) as watch:
@@ -61,7 +61,7 @@ def run(
     ] = False,
 ) -> None:
     """Run an experiment; steps that are finished already are not done again."""
-    from lingualift.cli.progress import watching
+    from lingualift.cli.app import watching
     from lingualift.pipeline import run as run_experiment
 
     with watching(Terminal(stderr=True)) as watch:
@@ -114,7 +114,7 @@ def check(
 
     from lingualift.checking import check as look_at
     from lingualift.cli.checking import show
-    from lingualift.cli.progress import counting
+    from lingualift.terminal import counting
 
     with counting(Terminal(stderr=True), f"check {experiment}") as progress:
         look = look_at(experiment, overrides=overrides, rows=rows, progress=progress)
@@ -146,11 +146,11 @@ def plan(
     ] = None,
 ) -> None:
     """Check an experiment and its data, list its steps and what they will cost; trains nothing."""
-    from lingualift.cli.progress import saying
     from lingualift.cli.tables import show_plan
     from lingualift.pipeline import plan_of
     from lingualift.pipeline.cost import check_fits, estimate
     from lingualift.pipeline.machines import MACHINES
+    from lingualift.terminal import saying
 
     gpu = MACHINES[machine] if machine else None
     planned, steps = plan_of(experiment, output=output, overrides=overrides, store=store)

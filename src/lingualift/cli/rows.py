@@ -64,9 +64,9 @@ def evaluate(
     chat_template: ChatTemplate = False,
 ) -> None:
     """Score a backbone, or an adapter on it; predictions go beside the JSON file, as .predictions.jsonl."""
-    from lingualift.cli.progress import counting
     from lingualift.commands.evaluate import evaluate as score
     from lingualift.config import Scoring, checked
+    from lingualift.terminal import counting
 
     scoring = checked(
         Scoring,
@@ -130,11 +130,11 @@ def predict(
     chat_template: ChatTemplate = False,
 ) -> None:
     """Answer rows that have no labels; their columns are kept beside the predictions."""
-    from lingualift.cli.progress import counting
     from lingualift.commands.predict import Asked, predict_rows
     from lingualift.config import Scoring, checked
     from lingualift.data.output import growing, json_line
     from lingualift.provenance import write_jsonl
+    from lingualift.terminal import counting
 
     scoring = checked(
         Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
@@ -193,8 +193,8 @@ def translate(
     dtype: Annotated[str, typer.Option(help="Number format of the model.")] = "float32",
 ) -> None:
     """Translate the rows of a task; answers that are spans are found again in training data."""
-    from lingualift.cli.progress import counting
     from lingualift.config import Translation, checked
+    from lingualift.terminal import counting
     from lingualift.translation import translate as translate_rows
 
     settings = checked(Translation, beams=beams, max_length=max_length, batch_size=batch_size)

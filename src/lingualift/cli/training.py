@@ -81,7 +81,7 @@ def lift(
 ) -> None:
     """Lift an adapter you have into another language, by raw text in both."""
     settings = handed_on(locals(), "score_on", "push_to_hub", "private")
-    from lingualift.cli.progress import watching
+    from lingualift.cli.app import watching
     from lingualift.commands.lift import lift as lift_adapter
     from lingualift.commands.lifted import HEAD
 
@@ -143,10 +143,10 @@ def train(
     private: Private = False,
 ) -> None:
     """Train one adapter on a task, or on raw text (`--task causal-lm`)."""
-    from lingualift.cli.progress import counting
     from lingualift.commands.train import train_once
     from lingualift.config import Adapter, Data, Training, checked
     from lingualift.data.datasets import dataset_of
+    from lingualift.terminal import counting
 
     check_push(push_to_hub, private)
     rows = checked(Data, files=data)
@@ -192,9 +192,9 @@ def train_head(
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
 ) -> None:
     """Train the head for words that an encoder lacks (e5, LaBSE), on raw text of all languages: for references."""
-    from lingualift.cli.progress import counting
     from lingualift.commands.train import train_head as train_one
     from lingualift.config import Data, Training, checked
+    from lingualift.terminal import counting
 
     settings = {"steps": steps, "epochs": epochs if epochs or steps else 3, "batch_size": batch_size}
     with counting(Terminal(stderr=True), f"train a head for words in {', '.join(language)}") as progress:

@@ -367,7 +367,8 @@ def _references(job: _Job, folder: Path) -> tuple[Train, Train]:
         write_jsonl(folder / f"{code}.jsonl", ({"text": line} for line in item.train))
     data = Texts(REFERENCE_TASKS[job.ref.objective], Data(files="{language}.jsonl"), folder)
     start, length = Initialise(job.ref, job.given, job.seed), job.training.max_length
-    words = words_head(job.ref, data, tuple(job.texts), job.training, job.seed, length)
+    how = (job.ref, data, tuple(job.texts), job.training, job.seed, length)
+    words = words_head(*how) if job.ref.lacks_words else None
     target, source = (
         Train(start, data, code, job.training, job.seed, length, words=words) for code in job.texts
     )

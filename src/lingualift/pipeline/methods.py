@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lingualift.adapters.config import FLARE, MIXUP
 from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Data, Experiment, Method, Translated
-from lingualift.data.datasets import Beside, Dataset, Examples, Use
+from lingualift.data.datasets import Beside, Dataset, Examples, Texts, Use
 from lingualift.pipeline.steps import (
     Adapted,
     Initialise,
@@ -59,6 +59,8 @@ class Cell:
         """The adapter of the reference task in a language; needs text only."""
         assert self.reference is not None
         trained = self._train(self.reference, language, "reference")
+        if not (self.backbone.lacks_words and isinstance(self.reference, Texts)):
+            return trained
         source, targets = self.experiment.languages.source, self.experiment.languages.targets
         read = (source, *targets) if _subtracts(self.experiment) else targets
         how = (self.backbone, self.reference, read, trained.settings, self.seed, trained.segment_tokens)

@@ -19,10 +19,13 @@ from lingualift.tasks.base import (
     Task,
     TextTask,
     class_of,
+    get_task,
     label_of,
+    task_code,
     text_of,
+    with_prompt,
 )
-from lingualift.tasks.files import TaskError, get_task, task_code, with_prompt
+from lingualift.tasks.files import TaskError
 from lingualift.tasks.prompts import PromptedTask
 from lingualift.tasks.shipped import shipped_languages, shipped_rows
 

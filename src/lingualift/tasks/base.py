@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from lingualift.errors import UserError
+from lingualift.provenance import reading, sha256_file
 from lingualift.registry import Registry
 
 
@@ -212,3 +217,75 @@ def check_number(column: str, value: Any) -> None:
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise RowError(f"column {column!r} is {value}, which is no value")
+
+
+def get_task(name: str, base: Path = Path()) -> Task | TextTask:
+    """A registered task, or the one that a Python file registers.
+
+    Args:
+        name: Registered name, or a path that ends in `.py`.
+        base: Folder that a relative path starts from.
+
+    Raises:
+        UserError: unknown name; a file that cannot be run or does not register exactly one task; a task of a user's
+            with an attribute that is not as `Task` says. Its methods raise `TaskError` from then on, whatever they do
+            that is not as `Task` says.
+    """
+    if not name.endswith(".py") and type(TASKS[name]).__module__.startswith("lingualift."):
+        return TASKS[name]
+    from lingualift.tasks.files import checked_task
+
+    return checked_task(name, base)
+
+
+def task_code(name: str, base: Path = Path()) -> str:
+    """Hex sha256 of the file a task is defined in, so that a changed task is trained anew.
+
+    Raises:
+        UserError: as `get_task`; the file cannot be read.
+    """
+    task = get_task(name, base)
+    source = str(base / name) if name.endswith(".py") else source_file(task)
+    if not source:
+        return ""
+    with reading(Path(source)):
+        return sha256_file(Path(source))
+
+
+def with_prompt(
+    task: Task | TextTask, name: str, prompt: str | None, prompt_language: str | None, generated: bool = False
+) -> Task | TextTask:
+    """The task by the prompt that an experiment chooses, or as it is where none is chosen.
+
+    Args:
+        task: The task.
+        name: What the user calls it, for messages.
+        prompt: Name of a template.
+        prompt_language: Code, or `target`.
+        generated: Whether classes are generated, and not ranked.
+
+    Raises:
+        UserError: the task has one prompt only, or not this one; classes are to be generated, and it has none.
+    """
+    if prompt is None and prompt_language is None and not generated:
+        return task
+    from lingualift.tasks.prompts import PromptedTask
+
+    if not isinstance(task, PromptedTask):
+        raise UserError(
+            f"task {name!r}",
+            "has no prompts to choose from",
+            mend="leave `prompt`, `prompt_language` and `answers` out",
+        )
+    if generated and not task.labels:
+        raise UserError(
+            f"task {name!r}", "has no classes", mend="leave `answers` out: its answers are generated"
+        )
+    return task.asked(prompt, prompt_language, generated)
+
+
+def source_file(task: object) -> str | None:
+    """The file of a task's class; None for one that was typed in."""
+    with contextlib.suppress(TypeError):
+        return inspect.getsourcefile(type(task))
+    return None

@@ -17,9 +17,8 @@ from typing import Any, NoReturn
 
 from lingualift.errors import UserError, did_you_mean
 from lingualift.metrics.scores import METRICS
-from lingualift.provenance import reading, sha256_bytes, sha256_file
-from lingualift.tasks.base import TASKS, Example, RowError, Task, TextTask
-from lingualift.tasks.prompts import PromptedTask
+from lingualift.provenance import sha256_bytes
+from lingualift.tasks.base import TASKS, Example, RowError, Task, TextTask, source_file
 
 MOST_NEW_TOKENS = 2**20
 """Tokens of an answer, at most: its room is set aside before it is written."""
@@ -38,75 +37,14 @@ class TaskError(UserError):
         return UserError(where, f"{found} ({row})", expected, mend)
 
 
-def get_task(name: str, base: Path = Path()) -> Task | TextTask:
-    """A registered task, or the one that a Python file registers.
-
-    Args:
-        name: Registered name, or a path that ends in `.py`.
-        base: Folder that a relative path starts from.
-
-    Raises:
-        UserError: unknown name; a file that cannot be run or does not register exactly one task; a task of a user's
-            with an attribute that is not as `Task` says. Its methods raise `TaskError` from then on, whatever they do
-            that is not as `Task` says.
-    """
+def checked_task(name: str, base: Path) -> Task | TextTask:
+    """A user's task by its registered name or its file, checked from then on; raises as `get_task`."""
     if name.endswith(".py"):
         return TASKS[_registered_by(_file(name, base))]
     task = TASKS[name]
-    if not isinstance(task, _Checked) and not type(task).__module__.startswith("lingualift."):
-        _enter(name, task, _source_file(task) or f"task {name!r}")
+    if not isinstance(task, _Checked):
+        _enter(name, task, source_file(task) or f"task {name!r}")
     return task
-
-
-def task_code(name: str, base: Path = Path()) -> str:
-    """Hex sha256 of the file a task is defined in, so that a changed task is trained anew.
-
-    Raises:
-        UserError: as `get_task`; the file cannot be read.
-    """
-    task = get_task(name, base)
-    source = str(_file(name, base)) if name.endswith(".py") else _source_file(task)
-    if not source:
-        return ""
-    with reading(Path(source)):
-        return sha256_file(Path(source))
-
-
-def with_prompt(
-    task: Task | TextTask, name: str, prompt: str | None, prompt_language: str | None, generated: bool = False
-) -> Task | TextTask:
-    """The task by the prompt that an experiment chooses, or as it is where none is chosen.
-
-    Args:
-        task: The task.
-        name: What the user calls it, for messages.
-        prompt: Name of a template.
-        prompt_language: Code, or `target`.
-        generated: Whether classes are generated, and not ranked.
-
-    Raises:
-        UserError: the task has one prompt only, or not this one; classes are to be generated, and it has none.
-    """
-    if prompt is None and prompt_language is None and not generated:
-        return task
-    if not isinstance(task, PromptedTask):
-        raise UserError(
-            f"task {name!r}",
-            "has no prompts to choose from",
-            mend="leave `prompt`, `prompt_language` and `answers` out",
-        )
-    if generated and not task.labels:
-        raise UserError(
-            f"task {name!r}", "has no classes", mend="leave `answers` out: its answers are generated"
-        )
-    return task.asked(prompt, prompt_language, generated)
-
-
-def _source_file(task: object) -> str | None:
-    """The file of a task's class; None for one that was typed in."""
-    with contextlib.suppress(TypeError):
-        return inspect.getsourcefile(type(task))
-    return None
 
 
 def _file(name: str, base: Path) -> Path:

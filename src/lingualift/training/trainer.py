@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lingualift.adapters import open_adapter
-from lingualift.adapters.card import CARD_FILE, shown
+from lingualift.adapters.card import CARD_FILE, shown, trained_card
 from lingualift.adapters.config import FUSED
 from lingualift.attachment import answering, attach, check_adapter, detach, wrap
 from lingualift.backbone.architectures import (
@@ -44,7 +44,6 @@ from lingualift.provenance import (
 )
 from lingualift.tasks import Example, Task, TextTask
 from lingualift.tasks.base import labels_of
-from lingualift.training.card import trained_card
 from lingualift.training.data import TrainingData, training_data
 from lingualift.training.objectives import Noised
 

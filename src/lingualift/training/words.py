@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lingualift.adapters.card import CARD_FILE
+from lingualift.adapters.card import CARD_FILE, words_card
 from lingualift.attachment import detach
 from lingualift.backbone.architectures import WORDS
 from lingualift.backbone.loading import check_positions, load_backbone
@@ -26,7 +26,6 @@ from lingualift.provenance import (
     write_jsonl,
     write_text,
 )
-from lingualift.training.card import words_card
 from lingualift.training.data import TrainingData, masked_loss
 from lingualift.training.objectives import Noised, masked
 from lingualift.training.trainer import LIBRARIES, TRAINING_LOG_FILE, Job, Progress, finite_log, trained

@@ -16,7 +16,7 @@ from lingualift.backbone.loading import skeleton
 from lingualift.backbone.reference import BackboneRef
 from lingualift.backbone.words import own_weights
 from lingualift.config import Training
-from lingualift.data.datasets import Dataset, Texts
+from lingualift.data.datasets import Texts
 from lingualift.pipeline.steps.base import TRAINED, Progress, Step, losses
 from lingualift.provenance import PROVENANCE_FILE, read_json
 
@@ -107,20 +107,15 @@ class WordsHead(Step):
 
 def words_head(
     backbone: BackboneRef,
-    dataset: Dataset,
+    dataset: Texts,
     languages: tuple[str, ...],
     settings: Training,
     seed: int,
     segment_tokens: int,
-) -> WordsHead | None:
-    """The step that trains a head for words; None where text is not learnt, or the backbone has one.
-
-    Arguments are those of `WordsHead`, but for the settings, which are the references'.
-    """
+) -> WordsHead:
+    """The step that trains a head for words; arguments as of `WordsHead`, with the references' settings."""
     from lingualift.training.words import settings_of
 
-    if not isinstance(dataset, Texts) or not backbone.lacks_words:
-        return None
     own = settings_of(settings, len(languages))
     return WordsHead(backbone, dataset, languages, own, seed, segment_tokens)
 
