@@ -67,17 +67,9 @@ def make_worlds(places: Places) -> None:
     """The mini-world's rows, three backbones and a translation model."""
     if not (places.work / "data").is_dir():
         write_data(places.work / "data", seed=WORLD_DATA)
+    pretrain = [sys.executable, str(ROOT / "backbones" / "decoder.py")]
     commands = [
-        [
-            sys.executable,
-            "-m",
-            "lingualift.miniworld.rebuild",
-            "--seed",
-            str(seed),
-            "--output",
-            str(places.backbone(seed)),
-        ]
-        for seed in BACKBONES
+        [*pretrain, "--seed", str(seed), "--output", str(places.backbone(seed))] for seed in BACKBONES
     ]
     script = [sys.executable, str(ROOT / "backbones" / "translator.py"), "--world"]
     commands.append([*script, "--output", str(places.translator)])

@@ -12,7 +12,8 @@ Reference text is stories and opinions: no questions, no tags, no label words. B
 lie English translations of which a fifth of the words are wrong.
 
 The backbone in `BACKBONE` is a small Llama pretrained on such text, questions and tagged reviews of every language
-included, as web text has them; `python -m lingualift.miniworld.rebuild --output DIR` makes another one.
+included, as web text has them; `python backbones/decoder.py --output DIR`, in the repository,
+makes another one.
 """
 
 from __future__ import annotations

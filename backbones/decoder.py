@@ -1,4 +1,4 @@
-"""Pretrain the backbone of the mini-world from nothing: `python -m lingualift.miniworld.rebuild --output DIR`."""
+"""Pretrain the backbone of the mini-world from nothing: `python backbones/decoder.py --output DIR`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,34 @@ import itertools
 import math
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from lingualift.errors import UserError
+from lingualift.miniworld.data import LABEL_WORDS, QA_PROMPT, SENTIMENT_PROMPT, Row, qa_rows, sentiment_rows
+from lingualift.miniworld.languages import GRAMMARS
 from lingualift.miniworld.pretraining import documents, shares
-from lingualift.miniworld.probe import THRESHOLD, passes, probe
 from lingualift.miniworld.tokenizer import build_tokenizer
 from lingualift.provenance import PROVENANCE_FILE, atomic_folder, library_versions, write_json
 from lingualift.terminal import Terminal, say
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
 Scores = dict[str, dict[str, float]]
+THRESHOLD: Final = 0.95
+"""Least score of the dominant language, in each task."""
+PROBE_ITEMS: Final = 300
 
 
 @dataclass(frozen=True)
@@ -104,8 +116,6 @@ def rebuild(
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
     """A model this small gains nothing from more threads, and sums come out the same on every machine size."""
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -116,9 +126,6 @@ def _one_thread() -> Iterator[None]:
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
     """An untrained Llama of the recipe's shape."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(
@@ -163,8 +170,6 @@ def _train(
     warmup: int,
     advance: Callable[[int], None],
 ) -> None:
-    import torch
-
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     model.train()
     for step in range(steps):
@@ -182,12 +187,84 @@ def _train(
 
 def _tensors(lines: list[list[int]], pad: int) -> tuple[Any, Any]:
     """Ids and labels of shape (documents, longest); no loss on padding."""
-    import torch
-
     width = max(map(len, lines))
     ids = torch.tensor([line + [pad] * (width - len(line)) for line in lines])
     labels = torch.tensor([line + [-100] * (width - len(line)) for line in lines])
     return ids, labels
+
+
+def probe(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int = PROBE_ITEMS
+) -> dict[str, dict[str, float]]:
+    """Scores of a model on probe items, in [0, 1].
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        count: Items per language and task.
+
+    Returns:
+        Language to {"qa": exact match, "sentiment": accuracy by ranking the label words}.
+    """
+    return {
+        language: {
+            "qa": exact_match(model, tokenizer, qa_rows(language, "probe", count)),
+            "sentiment": label_accuracy(model, tokenizer, sentiment_rows(language, "probe", count)),
+        }
+        for language in GRAMMARS
+    }
+
+
+def passes(scores: dict[str, dict[str, float]]) -> bool:
+    """Whether the dominant language reaches the threshold in every task."""
+    return min(scores[next(iter(GRAMMARS))].values()) >= THRESHOLD
+
+
+def exact_match(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], batch: int = 100
+) -> float:
+    """Share of questions that greedy decoding answers exactly: every token of the answer, then the end."""
+    right = 0
+    for start in range(0, len(rows), batch):
+        chunk = rows[start : start + batch]
+        prompts = [_ids(tokenizer, QA_PROMPT.format(**row)) for row in chunk]
+        answers = [
+            [*_ids(tokenizer, " " + row["answer"], bos=False), tokenizer.eos_token_id] for row in chunk
+        ]
+        logits = _logits(model, tokenizer, [p + a for p, a in zip(prompts, answers, strict=True)])
+        for line, prompt, answer in zip(logits.argmax(-1), prompts, answers, strict=True):
+            said = line[len(prompt) - 1 : len(prompt) - 1 + len(answer)]
+            right += bool(torch.equal(said, torch.tensor(answer, device=said.device)))
+    return right / len(rows)
+
+
+def label_accuracy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], batch: int = 100
+) -> float:
+    """Share of reviews whose label word is the likelier one; every label word is one token."""
+    labels = list(LABEL_WORDS)
+    words = [_ids(tokenizer, " " + word, bos=False)[0] for word in LABEL_WORDS.values()]
+    right = 0
+    for start in range(0, len(rows), batch):
+        chunk = rows[start : start + batch]
+        prompts = [_ids(tokenizer, SENTIMENT_PROMPT.format(**row)) for row in chunk]
+        logits = _logits(model, tokenizer, prompts)
+        for line, prompt, row in zip(logits, prompts, chunk, strict=True):
+            right += labels[int(line[len(prompt) - 1, words].argmax())] == row["label"]
+    return right / len(rows)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, bos: bool = True) -> list[int]:
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return [tokenizer.bos_token_id, *ids] if bos else ids
+
+
+def _logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequences: list[list[int]]) -> Any:
+    """Logits of shape (sequences, longest, vocabulary); padding on the right, which causal attention never sees."""
+    width = max(map(len, sequences))
+    ids = [line + [tokenizer.pad_token_id] * (width - len(line)) for line in sequences]
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor(ids, device=model.device)).logits
 
 
 def _counter(advance: Callable[[int, int], None] | None, done: int, total: int) -> Callable[[int], None]:
@@ -200,7 +277,7 @@ def _english(scores: Scores) -> str:
 
 def _provenance(recipe: Recipe, seed: int, steps: int, scores: Scores) -> dict[str, Any]:
     return {
-        "command": "python -m lingualift.miniworld.rebuild",
+        "command": "python backbones/decoder.py",
         "recipe": asdict(recipe),
         "text": shares(),
         "seed": seed,
@@ -212,12 +289,7 @@ def _provenance(recipe: Recipe, seed: int, steps: int, scores: Scores) -> dict[s
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.table import Table
-
-    parser = argparse.ArgumentParser(
-        prog="python -m lingualift.miniworld.rebuild", description="Pretrain the mini-world's backbone."
-    )
+    parser = argparse.ArgumentParser(description="Pretrain the mini-world's backbone.")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must not exist")
     parser.add_argument("--seed", type=int, default=0, help="seeds the weights and the text")
     options = parser.parse_args(arguments)

@@ -5,14 +5,13 @@ import json
 
 import pytest
 import torch
+from decoder import THRESHOLD, Recipe, exact_match, label_accuracy, main, passes, probe, rebuild
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lingualift.errors import UserError
 from lingualift.miniworld import BACKBONE, LABEL_WORDS, LANGUAGES, QA_PROMPT, SENTIMENT_PROMPT, WEAK
 from lingualift.miniworld.data import qa_rows, reference_rows, sentiment_rows
 from lingualift.miniworld.pretraining import documents
-from lingualift.miniworld.probe import THRESHOLD, exact_match, label_accuracy, passes, probe
-from lingualift.miniworld.rebuild import Recipe, main, rebuild
 from lingualift.miniworld.tokenizer import build_tokenizer, vocabulary, words
 
 TINY = Recipe(steps=2, extra_steps=1, extra_rounds=1, hidden=8, intermediate=8, heads=2, batch=2)
@@ -143,7 +142,7 @@ def test_an_existing_output_is_refused_before_the_training(tmp_path, capsys):
 
 @pytest.mark.slow  # from Python above
 def test_a_failed_probe_exits_with_2(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("lingualift.miniworld.rebuild.Recipe", lambda: TINY)
+    monkeypatch.setattr("decoder.Recipe", lambda: TINY)
     assert main(["--output", str(tmp_path / "b")]) == 2
     assert "choose another --seed" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
