@@ -21,6 +21,7 @@ from lingualift.provenance import PROVENANCE_FILE, atomic_folder, library_versio
 from lingualift.terminal import Terminal, say
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 Scores = dict[str, dict[str, float]]
@@ -180,7 +181,7 @@ def _train(
     model.eval()
 
 
-def _tensors(lines: list[list[int]], pad: int) -> tuple[Any, Any]:
+def _tensors(lines: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Ids and labels of shape (documents, longest); no loss on padding."""
     import torch
 
