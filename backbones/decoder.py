@@ -185,7 +185,7 @@ def _train(
     model.eval()
 
 
-def _tensors(lines: list[list[int]], pad: int) -> tuple[Any, Any]:
+def _tensors(lines: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and labels of shape (documents, longest); no loss on padding."""
     width = max(map(len, lines))
     ids = torch.tensor([line + [pad] * (width - len(line)) for line in lines])

@@ -132,6 +132,14 @@ def test_labels_that_leave_no_prompt():
             model(**small.target_only(everywhere))
 
 
+def test_labels_without_a_target():
+    """The backbone says what it misses."""
+    model, given = small.fused("llama"), small.batch("llama")
+    del given["input_ids"]
+    with pytest.raises(ValueError, match="input_ids or inputs_embeds"):
+        model(**given)
+
+
 def test_a_fused_layer_cannot_be_merged():
     with pytest.raises(RuntimeError, match="is fused: no weight"):
         small.fused("llama").merge_and_unload()

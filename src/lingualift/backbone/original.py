@@ -66,8 +66,8 @@ class Original:
         for name, tensor in self._tensors.items():
             if tensor.requires_grad:
                 self._copy(name)
-        wrapped.register_load_state_dict_pre_hook(self._before_loading)
-        wrapped.original = self
+        wrapped.register_load_state_dict_pre_hook(self._before_loading)  # type: ignore[no-untyped-call]
+        wrapped.original = self  # type: ignore[assignment]
 
     def _keep_replaced(self) -> None:
         for name, data in self._held.items():

@@ -20,7 +20,7 @@ in the same pass, a few tokens at a time (as in Liger Kernel, https://arxiv.org/
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -42,14 +42,14 @@ def multiply_wide(model: torch.nn.Module) -> None:
             module.__class__ = WideLinear
 
 
-class WideLinear(torch.nn.Linear):  # type: ignore[misc]
+class WideLinear(torch.nn.Linear):
     """A frozen bfloat16 linear layer that multiplies in float32."""
 
     def forward(self, states: Tensor) -> Tensor:
         """The output (..., n) of states (..., k), in bfloat16."""
         if not _fits(self, states):
             return super().forward(states)
-        found: Tensor = _Product.apply(states, self.weight, self.bias, None, None, 1.0)
+        found: Tensor = _Product.apply(states, self.weight, self.bias, None, None, 1.0)  # type: ignore[no-untyped-call]
         return found
 
 
@@ -66,9 +66,8 @@ def fold_lora(model: torch.nn.Module) -> None:
     from peft.tuners import lora
 
     for module in model.modules():
-        if type(module) is not lora.Linear:
+        if type(module) is not lora.Linear or not isinstance(base := module.base_layer, torch.nn.Linear):
             continue
-        base = module.base_layer
         plain = type(base) is torch.nn.Linear and base.weight.dtype in (torch.float32, torch.bfloat16)
         if (plain or type(base) is WideLinear) and base.weight.device.type == "cpu":
             module.__class__ = _folded()
@@ -85,8 +84,10 @@ def _folded() -> type[Any]:
             """The output (..., n) of states (..., k)."""
             base, names = self.base_layer, [name for name in self.active_adapters if name in self.lora_A]
             plain = not (rest or more or self.disable_adapters or self.merged) and len(names) == 1
+            found: Tensor
             if not plain or names[0] in self.lora_variant or not _fits(base, x):
-                return super().forward(x, *rest, **more)
+                found = super().forward(x, *rest, **more)
+                return found
             (name,) = names
             down, up, dropout = self.lora_A[name], self.lora_B[name], self.lora_dropout[name]
             drops = dropout.training and not isinstance(dropout, torch.nn.Identity)
@@ -94,9 +95,10 @@ def _folded() -> type[Any]:
             other = down.bias is not None or up.bias is not None or down.weight.dtype != torch.float32
             few = x.numel() < _FEW * len(down.weight) * base.in_features
             if drops or hooked or other or few:
-                return super().forward(x)
+                found = super().forward(x)
+                return found
             summed = isinstance(base, WideLinear) or base.weight.dtype == torch.float32
-            found: Tensor = (_Product if summed else _Beside).apply(
+            found = (_Product if summed else _Beside).apply(  # type: ignore[no-untyped-call]
                 x, base.weight, base.bias, down.weight, up.weight, float(self.scaling[name])
             )
             return found
@@ -104,7 +106,7 @@ def _folded() -> type[Any]:
     return FoldedLora
 
 
-class _Product(torch.autograd.Function):  # type: ignore[misc]
+class _Product(torch.autograd.Function):
     """States times a frozen matrix and the product of two small ones, if there are, plus a frozen bias."""
 
     @staticmethod
@@ -151,7 +153,7 @@ class _Product(torch.autograd.Function):  # type: ignore[misc]
         return total, None, None, for_down, for_up, None
 
 
-class _Beside(torch.autograd.Function):  # type: ignore[misc]
+class _Beside(torch.autograd.Function):
     """States times a frozen bfloat16 matrix, plus, in float32, times the product of two small ones, rounded again."""
 
     @staticmethod
@@ -193,12 +195,12 @@ class _Beside(torch.autograd.Function):  # type: ignore[misc]
         return total, None, None, for_down, for_up, None
 
 
-def attend_wide(model: Any) -> None:
+def attend_wide(model: torch.nn.Module) -> None:
     """Let the attention of a bfloat16 model of transformers take its products in float32, where it is torch's own."""
     _attend_by(model, _attend_wide)
 
 
-def attend_unplanned(model: Any) -> None:
+def attend_unplanned(model: torch.nn.Module) -> None:
     """Let the attention of a model on a GPU be another of torch's own than cuDNN's.
 
     On newer GPUs torch prefers cuDNN's, which makes a plan for every size of batch that it meets: on an H200 a third of
@@ -207,7 +209,7 @@ def attend_unplanned(model: Any) -> None:
     _attend_by(model, _attend_unplanned)
 
 
-def _attend_by(model: Any, way: Any) -> None:
+def _attend_by(model: torch.nn.Module, way: Callable[..., tuple[Tensor, None]]) -> None:
     """Let the modules of a model that attend by transformers' "sdpa" do so in a way of ours.
 
     The name stays, since models ask for it: Gemma 4 and DeepSeek V3.2 attend to other tokens under any other.
@@ -218,7 +220,7 @@ def _attend_by(model: Any, way: Any) -> None:
         "sdpa", _attend
     )  # for all models of this process; only ours are marked
     for module in model.modules():
-        module.attends_by = way
+        module.attends_by = way  # type: ignore[assignment]
 
 
 def _attend(module: Any, *given: Any, **more: Any) -> tuple[Tensor, None]:
@@ -272,11 +274,11 @@ def summed_loss(states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         weight: The head's matrix, (words, width); it gets no gradient.
         labels: Ids of the words, (tokens,).
     """
-    found: Tensor = _SummedLoss.apply(states, weight, labels)
+    found: Tensor = _SummedLoss.apply(states, weight, labels)  # type: ignore[no-untyped-call]
     return found
 
 
-class _SummedLoss(torch.autograd.Function):  # type: ignore[misc]
+class _SummedLoss(torch.autograd.Function):
     """The loss, and the gradient of the states beside it."""
 
     @staticmethod

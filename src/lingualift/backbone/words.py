@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lingualift.adapters.card import shown
 from lingualift.backbone.architectures import head_modules
@@ -20,10 +20,14 @@ from lingualift.backbone.reference import BackboneRef, read_config
 from lingualift.errors import UserError
 from lingualift.provenance import PROVENANCE_FILE, read_json, sha256_file
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 HEAD_FILE = "words_head.safetensors"
 
 
-def own_weights(model: Any) -> dict[str, Any]:
+def own_weights(model: Any) -> dict[str, torch.nn.Parameter]:
     """The weights of a model's head for words that are its own, each once: not those of the embeddings.
 
     Args:
@@ -38,7 +42,7 @@ def own_weights(model: Any) -> dict[str, Any]:
     }
 
 
-def parts_of(model: Any) -> dict[str, Any]:
+def parts_of(model: Any) -> dict[str, torch.nn.Module]:
     """The modules that make a model's head for words, by name, in the order in which they are used."""
     return {name: getattr(model, name) for name in head_modules(model) if hasattr(model, name)}
 
@@ -73,7 +77,7 @@ def head_alone(model: Any) -> Any:
 
     from lingualift.backbone.original import remembered
 
-    class HeadAlone(torch.nn.Module):  # type: ignore[misc]
+    class HeadAlone(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.whole = (model,)  # in a tuple, lest it be a part of this one
@@ -155,7 +159,7 @@ def load_words(model: Any, folder: Path) -> None:
             weight.copy_(tensors[name])
 
 
-def _misfits(own: Mapping[str, Any], tensors: Mapping[str, Any]) -> Iterator[str]:
+def _misfits(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Iterator[str]:
     """What is wrong with the tensors of a head, in words."""
     import torch
 

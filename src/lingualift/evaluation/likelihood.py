@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lingualift.backbone.loading import check_room, keeps_logits, virtual_tokens
 from lingualift.config import Scoring
@@ -16,6 +16,10 @@ from lingualift.errors import UserError
 from lingualift.fusion.layer import RECORD
 from lingualift.processes import clear_memory, out_of_memory
 from lingualift.tasks import Example
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _LOG = logging.getLogger("lingualift.evaluation")
 _FULL = 1024  # tokens that keep a device busy: with so many, a batch may end before rows that would pad it
@@ -194,7 +198,7 @@ def _alone(model: Any, prompt: Sequence[int], answer: list[int]) -> float:
     return float(label_logprobs(read.logits[:, -len(answer) - 1 : -1], labels).sum())
 
 
-def label_logprobs(logits: Any, labels: Any, rows: Any = None) -> Any:
+def label_logprobs(logits: Tensor, labels: Tensor, rows: Tensor | None = None) -> Tensor:
     """Log-probabilities, in float32, of labels.
 
     A few rows at once: all of a large vocabulary's in float32 would take a multiple of what the logits take.
@@ -211,12 +215,12 @@ def label_logprobs(logits: Any, labels: Any, rows: Any = None) -> Any:
     return torch.cat(
         [
             torch.log_softmax(logits[few].float(), dim=-1).gather(2, theirs[:, :, None])[:, :, 0]
-            for few, theirs in zip(rows.split(size), labels.split(size), strict=True)
+            for few, theirs in zip(rows.split(size), labels.split(size), strict=True)  # type: ignore[no-untyped-call]
         ]
     )
 
 
-def left_pad(tokenizer: Any, rows: Sequence[Sequence[int]], device: Any) -> dict[str, Any]:
+def left_pad(tokenizer: Any, rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
     """Ids, mask and positions, each of shape (rows, longest row), padded on the left; positions start at the text."""
     import torch
 

@@ -98,7 +98,7 @@ def model_fingerprint(model: Any) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         if not _of_adapter(name) and isinstance(tensor, Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

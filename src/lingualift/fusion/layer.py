@@ -17,7 +17,7 @@ import torch
 from peft.tuners.lora.layer import Linear
 from torch import Tensor
 
-from lingualift.fusion.functions import Fusion, draw
+from lingualift.fusion.functions import Fusion, Weights, draw
 from lingualift.fusion.passes import CALL, CURRENT, UNFUSED, Call, Fused, FusionError, SourcePass
 
 ADAPTER = "default"
@@ -63,13 +63,13 @@ class FlareLinear(Linear):  # type: ignore[misc]
         current = CURRENT.get()
         if isinstance(current, SourcePass):
             current.see("projection-input", self.path, x)
-            return self.base_layer(x, *args, **more)
-        if self.fusion is None or self.disable_adapters:
-            return super().forward(x, *args, **more)
+            found: Tensor = self.base_layer(x, *args, **more)
+            return found
         call = CALL.get()
         of = None if call is None else call.of
-        if of is UNFUSED:
-            return super().forward(x, *args, **more)
+        if self.fusion is None or self.disable_adapters or of is UNFUSED:
+            plain: Tensor = super().forward(x, *args, **more)
+            return plain
         if call is None or not isinstance(of, Fused):
             raise FusionError(
                 f"{self.path} is fused and got no source: pass source_input_ids and source_attention_mask to the "
@@ -91,17 +91,18 @@ class FlareLinear(Linear):  # type: ignore[misc]
         if fusion.attends:
             target = _with_earlier(call, self.path, target)
             visible = of.visible(call.offset, length, rows)
-        weights = self.lora_fusion[ADAPTER] if fusion.weights else {}
+        weights: Weights = self.lora_fusion[ADAPTER] if fusion.weights else {}  # type: ignore[assignment]
         fused = fusion.fuse(source, target, visible, weights)
         if (record := RECORD.get()) and (prompts := of.prompts(call.offset, length, rows)) is not None:
             record.note(self.path, (source, own, fused), valid & prompts, prompts)
-        up = self.lora_B[ADAPTER]
-        return (result + up(fused.to(target.dtype)) * self.scaling[ADAPTER]).to(result.dtype)
+        summed: Tensor = result + self.lora_B[ADAPTER](fused.to(target.dtype)) * self.scaling[ADAPTER]
+        return summed.to(result.dtype)
 
     def _down(self, states: Tensor) -> Tensor:
         """States in the bottleneck, (b, n, r)."""
         down = self.lora_A[ADAPTER]
-        return down(self.lora_dropout[ADAPTER](self._cast_input_dtype(states, down.weight.dtype)))
+        found: Tensor = down(self.lora_dropout[ADAPTER](self._cast_input_dtype(states, down.weight.dtype)))
+        return found
 
     def _down_source(self, of: Fused) -> Tensor:
         """The source's bottleneck states; kept for the next tokens of an answer where nothing is trained."""
@@ -155,10 +156,10 @@ class Activations:
         pending: The same of a batch that is not done yet.
     """
 
-    totals: dict[str, Any] = field(default_factory=dict)
-    pending: dict[str, Any] = field(default_factory=dict)
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    pending: dict[str, Tensor] = field(default_factory=dict)
 
-    def note(self, path: str, states: tuple[Any, Any, Any], met: Any, real: Any) -> None:
+    def note(self, path: str, states: tuple[Tensor, Tensor, Tensor], met: Tensor, real: Tensor) -> None:
         """Add a call of a layer.
 
         Args:

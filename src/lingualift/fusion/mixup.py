@@ -56,7 +56,7 @@ def unit(states: Tensor) -> Tensor:
     return states / size(states)
 
 
-class Mixer(torch.nn.Module):  # type: ignore[misc]
+class Mixer(torch.nn.Module):
     """The cross-attention's projections, with one head in a bottleneck.
 
     Args:
@@ -267,16 +267,17 @@ class MixupModel(PairedModel):
         """
         if labels is None:
             return None
+        logits: Tensor = output.logits
         if labels.dim() == 1:
-            return output.logits.reshape(len(labels), -1).float()
+            return logits.reshape(len(labels), -1).float()
         if self.get_base_model().config.is_encoder_decoder:
-            return output.logits[:, 0].float()
+            return logits[:, 0].float()
         if not self._causal:
             return None
         before = (labels != _IGNORED).int().argmax(1) - 1
         if bool((before < 0).any()):
             raise UserError("labels", "a row has none", "an answer behind each prompt", "leave the row out")
-        return output.logits[torch.arange(len(before), device=before.device), before].float()
+        return logits[torch.arange(len(before), device=before.device), before].float()
 
     def _fused(
         self, mask: Tensor, theirs: dict[str, Any], answer_start: Tensor | None, more: Mapping[str, Any]

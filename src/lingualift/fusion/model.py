@@ -119,8 +119,8 @@ class FlareModel(PairedModel):
         """
         theirs = source_of(more, source_input_ids, source_attention_mask, source_rows)
         size = more["inputs_embeds"].shape[:2] if input_ids is None and "inputs_embeds" in more else None
-        shape = size if input_ids is None else input_ids.shape
-        if self._causal and answer_start is None and labels is not None and labels.dim() == 2 and theirs:
+        shape = (size if input_ids is None else input_ids.shape) if self._causal and theirs else None
+        if shape and answer_start is None and labels is not None and labels.dim() == 2:
             answer_start = first_label(labels, attention_mask, shape)
         room = more if answer_tokens is None else {**more, "max_new_tokens": answer_tokens}
         this = self._pass(input_ids, size, attention_mask, theirs, answer_start, room)
@@ -216,7 +216,7 @@ class FlareModel(PairedModel):
         """Its stack of blocks."""
         return stack_of(self.get_base_model()) if self.source_encoder is None else self.source_encoder
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
+    @torch.no_grad()
     def source_states(
         self, source_input_ids: Tensor, source_attention_mask: Tensor, **more: Any
     ) -> dict[str, Tensor]:
@@ -241,7 +241,7 @@ class FlareModel(PairedModel):
         missing = ", ".join(sorted(self._wanted - this.states.keys()))
         raise FusionError(f"the source pass did not reach {missing}")
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
+    @torch.no_grad()
     def _answered(self, ids: Tensor, mask: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
         """Source prompts with the backbone's own greedy answers behind them; their mask; where the prompts end."""
         backbone = self.get_base_model()

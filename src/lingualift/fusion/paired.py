@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -282,7 +282,7 @@ def source_of(
     return theirs if ids is None else {"source_input_ids": ids, "source_attention_mask": mask, **theirs}
 
 
-def first_label(labels: Tensor, mask: Tensor | None, shape: Any) -> Tensor:
+def first_label(labels: Tensor, mask: Tensor | None, shape: Sequence[int]) -> Tensor:
     """Where the answers of rows of so many tokens start, (b,); behind a row that has no label.
 
     Labels (b, k) may be those of the last k tokens alone, as with `logits_to_keep`.

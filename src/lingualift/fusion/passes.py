@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from lingualift.backbone.architectures import family_of
 
 AnswerSource = Literal["last", "none", "generate"]
 Padding = Literal["left", "right"]
+Found = TypeVar("Found")
 
 SOURCE = "source_"
 """What names of the source side's inputs begin with."""
@@ -48,7 +49,7 @@ class SourcePass:
     stops: bool = True
     states: dict[str, Tensor] = field(default_factory=dict)
 
-    def see(self, at: str, key: str, states: Any) -> None:
+    def see(self, at: str, key: str, states: Tensor | tuple[Tensor, ...]) -> None:
         """Keep states that are wanted.
 
         Raises:
@@ -113,7 +114,7 @@ class Fused:
     answer_source: AnswerSource
     projection: torch.nn.Linear | None = None
     bottlenecks: dict[str, Tensor] = field(default_factory=dict)
-    _last: dict[str, tuple[tuple[int, int, int], Any]] = field(default_factory=dict)
+    _last: dict[str, tuple[tuple[int, ...], Any]] = field(default_factory=dict)
 
     def meets(self, offset: int, length: int, rows: int) -> tuple[Tensor, Tensor]:
         """Which source position each of `length` target positions from `offset` on meets.
@@ -121,8 +122,7 @@ class Fused:
         Returns:
             Positions, and whether there is one, (rows, length) each.
         """
-        found: tuple[Tensor, Tensor] = self._shared("meets", self._meets, offset, length, rows)
-        return found
+        return self._shared("meets", self._meets, offset, length, rows)
 
     def visible(self, offset: int, length: int, rows: int) -> Tensor:
         """Which target positions each of `length` positions from `offset` on may see (rows, length, offset + length).
@@ -133,11 +133,9 @@ class Fused:
 
     def prompts(self, offset: int, length: int, rows: int) -> Tensor | None:
         """Which of `length` target positions from `offset` on are a prompt's, (rows, length); None if none is."""
-        reach: int = self._shared("reach", lambda: int(self.target.prompt_end.max()))
-        if offset >= reach:
+        if offset >= self._shared("reach", lambda: int(self.target.prompt_end.max())):
             return None
-        found: Tensor = self._shared("prompts", self._prompts, offset, length, rows)
-        return found
+        return self._shared("prompts", self._prompts, offset, length, rows)
 
     def take(self, rows: Tensor) -> Fused:
         """The same pass for rows (k,) of it, in their order; rows may repeat."""
@@ -151,12 +149,13 @@ class Fused:
             _last={},
         )
 
-    def _shared(self, name: str, compute: Any, *key: int) -> Any:
+    def _shared(self, name: str, compute: Callable[..., Found], *key: int) -> Found:
         """All layers of a pass ask the same."""
         last = self._last.get(name)
         if last is None or last[0] != key:
-            self._last[name] = last = (key, compute(*key))  # type: ignore[assignment]
-        return last[1]  # type: ignore[index]
+            self._last[name] = last = (key, compute(*key))
+        found: Found = last[1]
+        return found
 
     def _meets(self, offset: int, length: int, rows: int) -> tuple[Tensor, Tensor]:
         source, target = self.source, self.target

@@ -24,7 +24,7 @@ from lingualift.provenance import read_json, sha256_file, write_json
 _NAME = "first_stage"
 
 
-class Factors(torch.nn.Module):  # type: ignore[misc]
+class Factors(torch.nn.Module):
     """LoRA's factors of one layer: A (rank, inputs), B (outputs, rank), and the scaling of B·A."""
 
     down: Tensor
@@ -152,8 +152,9 @@ def _head(adapter: Adapter, backbone: Any, heads: Sequence[str]) -> dict[str, Te
     return {path: torch.from_numpy(adapter.read(name).astype(np.float32)) for path, name in found.items()}
 
 
-def _add(layer: Any, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return output + layer.get_submodule(_NAME)(given[0]).to(output.dtype)
+def _add(layer: torch.nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    added: Tensor = layer.get_submodule(_NAME)(given[0])
+    return output + added.to(output.dtype)
 
 
 def find_first_stage(folder: Path) -> Path | None:

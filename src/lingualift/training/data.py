@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lingualift.adapters.config import MIXUP
 from lingualift.backbone.architectures import Head, head_modules
@@ -37,6 +37,10 @@ from lingualift.errors import UserError
 from lingualift.tasks import Example, Task, TextTask
 from lingualift.tasks.base import labels_of
 from lingualift.training.objectives import continued, masked, span_corruption
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Loss = Callable[[Any, dict[str, Any], Any], Any]
 Row = dict[str, Any]
@@ -316,7 +320,7 @@ class WordLoss:
     def __init__(self) -> None:
         self._alone: bool | None = None
 
-    def __call__(self, model: Any, batch: dict[str, Any], count: Any) -> Any:
+    def __call__(self, model: Any, batch: dict[str, Any], count: Tensor | int | None) -> Tensor:
         """The loss of a batch, whose labels (rows, tokens) are those of its last tokens."""
         import torch
 
@@ -324,10 +328,10 @@ class WordLoss:
 
         labels = batch.pop("labels")
         head = _base(model).get_output_embeddings()
-        plain = isinstance(head, torch.nn.Linear) and head.bias is None and not head.weight.requires_grad
+        plain = isinstance(head, torch.nn.Linear) and not head.weight.requires_grad and head.bias is None
         if not plain or self._alone is False:
             return self._whole(model, batch, labels, count)
-        read: list[Any] = []
+        read: list[Tensor] = []
 
         def first(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
             read.append(given[0])
@@ -351,9 +355,10 @@ class WordLoss:
         return total / (int(real.sum()) if count is None else count)
 
     @staticmethod
-    def _whole(model: Any, batch: dict[str, Any], labels: Any, count: Any) -> Any:
+    def _whole(model: Any, batch: dict[str, Any], labels: Tensor, count: Tensor | int | None) -> Tensor:
         counted = {} if count is None else {"num_items_in_batch": count}
-        return model(**batch, labels=labels, **counted).loss
+        loss: Tensor = model(**batch, labels=labels, **counted).loss
+        return loss
 
 
 def _base(model: Any) -> Any:
@@ -361,14 +366,14 @@ def _base(model: Any) -> Any:
     return base_of(getattr(model, "module", model))
 
 
-def token_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
+def token_loss(model: Any, batch: dict[str, Any], count: Tensor | int | None) -> Tensor:
     """Mean negative log-likelihood of the labels, over all batches of a step."""
     labels = batch.pop("labels")
     logits = model(**batch).logits
     return _mean(logits[labels != IGNORED], labels[labels != IGNORED], count)
 
 
-def masked_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
+def masked_loss(model: Any, batch: dict[str, Any], count: Tensor | int | None) -> Tensor:
     """As `token_loss`; the head, most of the cost where the vocabulary is large, sees the masked tokens alone.
 
     Where even their logits are many, the head reads them in parts, and again in the backward pass.
@@ -390,7 +395,7 @@ def masked_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
         kept.update(states=states, more=given[1:], autocast=_autocast(states))
         return (states[:most], *given[1:])
 
-    def part(states: Any, answers: Any) -> Any:
+    def part(states: Tensor, answers: Tensor) -> Tensor:
         with kept["autocast"]:
             return _mean(head(states, *kept["more"]), answers, count)
 
@@ -408,7 +413,7 @@ def masked_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
     return loss
 
 
-def _autocast(states: Any) -> Any:
+def _autocast(states: Tensor) -> torch.autocast:
     """The format of arithmetic that is in force: the trainer sets it for a model's own forward pass alone."""
     import torch
 
@@ -416,19 +421,20 @@ def _autocast(states: Any) -> Any:
     return torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
 
 
-def mixed_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
+def mixed_loss(model: Any, batch: dict[str, Any], count: Tensor | int | None) -> Tensor:
     """The loss of a model that learns source and target together (X-Mixup), over all batches of a step."""
-    return model(**batch, num_items_in_batch=count).loss
+    loss: Tensor = model(**batch, num_items_in_batch=count).loss
+    return loss
 
 
-def class_loss(model: Any, batch: dict[str, Any], count: Any) -> Any:
+def class_loss(model: Any, batch: dict[str, Any], count: Tensor | int | None) -> Tensor:
     """Mean negative log-likelihood of the right class or choice, over all batches of a step."""
     labels = batch.pop("labels")
     logits = model(**batch).logits
     return _mean(logits.reshape(len(labels), -1), labels, count)
 
 
-def _mean(logits: Any, labels: Any, count: Any) -> Any:
+def _mean(logits: Tensor, labels: Tensor, count: Tensor | int | None) -> Tensor:
     import torch
 
     total = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
