@@ -112,18 +112,18 @@ def check(
     """Look before the money is spent: spelling, labels, overlap with test items, headroom; trains nothing."""
     import json
 
-    from lingualift.checking import check as look_at
+    from lingualift.checking import check as check_experiment
     from lingualift.cli.checking import show
     from lingualift.terminal import counting
 
     with counting(Terminal(stderr=True), f"check {experiment}") as progress:
-        look = look_at(experiment, overrides=overrides, rows=rows, progress=progress)
+        checked = check_experiment(experiment, overrides=overrides, rows=rows, progress=progress)
     if as_json:
-        say(json.dumps(look.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        say(json.dumps(checked.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        show(look, Terminal())
-    if look.errors:
-        first, more = look.errors[0], len(look.errors) - 1
+        show(checked, Terminal())
+    if checked.errors:
+        first, more = checked.errors[0], len(checked.errors) - 1
         found = f"{first.where}: {first.found}" + (f" (and {more} more errors above)" if more else "")
         raise UserError(experiment, found, first.expected, first.mend)
     next_step(f"lingualift plan {experiment}")

@@ -93,9 +93,9 @@ def inspect(
     """Show what adapters hold, how alike they are, and whether they can be merged."""
     import json
 
-    from lingualift.adapters import inspect as look_into
+    from lingualift.adapters import inspect as inspect_folders
 
-    found = look_into(adapters)
+    found = inspect_folders(adapters)
     for line in [json.dumps(found.to_dict(), indent=2, ensure_ascii=False)] if as_json else found.lines():
         say(line)
 

@@ -117,7 +117,7 @@ def _load(
         named = row if "id" in task.columns else _named(row, rows.number(index))
         named = change(str(named["id"]), named)
         example = task.example(named, language)
-        _once(example.id, index, first_at)
+        _check_repeated(example.id, index, first_at)
         examples.append(_labelled(task, named, example, language))
 
     _each(rows, columns, add)
@@ -236,7 +236,7 @@ def _by_id(
 
     def add(index: int, row: Mapping[str, Any]) -> None:
         named = row if "id" in columns else _named(row, rows.number(index))
-        _once(str(named["id"]), index, first_at)
+        _check_repeated(str(named["id"]), index, first_at)
         found[str(named["id"])] = make(named)
 
     _each(rows, columns, add)
@@ -297,7 +297,7 @@ def _named(row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     return {**row, "id": number} if row.get("id") in (None, "") else row
 
 
-def _once(id: str, index: int, first_at: dict[str, int]) -> None:
+def _check_repeated(id: str, index: int, first_at: dict[str, int]) -> None:
     """Note where an id stands, the first time."""
     if id in first_at:
         raise RowError(f"id {id!r} stands in row {first_at[id] + 1} already")
@@ -334,7 +334,7 @@ def load_unlabelled(
 
     def add(index: int, row: Mapping[str, Any]) -> None:
         example = task.example(_named(row, every.number(index)), language)
-        _once(example.id, index, first_at)
+        _check_repeated(example.id, index, first_at)
         asked.append((_as_json(every.table.row(index)), replace(example, language=language)))
 
     _each(every, columns, add)

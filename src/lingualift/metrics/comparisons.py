@@ -104,13 +104,13 @@ def compare(
 def paired(metric: str, language: str, before: Answers, after: Answers) -> tuple[float, float, float]:
     """Gain of one set of answers over another to the same items, and its 95% interval over items: gain, low, high."""
     ids = tuple(answer["id"] for answer in before)
-    sides = []
+    scored = []
     for answers in (after, before):
         golds = [tuple(answer["gold"]) for answer in answers]
         score = METRICS[metric].score([answer["prediction"] for answer in answers], golds, language).value
         draws = [_resampled(metric, language, answers, counts) for counts in item_draws(ids)]
-        sides.append(_Scored(tuple(answer["id"] for answer in answers), score, np.concatenate(draws)))
-    return _difference([[(sides[0], sides[1])]])[:3]
+        scored.append(_Scored(tuple(answer["id"] for answer in answers), score, np.concatenate(draws)))
+    return _difference([[(scored[0], scored[1])]])[:3]
 
 
 _Cell = tuple[str, str, str, int | None]  # method, variant, language, seed

@@ -112,10 +112,10 @@ def _pair(meaning: Story | Review, rng: random.Random) -> str:
     voices = [only(GRAMMARS["en"]), only(GRAMMARS[rng.choices(codes, weights)[0]])]
     rng.shuffle(voices)
     if isinstance(meaning, Review):
-        sides = [say_review(meaning, voice) for voice in voices]
+        translations = [say_review(meaning, voice) for voice in voices]
     elif rng.random() < 0.5:
-        sides = [say_story(meaning, voice) for voice in voices]
+        translations = [say_story(meaning, voice) for voice in voices]
     else:
         asked = rng.choice(QUESTIONS)
-        sides = [say_question(meaning, asked, voice) for voice in voices]
-    return " = ".join(sides)
+        translations = [say_question(meaning, asked, voice) for voice in voices]
+    return " = ".join(translations)

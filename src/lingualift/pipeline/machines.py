@@ -143,13 +143,13 @@ class Estimator:
         steps = settings.optimiser_steps(rows)
         read = round(steps * settings.batch_size * settings.accumulation * tokens / rows)
         passes = 2 + settings.gradient_checkpointing  # forward, backward to the inputs alone, forward again
-        sides = self._sides(step)
+        more = self._source_passes(step)
         width = self._inside + (self._words if text else 0)
         if isinstance(step, WordsHead):  # backward through the head alone
             operations = 2 * read * (self._inside + 3 * self._words * 0.15)
         else:
-            operations = 2 * read * (passes + sides) * (width + self._attention(most))
-        launched = steps * settings.accumulation * (passes + sides) * self._layers * LAUNCH
+            operations = 2 * read * (passes + more) * (width + self._attention(most))
+        launched = steps * settings.accumulation * (passes + more) * self._layers * LAUNCH
         seconds = max(self._at_speed(operations), launched)
         return Work(steps, read, seconds, self._activations(settings, most))
 
@@ -163,10 +163,12 @@ class Estimator:
         written = ref.head.kind == "words" and not is_ranked(ref, task, examples)
         answer = scoring.new_tokens(task.max_new_tokens) if written else 0
         tokens = found.all + answer * found.rows
-        operations = 2 * tokens * (1 + self._sides(step)) * (self._inside + self._attention(found.most))
+        operations = (
+            2 * tokens * (1 + self._source_passes(step)) * (self._inside + self._attention(found.most))
+        )
         operations += 2 * found.rows * (1 + answer) * self._words
         batches = math.ceil(found.rows / scoring.batch_size)
-        launched = batches * (1 + self._sides(step)) * self._layers * LAUNCH
+        launched = batches * (1 + self._source_passes(step)) * self._layers * LAUNCH
         seconds = max(self._at_speed(operations), launched)
         each = max(
             self.weights / (READING * self.machine.bandwidth), self._layers * LAUNCH
@@ -194,7 +196,7 @@ class Estimator:
         )
         return int(kept)
 
-    def _sides(self, step: Step) -> int:
+    def _source_passes(self, step: Step) -> int:
         """Further passes of the backbone over as much text: of a source side."""
         paired = any(part.dataset.beside and part.dataset.beside.use == "beside" for part in step.reads)
         return int(paired or (step.fused is not None and step.fused.settings["kind"] == "x-mixup"))
