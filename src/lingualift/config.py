@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 import re
 import string
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -234,6 +238,12 @@ class TaskData(_Record):
     data: Data
     translated: Translated = Translated()
     "The same rows in the other language, for methods that read translations."
+    source: LanguageCode | None = None
+    "The language that has labels of this task; `languages.source` when left out."
+    targets: Annotated[tuple[LanguageCode, ...], Field(min_length=1)] | None = None
+    "The languages to lift this task into; `languages.targets` when left out."
+    tune_on: LanguageCode | None = None
+    "The target language whose validation split decides for this task; `weights.tune_on` when left out."
 
 
 class Reference(_Record):
@@ -417,6 +427,29 @@ class Translation(_Record):
     "Sentences per batch."
 
 
+_GridName: TypeAlias = Annotated[str, Field(pattern=r"^[\w.+-]{1,40}$")]
+Axis: TypeAlias = Annotated[dict[_GridName, dict[str, Any]], Field(min_length=1)]
+"""Name of a value -> the keys that it sets, each as `--set` has it, and to what."""
+_MOST_POINTS = 4096
+_NO_POINT = {"grid", "workers", "report_to"}
+"""Keys that are the same at every point of a grid."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One task of an experiment, at one point of its grid.
+
+    Attributes:
+        grid: Axis -> name of its value; empty without a grid.
+        index: Number of the task among the experiment's.
+        experiment: What is asked there: that task alone, in its own languages; no grid.
+    """
+
+    grid: Mapping[str, str]
+    index: int
+    experiment: Experiment
+
+
 class Experiment(_Record):
     """The whole experiment."""
 
@@ -440,6 +473,8 @@ class Experiment(_Record):
     "Experiment trackers, one or several; they change no result. Files go to `logs/` of the run folder."
     workers: Processes | None = None
     "Steps that run at once on this machine; as many as it has processors, at most 4, or one per GPU, when left out."
+    grid: dict[_GridName, Axis] = {}
+    "Axes along which everything is run, every combination: `rank: {low: {adapter.rank: 4}, high: {adapter.rank: 64}}`."
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
@@ -453,7 +488,67 @@ class Experiment(_Record):
         for code in self.weights.curves:
             if code not in self.languages.targets or code == self.weights.tune_on:
                 raise ValueError(f"weights.curves: {code} is the tuning language or no target language")
+        _ = self.points()
         return self
+
+    def points(self) -> tuple[Point, ...]:
+        """Every task at every point of the grid, the last axis first.
+
+        Raises:
+            ValueError: a point that is no experiment, or the same as another; its axes are named.
+        """
+        if math.prod(map(len, self.grid.values())) > _MOST_POINTS:
+            raise ValueError(f"grid: has more than {_MOST_POINTS:,} points")
+        base = self.model_dump(mode="json", exclude={"grid"})
+        found: list[Point] = []
+        known: dict[str, str] = {}
+        for names in itertools.product(*self.grid.values()):
+            chosen = dict(zip(self.grid, names, strict=True))
+            where = "grid: " + ", ".join(f"{axis}={name}" for axis, name in chosen.items())
+            there = self._at(base, chosen) if chosen else self
+            same = known.setdefault(there.model_dump_json(exclude={"grid"}), where)
+            if same != where:
+                raise ValueError(f"{where} is the same experiment as {same.removeprefix('grid: ')}")
+            for index in range(len(there.tasks)):
+                found.append(Point(chosen, index, there._alone(index)))
+        return tuple(found)
+
+    def _at(self, base: dict[str, Any], chosen: Mapping[str, str]) -> Experiment:
+        """The experiment at a point of the grid."""
+        raw = copy.deepcopy(base)
+        for axis, name in chosen.items():
+            for key, value in self.grid[axis][name].items():
+                where = f"grid.{axis}.{name}.{key}"
+                if key.split(".")[0] in _NO_POINT:
+                    raise ValueError(f"{where}: is the same at every point; write it above")
+                try:
+                    _put(raw, key, value, where)
+                except UserError as error:
+                    raise ValueError(str(error)) from None
+        try:
+            return Experiment.model_validate(raw)
+        except ValidationError as error:
+            point = ", ".join(f"{axis}={name}" for axis, name in chosen.items())
+            problem = _explain(dict(error.errors(include_url=False)[0]))
+            raise ValueError(f"grid: at {point}, {problem}") from None
+
+    def _alone(self, index: int) -> Experiment:
+        """One task, in its own languages, with the averages that it has all languages of."""
+        entry, whole = self.tasks[index], self.languages
+        targets = entry.targets or whole.targets
+        tuned = entry.tune_on or (self.weights.tune_on if self.weights.tune_on in targets else None)
+        groups = {name: members for name, members in whole.groups.items() if set(members) <= set(targets)}
+        try:
+            languages = Languages(source=entry.source or whole.source, targets=targets, groups=groups)
+        except ValidationError as error:
+            raise ValueError(f"tasks.{index}.{_told(dict(error.errors(include_url=False)[0]))}") from None
+        if tuned and (tuned not in targets or self.weights.by == "entropy"):
+            why = "is not among its targets" if tuned not in targets else "is set, and entropy chooses"
+            raise ValueError(f"tasks.{index}.tune_on: {tuned} {why}")
+        curves = tuple(code for code in self.weights.curves if code in targets and code != tuned)
+        weights = self.weights.model_copy(update={"tune_on": tuned, "curves": curves})
+        changed = {"tasks": (entry,), "languages": languages, "weights": weights, "grid": {}}
+        return self.model_copy(update=changed)
 
     def averages(self) -> dict[str, tuple[str, ...]]:
         """Name of an average -> the languages in it, never the one that weights are tuned on."""
@@ -601,6 +696,11 @@ def _set(raw: dict[str, Any], override: str) -> None:
         value = parse_yaml(text)
     except ValueError as error:
         raise UserError(where, str(error), mend="correct or quote the value") from None
+    _put(raw, key, value, where)
+
+
+def _put(raw: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a key of a file, parts of whose path stand between points."""
     *parents, last = key.split(".")
     place: Any = raw
     for part in parents:
