@@ -1,6 +1,6 @@
 """The method, top to bottom: an experiment becomes a plan, a plan becomes finished steps, those become a table.
 
-Read `methods.py` (what each method does), `steps.py` (what a step is), `plan.py`, `executors.py`, `results.py`,
+Read `methods.py` (what each method does), `steps/` (what a step is), `plan.py`, `executors.py`, `results.py`,
 `runs/claims.py` (whose the run folder is), and the function below that puts them together.
 """
 
