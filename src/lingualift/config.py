@@ -449,6 +449,16 @@ class Point:
     index: int
     experiment: Experiment
 
+    @property
+    def task(self) -> TaskData:
+        """The task."""
+        return self.experiment.tasks[0]
+
+
+def grid_name(grid: Mapping[str, str]) -> str:
+    """What people see of a point of a grid."""
+    return ", ".join(f"{axis}={name}" for axis, name in grid.items())
+
 
 class Experiment(_Record):
     """The whole experiment."""
@@ -504,8 +514,8 @@ class Experiment(_Record):
         known: dict[str, str] = {}
         for names in itertools.product(*self.grid.values()):
             chosen = dict(zip(self.grid, names, strict=True))
-            where = "grid: " + ", ".join(f"{axis}={name}" for axis, name in chosen.items())
-            there = self._at(base, chosen) if chosen else self
+            where = f"grid: {grid_name(chosen)}"
+            there = self.at(chosen, base)
             same = known.setdefault(there.model_dump_json(exclude={"grid"}), where)
             if same != where:
                 raise ValueError(f"{where} is the same experiment as {same.removeprefix('grid: ')}")
@@ -513,9 +523,19 @@ class Experiment(_Record):
                 found.append(Point(chosen, index, there._alone(index)))
         return tuple(found)
 
-    def _at(self, base: dict[str, Any], chosen: Mapping[str, str]) -> Experiment:
-        """The experiment at a point of the grid."""
-        raw = copy.deepcopy(base)
+    def at(self, chosen: Mapping[str, str], base: dict[str, Any] | None = None) -> Experiment:
+        """The experiment at a point of its grid, without a grid.
+
+        Args:
+            chosen: Axis -> name of its value.
+            base: What `model_dump` says of it, but for the grid.
+
+        Raises:
+            ValueError: the point is no experiment.
+        """
+        if not chosen:
+            return self
+        raw = copy.deepcopy(base or self.model_dump(mode="json", exclude={"grid"}))
         for axis, name in chosen.items():
             for key, value in self.grid[axis][name].items():
                 where = f"grid.{axis}.{name}.{key}"
@@ -528,9 +548,8 @@ class Experiment(_Record):
         try:
             return Experiment.model_validate(raw)
         except ValidationError as error:
-            point = ", ".join(f"{axis}={name}" for axis, name in chosen.items())
             problem = _explain(dict(error.errors(include_url=False)[0]))
-            raise ValueError(f"grid: at {point}, {problem}") from None
+            raise ValueError(f"grid: at {grid_name(chosen)}, {problem}") from None
 
     def _alone(self, index: int) -> Experiment:
         """One task, in its own languages, with the averages that it has all languages of."""

@@ -104,6 +104,11 @@ class UserError(Exception):
 
         return UserError(*(_SETTING.sub(elsewhere, part) for part in self._written))
 
+    def located(self, more: str) -> UserError:
+        """The same error, with more about where it is."""
+        where, found, expected, mend = self._written
+        return UserError(f"{where}{more}", found, expected, mend)
+
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str, str]]:
         """Survive the way back from a worker process."""
         return type(self), self._written

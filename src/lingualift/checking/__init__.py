@@ -97,9 +97,30 @@ def check(
         raise UserError("--rows", f"is {rows}", "at least 1", f"leave it out for {ROWS}")
     plan, store = plan_of(experiment, overrides=overrides)
     problems = misfits(estimate(plan, store, calibrate=True))
+    points = plan.by_point()
+
+    def part_of(index: int) -> Progress:
+        return lambda done, total: progress(index * total + done, len(points) * total)
+
+    every = [_check(point, rows, part_of(index)) for index, point in enumerate(points)]
+    errors = (Finding("error", each.where, each.found, each.expected, each.mend) for each in problems)
+    return Check(
+        every[0].source,
+        tuple(dict.fromkeys(record for one in every for record in one.languages)),
+        tuple(record for one in every for record in one.tasks),
+        tuple(dict.fromkeys(record for one in every for record in one.overlaps)),
+        by_grade(list(dict.fromkeys([*errors, *(finding for one in every for finding in one.findings)]))),
+    )
+
+
+def _check(plan: Plan, rows: int, progress: Progress) -> Check:
+    """Check a plan that has one backbone; arguments as of `check`."""
     parts = parts_of(plan)
     source = plan.experiment.languages.source
-    languages = (source, *plan.experiment.languages.targets)
+    asked = [point.experiment.languages for point in plan.experiment.points()]
+    languages = tuple(
+        dict.fromkeys([source, *(code for one in asked for code in (one.source, *one.targets))])
+    )
     pairs = list(dict.fromkeys((part.dataset.task, part.language) for part in parts if part.is_labelled()))
     stage = _stages(progress, len(languages) + len(pairs))
     seen = tuple(_languages(plan, languages, rows, stage))
@@ -114,7 +135,6 @@ def check(
     names = dict.fromkeys(record.task for record in tasks)
     by_task = [[record for record in tasks if record.task == name] for name in names]
     findings = [
-        *(Finding("error", each.where, each.found, each.expected, each.mend) for each in problems),
         *in_backbone(
             plan.backbone.name,
             plan.backbone.lacks_words,

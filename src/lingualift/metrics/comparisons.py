@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +44,7 @@ class Comparison:
         high: Upper end.
         seeds: Seeds of adapters; for one seed, the interval says nothing about how much training varies.
         n: Test items, those of all languages of an average together.
+        grid: Where on the experiment's grid both stand: axis -> name of its value.
     """
 
     task: str
@@ -56,6 +57,7 @@ class Comparison:
     high: float
     seeds: int
     n: int
+    grid: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def verdict(self) -> Literal["above", "level with", "below"]:

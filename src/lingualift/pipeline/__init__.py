@@ -138,7 +138,8 @@ def _run_tiny(
         small.write(folder)
     plan = make_plan(small.experiment, folder)
     real_room = small.experiment.model_copy(update={"scoring": given.scoring})
-    check_data(real_room, plan.backbone, plan.steps)  # as the real run will
+    for part in plan.by_point():
+        check_data(real_room, part.backbone, part.steps)  # as the real run will
     with writing(folder), (folder / LOG_FILE).open("a", encoding="utf-8") as log:
         for note in small.notes:
             entry = {"time": time.time(), "event": "warning", "step": "--tiny", "key": "tiny", "text": note}
@@ -187,7 +188,7 @@ def run_plan(
             run_locally(missing, store, plan.experiment.workers or default_workers(), note)
         store.used(plan.steps)
         with still_there(folder, plan.experiment):
-            rows, comparisons = collect(plan, store, folder, plan.experiment.averages())
+            rows, comparisons = collect(plan, store, folder)
     write_report(folder)
     return Run(folder, rows, comparisons, plan.experiment, len(missing))
 

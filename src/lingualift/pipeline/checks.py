@@ -6,7 +6,7 @@ from lingualift.adapters.patterns import Patterns
 from lingualift.backbone.architectures import bound_of, positions_of
 from lingualift.backbone.loading import check_positions, skeleton
 from lingualift.backbone.reference import BackboneRef, read_config
-from lingualift.config import Experiment, Method
+from lingualift.config import Experiment, Method, Point
 from lingualift.errors import UserError
 from lingualift.merging.plan import matches_nothing
 from lingualift.pipeline.methods import MERGING, METHODS, TransferMethod
@@ -20,12 +20,13 @@ _IDLE = {
 LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
 
 
-def check_methods(experiment: Experiment) -> None:
+def check_methods(point: Point) -> None:
     """Check that every method is known, has what it needs, and has no setting that it ignores.
 
     Raises:
         UserError: names the entry of `methods` in the experiment file.
     """
+    experiment = point.experiment
     for index, method in enumerate(experiment.methods):
         where = f"methods.{index}"
         entry = METHODS[method.method]
@@ -39,17 +40,18 @@ def check_methods(experiment: Experiment) -> None:
         undecided = experiment.weights.tune_on is None and experiment.weights.by == "score"
         if entry.merges and method.weight is None and undecided:
             mend = (
-                "set `weights.tune_on` to a target language with validation rows, or `weights.by: entropy`, or give "
-                "the method a `weight`"
+                "set `weights.tune_on`, or the task's `tune_on`, to a target language with validation rows, or "
+                "`weights.by: entropy`, or give the method a `weight`"
             )
             raise UserError(where, f"{method.method} has no merge weight", mend=mend)
-        _check_translations(where, method, entry, experiment)
+        _check_translations(where, method, entry, point)
         _check_settings(where, method, entry, experiment.adapter.type)
-    _check_shared(experiment)
+    _check_shared(point)
 
 
-def _check_shared(experiment: Experiment) -> None:
+def _check_shared(point: Point) -> None:
     """Refuse settings of fusing, and of the translations that are read beside rows, that nothing here uses."""
+    experiment = point.experiment
     used = {name for method in experiment.methods for name in METHODS[method.method].settings}
     uses = {
         "fusion_modules": "fusion" in used,
@@ -59,23 +61,23 @@ def _check_shared(experiment: Experiment) -> None:
     for key in sorted(experiment.flare.given()):
         if not uses[key]:
             raise UserError(f"flare.{key}", "is set, and no method here uses it", mend="remove it")
-    for index, task in enumerate(experiment.tasks):
-        into = task.translated.into_source
-        idle = {"max_rows", "sample_seed", "aligned_on"} & into.given() if into else set()
-        if idle:
-            raise UserError(
-                f"tasks.{index}.translated.into_source.{min(idle)}",
-                "is not used: the partners of the test rows are found by `id`",
-                mend="remove it; `data` says which test rows there are",
-            )
+    into = point.task.translated.into_source
+    idle = {"max_rows", "sample_seed", "aligned_on"} & into.given() if into else set()
+    if idle:
+        raise UserError(
+            f"tasks.{point.index}.translated.into_source.{min(idle)}",
+            "is not used: the partners of the test rows are found by `id`",
+            mend="remove it; `data` says which test rows there are",
+        )
 
 
-def check_family(experiment: Experiment, backbone: BackboneRef) -> None:
+def check_family(point: Point, backbone: BackboneRef) -> None:
     """Check that methods and adapter suit the backbone's family.
 
     Raises:
         UserError: names the entry of the experiment file.
     """
+    experiment = point.experiment
     if backbone.family == "encoder":
         for index, method in enumerate(experiment.methods):
             if METHODS[method.method].needs_words:
@@ -86,11 +88,10 @@ def check_family(experiment: Experiment, backbone: BackboneRef) -> None:
                     "methods that begin from the task adapter, such as source-ft",
                     "remove it",
                 )
-        for index, entry in enumerate(experiment.tasks):
-            idle = {"prompt", "prompt_language", "answers"} & entry.given()
-            if idle:
-                found = f"is set, and {backbone.name!r} is an encoder, which reads no prompt"
-                raise UserError(f"tasks.{index}.{min(idle)}", found, mend="remove it")
+        idle = {"prompt", "prompt_language", "answers"} & point.task.given()
+        if idle:
+            found = f"is set, and {backbone.name!r} is an encoder, which reads no prompt"
+            raise UserError(f"tasks.{point.index}.{min(idle)}", found, mend="remove it")
     _check_lengths(experiment, backbone)
     if experiment.adapter.type != "prefix":
         return
@@ -125,22 +126,22 @@ def _check_lengths(experiment: Experiment, backbone: BackboneRef) -> None:
         check_positions(limit, where, tokens, prefix)
 
 
-def _check_translations(where: str, method: Method, entry: TransferMethod, experiment: Experiment) -> None:
+def _check_translations(where: str, method: Method, entry: TransferMethod, point: Point) -> None:
     """Refuse a method whose translations, or whose translation model, the experiment does not name."""
+    experiment = point.experiment
     source = experiment.languages.source
     needed = {
         "into_targets": (entry.trains_on_translations, f"training rows translated from {source!r}", "train"),
         "into_source": (entry.reads is not None, f"test rows translated into {source!r}", "test"),
     }
-    for index, task in enumerate(experiment.tasks):
-        for key, (asked_for, what, split) in needed.items():
-            if asked_for and getattr(task.translated, key) is None:
-                raise UserError(
-                    f"tasks.{index}.translated.{key}",
-                    "is not set",
-                    f"the {what}, which {method.method} reads ({where})",
-                    f"write them by `lingualift translate --split {split} …` and name their files (docs/translate.md)",
-                )
+    for key, (asked_for, what, split) in needed.items():
+        if asked_for and getattr(point.task.translated, key) is None:
+            raise UserError(
+                f"tasks.{point.index}.translated.{key}",
+                "is not set",
+                f"the {what}, which {method.method} reads ({where})",
+                f"write them by `lingualift translate --split {split} …` and name their files (docs/translate.md)",
+            )
     if entry.translated_by_model and experiment.flare.source_encoder is None:
         raise UserError(
             "flare.source_encoder",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lingualift.backbone.loading import weight_bytes
 from lingualift.backbone.reference import BackboneRef
+from lingualift.config import Adapter
 from lingualift.errors import UserError
 from lingualift.pipeline.calibration import Pace, measure_all
 from lingualift.pipeline.executors import default_workers, processors, ways
@@ -101,21 +102,25 @@ def estimate(
     """
     missing = plan.missing(store)
     workers = min(plan.experiment.workers or (1 if machine else default_workers()), max(1, len(missing)))
-    sizes = _Sizes.of(plan)
+    homes = {step: (cell.backbone, cell.experiment.adapter) for step, cell in plan.homes().items()}
+    sizes = {step: _sizes(*homes[step]) for step in missing}
     where = machine.name if machine else device()
     free = int(machine.memory) if machine else free_memory()
-    _check_backbone(plan.backbone, sizes, missing, free, where)
+    for step in missing:
+        _check_backbone(step, homes[step][0], sizes[step], free, where)
     loading = 0.0
     if machine:
-        counted = Estimator(plan.backbone, machine, sizes.backbone)
-        costs = {step: _counted(step, sizes, counted.work(step)) for step in missing}
+        refs = dict.fromkeys(homes[step][0] for step in missing)
+        counted = {ref: Estimator(ref, machine, weight_bytes(ref)) for ref in refs}
+        costs = {step: _counted(step, sizes[step], counted[homes[step][0]].work(step)) for step in missing}
     else:
-        paces, loading = _paces(plan, store, missing, workers, tell) if calibrate else ({}, 0.0)
-        costs = {step: _cost(step, sizes, paces.get(fingerprint(step.workload()))) for step in missing}
+        paces, loading = (
+            _paces(plan.steps, homes, store, set(missing), workers, tell) if calibrate else ({}, 0.0)
+        )
+        costs = {step: _cost(step, sizes[step], paces.get(step)) for step in missing}
     heaviest = sorted((cost.memory for cost in costs.values()), reverse=True)[:workers]
-    checkpoints = (
-        2 * _CHECKPOINT * sizes.adapter * min(workers, sum(step.kind == "adapter" for step in missing))
-    )
+    trained = sorted((sizes[step].adapter for step in missing if step.kind == "adapter"), reverse=True)
+    checkpoints = 2 * _CHECKPOINT * sum(trained[:workers])
     wall = _wall_time(costs, workers)
     return Estimate(
         costs,
@@ -174,16 +179,14 @@ class _Sizes:
     backbone: int
     adapter: int
 
-    @classmethod
-    def of(cls, plan: Plan) -> _Sizes:
-        _, trained = count_parameters(plan.backbone, plan.experiment.adapter)
-        return cls(weight_bytes(plan.backbone), trained)
+
+@functools.cache
+def _sizes(backbone: BackboneRef, adapter: Adapter) -> _Sizes:
+    return _Sizes(weight_bytes(backbone), count_parameters(backbone, adapter)[1])
 
 
-def _check_backbone(
-    backbone: BackboneRef, sizes: _Sizes, missing: Sequence[Step], free: int, where: str
-) -> None:
-    if sizes.backbone > free and any(step.loads for step in missing):
+def _check_backbone(step: Step, backbone: BackboneRef, sizes: _Sizes, free: int, where: str) -> None:
+    if sizes.backbone > free and step.loads:
         raise UserError(
             f"backbone {backbone.name!r}",
             f"needs {readable(sizes.backbone)} of memory for its weights alone "
@@ -226,28 +229,31 @@ def _translator_bytes(name: str) -> int:
 
 
 def _paces(
-    plan: Plan, store: Store, missing: Sequence[Step], workers: int, tell: Callable[[Step], None]
-) -> tuple[dict[str, Pace], float]:
-    """The pace of every workload that is left, measured on its first step, and the time that loading took."""
+    steps: Sequence[Step],
+    homes: Mapping[Step, tuple[BackboneRef, Adapter]],
+    store: Store,
+    left: set[Step],
+    workers: int,
+    tell: Callable[[Step], None],
+) -> tuple[dict[Step, Pace], float]:
+    """The pace of every step that is left, measured on the first of its workload, and the time that loading took."""
     threads = max(1, processors() // workers)
-    finished: dict[str, list[tuple[Step, float]]] = {}
-    left = set(missing)
-    for step in plan.steps:
-        if step not in left:
-            finished.setdefault(fingerprint(step.workload()), []).append(
-                (step, store.recipe(step)["seconds"])
-            )
-    first: dict[str, Step] = {}
-    for step in missing:
-        first.setdefault(fingerprint(step.workload()), step)
-    if not first:
-        return {}, 0.0
-    paces, loading = measure_all(first, plan.backbone, plan.experiment.adapter, threads, tell)
-    for workload, pace in paces.items():
-        told = [seconds / max(1e-9, other.units(pace.rows)) for other, seconds in finished.get(workload, [])]
-        if told:
-            paces[workload] = replace(pace, seconds=statistics.median(told))
-    return paces, loading
+    found: dict[Step, Pace] = {}
+    loading = 0.0
+    for home in dict.fromkeys(homes[step] for step in steps if step in left):
+        here = {step: fingerprint(step.workload()) for step in steps if homes[step] == home}
+        first = {workload: step for step, workload in reversed(here.items()) if step in left}
+        paces, loaded = measure_all(first, *home, threads, tell)
+        loading += loaded
+        for workload, pace in paces.items():
+            told = [
+                store.recipe(step)["seconds"] / max(1e-9, step.units(pace.rows))
+                for step, its in here.items()
+                if its == workload and step not in left
+            ]
+            measured = replace(pace, seconds=statistics.median(told)) if told else pace
+            found |= {step: measured for step, its in here.items() if its == workload}
+    return found, loading
 
 
 def _wall_time(costs: Mapping[Step, Cost], workers: int) -> float | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lingualift.backbone.loading import check_loadable, skeleton
 from lingualift.backbone.reference import BackboneRef, find_backbone, load_tokenizer
-from lingualift.config import Experiment, Method
+from lingualift.config import Experiment, Method, Point, grid_name
 from lingualift.data.datasets import Dataset, Examples, Texts, dataset_of
 from lingualift.data.rows import check_aligned, load_rows
 from lingualift.encoding.heads import head_of
@@ -30,10 +31,11 @@ from lingualift.training.trainer import check_trackers
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell of the table and the step that fills it."""
+    """A cell of the table, the step that fills it, and where on the experiment's grid it stands."""
 
     cell: Cell
     evaluation: Evaluate
+    grid: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seed(self) -> int | None:
@@ -47,15 +49,33 @@ class Plan:
 
     Attributes:
         experiment: The settings.
-        backbone: The backbone that was found.
-        cells: The table.
+        cells: The table, of all tasks and all points of the grid.
         steps: Every step once, each after its inputs.
     """
 
     experiment: Experiment
-    backbone: BackboneRef
     cells: tuple[Planned, ...]
     steps: tuple[Step, ...]
+
+    @property
+    def backbone(self) -> BackboneRef:
+        """The backbone, of a plan that has one alone."""
+        return self.cells[0].cell.backbone
+
+    def by_point(self) -> list[Plan]:
+        """A plan for each point of the grid; itself without one."""
+        found: dict[str, list[Planned]] = {}
+        for planned in self.cells:
+            found.setdefault(grid_name(planned.grid), []).append(planned)
+        return [_plan(self.experiment.at(cells[0].grid), cells) for cells in found.values()]
+
+    def homes(self) -> dict[Step, Cell]:
+        """Step -> a cell that needs it, whose backbone and adapter are the step's."""
+        found: dict[Step, Cell] = {}
+        for planned in self.cells:
+            for step in in_order(_ends(planned.evaluation)):
+                found.setdefault(step, planned.cell)
+        return found
 
     def missing(self, store: Store) -> list[Step]:
         """The steps that a store does not hold, each after its inputs."""
@@ -73,22 +93,54 @@ def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> P
     Raises:
         UserError: anything that would fail later: unknown task or method, missing file, bad row, no backbone.
     """
-    check_methods(experiment)
     check_trackers(experiment.report_to)
+    backbones: dict[str, BackboneRef] = {}
+    cells: list[Planned] = []
+    for point in experiment.points():
+        with _told_where(point):
+            cells += _plan_point(point, backbones, base, logs)
+    return _plan(experiment, cells)
+
+
+def _plan(experiment: Experiment, cells: Sequence[Planned]) -> Plan:
+    steps = in_order(end for planned in cells for end in _ends(planned.evaluation))
+    return Plan(experiment, tuple(cells), tuple(steps))
+
+
+def _plan_point(
+    point: Point, backbones: dict[str, BackboneRef], base: Path, logs: Path | None
+) -> list[Planned]:
+    """The cells of one task at a point of the grid, all of whose data was checked."""
+    experiment = point.experiment
     if not experiment.methods:
         raise UserError("methods", "is empty", "at least one method", "see `lingualift methods`")
+    check_methods(point)
     check_templates(experiment)
-    backbone = find_backbone(experiment.backbone, base)
-    check_loadable(backbone)
-    check_family(experiment, backbone)
+    asked = experiment.backbone.model_dump_json()
+    if asked not in backbones:
+        backbones[asked] = find_backbone(experiment.backbone, base)
+        check_loadable(backbones[asked])
+    backbone = backbones[asked]
+    check_family(point, backbone)
     check_modules(experiment, backbone)
-    cells = tuple(_planned(experiment, backbone, base, logs))
-    steps = tuple(_in_order(end for planned in cells for end in _ends(planned.evaluation)))
+    cells = list(_planned(point, backbone, base, logs))
+    steps = list(in_order(end for planned in cells for end in _ends(planned.evaluation)))
     check_data(experiment, backbone, steps)
-    check_samples(experiment, base)
+    check_samples(point, base)
     check_tags(backbone, steps)
     check_fusion(backbone, steps)
-    return Plan(experiment, backbone, cells, steps)
+    return cells
+
+
+@contextlib.contextmanager
+def _told_where(point: Point) -> Iterator[None]:
+    """Name the point of the grid in what is found wrong there."""
+    try:
+        yield
+    except UserError as error:
+        if not point.grid:
+            raise
+        raise error.located(f", at {grid_name(point.grid)}") from None
 
 
 def _cells(experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path | None) -> Iterator[Cell]:
@@ -98,15 +150,13 @@ def _cells(experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path
         if reference
         else None
     )
-    for entry in experiment.tasks:
-        generated = entry.answers == "generated"
-        task = Examples(entry.task, entry.data, base, entry.prompt, entry.prompt_language, generated)
-        for method in experiment.methods:
-            for language in _languages(method, experiment):
-                for seed in experiment.seeds:
-                    yield Cell(
-                        experiment, backbone, task, entry.translated, text, method, language, seed, logs
-                    )
+    (entry,) = experiment.tasks
+    generated = entry.answers == "generated"
+    task = Examples(entry.task, entry.data, base, entry.prompt, entry.prompt_language, generated)
+    for method in experiment.methods:
+        for language in _languages(method, experiment):
+            for seed in experiment.seeds:
+                yield Cell(experiment, backbone, task, entry.translated, text, method, language, seed, logs)
 
 
 def _languages(method: Method, experiment: Experiment) -> tuple[str, ...]:
@@ -114,15 +164,15 @@ def _languages(method: Method, experiment: Experiment) -> tuple[str, ...]:
     return (*((experiment.languages.source,) if on_source else ()), *experiment.languages.targets)
 
 
-def _planned(
-    experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path | None
-) -> Iterator[Planned]:
+def _planned(point: Point, backbone: BackboneRef, base: Path, logs: Path | None) -> Iterator[Planned]:
     """The cells, those of the plain backbone for one seed: it is the same for all."""
+    experiment = point.experiment
     for cell in _cells(experiment, backbone, base, logs):
         adapter = METHODS[cell.method.method].adapter(cell)
         if adapter is not None or cell.seed == experiment.seeds[0]:
             scoring = experiment.scoring
-            yield Planned(cell, Evaluate(backbone, adapter, asked(cell), cell.language, "test", scoring))
+            step = Evaluate(backbone, adapter, asked(cell), cell.language, "test", scoring)
+            yield Planned(cell, step, point.grid)
 
 
 def _ends(evaluation: Evaluate) -> Iterator[Step]:
@@ -132,7 +182,7 @@ def _ends(evaluation: Evaluate) -> Iterator[Step]:
         yield from evaluation.adapter.shown
 
 
-def _in_order(ends: Iterable[Step]) -> Iterator[Step]:
+def in_order(ends: Iterable[Step]) -> Iterator[Step]:
     """Every step that the ends need, once, each after its inputs."""
     seen: set[str] = set()
 
@@ -149,16 +199,17 @@ def _in_order(ends: Iterable[Step]) -> Iterator[Step]:
 
 
 def rows_read(experiment: Experiment, backbone: BackboneRef, base: Path) -> Iterator[Part]:
-    """All rows that an experiment reads, some more than once; none is looked at."""
+    """All rows that an experiment without a grid reads, some more than once; none is looked at."""
 
     def visit(step: Step) -> Iterator[Part]:
         yield from step.reads
         for needed in step.inputs.values():
             yield from visit(needed)
 
-    for planned in _planned(experiment, backbone, base, None):
-        for end in _ends(planned.evaluation):
-            yield from visit(end)
+    for point in experiment.points():
+        for planned in _planned(point, backbone, base, None):
+            for end in _ends(planned.evaluation):
+                yield from visit(end)
 
 
 def check_data(experiment: Experiment, backbone: BackboneRef, steps: Iterable[Step]) -> None:
@@ -247,25 +298,26 @@ def _check_room(task: Task, rows: Sequence[Any], experiment: Experiment) -> None
         )
 
 
-def check_samples(experiment: Experiment, base: Path) -> None:
+def check_samples(point: Point, base: Path) -> None:
     """Check that a sample of the training rows, which goes by their places, takes the same rows of their translations.
 
     Raises:
         UserError: the translations of a language are fewer or more than the rows, and name no sample of their own.
     """
+    experiment = point.experiment
     if not any(METHODS[method.method].trains_on_translations for method in experiment.methods):
         return
-    for index, entry in enumerate(experiment.tasks):
-        into = entry.translated.into_targets
-        if into is None or "train" not in entry.data.max_rows or "train" in into.max_rows:
-            continue
-        rows = load_rows(entry.data, experiment.languages.source, "train", base, ())
-        for target in experiment.languages.targets:
-            theirs = load_rows(into, target, "train", base, ())
-            if len(theirs.table) != len(rows.table):
-                raise UserError(
-                    theirs.where,
-                    f"has {len(theirs.table)} rows",
-                    f"{len(rows.table)} as in {rows.where}, since `max_rows` samples both by their places",
-                    f"give tasks.{index}.translated.into_targets a `max_rows` of its own",
-                )
+    entry = point.task
+    into = entry.translated.into_targets
+    if into is None or "train" not in entry.data.max_rows or "train" in into.max_rows:
+        return
+    rows = load_rows(entry.data, experiment.languages.source, "train", base, ())
+    for target in experiment.languages.targets:
+        theirs = load_rows(into, target, "train", base, ())
+        if len(theirs.table) != len(rows.table):
+            raise UserError(
+                theirs.where,
+                f"has {len(theirs.table)} rows",
+                f"{len(rows.table)} as in {rows.where}, since `max_rows` samples both by their places",
+                f"give tasks.{point.index}.translated.into_targets a `max_rows` of its own",
+            )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import WEIGHTS_FILE
+from lingualift.config import grid_name
 from lingualift.metrics.comparisons import Comparison, compare
 from lingualift.pipeline.methods import METHODS, variant
 from lingualift.pipeline.plan import Plan, Planned
@@ -22,16 +23,13 @@ SCHEMA = 1
 _VIEWS = ("predictions/", "adapters/")
 
 
-def collect(
-    plan: Plan, store: Store, output: Path, averages: Mapping[str, Sequence[str]]
-) -> tuple[list[dict[str, Any]], list[Comparison]]:
+def collect(plan: Plan, store: Store, output: Path) -> tuple[list[dict[str, Any]], list[Comparison]]:
     """Write `results.json`, `steps.json`, `predictions/` and `adapters/` of a run whose steps are all finished.
 
     Args:
         plan: Of the run.
         store: Holds its steps.
         output: The run folder.
-        averages: Name -> languages, to compare methods on.
 
     Returns:
         The rows of `results.json`, one per cell and metric, and its comparisons with `source-ft`.
@@ -49,10 +47,10 @@ def collect(
         if planned.evaluation.adapter is not None:
             link = f"adapters/{name}"
             files |= _shared(store.folder(planned.evaluation.adapter), link)
-        mine = _rows(plan, planned, store)
+        mine = _rows(planned, store)
         rows.extend({**row, "adapter": link, "predictions": file} for row in mine)
         activations.extend(_activations(mine[0], store.folder(planned.evaluation)))
-    found = compare(rows, lambda row: answers[row["predictions"]], averages)
+    found = list(_compared(plan, rows, answers))
     results = {"schema": SCHEMA, "rows": rows, "comparisons": [asdict(comparison) for comparison in found]}
     results |= {"activations": activations} if activations else {}
     steps = {"schema": SCHEMA, "steps": [_told(step, store) for step in plan.steps]}
@@ -60,6 +58,18 @@ def collect(
     place(output, files)
     discard(output, {name for name in made(output) if name.startswith(_VIEWS)} - files.keys())
     return rows, found
+
+
+def _compared(
+    plan: Plan, rows: Sequence[Mapping[str, Any]], answers: Mapping[str, list[dict[str, Any]]]
+) -> Iterator[Comparison]:
+    """Methods against the baseline, on each task at each point of the grid, over that task's own averages."""
+    for planned in {(grid_name(each.grid), each.cell.task.task): each for each in plan.cells}.values():
+        task = Path(planned.cell.task.task).stem
+        there = [row for row in rows if row["grid"] == planned.grid and row["task"] == task]
+        averages = planned.cell.experiment.averages()
+        for one in compare(there, lambda row: answers[row["predictions"]], averages):
+            yield replace(one, grid=planned.grid)
 
 
 def names_of(plan: Plan) -> Iterator[str]:
@@ -90,7 +100,7 @@ def _told(step: Step, store: Store) -> dict[str, Any]:
 
 
 def cell_name(planned: Planned) -> str:
-    """File name of a cell: task, language, method, variant, seed."""
+    """File name of a cell: task, language, method, variant, seed, point of the grid."""
     cell = planned.cell
     parts = [
         Path(cell.task.task).stem,
@@ -98,28 +108,29 @@ def cell_name(planned: Planned) -> str:
         cell.method.method,
         variant(cell.method, cell.experiment.adapter.type),
         "" if planned.seed is None else f"seed{planned.seed}",
+        *(f"{axis}={name}" for axis, name in planned.grid.items()),
     ]
     name = ".".join(filter(None, parts))
     plain = "".join(letter if letter.isalnum() or letter in "-_.=" else "_" for letter in name)
     return plain if plain == name else f"{plain}.{fingerprint(name)[:8]}"  # patterns may look alike then
 
 
-def _rows(plan: Plan, planned: Planned, store: Store) -> list[dict[str, Any]]:
+def _rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
     cell, evaluation = planned.cell, planned.evaluation
     found = read_json(store.folder(evaluation) / SCORES_FILE)
     seconds = store.recipe(evaluation)["seconds"]
     if evaluation.adapter is not None:
         seconds += store.recipe(evaluation.adapter)["seconds"]
-    shared = {
+    shared: dict[str, Any] = {
         "method": cell.method.method,
         "variant": variant(cell.method, cell.experiment.adapter.type),
         "task": Path(cell.task.task).stem,
         "language": cell.language,
         "answer_language": evaluation.dataset.answer_language(cell.language),
         "split": evaluation.split,
-        "backbone": plan.backbone.name,
-        "quantization": plan.backbone.quantization,
-        "chat_template": plan.backbone.chat,
+        "backbone": cell.backbone.name,
+        "quantization": cell.backbone.quantization,
+        "chat_template": cell.backbone.chat,
         "source_language": cell.experiment.languages.source,
         "reference_task": Path(cell.reference.task).stem
         if _uses_reference(planned) and cell.reference
@@ -134,12 +145,13 @@ def _rows(plan: Plan, planned: Planned, store: Store) -> list[dict[str, Any]]:
         "weight": _weight(planned, store),
         "seconds": round(seconds, 3),
     }
+    shared["grid"] = dict(planned.grid)
     return [{**shared, "metric": metric, **values, **further} for metric, values in found["scores"].items()]
 
 
 def _activations(row: Mapping[str, Any], evaluation: Path) -> list[dict[str, Any]]:
     """What the fused layers of a FLARE adapter did, under the names of its row; nothing for others."""
-    names = ("method", "variant", "task", "language", "seed")
+    names = ("method", "variant", "task", "language", "seed", "grid")
     layers = read_json(evaluation / SCORES_FILE).get("activations")
     return [{**{name: row[name] for name in names}, "layers": layers}] if layers else []
 

@@ -17,7 +17,9 @@ from lingualift.config import (
     Backbone,
     Data,
     Experiment,
+    Languages,
     Method,
+    Point,
     Reference,
     Scoring,
     TaskData,
@@ -93,6 +95,8 @@ class Tiny:
 def shrink(experiment: Experiment, base: Path) -> Tiny:
     """Make an experiment tiny: the same tasks, languages, methods and adapters on a random backbone and few rows.
 
+    Of each axis of a grid two values are left, if they still differ.
+
     Args:
         experiment: The settings.
         base: Folder that relative paths start from.
@@ -101,10 +105,45 @@ def shrink(experiment: Experiment, base: Path) -> Tiny:
         UserError: no such backbone, or one that cannot be made small; a task or method that is not there; no rows for
             a task of the user's own.
     """
-    check_methods(experiment)
-    check_templates(experiment)
+    if not experiment.grid:
+        return _shrink(experiment, base)
+    first = {axis: next(iter(values)) for axis, values in experiment.grid.items()}
+    start = _shrink(experiment.at(first), base)
+    parts, grid, notes = [start], {}, list(start.notes)
+    for axis, values in experiment.grid.items():
+        small = {name: _shrink(experiment.at({**first, axis: name}), base) for name in list(values)[:2]}
+        told = {name: one.experiment.model_dump(mode="json") for name, one in small.items()}
+        same = [name for name in told if name != first[axis] and told[name] == told[first[axis]]]
+        keys = {key: None for name in told for key in values[name]}
+        grid[axis] = {
+            name: {key: _value_at(told[name], key) for key in keys} for name in told if name not in same
+        }
+        parts += small.values()
+        left = ", ".join(name for name in values if name not in grid[axis])
+        notes += [f"of the grid's {axis} without {left}"] if left else []
+    return Tiny(
+        start.experiment.model_copy(update={"grid": grid}),
+        {name: model for part in parts for name, model in part.models.items()},
+        {name: rows for part in parts for name, rows in part.files.items()},
+        tuple(dict.fromkeys([*notes, *(note for part in parts for note in part.notes)])),
+    )
+
+
+def _value_at(told: Any, key: str) -> Any:
+    """What stands at a key of a file, whose parts stand between points."""
+    for part in key.split("."):
+        told = told[int(part)] if isinstance(told, list) else told[part]
+    return told
+
+
+def _shrink(experiment: Experiment, base: Path) -> Tiny:
+    """Make an experiment without a grid tiny; raises as `shrink`."""
+    for point in experiment.points():
+        check_methods(point)
+        check_templates(point.experiment)
     ref = find_backbone(experiment.backbone, base)
-    check_family(experiment, ref)
+    for point in experiment.points():
+        check_family(point, ref)
     for layer in {method.layer for method in experiment.methods} - {None}:
         find_block(skeleton(ref), layer)  # of the whole backbone; the small one has fewer
     rows = _Rows(experiment, ref, base)
@@ -119,7 +158,7 @@ def shrink(experiment: Experiment, base: Path) -> Tiny:
         update={
             "methods": _low(experiment.methods),
             "backbone": Backbone(name=name, chat_template=ref.chat, trust_remote_code=ref.trust_remote_code),
-            "tasks": tuple(rows.of_task(entry) for entry in experiment.tasks),
+            "tasks": tuple(rows.of_task(point) for point in experiment.points()),
             "reference": rows.of_reference(experiment.reference) if experiment.reference else None,
             "adapter": _few_tokens(experiment.adapter),
             "training": experiment.training.model_copy(
@@ -268,23 +307,24 @@ class _Rows:
         self.files: dict[str, list[dict[str, Any]]] = {}
         self.notes: list[str] = []
         self._base, self._objective = base, ref.objective
-        self._languages = (experiment.languages.source, *experiment.languages.targets)
+        asked = [point.experiment.languages for point in experiment.points()]
+        self._languages = tuple(dict.fromkeys(code for one in asked for code in (one.source, *one.targets)))
         self._read = [
             (part.dataset.data, part.language, part.split) for part in rows_read(experiment, ref, base)
         ]
 
-    def of_task(self, entry: TaskData) -> TaskData:
+    def of_task(self, point: Point) -> TaskData:
         """The entry of a labelled task with rows of the run folder."""
+        entry, languages = point.task, point.experiment.languages
         task = _resolved(entry.task, self._base)
         name = Path(task).stem
         data = self._labelled(task, name, entry.data)
-        return entry.model_copy(
-            update={"task": task, "data": data, "translated": self._translated(name, entry.translated)}
-        )
+        translated = self._translated(name, entry.translated, languages)
+        return entry.model_copy(update={"task": task, "data": data, "translated": translated})
 
-    def _translated(self, name: str, asked: Translated) -> Translated:
+    def _translated(self, name: str, asked: Translated, languages: Languages) -> Translated:
         """Pairs of the run folder's own rows: those of one language stand for translations of those of the other."""
-        source, *targets = self._languages
+        source, targets = languages.source, languages.targets
         chosen: dict[str, Data] = {}
         for key, split in (("into_targets", "train"), ("into_source", "test")):
             if getattr(asked, key) is None:
