@@ -146,7 +146,7 @@ def ref_of(folder):
 
 
 def adapter(path, facts, seed=0):
-    from adapter_folders import write_lora
+    from builders.adapter_folders import write_lora
 
     return write_lora(path, seed=seed, provenance={"kind": "trained", "backbone": facts})
 

@@ -4,11 +4,11 @@ import json
 import math
 
 import pytest
-import tiny
 import yaml
 from typer.testing import CliRunner
 
 import lingualift as ll
+from builders import tiny
 from lingualift.checking import check
 from lingualift.cli import app
 from lingualift.commands.lift import lift

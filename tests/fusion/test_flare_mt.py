@@ -3,14 +3,13 @@
 import json
 from dataclasses import replace
 
-import paired
 import pytest
-import tiny
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
 import lingualift as ll
+from builders import paired, tiny
 from lingualift.attachment import attach, detach
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone

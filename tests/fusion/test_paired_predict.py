@@ -2,12 +2,11 @@
 
 import json
 
-import paired
 import pytest
-import tiny
 from test_flare_mt import translation_model
 
 import lingualift as ll
+from builders import paired, tiny
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.errors import UserError

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import small
-import tiny
 import torch
 import transformers as hf
 
 import lingualift as ll
+from builders import small, tiny
 from lingualift.backbone.architectures import outside_blocks
 from lingualift.encoding.collator import Collator
 from lingualift.fusion import PairCollator, pair, source_ids
@@ -133,7 +132,8 @@ def test_trainer_with_a_cache_learns_what_it_learns_without(tmp_path):
 WORKER = """
 import sys
 sys.path[:0] = sys.argv[2:4]
-import small, torch, torch.distributed as dist, test_running
+import torch, torch.distributed as dist, test_running
+from builders import small
 from torch.nn.parallel import DistributedDataParallel
 
 torch.set_num_threads(1)
@@ -191,7 +191,7 @@ def test_two_processes_learn_what_one_learns(cli, tmp_path, fusion, how, launch)
     """DDP averages the gradients of the halves of every batch."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    launch(cli, script, tmp_path, HERE, HERE.parent / "families", fusion, how)
+    launch(cli, script, tmp_path, HERE.parent, HERE, fusion, how)
     model = small.fused("llama", small.plain("llama"), seed=0, fusion=fusion).train()
     trained = [value for value in model.parameters() if value.requires_grad]
     start = [value.detach().clone() for value in trained]

@@ -4,10 +4,10 @@ import copy
 
 import peft
 import pytest
-import small
 import torch
 
 import lingualift as ll
+from builders import small
 
 QUIET = {"tell": lambda line: None}
 

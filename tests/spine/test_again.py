@@ -6,8 +6,8 @@ import shutil
 import signal
 
 import pytest
-from worlds import experiment, read_jsonl, small_data, write_experiment
 
+from builders.worlds import experiment, read_jsonl, small_data, write_experiment
 from lingualift.adapters import open_adapter
 from lingualift.errors import UserError
 from lingualift.pipeline import plan_of, run

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 
 import lingualift as ll
+from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
 from lingualift.backbone.loading import load_backbone
 from lingualift.checking.backbone import lengths
 from lingualift.checking.findings import Finding, by_grade, in_lengths, in_scores, in_spelling

@@ -12,10 +12,10 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from test_methods import TASK
-from worlds import experiment, read_jsonl, write_experiment
 
 import lingualift as ll
-from commands import fresh
+from builders.commands import fresh
+from builders.worlds import experiment, read_jsonl, write_experiment
 from lingualift.errors import UserError
 from lingualift.languages import all_languages
 from lingualift.miniworld import BACKBONE

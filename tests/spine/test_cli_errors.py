@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 from test_training import begin
-from worlds import experiment, write_experiment, write_jsonl
+
+from builders.worlds import experiment, write_experiment, write_jsonl
 
 
 def files(folder):

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
-from worlds import experiment, write_experiment
 
+from builders.worlds import experiment, write_experiment
 from lingualift.backbone import loading as backbone
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone, load_tokenizer

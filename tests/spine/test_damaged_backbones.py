@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from worlds import experiment, small_data
 
+from builders.worlds import experiment, small_data
 from lingualift.backbone.checkpoint import MOST_JSON
 from lingualift.backbone.loading import check_loadable, load_model
 from lingualift.backbone.reference import find_backbone, loading

@@ -5,9 +5,9 @@ import math
 import statistics
 
 import pytest
-from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 
 import lingualift as ll
+from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
 from lingualift.config import Weights
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import entropy

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 import yaml
-from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 
+from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
 from lingualift.adapters.config import FIRST_STAGE
 from lingualift.config import Data, Method, load_experiment
 from lingualift.data.rows import load_examples, load_joined

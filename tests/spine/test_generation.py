@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from worlds import build_bpe_backbone
 
+from builders.worlds import build_bpe_backbone
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Scoring

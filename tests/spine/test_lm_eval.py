@@ -17,8 +17,8 @@ import torch
 from rounding import UNIT, rounding_spread
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
-from worlds import build_bpe_backbone, read_jsonl
 
+from builders.worlds import build_bpe_backbone, read_jsonl
 from lingualift.attachment import attach, detach
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone

@@ -1,8 +1,8 @@
 """What a plan refuses, and that it refuses before anything runs."""
 
 import pytest
-from worlds import experiment, write_experiment, write_jsonl
 
+from builders.worlds import experiment, write_experiment, write_jsonl
 from lingualift.errors import UserError
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.results import cell_name

@@ -5,9 +5,9 @@ import stat
 import sys
 
 import pytest
-from worlds import read_jsonl, write_jsonl
 
 import lingualift as ll
+from builders.worlds import read_jsonl, write_jsonl
 from lingualift.data.output import check_output, growing
 from lingualift.errors import UserError
 from lingualift.miniworld.data import sentiment_rows

@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from worlds import experiment, read_jsonl, write_experiment
 
+from builders.worlds import experiment, read_jsonl, write_experiment
 from lingualift.config import load_experiment
 from lingualift.metrics.scores import METRICS
 from lingualift.pipeline import run

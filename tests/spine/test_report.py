@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from worlds import experiment, write_experiment
 
+from builders.worlds import experiment, write_experiment
 from lingualift.errors import UserError
 from lingualift.pipeline import run
 from lingualift.pipeline.methods import METHODS

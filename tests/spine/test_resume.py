@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 from test_training import begin, equal, facts, tensors, trained
-from worlds import experiment, learn, write_experiment, write_jsonl
 
+from builders.worlds import experiment, learn, write_experiment, write_jsonl
 from lingualift.commands.train import train_once
 from lingualift.config import Adapter, Backbone, Data, Training
 from lingualift.data.datasets import Examples

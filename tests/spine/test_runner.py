@@ -8,8 +8,8 @@ import peft
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-from worlds import build_bpe_backbone
 
+from builders.worlds import build_bpe_backbone
 from lingualift import merge
 from lingualift.attachment import check_adapter
 from lingualift.backbone.loading import load_backbone

@@ -8,8 +8,8 @@ import time
 import pytest
 from filelock import FileLock
 from test_again import first, flip, lose, mine, redone, tuned  # noqa: F401
-from worlds import write_experiment
 
+from builders.worlds import write_experiment
 from lingualift.pipeline import run
 from lingualift.pipeline.store import Store
 

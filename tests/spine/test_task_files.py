@@ -5,8 +5,8 @@ import signal
 from dataclasses import replace
 
 import pytest
-from worlds import write_jsonl
 
+from builders.worlds import write_jsonl
 from lingualift.config import Data
 from lingualift.data.rows import load_examples, load_questions
 from lingualift.encoding.heads import head_of

@@ -9,8 +9,8 @@ import datasets
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from worlds import experiment, write_experiment, write_jsonl
 
+from builders.worlds import experiment, write_experiment, write_jsonl
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Data, Scoring, Training, load_experiment
 from lingualift.data.datasets import Examples, labelled_task

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from worlds import experiment, write_experiment
 
+from builders.worlds import experiment, write_experiment
 from lingualift.errors import UserError, plain
 
 CLEAR, TITLE, TURNED = "\x1b[2J", "\x1b]0;owned\x07", "\u202e"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from worlds import experiment, read_jsonl, write_experiment
 
+from builders.worlds import experiment, read_jsonl, write_experiment
 from lingualift.errors import UserError
 from lingualift.pipeline import plan_of, run
 from lingualift.training.trainer import check_trackers

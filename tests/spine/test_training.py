@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from worlds import learn, read_jsonl
 
+from builders.worlds import learn, read_jsonl
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Adapter, Data, Training
 from lingualift.data.datasets import Examples, Texts

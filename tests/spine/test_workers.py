@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from worlds import experiment, write_experiment
 
+from builders.worlds import experiment, write_experiment
 from lingualift.miniworld import write_data
 from lingualift.pipeline import executors, run
 

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from test_again import first, mine, redone, tuned  # noqa: F401
 from test_store import states
-from worlds import write_experiment
 
+from builders.worlds import write_experiment
 from lingualift.commands.demo import run_demo
 from lingualift.config import dump_experiment, load_experiment
 from lingualift.errors import UserError

@@ -1,14 +1,8 @@
-"""What the tests of the spine share: two small backbones and the mini-world's files."""
-
-import sys
-from pathlib import Path
+"""What many tests share: two small backbones and the mini-world's files, made once a session."""
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from worlds import build_bpe_backbone, small_data
-
+from builders.worlds import build_bpe_backbone, small_data
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone
 

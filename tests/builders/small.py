@@ -3,11 +3,11 @@
 import copy
 
 import pytest
-import tiny
 import torch
 import transformers as hf
 
 import lingualift as ll
+from builders import tiny
 
 WORDS = 60
 NAMES = {

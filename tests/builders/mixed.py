@@ -2,12 +2,11 @@
 
 import copy
 
-import small
-import tiny
 import torch
 import transformers as hf
 
 import lingualift as ll
+from builders import small, tiny
 
 FAMILY = {
     "llama": "decoder",
