@@ -4,10 +4,12 @@ import json
 from dataclasses import replace
 
 import torch
+import transformers as hf
 from safetensors.torch import load_file, save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import lingualift as ll
+from builders import tiny
 from lingualift.config import Adapter, Data
 from lingualift.data.datasets import Beside, Examples
 from lingualift.encoding.heads import head_of
@@ -132,3 +134,14 @@ def load_alone(ref, folder, kind):
     assert config["peft_type"] == "FLARE"
     options = {"num_labels": ref.head.outputs} if ref.head.kind != "words" else {}
     return ll.load_flare(kind.from_pretrained(ref.source, **options).eval(), folder)
+
+
+def translation_model(folder, seed=7):
+    """An NLLB whose states are wider than any backbone's here, and large."""
+    tokenizer = tiny.tokenizer_of("nllb")
+    config = tiny.config_of("nllb", len(tokenizer))
+    config.d_model = 24
+    torch.manual_seed(seed)
+    hf.AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

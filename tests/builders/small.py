@@ -8,6 +8,7 @@ import transformers as hf
 
 import lingualift as ll
 from builders import tiny
+from lingualift.backbone.architectures import outside_blocks
 
 WORDS = 60
 NAMES = {
@@ -135,3 +136,31 @@ def target_only(given):
 def real(logits, given, name):
     """Logits of real tokens."""
     return logits if name in ENCODER_DECODERS else logits[given["attention_mask"].bool()]
+
+
+def rounded(name, folder):
+    """A backbone in NF4, and the same with its weights unpacked."""
+    bnb = pytest.importorskip("bitsandbytes", reason="needs the extra `quantization`")
+    functional = pytest.importorskip("bitsandbytes.functional")
+    whole = plain(
+        name, **{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "dropout_rate": 0.0}
+    )
+    whole.save_pretrained(folder)
+    four = hf.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        llm_int8_skip_modules=outside_blocks(whole),
+    )
+    model = type(whole).from_pretrained(
+        folder, quantization_config=four, device_map="cpu", dtype=torch.float32
+    )
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    exact = copy.deepcopy(whole)
+    for path, module in model.named_modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            weight = functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            exact.get_submodule(path).weight.data = weight.float()
+    return model.eval(), exact

@@ -19,6 +19,23 @@ TEXTS = [
     "Q: where is the book? A: in the kitchen",
 ]
 LANGUAGES = ("en", "fr", "sw")
+TASK = """
+from lingualift.tasks import TASKS, Example, Task
+
+
+class Mine(Task):
+    columns = ("id", "text")
+    gold_column = "label"
+    metrics = ("accuracy",)
+    source = "a test"
+
+    def example(self, row, language):
+        words = {"positive": "good", "negative": "bad"}
+        return Example(row["id"], row["text"], choices=words)
+
+
+"""
+"""A task file, but for the registration."""
 
 
 def learn(ref, rows, settings, **where):

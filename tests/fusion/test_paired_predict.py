@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from test_flare_mt import translation_model
 
 import lingualift as ll
 from builders import paired, tiny
@@ -57,7 +56,7 @@ def test_flare_mt_answers_new_rows_alone_and_refuses_their_translations(tmp_path
     source = paired.world(tmp_path, "nusax", "id")
     chosen, examples = source.labelled("id", "train")
     ref = paired.headed(find_backbone(Backbone(name=backbone)), source, examples)
-    encoder = str(translation_model(tmp_path / "nllb"))
+    encoder = str(paired.translation_model(tmp_path / "nllb"))
     folder = paired.flare_folder(ref, "llama", tmp_path / "flare", source_encoder=encoder)
     expected = evaluate(ref, folder, chosen, examples, Scoring()).predictions
     rows, beside = given(source, "id", chosen)

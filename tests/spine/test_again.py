@@ -1,13 +1,13 @@
 """Running again: what is finished is not done again, what changed is, and nothing else."""
 
 import json
-import os
 import shutil
 import signal
 
 import pytest
 
-from builders.worlds import experiment, read_jsonl, small_data, write_experiment
+from builders.runs import flip, lose, redone, timeless, tuned
+from builders.worlds import experiment, read_jsonl, write_experiment
 from lingualift.adapters import open_adapter
 from lingualift.errors import UserError
 from lingualift.pipeline import plan_of, run
@@ -30,40 +30,6 @@ class Mine(Task):
 
 TASKS.register("mine-NAME")(Mine())
 """
-
-
-def tuned(data, **changes):
-    raw = experiment(data, methods=["source-ft", {"method": "adamergex", "space": "delta"}, "target-ft"])
-    raw["weights"] = {"tune_on": "fr", "grid": [0.0, 1.0]}
-    return raw | changes
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory):
-    """A finished run with data of its own, to be copied by each test."""
-    folder = tmp_path_factory.mktemp("first")
-    small_data(folder / "data")
-    run(write_experiment(folder / "e.yaml", tuned("data")), output=folder / "run")
-    return folder
-
-
-@pytest.fixture
-def mine(first, tmp_path):
-    return shutil.copytree(first, tmp_path / "mine", symlinks=True)
-
-
-def timeless(folder):
-    rows = json.loads((folder / "results.json").read_text())["rows"]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
-def redone(folder, **changes):
-    """Labels of the steps that a run would do now, sorted."""
-    path = folder / "e.yaml"
-    if changes:
-        write_experiment(path, tuned("data", **changes))
-    planned, store = plan_of(path, output=folder / "run")
-    return sorted(step.label() for step in planned.missing(store))
 
 
 def rewrite(path, change):
@@ -179,18 +145,6 @@ KINDS = ["initialisation", "adapter", "sweep", "merged", "evaluation"]
 
 
 NAMING_PLACES = ("step.json", "provenance.json", "README.md")  # of the folder that was copied to be `mine`
-
-
-def flip(path):
-    """Alter the last letter or number, leaving size and time as they were."""
-    state, content = path.stat(), bytearray(path.read_bytes())
-    content[-3] ^= 1
-    path.write_bytes(content)
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-
-
-def lose(path):
-    path.unlink()
 
 
 def halve(path):

@@ -11,11 +11,10 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from test_methods import TASK
 
 import lingualift as ll
 from builders.commands import fresh
-from builders.worlds import experiment, read_jsonl, write_experiment
+from builders.worlds import TASK, experiment, read_jsonl, write_experiment
 from lingualift.errors import UserError
 from lingualift.languages import all_languages
 from lingualift.miniworld import BACKBONE

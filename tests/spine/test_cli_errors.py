@@ -4,8 +4,8 @@ import json
 import shutil
 
 import pytest
-from test_training import begin
 
+from builders.trainings import begin
 from builders.worlds import experiment, write_experiment, write_jsonl
 
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from test_training import begin, equal, examples, facts, tensors, texts, trained  # noqa: F401
 
+from builders.trainings import begin, equal, facts, tensors, trained
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Data, Scoring
 from lingualift.data.datasets import Examples
@@ -67,14 +67,14 @@ def test_the_adapter_is_that_of_the_whole_batch(
         assert (cut[name] - tensor).norm() <= 0.02 * moved, name  # AdamW's first steps go by the sign alone
 
 
-def test_the_last_checkpoint_is_where_it_goes_on(mini, tmp_path, examples, small_memory):  # noqa: F811
+def test_the_last_checkpoint_is_where_it_goes_on(mini, tmp_path, examples, small_memory):
     start = begin(mini, tmp_path / "start")
     passes = small_memory(3, after=5)
     trained(mini, examples, start, tmp_path / "cut", steps=7, checkpoint_steps=2)
     assert passes == [6] * 6 + [3] * 6  # five steps; the sixth fails; from step 4 on, two passes each
 
 
-def test_a_single_row_that_does_not_fit_is_told(mini, tmp_path, examples, small_memory):  # noqa: F811
+def test_a_single_row_that_does_not_fit_is_told(mini, tmp_path, examples, small_memory):
     start = begin(mini, tmp_path / "start")
     small_memory(0)
     (tmp_path / "out").mkdir()

@@ -2,28 +2,11 @@
 
 import pytest
 
-from builders.worlds import experiment, write_experiment, write_jsonl
+from builders.worlds import TASK, experiment, write_experiment, write_jsonl
 from lingualift.errors import UserError
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.results import cell_name
 from lingualift.tasks import get_task
-
-TASK = """
-from lingualift.tasks import TASKS, Example, Task
-
-
-class Mine(Task):
-    columns = ("id", "text")
-    gold_column = "label"
-    metrics = ("accuracy",)
-    source = "a test"
-
-    def example(self, row, language):
-        words = {"positive": "good", "negative": "bad"}
-        return Example(row["id"], row["text"], choices=words)
-
-
-"""
 
 
 def plan(folder, raw):

@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-from test_training import begin, equal, facts, tensors, trained
 
+from builders.trainings import begin, equal, facts, tensors, trained
 from builders.worlds import experiment, learn, write_experiment, write_jsonl
 from lingualift.commands.train import train_once
 from lingualift.config import Adapter, Backbone, Data, Training

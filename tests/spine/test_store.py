@@ -7,15 +7,11 @@ import time
 
 import pytest
 from filelock import FileLock
-from test_again import first, flip, lose, mine, redone, tuned  # noqa: F401
 
+from builders.runs import flip, lose, redone, states, tuned
 from builders.worlds import write_experiment
 from lingualift.pipeline import run
 from lingualift.pipeline.store import Store
-
-
-def states(folder):
-    return {entry.path.name.strip("."): entry.state for entry in Store(folder).entries()}
 
 
 def age(folder, days):
@@ -25,7 +21,7 @@ def age(folder, days):
 
 
 @pytest.fixture
-def littered(mine):  # noqa: F811
+def littered(mine):
     """A store with an altered and a stale entry, scratch and a checkpoint of killed steps."""
     store = mine / "store"
     altered, stale = sorted((store / "evaluation").iterdir())[:2]
@@ -61,7 +57,7 @@ def test_every_entry_is_told_with_its_state(littered, cli):
         assert entry.key[:12] in shown.out
 
 
-def test_verify_names_what_was_altered_and_how(mine, cli):  # noqa: F811
+def test_verify_names_what_was_altered_and_how(mine, cli):
     store = mine / "store"
     good = cli("store", "verify", store)
     assert (good.code, good.err) == (0, "")
@@ -91,7 +87,7 @@ def test_prune_takes_what_no_run_will_read_and_nothing_else(littered, cli):
     assert len(redone(folder)) == 2  # the two evaluations
 
 
-def test_prune_keeps_what_the_named_experiments_need(mine, cli):  # noqa: F811
+def test_prune_keeps_what_the_named_experiments_need(mine, cli):
     kept = set(states(mine / "store"))
     write_experiment(mine / "other.yaml", tuned("data", seeds=[7]))
     run(mine / "other.yaml", output=mine / "other")
@@ -104,7 +100,7 @@ def test_prune_keeps_what_the_named_experiments_need(mine, cli):  # noqa: F811
             assert (mine / "other" / row["adapter"] / "adapter_model.safetensors").is_file()
 
 
-def test_prune_takes_what_was_not_used_for_long(mine, cli):  # noqa: F811
+def test_prune_takes_what_was_not_used_for_long(mine, cli):
     checkpoint = mine / "store" / "work" / ("f" * 20) / "checkpoint-5"
     checkpoint.mkdir(parents=True)
     (checkpoint / "state").write_text("state")

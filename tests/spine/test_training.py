@@ -1,61 +1,17 @@
 """One trainer: from one recorded start, repeatable, and the backbone stays as it was."""
 
 import itertools
-import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from builders.trainings import SETTINGS, begin, equal, facts, tensors, trained
 from builders.worlds import learn, read_jsonl
 from lingualift.backbone.loading import load_backbone
-from lingualift.config import Adapter, Data, Training
-from lingualift.data.datasets import Examples, Texts
+from lingualift.config import Training
 from lingualift.errors import UserError
 from lingualift.provenance import sha256_file
 from lingualift.tasks import Example
-from lingualift.training.trainer import initialise
-
-SETTINGS = {"steps": 4, "batch_size": 6, "learning_rate": 5e-3}
-
-
-@pytest.fixture(scope="module")
-def examples(data):
-    return Examples("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data).rows(
-        "en", "train"
-    )
-
-
-@pytest.fixture(scope="module")
-def texts(data):
-    return Texts("causal-lm", Data(files="reference/{language}/train.jsonl"), data).rows("sw", "train")
-
-
-def begin(ref, folder, seed=0, **adapter):
-    folder.mkdir()
-    initialise(ref, Adapter(**{"rank": 2, "alpha": 4, **adapter}), seed, folder)
-    return folder
-
-
-def trained(ref, rows, start, folder, seed=0, **settings):
-    folder.mkdir()
-    record = Training(**{**SETTINGS, **settings})
-    work = folder.parent / "work" / folder.name
-    learn(ref, rows, record, start=start, seed=seed, output=folder, work=work, segment_tokens=24)
-    assert not work.exists()
-    return tensors(folder)
-
-
-def tensors(folder):
-    return load_file(folder / "adapter_model.safetensors")
-
-
-def equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def facts(folder):
-    return json.loads((folder / "provenance.json").read_text())
 
 
 def test_one_seed_draws_one_initialisation_and_another_another(mini, tmp_path):

@@ -7,9 +7,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from test_again import first, mine, redone, tuned  # noqa: F401
-from test_store import states
 
+from builders.runs import redone, states, tuned
 from builders.worlds import write_experiment
 from lingualift.commands.demo import run_demo
 from lingualift.config import dump_experiment, load_experiment
@@ -41,7 +40,7 @@ def put(folder, names=MINE):
 
 
 @pytest.fixture
-def folder(mine):  # noqa: F811
+def folder(mine):
     """A folder of the user's: a commented experiment and things of their own."""
     text = "# three days of edits\n" + (mine / "e.yaml").read_text()
     (mine / "experiment.yaml").write_text(text)
@@ -63,7 +62,7 @@ def test_the_folder_of_the_experiment_is_no_run_folder(folder, cli, monkeypatch)
     assert hashes(folder) == before
 
 
-def test_what_is_kept_in_a_run_folder_stays_over_later_runs(mine):  # noqa: F811
+def test_what_is_kept_in_a_run_folder_stays_over_later_runs(mine):
     into = json.loads((mine / "run" / "results.json").read_text())["rows"][0]["adapter"]
     kept = put(mine / "run", (*MINE, f"{into}/notes.md"))
     run(mine / "e.yaml", output=mine / "run")
@@ -75,7 +74,7 @@ def test_what_is_kept_in_a_run_folder_stays_over_later_runs(mine):  # noqa: F811
     assert set(left) <= set(kept)  # what the run before had made is gone
 
 
-def test_a_comment_in_the_experiment_of_a_run_folder_stays(mine):  # noqa: F811
+def test_a_comment_in_the_experiment_of_a_run_folder_stays(mine):
     there = mine / "run" / "experiment.yaml"
     there.write_text("# noted\n" + there.read_text())
     before = there.read_bytes()
@@ -88,7 +87,7 @@ def test_a_comment_in_the_experiment_of_a_run_folder_stays(mine):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", ["table.md", "results.json", "predictions/{}"])
-def test_a_file_of_ours_that_was_edited_is_told_before_anything_runs(mine, name):  # noqa: F811
+def test_a_file_of_ours_that_was_edited_is_told_before_anything_runs(mine, name):
     path = mine / "run" / name.format(next((mine / "run" / "predictions").iterdir()).name)
     path.write_text("edited for the paper")
     shutil.rmtree(mine / "store" / "evaluation")
@@ -100,7 +99,7 @@ def test_a_file_of_ours_that_was_edited_is_told_before_anything_runs(mine, name)
     run(mine / "e.yaml", output=mine / "run")
 
 
-def test_a_file_of_somebodys_where_one_of_ours_goes_is_told_before_anything_runs(mine, tmp_path):  # noqa: F811
+def test_a_file_of_somebodys_where_one_of_ours_goes_is_told_before_anything_runs(mine, tmp_path):
     write_experiment(mine / "e.yaml", tuned("data", methods=["vanilla", "source-ft"]))
     name = "predictions/mini-sentiment.fr.vanilla.jsonl"
     kept = put(mine / "run", (name,))
@@ -109,7 +108,7 @@ def test_a_file_of_somebodys_where_one_of_ours_goes_is_told_before_anything_runs
     assert {path: sha256_file(path) for path in kept} == kept
 
 
-def test_a_run_folder_of_a_version_without_a_record_is_gone_on_with(mine):  # noqa: F811
+def test_a_run_folder_of_a_version_without_a_record_is_gone_on_with(mine):
     before = hashes(mine / "run" / "adapters")
     kept = put(mine / "run")
     (mine / "run" / RECORD_FILE).unlink()
@@ -147,7 +146,7 @@ def test_places_are_checked_one_by_one(tmp_path):
         made(tmp_path)
 
 
-def test_prune_leaves_what_no_step_made(mine, cli, tmp_path):  # noqa: F811
+def test_prune_leaves_what_no_step_made(mine, cli, tmp_path):
     store = mine / "store"
     entry = sorted((store / "adapter").iterdir())[0]
     outside = put(tmp_path / "outside", ("a" * 20 + "/step.json", "x/y"))
@@ -189,7 +188,7 @@ def test_other_folders_are_no_stores(cli, tmp_path, sign):
     assert {path: sha256_file(path) for path in kept} == kept
 
 
-def test_prune_leaves_what_a_run_needs_that_goes_on(mine, cli):  # noqa: F811
+def test_prune_leaves_what_a_run_needs_that_goes_on(mine, cli):
     planned, store = plan_of(mine / "e.yaml", output=mine / "run")
     count = len(states(store.root))
     with store.needing(planned.steps):
@@ -205,7 +204,7 @@ def test_prune_leaves_what_a_run_needs_that_goes_on(mine, cli):  # noqa: F811
     assert not list((store.root / "locks").glob("run-*"))
 
 
-def test_a_run_waits_for_a_prune(mine):  # noqa: F811
+def test_a_run_waits_for_a_prune(mine):
     planned, store = plan_of(mine / "e.yaml", output=mine / "run")
     began, done = threading.Event(), threading.Event()
 
@@ -224,7 +223,7 @@ def test_a_run_waits_for_a_prune(mine):  # noqa: F811
 
 
 @pytest.mark.parametrize("what", ["run", "store"])
-def test_a_folder_that_is_removed_meanwhile_is_told(mine, what):  # noqa: F811
+def test_a_folder_that_is_removed_meanwhile_is_told(mine, what):
     shutil.rmtree(mine / "store" / "evaluation")
 
     def remove(event):
@@ -238,7 +237,7 @@ def test_a_folder_that_is_removed_meanwhile_is_told(mine, what):  # noqa: F811
     run(mine / "e.yaml", output=mine / "run")
 
 
-def test_an_experiment_that_was_replaced_meanwhile_keeps_its_folder(mine):  # noqa: F811
+def test_an_experiment_that_was_replaced_meanwhile_keeps_its_folder(mine):
     shutil.rmtree(mine / "store" / "evaluation")
     write_experiment(mine / "other.yaml", tuned("data", methods=["vanilla"]))
     runs = []
@@ -254,14 +253,14 @@ def test_an_experiment_that_was_replaced_meanwhile_keeps_its_folder(mine):  # no
     assert {row["method"] for row in rows} == {"vanilla"}
 
 
-def test_runs_into_one_folder_at_once_end_well(mine):  # noqa: F811
+def test_runs_into_one_folder_at_once_end_well(mine):
     with ThreadPoolExecutor(3) as pool:
         runs = [pool.submit(run, mine / "e.yaml", output=mine / "run") for _ in range(12)]
     assert [one.result().trained for one in runs] == [0] * 12
     assert redone(mine) == []
 
 
-def test_a_store_that_is_refused_leaves_no_run_folder(mine, cli, tmp_path):  # noqa: F811
+def test_a_store_that_is_refused_leaves_no_run_folder(mine, cli, tmp_path):
     put(tmp_path / "thesis", ("chapter.txt",))
     refused = cli("run", mine / "e.yaml", "--output", mine / "new", "--store", tmp_path / "thesis")
     assert "no store of finished steps" in refused.message
@@ -300,7 +299,7 @@ def test_files_in_memory_count_as_free(tmp_path):
     assert _free_in_container(tmp_path) is None
 
 
-def test_a_store_reads_no_record_that_leads_out_of_it(mine):  # noqa: F811
+def test_a_store_reads_no_record_that_leads_out_of_it(mine):
     from lingualift.pipeline.store import seal
 
     entry = sorted((mine / "store" / "adapter").iterdir())[0]

@@ -1,0 +1,37 @@
+"""What the tests of training learn from, and a finished run."""
+
+import shutil
+
+import pytest
+
+from builders.runs import tuned
+from builders.worlds import small_data, write_experiment
+from lingualift.config import Data
+from lingualift.data.datasets import Examples, Texts
+from lingualift.pipeline import run
+
+
+@pytest.fixture(scope="module")
+def examples(data):
+    return Examples("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data).rows(
+        "en", "train"
+    )
+
+
+@pytest.fixture(scope="module")
+def texts(data):
+    return Texts("causal-lm", Data(files="reference/{language}/train.jsonl"), data).rows("sw", "train")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A finished run with data of its own, to be copied by each test."""
+    folder = tmp_path_factory.mktemp("first")
+    small_data(folder / "data")
+    run(write_experiment(folder / "e.yaml", tuned("data")), output=folder / "run")
+    return folder
+
+
+@pytest.fixture
+def mine(first, tmp_path):
+    return shutil.copytree(first, tmp_path / "mine", symlinks=True)
