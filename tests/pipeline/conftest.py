@@ -1,4 +1,4 @@
-"""What the tests of training learn from, and a finished run."""
+"""A finished run, made once a module, and a copy of it for each test."""
 
 import shutil
 
@@ -6,21 +6,7 @@ import pytest
 
 from builders.runs import tuned
 from builders.worlds import small_data, write_experiment
-from lingualift.config import Data
-from lingualift.data.datasets import Examples, Texts
 from lingualift.pipeline import run
-
-
-@pytest.fixture(scope="module")
-def examples(data):
-    return Examples("mini-sentiment", Data(files="sentiment/{language}/{split}.jsonl"), data).rows(
-        "en", "train"
-    )
-
-
-@pytest.fixture(scope="module")
-def texts(data):
-    return Texts("causal-lm", Data(files="reference/{language}/train.jsonl"), data).rows("sw", "train")
 
 
 @pytest.fixture(scope="module")
