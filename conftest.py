@@ -21,7 +21,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from commands import Commands
+from builders.commands import Commands
 
 torch.set_num_threads(int(os.environ["LINGUALIFT_TEST_THREADS"]))
 settings.register_profile(

@@ -32,7 +32,7 @@ from lingualift.provenance import fingerprint
 from lingualift.tasks import shipped_rows
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "families"))
+sys.path.insert(0, str(ROOT / "tests"))
 SHORT = {"steps": 2, "batch_size": 4, "learning_rate": 1e-2, "max_length": 128}
 ROWS = {"train": 32, "validation": 16, "test": 32}
 
@@ -75,7 +75,7 @@ def main() -> None:
 
 def cases(folder: Path, shared: Path) -> Iterator[tuple[str, list[str]]]:
     """Name and command of each case, but for its output."""
-    from tiny import build
+    from builders.tiny import build
 
     folder.mkdir()
     yield "demo", ["demo", "--seeds", "1"]

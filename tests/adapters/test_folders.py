@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from adapter_folders import PREFIX, config_of, raw, updates, write_folder, write_lora
 
+from builders.adapter_folders import PREFIX, config_of, raw, updates, write_folder, write_lora
 from lingualift.adapters import inspect, open_adapter
 from lingualift.adapters.config import LoraSettings
 from lingualift.adapters.structure import Module

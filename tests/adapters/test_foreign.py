@@ -7,9 +7,9 @@ import os
 import shutil
 
 import pytest
-from adapter_folders import config_of, write_lora
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+from builders.adapter_folders import config_of, write_lora
 from lingualift.adapters import inspect, open_adapter, targets
 from lingualift.errors import UserError
 from lingualift.merging import merge

@@ -9,12 +9,12 @@ import peft
 import pytest
 import torch
 import transformers
-from adapter_folders import PREFIX
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors.torch import load_file, save_file
 
+from builders.adapter_folders import PREFIX
 from lingualift.adapters import inspect, open_adapter
 from lingualift.adapters.layout import PLAIN, Layout, layout_of
 from lingualift.adapters.structure import Targets

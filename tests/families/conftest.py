@@ -1,8 +1,8 @@
 """Backbones of every family, built once per session."""
 
 import pytest
-import tiny
 
+from builders import tiny
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone
 

@@ -4,11 +4,11 @@ import importlib.util
 import json
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
 
 import lingualift as ll
+from builders import tiny
 from lingualift.attachment import answering, attach, detach
 from lingualift.backbone.architectures import Head, outside_blocks
 from lingualift.backbone.loading import load_backbone, weight_bytes

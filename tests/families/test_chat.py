@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 import transformers as hf
 from hypothesis import given
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from builders import tiny
 from lingualift.attachment import check_adapter
 from lingualift.backbone import chat
 from lingualift.backbone.loading import ending, load_backbone

@@ -5,10 +5,10 @@ import json
 
 import peft
 import pytest
-import tiny
 import torch
 import transformers as hf
 
+from builders import tiny
 from lingualift.backbone.architectures import bound_of
 from lingualift.backbone.loading import keeps_apart, load_backbone
 from lingualift.backbone.reference import find_backbone, load_tokenizer

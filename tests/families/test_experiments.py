@@ -4,11 +4,12 @@ import json
 import math
 
 import pytest
-import tiny
 import yaml
 from typer.testing import CliRunner
 
 import lingualift as ll
+from builders import tiny
+from builders.shipped import LANGUAGES, write_experiment
 from lingualift.checking import check
 from lingualift.cli import app
 from lingualift.commands.lift import lift
@@ -16,42 +17,6 @@ from lingualift.config import load_experiment
 from lingualift.errors import UserError
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.cost import estimate
-from lingualift.tasks import shipped_rows
-
-LANGUAGES = {"nusax": ("en", "id", "jv"), "xcopa": ("en", "id", "it"), "xquad": ("en", "de", "es")}
-
-
-def write(folder, name, backbone, task, **changes):
-    source, *targets = LANGUAGES[task]
-    for code in (source, *targets):
-        place = folder / code
-        place.mkdir(parents=True, exist_ok=True)
-        rows = shipped_rows(task, code)
-        for split in ("train", "validation", "test"):
-            text = "".join(json.dumps(row) + "\n" for row in rows)
-            (place / f"{split}.jsonl").write_text(text, encoding="utf-8")
-        raw = [str(value) for row in rows for value in row.values() if isinstance(value, str)]
-        (place / "text.txt").write_text(
-            "\n".join(text.replace("\n", " ") for text in raw) + "\n", encoding="utf-8"
-        )
-    training = {"steps": 2, "batch_size": 4, "learning_rate": 1e-2, "max_length": 128}
-    experiment = {
-        "backbone": {"name": backbone},
-        "languages": {"source": source, "targets": targets},
-        "tasks": [{"task": task, "data": {"files": "{language}/{split}.jsonl"}}],
-        "reference": {"data": {"files": "{language}/text.txt"}, "segment_tokens": 24},
-        "adapter": {"rank": 2, "alpha": 4, "tokens": 3},
-        "training": {"task": training, "reference": training},
-        "methods": ["source-ft", "arithmetic", "adamergex", "target-ft"],
-        "weights": {"tune_on": targets[0], "grid": [0, 1]},
-        "scoring": {"max_length": 128},
-        "workers": 1,
-        **changes,
-    }
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(experiment), encoding="utf-8")
-    return path
-
 
 # The one that is not slow has an encoder; test_pipeline.py has a decoder, and test_matrix.py all classes and tasks.
 CASES = [
@@ -75,7 +40,9 @@ QUICK = {("xlmr", "xquad")}
     ],
 )
 def test_an_experiment_runs_on_every_family(backbone, tmp_path, name, task, kind, reference):
-    path = write(tmp_path, "e", backbone(name).source, task, adapter={"type": kind, "rank": 2, "tokens": 3})
+    path = write_experiment(
+        tmp_path, "e", backbone(name).source, task, adapter={"type": kind, "rank": 2, "tokens": 3}
+    )
     planned, store = plan_of(path, output=tmp_path / "out")
     found = estimate(planned, store, calibrate=True)
     assert found.seconds is not None
@@ -94,7 +61,7 @@ def test_an_experiment_runs_on_every_family(backbone, tmp_path, name, task, kind
 
 @pytest.mark.parametrize("name", tiny.quick(["xlmr", "t5", "llama"], "xlmr"))
 def test_any_task_is_a_reference_as_in_table_5(backbone, tmp_path, name):
-    path = write(
+    path = write_experiment(
         tmp_path, "e", backbone(name).source, "nusax",
         reference={"task": "nusax", "data": {"files": "{language}/train.jsonl"}},
         methods=["adamergex"], weights={"grid": [1], "tune_on": "id"},
@@ -118,13 +85,15 @@ REFUSED = [
 def test_what_a_family_cannot_do_is_refused_before_it_costs_anything(
     backbone, tmp_path, name, changes, message
 ):
-    path = write(tmp_path, "e", backbone(name).source, "nusax", **changes)
+    path = write_experiment(tmp_path, "e", backbone(name).source, "nusax", **changes)
     with pytest.raises(UserError, match=message):
         plan_of(path, output=tmp_path / "out")
 
 
 def test_a_language_without_a_tag_is_refused(backbone, tmp_path):
-    path = write(tmp_path, "e", backbone("nllb").source, "nusax", methods=["source-ft"], weights={})
+    path = write_experiment(
+        tmp_path, "e", backbone("nllb").source, "nusax", methods=["source-ft"], weights={}
+    )
     raw = yaml.safe_load(path.read_text())
     raw["languages"]["targets"] = ["bug"]
     (tmp_path / "jv").rename(tmp_path / "bug")
@@ -134,7 +103,7 @@ def test_a_language_without_a_tag_is_refused(backbone, tmp_path):
 
 
 def test_a_prefix_under_gradient_checkpointing_is_refused(backbone, tmp_path):
-    path = write(tmp_path, "e", backbone("t5").source, "nusax", adapter={"type": "prefix"})
+    path = write_experiment(tmp_path, "e", backbone("t5").source, "nusax", adapter={"type": "prefix"})
     raw = yaml.safe_load(path.read_text())
     raw["training"]["task"]["gradient_checkpointing"] = True
     path.write_text(yaml.safe_dump(raw))
@@ -144,7 +113,7 @@ def test_a_prefix_under_gradient_checkpointing_is_refused(backbone, tmp_path):
 
 @pytest.mark.parametrize("task", ["mgsm", "xlsum", "mini-qa"])
 def test_a_task_that_needs_text_of_its_own_is_not_for_encoders(backbone, tmp_path, task):
-    path = write(tmp_path, "e", backbone("xlmr").source, "nusax")
+    path = write_experiment(tmp_path, "e", backbone("xlmr").source, "nusax")
     raw = yaml.safe_load(path.read_text())
     text = dict.fromkeys(("title", "text", "summary", "context", "answer"), "x")
     row = {**text, "id": "1", "question": "1+1?", "answer_number": 2}
@@ -159,7 +128,7 @@ def test_a_task_that_needs_text_of_its_own_is_not_for_encoders(backbone, tmp_pat
 
 @pytest.mark.parametrize("name", tiny.quick(["xlmr", "mt5", "nllb"], "xlmr"))
 def test_check_looks_at_every_family(backbone, tmp_path, monkeypatch, name):
-    look = check(write(tmp_path, "e", backbone(name).source, "nusax"))
+    look = check(write_experiment(tmp_path, "e", backbone(name).source, "nusax"))
     assert all(math.isfinite(one.nats) and one.nats > 0 for one in look.languages)
     assert all((one.vanilla is None) == (name == "xlmr") for one in look.tasks)
     monkeypatch.setattr("lingualift.checking.check", lambda *_, **__: look)  # it takes a while
@@ -175,7 +144,7 @@ def test_lift_and_predict_on_every_family(backbone, tmp_path, name, task):
     """The adapter of a classifier is lifted by masked words; its head comes along."""
     ref = backbone(name)
     source, target, _ = LANGUAGES[task]
-    write(tmp_path, "e", ref.source, task)
+    write_experiment(tmp_path, "e", ref.source, task)
     runner = CliRunner()
     data = str(tmp_path / "{language}" / "{split}.jsonl")
     told = runner.invoke(
@@ -202,6 +171,6 @@ def test_lift_and_predict_on_every_family(backbone, tmp_path, name, task):
 
 def test_the_experiment_of_a_decoder_reads_the_same_file(tmp_path):
     """An experiment says nothing of families: the reference task follows from the backbone."""
-    path = write(tmp_path, "e", "miniworld", "nusax")
+    path = write_experiment(tmp_path, "e", "miniworld", "nusax")
     assert load_experiment(path).reference.task is None
     assert set(tiny.ENCODERS) == {"xlmr", "bert"}

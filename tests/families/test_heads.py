@@ -10,40 +10,15 @@ import transformers as hf
 from safetensors.torch import load_file
 
 import lingualift as ll
+from builders.shipped import drawn, examples_of, learn
 from lingualift.backbone.architectures import Head
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone
-from lingualift.config import Adapter, Backbone, Data, Scoring, Training
-from lingualift.data.datasets import Examples
+from lingualift.config import Backbone, Scoring, Training
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.evaluation.writing import rank_written
 from lingualift.tasks import TASKS, Example, Task, shipped_languages, shipped_rows
-from lingualift.training.trainer import initialise, train
-
-STILL = Training(steps=1, batch_size=4, learning_rate=1e-12, warmup=0.0)
-
-
-def examples_of(folder, task):
-    code = shipped_languages(task)[0]
-    text = "".join(json.dumps(row) + "\n" for row in shipped_rows(task, code))
-    (folder / f"{task}.jsonl").write_text(text, encoding="utf-8")
-    return Examples(task, Data(files=str(folder / f"{task}.jsonl")), folder).labelled(code, "train")
-
-
-def learn(ref, task, examples, start, output, settings=STILL, seed=0, segment_tokens=24):
-    output.mkdir()
-    train(
-        ref, task, examples, settings, start=start, seed=seed, output=output, work=output.parent / "work",
-        language="en", segment_tokens=segment_tokens,
-    )  # fmt: skip
-    return output
-
-
-def drawn(ref, folder, **settings):
-    folder.mkdir()
-    initialise(ref, Adapter(rank=2, alpha=4, **settings), 0, folder)
-    return folder
 
 
 @pytest.mark.parametrize("task", ["nusax", "xcopa", "xquad"])

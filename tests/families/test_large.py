@@ -4,9 +4,9 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from test_heads import examples_of, learn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from builders.shipped import examples_of, learn
 from lingualift.backbone import products
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Adapter, Scoring, Training

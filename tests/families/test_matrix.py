@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import peft
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
 
 import lingualift as ll
+from builders import tiny
 from lingualift.backbone.architectures import head_modules, model_class
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Adapter, Data, Scoring, Training

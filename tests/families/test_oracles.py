@@ -4,12 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from builders import tiny
 from lingualift.attachment import attach, detach
 from lingualift.backbone.architectures import Head, blocks, ia3_modules, linear_names, pattern_of
 from lingualift.backbone.loading import load_backbone

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 import transformers as hf
 import yaml
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import lingualift as ll
+from builders import tiny
 from lingualift.backbone.loading import weight_bytes
 from lingualift.backbone.reference import find_backbone
 from lingualift.cli import app

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import peft
 import pytest
-import test_experiments as whole
-import test_heads as heads
 import torch
 import transformers as hf
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import lingualift as ll
+from builders import shipped
 from lingualift.backbone.architectures import WORDS
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone
@@ -87,9 +86,9 @@ def test_a_head_for_words_that_is_half_there_is_refused_as_before(backbone, tmp_
 def test_tasks_with_a_head_of_their_own_need_no_head_for_words(backbone, tmp_path, task):
     """And plain peft gives the same logits, pooling layer and head from the adapter's folder."""
     ref = backbone("e5")
-    chosen, examples = heads.examples_of(tmp_path, task)
-    start = heads.drawn(ref, tmp_path / "start")
-    adapter = heads.learn(ref, chosen, examples, start, tmp_path / "one", Training(steps=2, batch_size=4))
+    chosen, examples = shipped.examples_of(tmp_path, task)
+    start = shipped.drawn(ref, tmp_path / "start")
+    adapter = shipped.learn(ref, chosen, examples, start, tmp_path / "one", Training(steps=2, batch_size=4))
     ours = evaluate(ref, adapter, chosen, examples, Scoring())
     assert len(ours.predictions) == len(examples)
     recorded = read_json(adapter / "provenance.json")
@@ -114,13 +113,13 @@ def test_tasks_with_a_head_of_their_own_need_no_head_for_words(backbone, tmp_pat
 
 def test_a_missing_pooling_layer_is_said_and_follows_from_the_seed(backbone, tmp_path, caplog):
     ref = backbone("e5")
-    task, examples = heads.examples_of(tmp_path, "nusax")
-    start = heads.drawn(ref, tmp_path / "start")
+    task, examples = shipped.examples_of(tmp_path, "nusax")
+    start = shipped.drawn(ref, tmp_path / "start")
     poolers = []
     for place, seed in enumerate((0, 0, 1)):
         load_backbone.cache_clear()
         torch.manual_seed(place)  # of which the draw is independent
-        folder = heads.learn(ref, task, examples, start, tmp_path / str(place), seed=seed)
+        folder = shipped.learn(ref, task, examples, start, tmp_path / str(place), seed=seed)
         found = load_file(folder / "adapter_model.safetensors")
         poolers.append(next(value for key, value in found.items() if key.endswith("pooler.dense.weight")))
     assert "backbone has no pooling layer: it is drawn from the seed" in caplog.text
@@ -131,9 +130,9 @@ def test_a_missing_pooling_layer_is_said_and_follows_from_the_seed(backbone, tmp
 def test_words_are_refused_without_a_head(backbone, tmp_path):
     """transformers would draw one at random, another one every time."""
     ref = backbone("e5")
-    start = heads.drawn(ref, tmp_path / "start")
+    start = shipped.drawn(ref, tmp_path / "start")
     with pytest.raises(UserError, match=r"its checkpoint has no head for words .*\n.*train-head"):
-        heads.learn(ref, TASKS["masked-lm"], TEXTS["en"], start, tmp_path / "one")
+        shipped.learn(ref, TASKS["masked-lm"], TEXTS["en"], start, tmp_path / "one")
     with pytest.raises(UserError, match="its checkpoint has no head for words"):
         mean_nats(ref, *load_backbone(ref), TEXTS["en"], 24, "en")
 
@@ -228,9 +227,9 @@ def test_a_head_learns(backbone, tmp_path):
 def test_references_read_by_the_frozen_head_and_hold_nothing_of_it(trained, tmp_path):
     ref, folder = trained
     speaking = ref.with_words(folder)
-    start = heads.drawn(ref, tmp_path / "start")
+    start = shipped.drawn(ref, tmp_path / "start")
     before = (folder / HEAD_FILE).read_bytes()
-    made = heads.learn(speaking, TASKS["masked-lm"], TEXTS["en"], start, tmp_path / "en", FEW)
+    made = shipped.learn(speaking, TASKS["masked-lm"], TEXTS["en"], start, tmp_path / "en", FEW)
     assert (folder / HEAD_FILE).read_bytes() == before
     drawn, after = (load_file(one / "adapter_model.safetensors") for one in (start, made))
     assert drawn.keys() == after.keys()
@@ -251,8 +250,8 @@ def test_a_head_is_trained_in_float32_for_a_bfloat16_backbone(trained, tmp_path)
     assert all(torch.equal(first[name], second[name]) for name in first)
     speaking = narrow.with_words(folder)
     assert masked_model(speaking).cls.predictions.transform.dense.weight.dtype == torch.bfloat16
-    start = heads.drawn(speaking, tmp_path / "start")
-    assert heads.learn(speaking, TASKS["masked-lm"], TEXTS["en"], start, tmp_path / "en", FEW)
+    start = shipped.drawn(speaking, tmp_path / "start")
+    assert shipped.learn(speaking, TASKS["masked-lm"], TEXTS["en"], start, tmp_path / "en", FEW)
 
 
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 64}
@@ -301,7 +300,7 @@ def test_a_damaged_head_or_one_of_another_backbone_is_refused(trained, backbone,
 @pytest.mark.slow  # a tiny run trains one below
 def test_an_experiment_trains_one_head_for_all_references(backbone, tmp_path):
     ref = backbone("e5")
-    path = whole.write(tmp_path, "e", ref.source, "nusax", seeds=[0, 1])
+    path = shipped.write_experiment(tmp_path, "e", ref.source, "nusax", seeds=[0, 1])
     planned, store = plan_of(path, output=tmp_path / "out")
     made = [step for step in planned.steps if step.kind == "words-head"]
     assert [step.label() for step in made] == [
@@ -322,19 +321,19 @@ def test_an_experiment_trains_one_head_for_all_references(backbone, tmp_path):
 
 def test_without_text_no_head_is_trained(backbone, tmp_path):
     def kinds(**changes):
-        path = whole.write(tmp_path, "e", backbone("e5").source, "nusax", **changes)
+        path = shipped.write_experiment(tmp_path, "e", backbone("e5").source, "nusax", **changes)
         return {step.kind: step for step in plan_of(path, output=tmp_path / "out")[0].steps}
 
     assert "words-head" not in kinds(methods=["source-ft"])
     labelled = {"task": "nusax", "data": {"files": "{language}/train.jsonl"}}
     assert "words-head" not in kinds(reference=labelled)
     assert kinds(methods=["arithmetic"])["words-head"].languages == ("id", "jv")
-    path = whole.write(tmp_path, "e", backbone("bert").source, "nusax")
+    path = shipped.write_experiment(tmp_path, "e", backbone("bert").source, "nusax")
     assert "words-head" not in {step.kind for step in plan_of(path, output=tmp_path / "out")[0].steps}
 
 
 def test_a_tiny_run_trains_a_head_too(backbone, tmp_path):
-    path = whole.write(tmp_path, "e", backbone("e5").source, "nusax", methods=["adamergex"])
+    path = shipped.write_experiment(tmp_path, "e", backbone("e5").source, "nusax", methods=["adamergex"])
     finished = ll.run(path, output=tmp_path / "tiny", tiny=True)
     steps = json.loads((finished.folder / "steps.json").read_text())["steps"]
     assert "words-head" in {step["kind"] for step in steps}
@@ -343,7 +342,7 @@ def test_a_tiny_run_trains_a_head_too(backbone, tmp_path):
 
 @pytest.mark.slow  # looks at a whole experiment
 def test_check_has_no_perplexity_and_says_why(backbone, tmp_path):
-    look = check(whole.write(tmp_path, "e", backbone("e5").source, "nusax"))
+    look = check(shipped.write_experiment(tmp_path, "e", backbone("e5").source, "nusax"))
     assert all(one.nats is None for one in look.languages)
     assert all(one.to_dict()["perplexity"] is None for one in look.languages)
     (note,) = [one for one in look.findings if "no head for words" in one.found]
@@ -355,10 +354,10 @@ def test_check_has_no_perplexity_and_says_why(backbone, tmp_path):
 
 def test_lift_trains_a_head_of_its_own(backbone, tmp_path):
     ref = backbone("e5")
-    whole.write(tmp_path, "e", ref.source, "nusax")
-    task, examples = heads.examples_of(tmp_path, "nusax")
-    start = heads.drawn(ref, tmp_path / "start")
-    adapter = heads.learn(ref, task, examples, start, tmp_path / "task")
+    shipped.write_experiment(tmp_path, "e", ref.source, "nusax")
+    task, examples = shipped.examples_of(tmp_path, "nusax")
+    start = shipped.drawn(ref, tmp_path / "start")
+    adapter = shipped.learn(ref, task, examples, start, tmp_path / "task")
     lifted = lift(
         backbone=ref.source, adapter=adapter, to="jv", text=tmp_path / "jv" / "text.txt",
         source_text=tmp_path / "en" / "text.txt", output=tmp_path / "lifted", steps=2, max_length=64,
@@ -374,7 +373,7 @@ def test_lift_trains_a_head_of_its_own(backbone, tmp_path):
 
 def test_two_references_of_the_command_line_share_a_head(backbone, tmp_path):
     ref = backbone("e5")
-    whole.write(tmp_path, "e", ref.source, "nusax")
+    shipped.write_experiment(tmp_path, "e", ref.source, "nusax")
     runner = CliRunner()
     shared = [
         "--backbone",

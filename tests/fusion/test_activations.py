@@ -3,12 +3,10 @@
 import json
 from dataclasses import replace
 
-import paired
 import pytest
-import small
-import tiny
 import torch
 
+from builders import paired, small, tiny
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.evaluation.likelihood import in_batches

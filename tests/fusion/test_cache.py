@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
-import small
 import torch
 
 import lingualift as ll
+from builders import small
 
 
 def sources(given):

@@ -6,11 +6,11 @@ import shutil
 
 import peft
 import pytest
-import small
 import torch
 from safetensors.torch import load_file, save_file
 
 import lingualift as ll
+from builders import small
 from lingualift.adapters import patterns
 from lingualift.provenance import sha256_file
 
@@ -37,8 +37,9 @@ def test_the_same_logits_after_reload(tmp_path, name, fusion):
 
 
 def test_a_head_is_saved_too(tmp_path):
-    import tiny
     import transformers as hf
+
+    from builders import tiny
 
     config = tiny.config_of("xlmr", small.WORDS)
     config.num_labels = 3

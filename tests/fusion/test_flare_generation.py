@@ -1,10 +1,10 @@
 """What a decoder has seen so far decides what it says next: in one pass, and token by token with a cache."""
 
 import pytest
-import small
 import torch
 
 import lingualift as ll
+from builders import small
 
 CAUSAL = [(name, fusion) for name in small.DECODERS for fusion in small.FUSIONS]
 

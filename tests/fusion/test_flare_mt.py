@@ -3,14 +3,13 @@
 import json
 from dataclasses import replace
 
-import paired
 import pytest
-import tiny
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
 import lingualift as ll
+from builders import paired, tiny
 from lingualift.attachment import attach, detach
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone
@@ -28,20 +27,9 @@ KINDS = {"llama": hf.AutoModelForCausalLM, "t5": hf.AutoModelForSeq2SeqLM}
 SETTINGS = {"steps": 6, "batch_size": 4, "learning_rate": 5e-3, "warmup": 0.0}
 
 
-def translation_model(folder, seed=7):
-    """An NLLB whose states are wider than any backbone's here, and large."""
-    tokenizer = tiny.tokenizer_of("nllb")
-    config = tiny.config_of("nllb", len(tokenizer))
-    config.d_model = 24
-    torch.manual_seed(seed)
-    hf.AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def nllb(tmp_path_factory):
-    return translation_model(tmp_path_factory.mktemp("nllb") / "translator")
+    return paired.translation_model(tmp_path_factory.mktemp("nllb") / "translator")
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +302,7 @@ def test_no_source_side_is_read(refs, nllb, tmp_path):
 
 
 def test_the_folder_says_which_encoder_and_refuses_another(refs, nllb, tmp_path):
-    where = translation_model(tmp_path / "own")
+    where = paired.translation_model(tmp_path / "own")
     case = Case(refs, where, tmp_path, "llama")
     recorded = json.loads((case.start / "adapter_config.json").read_text())
     assert recorded["source_encoder"] == str(where.resolve())

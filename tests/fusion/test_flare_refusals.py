@@ -1,10 +1,10 @@
 """What cannot be is said before anything runs."""
 
 import pytest
-import small
 import torch
 
 import lingualift as ll
+from builders import small
 from lingualift.fusion.functions import FUSIONS
 
 

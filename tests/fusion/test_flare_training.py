@@ -4,8 +4,9 @@ import copy
 
 import peft
 import pytest
-import small
 import torch
+
+from builders import small
 
 KINDS = {"reentrant": True, "not-reentrant": False}
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "dropout_rate": 0.0}

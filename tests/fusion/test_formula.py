@@ -2,8 +2,9 @@
 
 import pytest
 import reference
-import small
 import torch
+
+from builders import small
 
 CASES = [
     *((name, fusion, "projection-input") for name in small.NAMES for fusion in small.FUSIONS),

@@ -2,14 +2,13 @@
 
 import json
 
-import mixed
 import peft
 import pytest
-import small
 import torch
 from safetensors.torch import load_file, save_file
 
 import lingualift as ll
+from builders import mixed, small
 from lingualift.adapters import open_adapter
 
 WEIGHTS = "adapter_model.safetensors"

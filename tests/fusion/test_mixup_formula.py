@@ -2,15 +2,14 @@
 
 import copy
 
-import mixed
 import mixing_reference as formula
 import pytest
-import small
 import torch
 import transformers as hf
 from torch.nn import functional
 
 import lingualift as ll
+from builders import mixed, small
 
 NAMES = mixed.NAMES
 BLOCK = {"llama": "model.layers.{}", "xlmr": "roberta.encoder.layer.{}", "t5": "encoder.block.{}"}

@@ -1,9 +1,9 @@
 """What the mixed target sees: the source's prompt, itself up to now, and no answer; in one pass as token by token."""
 
-import mixed
 import pytest
-import small
 import torch
+
+from builders import mixed, small
 
 DECODERS = ("llama", "gemma2", "qwen3")
 

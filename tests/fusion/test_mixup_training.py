@@ -4,14 +4,13 @@ import json
 import re
 from dataclasses import replace
 
-import paired
 import pytest
-import tiny
 import torch
 import transformers as hf
 from safetensors.torch import load_file
 
 import lingualift as ll
+from builders import paired, tiny
 from lingualift.attachment import attach, detach
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone

@@ -2,12 +2,10 @@
 
 import json
 
-import paired
 import pytest
-import tiny
-from test_flare_mt import translation_model
 
 import lingualift as ll
+from builders import paired, tiny
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Scoring
 from lingualift.errors import UserError
@@ -58,7 +56,7 @@ def test_flare_mt_answers_new_rows_alone_and_refuses_their_translations(tmp_path
     source = paired.world(tmp_path, "nusax", "id")
     chosen, examples = source.labelled("id", "train")
     ref = paired.headed(find_backbone(Backbone(name=backbone)), source, examples)
-    encoder = str(translation_model(tmp_path / "nllb"))
+    encoder = str(paired.translation_model(tmp_path / "nllb"))
     folder = paired.flare_folder(ref, "llama", tmp_path / "flare", source_encoder=encoder)
     expected = evaluate(ref, folder, chosen, examples, Scoring()).predictions
     rows, beside = given(source, "id", chosen)

@@ -3,9 +3,9 @@
 import json
 from dataclasses import replace
 
-import paired
 import pytest
 
+from builders import paired
 from lingualift.config import Data
 from lingualift.data.datasets import Beside, Examples
 from lingualift.errors import UserError

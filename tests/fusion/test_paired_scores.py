@@ -3,14 +3,13 @@
 import random
 from dataclasses import replace
 
-import paired
 import pytest
-import tiny
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
 import lingualift as ll
+from builders import paired, tiny
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Scoring

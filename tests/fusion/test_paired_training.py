@@ -7,14 +7,13 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-import paired
 import peft
 import pytest
-import tiny
 import torch
 import transformers as hf
 from safetensors.torch import load_file
 
+from builders import paired, tiny
 from lingualift.attachment import attach, detach
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone
@@ -221,7 +220,8 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
-import paired, test_paired_training as this
+import test_paired_training as this
+from builders import paired
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone
 
@@ -244,7 +244,7 @@ case.trained("cut", steps=7, progress=kill)
 def test_a_killed_training_goes_on_to_the_same_bits(cli, refs, tmp_path, name):
     case = Case(refs, tmp_path, name, fusion="cross_attention", lora_dropout=0.2)
     whole = case.trained("whole", steps=7)
-    places = [str(HERE), str(HERE.parent / "families"), str(tmp_path), refs[name].source, name]
+    places = [str(HERE.parent), str(HERE), str(tmp_path), refs[name].source, name]
     (tmp_path / "killed.py").write_text(KILLED)
     done = cli.script(tmp_path / "killed.py", *places)
     assert done.code == -signal.SIGKILL, done.err[-2000:]

@@ -1,19 +1,16 @@
 """FLARE within the tools that run it: Trainer, two processes, 4-bit weights, the collators of lingualift."""
 
-import copy
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import small
-import tiny
 import torch
 import transformers as hf
 
 import lingualift as ll
-from lingualift.backbone.architectures import outside_blocks
+from builders import small, tiny
 from lingualift.encoding.collator import Collator
 from lingualift.fusion import PairCollator, pair, source_ids
 
@@ -133,7 +130,8 @@ def test_trainer_with_a_cache_learns_what_it_learns_without(tmp_path):
 WORKER = """
 import sys
 sys.path[:0] = sys.argv[2:4]
-import small, torch, torch.distributed as dist, test_running
+import torch, torch.distributed as dist, test_running
+from builders import small
 from torch.nn.parallel import DistributedDataParallel
 
 torch.set_num_threads(1)
@@ -191,7 +189,7 @@ def test_two_processes_learn_what_one_learns(cli, tmp_path, fusion, how, launch)
     """DDP averages the gradients of the halves of every batch."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    launch(cli, script, tmp_path, HERE, HERE.parent / "families", fusion, how)
+    launch(cli, script, tmp_path, HERE.parent, HERE, fusion, how)
     model = small.fused("llama", small.plain("llama"), seed=0, fusion=fusion).train()
     trained = [value for value in model.parameters() if value.requires_grad]
     start = [value.detach().clone() for value in trained]
@@ -209,38 +207,10 @@ def test_two_processes_learn_what_one_learns(cli, tmp_path, fusion, how, launch)
             assert torch.allclose(value, model.state_dict()[key], atol=1e-5), key
 
 
-def rounded(name, folder):
-    """A backbone in NF4, and the same with its weights unpacked."""
-    bnb = pytest.importorskip("bitsandbytes", reason="needs the extra `quantization`")
-    functional = pytest.importorskip("bitsandbytes.functional")
-    plain = small.plain(
-        name, **{"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "dropout_rate": 0.0}
-    )
-    plain.save_pretrained(folder)
-    four = hf.BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        llm_int8_skip_modules=outside_blocks(plain),
-    )
-    model = type(plain).from_pretrained(
-        folder, quantization_config=four, device_map="cpu", dtype=torch.float32
-    )
-    for module in model.modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-    exact = copy.deepcopy(plain)
-    for path, module in model.named_modules():
-        if isinstance(module, bnb.nn.Linear4bit):
-            weight = functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
-            exact.get_submodule(path).weight.data = weight.float()
-    return model.eval(), exact
-
-
 @pytest.mark.parametrize("fusion", ["add_relu", "cross_attention"])
 @pytest.mark.parametrize("name", small.NAMES)
 def test_on_4_bit_weights_it_computes_what_it_does_on_those_unpacked(tmp_path, name, fusion):
-    four, exact = rounded(name, tmp_path / "backbone")
+    four, exact = small.rounded(name, tmp_path / "backbone")
     given, outputs, gradients = small.batch(name), [], []
     for backbone in (four, exact):
         model = small.fused(name, backbone, fusion=fusion)
@@ -260,7 +230,7 @@ def test_on_4_bit_weights_it_computes_what_it_does_on_those_unpacked(tmp_path, n
 
 
 def test_a_cache_of_4_bit_weights(tmp_path):
-    four, _ = rounded("llama", tmp_path / "backbone")
+    four, _ = small.rounded("llama", tmp_path / "backbone")
     model, batch = small.fused("llama", four), rows(4)
     cache = model.cache_sources([row["source_input_ids"] for row in batch], tmp_path, tell=lambda line: None)
     with torch.no_grad():

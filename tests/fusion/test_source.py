@@ -1,8 +1,9 @@
 """The source pass: whose states they are, where it stops, and what the target learns from them."""
 
 import pytest
-import small
 import torch
+
+from builders import small
 
 
 @pytest.mark.parametrize("where", ["block-input", "block-output", "projection-input"])

@@ -4,10 +4,10 @@ import copy
 
 import peft
 import pytest
-import small
 import torch
 
 import lingualift as ll
+from builders import small
 
 QUIET = {"tell": lambda line: None}
 
@@ -108,9 +108,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_changed(tmp_path):
 
 
 def test_on_4_bit_weights(tmp_path):
-    from test_running import rounded
-
-    four, exact = rounded("llama", tmp_path / "backbone")
+    four, exact = small.rounded("llama", tmp_path / "backbone")
     trained("llama", tmp_path / "lora")
     merged = peft.PeftModel.from_pretrained(copy.deepcopy(exact), tmp_path / "lora").merge_and_unload()
     given = small.batch("llama")

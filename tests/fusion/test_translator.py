@@ -2,12 +2,11 @@
 
 import pytest
 import reference
-import small
-import tiny
 import torch
 import transformers as hf
 
 import lingualift as ll
+from builders import small, tiny
 from lingualift.fusion import source_ids
 
 NAME = "nllb"

@@ -4,11 +4,11 @@ import hashlib
 import json
 
 import pytest
-from adapter_folders import write_lora
 from huggingface_hub import ModelCard
-from stand_in import Hub
 
-from commands import fresh
+from builders.adapter_folders import write_lora
+from builders.commands import fresh
+from builders.stand_in import Hub
 from lingualift.commands.push import check_repository, published
 from lingualift.errors import UserError
 from lingualift.merging import merge

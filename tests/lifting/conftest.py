@@ -6,14 +6,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "spine"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 
 import plain_peft
-from worlds import small_data
 
+from builders.worlds import small_data
 from lingualift.miniworld import BACKBONE
 from lingualift.miniworld.data import qa_rows, reference_rows
 

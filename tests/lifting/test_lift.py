@@ -12,11 +12,11 @@ import peft
 import pytest
 import torch
 import transformers
-from adapter_folders import updates
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import lingualift as ll
+from builders.adapter_folders import updates
 from lingualift.adapters import open_adapter
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from adapter_folders import write_lora
 
+from builders.adapter_folders import write_lora
 from lingualift.errors import UserError
 from lingualift.merging import METHODS, algebra, merge, methods_table
 from lingualift.merging.methods import (

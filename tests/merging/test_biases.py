@@ -6,9 +6,9 @@ import warnings
 import peft
 import pytest
 import torch
-from adapter_folders import llama
 from safetensors.torch import load_file, save_file
 
+from builders.adapter_folders import llama
 from lingualift.adapters import inspect
 from lingualift.errors import UserError
 from lingualift.merging import merge

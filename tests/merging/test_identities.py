@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from adapter_folders import (
+
+from builders.adapter_folders import (
     PREFIX,
     config_of,
     distance,
@@ -20,7 +21,6 @@ from adapter_folders import (
     write_prefix,
     write_vectors,
 )
-
 from lingualift.merging import merge
 
 MODULES = {"layers.0.q_proj": (12, 16), "layers.0.v_proj": (14, 16)}

@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 import torch
-from adapter_folders import PREFIX, SMALL, config_of, distance, llama, numbers, scaling_of, updates
 
+from builders.adapter_folders import PREFIX, SMALL, config_of, distance, llama, numbers, scaling_of, updates
 from lingualift.adapters import open_adapter
 from lingualift.merging import merge
 

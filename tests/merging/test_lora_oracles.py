@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adapter_folders import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builders.adapter_folders import (
     EPS,
     PREFIX,
     config_of,
@@ -19,9 +22,6 @@ from adapter_folders import (
     updates,
     write_lora,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from lingualift.errors import UserError
 from lingualift.merging import merge
 

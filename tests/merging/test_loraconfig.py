@@ -3,11 +3,11 @@
 import math
 
 import pytest
-from adapter_folders import scaling_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
 
+from builders.adapter_folders import scaling_of
 from lingualift.merging.loraconfig import lora_config
 
 BASE = {

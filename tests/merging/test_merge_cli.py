@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from adapter_folders import three, write_lora
 
+from builders.adapter_folders import three, write_lora
 from lingualift.__main__ import main
 
 

@@ -6,7 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 import yaml
-from adapter_folders import (
+from markdown_it import MarkdownIt
+
+from builders.adapter_folders import (
     PREFIX,
     config_of,
     raw,
@@ -17,8 +19,6 @@ from adapter_folders import (
     write_prefix,
     write_vectors,
 )
-from markdown_it import MarkdownIt
-
 from lingualift.merging import METHODS, merge
 
 ONE = {"kind": "trained", "initialisation": "one"}

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from adapter_folders import write_lora
 
 import lingualift
+from builders.adapter_folders import write_lora
 from lingualift.cli import app
 from lingualift.errors import UserError, setting
 

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from adapter_folders import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from builders.adapter_folders import (
     EPS,
     PREFIX,
     config_of,
@@ -19,10 +23,6 @@ from adapter_folders import (
     write_prompt,
     write_vectors,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
-
 from lingualift.errors import UserError
 from lingualift.merging import merge
 from lingualift.merging.methods import ratio

@@ -1,8 +1,8 @@
 """What the plan decides for each module, before a number is read."""
 
 import pytest
-from adapter_folders import write_lora
 
+from builders.adapter_folders import write_lora
 from lingualift.adapters import open_adapter
 from lingualift.errors import UserError
 from lingualift.merging import METHODS

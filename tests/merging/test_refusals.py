@@ -8,7 +8,8 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
-from adapter_folders import (
+
+from builders.adapter_folders import (
     PREFIX,
     config_of,
     numbers,
@@ -21,7 +22,6 @@ from adapter_folders import (
     write_prefix,
     write_vectors,
 )
-
 from lingualift.adapters import patterns
 from lingualift.errors import UserError
 from lingualift.merging import merge

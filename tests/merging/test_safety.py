@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adapter_folders import raw, updates, write_folder, write_lora
 from safetensors import SafetensorError
 
+from builders.adapter_folders import raw, updates, write_folder, write_lora
 from lingualift.errors import UserError
 from lingualift.merging import merge
 

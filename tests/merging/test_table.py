@@ -5,8 +5,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from adapter_folders import three, write_lora, write_prefix, write_prompt, write_vectors
 
+from builders.adapter_folders import three, write_lora, write_prefix, write_prompt, write_vectors
 from lingualift.errors import UserError
 from lingualift.merging import METHODS, merge, methods_table
 from lingualift.merging.methods import RULES, SPACES, find_cell

@@ -1,15 +1,11 @@
 """Real pretrained models, from the folder that LINGUALIFT_REAL names; rows of the NusaX that ships, or of your copy."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "spine")]
-
-from rows import write_rows  # noqa: E402
+from rows import write_rows
 
 
 def pytest_collection_modifyitems(items):

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from worlds import experiment, small_data, write_experiment
 
 import lingualift as ll
+from builders.worlds import experiment, small_data, write_experiment
 from lingualift.attachment import attach, detach
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone

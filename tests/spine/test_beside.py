@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 
 import lingualift as ll
+from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
 from lingualift.config import Scoring
 from lingualift.data.rows import load_unlabelled
 from lingualift.encoding.parallel import source_language

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import experiment, write_experiment
 
+from builders.worlds import experiment, write_experiment
 from lingualift.config import load_experiment, parse_experiment
 from lingualift.errors import UserError
 

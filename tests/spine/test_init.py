@@ -8,8 +8,8 @@ import sys
 import pytest
 import yaml
 from pydantic import BaseModel
-from worlds import write_jsonl
 
+from builders.worlds import write_jsonl
 from lingualift.commands.template import experiment_template
 from lingualift.config import Data, Experiment, Method, Training, load_experiment
 from lingualift.errors import UserError

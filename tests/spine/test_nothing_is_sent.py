@@ -9,13 +9,11 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from worlds import LANGUAGES, experiment, read_jsonl, write_experiment
 
 import lingualift
+from builders import tiny
+from builders.worlds import LANGUAGES, experiment, read_jsonl, write_experiment
 from lingualift.cli import app
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
-import tiny
 
 WATCH = """
 import os, socket

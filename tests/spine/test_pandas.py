@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas
 import pytest
-from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 
 import lingualift as ll
+from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
 
 DOCS = (Path(__file__).parents[2] / "docs/interop.md").read_text(encoding="utf-8")
 BLOCK = DOCS.split("## pandas")[1].split("```python\n")[1].split("```")[0]

@@ -5,9 +5,9 @@ import math
 import datasets
 import pandas
 import pytest
-from worlds import experiment, read_jsonl, write_experiment, write_jsonl
 
 import lingualift as ll
+from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Data, Scoring
 from lingualift.data.rows import load_examples

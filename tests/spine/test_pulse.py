@@ -6,8 +6,8 @@ import time
 
 import pytest
 from rich.console import Console
-from worlds import experiment, write_experiment
 
+from builders.worlds import experiment, write_experiment
 from lingualift import terminal
 from lingualift.pipeline import run
 from lingualift.terminal import Beat, Pulse, counting

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from worlds import experiment, write_experiment
 
+from builders.trainings import begin
+from builders.worlds import experiment, write_experiment
 from lingualift.errors import UserError, plain
 
 CLEAR, TITLE, TURNED = "\x1b[2J", "\x1b]0;owned\x07", "\u202e"
@@ -120,8 +121,6 @@ def test_without_any_streams_a_command_does_its_work(cli, inside):
 
 
 def test_inspect_shows_what_somebody_else_wrote(cli, inside, bpe_folder, bpe):
-    from test_training import begin
-
     folder = begin(bpe, inside / "adapter")
     config = json.loads((folder / "adapter_config.json").read_text())
     config |= {"base_model_name_or_path": f"x\ncan be merged{EVIL}", "task_type": EVIL}

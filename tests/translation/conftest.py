@@ -1,17 +1,12 @@
 """A small NLLB with random weights and a stand-in that translates word for word."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
-for folder in ("families", "spine"):
-    sys.path.insert(0, str(Path(__file__).parents[1] / folder))
-
-import tiny  # noqa: E402
+from builders import tiny
 
 
 def widened(folder, config):

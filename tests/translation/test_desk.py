@@ -3,8 +3,8 @@
 import random
 
 import pytest
-from prefixing import Prefixing, foreign
 
+from builders.prefixing import Prefixing, foreign
 from lingualift.translation.cache import Cache, Desk
 
 SENTENCES = [f"{'word ' * (number % 9)}{number}." for number in range(30)]

@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from prefixing import Prefixing, foreign, run
 
+from builders.prefixing import Prefixing, foreign, run
 from lingualift.errors import UserError
 from lingualift.tasks import TASKS
 from lingualift.translation.spans import UNMARKED, locate, look_up

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 import transformers
-from prefixing import write_rows
 
 import lingualift as ll
-from commands import Commands
+from builders import tiny
+from builders.commands import Commands
+from builders.prefixing import write_rows
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Data, Translation

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from prefixing import write_rows
 
+from builders.prefixing import write_rows
 from lingualift.miniworld.data import SIZES, sentiment_rows
 from lingualift.tasks import TASKS, PromptedTask, Task, shipped_rows
 from lingualift.translation import Counts

@@ -1,0 +1,183 @@
+"""What a plan refuses, and that it refuses before anything runs."""
+
+import pytest
+
+from builders.worlds import TASK, experiment, write_experiment, write_jsonl
+from lingualift.errors import UserError
+from lingualift.pipeline import plan_of
+from lingualift.pipeline.results import cell_name
+from lingualift.tasks import get_task
+
+
+def plan(folder, raw):
+    return plan_of(write_experiment(folder / "e.yaml", raw), output=folder / "run")[0]
+
+
+def merging(data, *methods, **changes):
+    return experiment(data, methods=["source-ft", *methods], weights={"tune_on": "fr"}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"methods": []}, "methods: is empty"),
+        ({"methods": ["adamergx"]}, "did you mean adamergex?"),
+        ({"methods": ["adamergex"], "weights": {}}, "methods.0: adamergex has no merge weight"),
+        (
+            {"methods": ["vanilla", "adamergex"], "reference": None},
+            "methods.1: adamergex needs unlabelled text",
+        ),
+        (
+            {"methods": ["reference-only"], "training": {"task": {"steps": 1}}},
+            "training.reference: is missing, and reference-only trains on unlabelled text (methods.0)",
+        ),
+        ({"methods": [{"method": "vanilla", "space": "delta"}]}, "methods.0.space: vanilla does not use it"),
+        (
+            {"methods": [{"method": "adamergex", "combine": "mean"}]},
+            "methods.0.combine: adamergex does not use it",
+        ),
+        (
+            {"methods": [{"method": "adamergex", "space": "delta"}], "adapter": {"type": "ia3"}},
+            "methods.0.space: adamergex does not use it with ia3 adapters",
+        ),
+        ({"methods": [{"method": "adamergex", "modules": "("}]}, "is no regular expression"),
+        (
+            {"methods": ["vanilla", {"method": "adamergex", "modules": "no_proj"}]},
+            "methods.1.modules: 'no_proj' matches no module",
+        ),
+        ({"backbone": {"name": "./none"}}, "is no folder"),
+        (
+            {"tasks": [{"task": "mini-sentimant", "data": {"files": "{language}.csv"}}]},
+            "did you mean mini-sentiment?",
+        ),
+        ({"tasks": [{"task": "none.py", "data": {"files": "{language}.csv"}}]}, "none.py: is not there"),
+        (
+            {"tasks": [{"task": "mini-sentiment", "data": {"files": "{split}.jsonl"}}]},
+            "{language} in the path",
+        ),
+        ({"languages": {"source": "en", "targets": ["fr", "de"]}}, "the test data of language 'de'"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused(data, tmp_path, changes, said):
+    for split in ("train", "test"):
+        write_jsonl(tmp_path / f"{split}.jsonl", [{"id": "1", "text": "x", "label": "positive"}])
+    raw = merging(data, "target-ft", "reference-only") | changes
+    with pytest.raises(UserError) as caught:
+        plan(tmp_path, raw)
+    assert said in str(caught.value)
+    assert {path.name for path in tmp_path.iterdir()} <= {"e.yaml", "train.jsonl", "test.jsonl"}
+
+
+def test_a_reference_task_cannot_be_scored(data, tmp_path):
+    raw = experiment(data)
+    raw["tasks"] = [
+        {"task": "causal-lm", "data": {"files": f"{data}/sentiment/{{language}}/{{split}}.jsonl"}}
+    ]
+    with pytest.raises(UserError, match="task 'causal-lm': has no labels to score"):
+        plan(tmp_path, raw)
+
+
+def test_every_row_is_read_before_a_step_runs(data, tmp_path):
+    files = f"{data}/sentiment/{{language}}/{{split}}.jsonl"
+    for language in ("en", "fr", "sw"):
+        write_jsonl(
+            tmp_path / language / "train.jsonl", [{"text": "a"}, {"text": "" if language == "sw" else "b"}]
+        )
+    raw = merging(data, "adamergex", reference={"data": {"files": "{language}/train.jsonl"}})
+    raw["tasks"] = [{"task": "mini-sentiment", "data": {"files": files}}]
+    with pytest.raises(UserError, match=r"sw/train\.jsonl:2: column 'text' is empty"):
+        plan(tmp_path, raw)
+
+
+def test_no_two_cells_share_a_file_name(data, tmp_path):
+    methods = [
+        {"method": "adamergex", "modules": pattern}
+        for pattern in ("q.*", "q_.*", "(q|v)_proj", "[q|v]_proj", "q+_proj")
+    ]
+    raw = merging(data, *methods)
+    planned = plan(tmp_path, raw)
+    names = [cell_name(one) for one in planned.cells]
+    assert len(set(names)) == len(names)
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEF0123456789-_.=") for name in names)
+
+
+def test_inputs_come_before_what_reads_them_and_every_step_once(data, tmp_path):
+    planned = plan(tmp_path, merging(data, "adamergex", "target-ft", "reference-only", seeds=[0, 1]))
+    keys = [step.key for step in planned.steps]
+    assert len(set(keys)) == len(keys)
+    for index, step in enumerate(planned.steps):
+        assert {source.key for source in step.inputs.values()} <= set(keys[:index])
+    trained = [step.label() for step in planned.steps if step.kind == "adapter"]
+    assert len(trained) == 2 * (3 + 3)  # T + L + 1 for the merges, and the upper bound's own
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("raise RuntimeError('broken here')", "fails when it is run: RuntimeError: broken here"),
+        ("def (", "fails when it is run: SyntaxError"),
+        ("", "registers 0 tasks; expected exactly one"),
+        (TASK + "TASKS.register('one-a')(Mine())\nTASKS.register('one-b')(Mine())\n", "registers 2 tasks"),
+        (TASK + "TASKS.register('nusax')(Mine())\n", "registered twice"),
+        (TASK + "TASKS.register('mine-class')(Mine)\n", "is no instance"),
+        (
+            TASK.replace('    columns = ("id", "text")\n', "") + "TASKS.register('mine-c')(Mine())\n",
+            "columns",
+        ),
+        (TASK.replace('    source = "a test"\n', "") + "TASKS.register('mine-s')(Mine())\n", "source"),
+    ],
+)
+def test_a_broken_task_file_is_the_users_error(tmp_path, text, said):
+    (tmp_path / "broken.py").write_text(text)
+    with pytest.raises(UserError) as caught:
+        get_task("broken.py", tmp_path)
+    assert said in str(caught.value)
+    assert str(tmp_path / "broken.py") in str(caught.value)
+
+
+def test_a_task_file_that_fails_on_a_row_is_the_users_error(data, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        TASK.replace('row["text"]', 'row["txt"]') + "TASKS.register('mine-row')(Mine())\n"
+    )
+    raw = experiment(data)
+    raw["tasks"][0]["task"] = "mine.py"
+    with pytest.raises(
+        UserError, match=r"mine\.py:13: `example` of Mine fails: KeyError: 'txt' .*test\.jsonl:1"
+    ):
+        plan(tmp_path, raw)
+
+
+def test_a_task_with_a_metric_that_is_not_known_is_refused_before_training(data, tmp_path):
+    text = TASK.replace('"accuracy"', '"acuracy"') + "TASKS.register('mine-metric')(Mine())\n"
+    (tmp_path / "mine.py").write_text(text)
+    raw = experiment(data)
+    raw["tasks"][0]["task"] = "mine.py"
+    with pytest.raises(UserError, match=r"metric 'acuracy'(?s:.*)did you mean accuracy"):
+        plan(tmp_path, raw)
+
+
+def test_two_task_files_of_one_name_keep_their_own_code(tmp_path):
+    from lingualift.tasks import task_code
+
+    codes = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "task.py").write_text(TASK + f"TASKS.register('same-{name}')(Mine())\n")
+        get_task("task.py", tmp_path / name)
+    codes = [task_code("task.py", tmp_path / name) for name in ("one", "two")]
+    assert codes[0] != codes[1]
+
+
+def test_two_tasks_that_would_share_a_name_in_the_results_are_refused(data, tmp_path):
+    raw = experiment(data)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "task.py").write_text(TASK + f"TASKS.register('stem-{name}')(Mine())\n")
+    raw["tasks"] = [{**raw["tasks"][0], "task": f"{name}/task.py"} for name in ("one", "two")]
+    with pytest.raises(UserError, match="tasks: task is named twice"):
+        plan(tmp_path, raw)
+
+
+def test_planning_writes_nothing(data, tmp_path):
+    plan(tmp_path, merging(data, "adamergex"))
+    assert {path.name for path in tmp_path.iterdir()} <= {"e.yaml", "train.jsonl", "test.jsonl"}
