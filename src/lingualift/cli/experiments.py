@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -236,5 +237,7 @@ def store_prune(
 def _show(finished: Run) -> None:
     from lingualift.cli.tables import show
     from lingualift.report.tables import Layout
+    from lingualift.runs.folder import at_points, task_at
 
-    show(finished.rows, finished.comparisons, Layout.of(finished.experiment), Terminal())
+    compared = [replace(one, task=task_at(one.task, one.grid)) for one in finished.comparisons]
+    show(at_points(finished.rows), compared, Layout.of(finished.experiment), Terminal())

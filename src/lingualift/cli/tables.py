@@ -15,26 +15,26 @@ from lingualift.pipeline.cost import Estimate
 from lingualift.pipeline.machines import LAUNCH, UTILISATION, Machine
 from lingualift.pipeline.steps import Step
 from lingualift.pipeline.store import Entry
-from lingualift.report.tables import Layout, Mean, Row, Table, caption, in_words, merge_weights, tables
+from lingualift.report.tables import Layouts, Mean, Row, Table, caption, in_words, merge_weights, tables
 from lingualift.terminal import Terminal, duration, readable
 
 _ANY = 10_000  # columns: wider than any table
 
 
-def show(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout, console: Terminal) -> None:
+def show(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layouts, console: Terminal) -> None:
     """Print a table per task and the paragraph that says what they mean.
 
     Where the console is wide enough, averages come with their deviation over seeds and merge weights have a column.
     """
-    for table in tables(rows, layout):
-        drawn = _rich(table, layout, wide=True)
+    for table in tables(rows, layouts):
+        drawn = _rich(table, wide=True)
         if Measurement.get(console, console.options.update(width=_ANY), drawn).maximum > console.width:
-            drawn = _rich(table, layout, wide=False)
+            drawn = _rich(table, wide=False)
         console.print()
-        console.print(f"{table.task}: {caption(table, layout)}")
+        console.print(f"{table.task}: {caption(table)}")
         console.print(drawn)
     console.print()
-    console.print(in_words(rows, comparisons, layout))
+    console.print(in_words(rows, comparisons, layouts))
 
 
 def show_plan(steps: Sequence[Step], found: Estimate, console: Terminal) -> None:
@@ -114,15 +114,19 @@ def show_store(entries: Sequence[Entry], console: Terminal) -> None:
     console.print(f"{len(entries)} entries ({told}), {readable(sum(entry.size for entry in entries))}.")
 
 
-def _rich(table: Table, layout: Layout, *, wide: bool) -> RichTable:
+def _rich(table: Table, *, wide: bool) -> RichTable:
     drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     drawn.add_column("method", no_wrap=True)
     for column in table.columns:
-        drawn.add_column(f"{column}*" if column == layout.tuned_on else column, justify="right", no_wrap=True)
+        drawn.add_column(
+            f"{column}*" if column == table.layout.tuned_on else column, justify="right", no_wrap=True
+        )
     if wide:
         drawn.add_column("λ", no_wrap=True)
     for line in table.lines:
-        cells = [_cell(line.cells.get(column), column in layout.averages, wide) for column in table.columns]
+        cells = [
+            _cell(line.cells.get(column), column in table.layout.averages, wide) for column in table.columns
+        ]
         drawn.add_row(line.method, *cells, *([merge_weights(line.weights)] if wide else []))
     return drawn
 

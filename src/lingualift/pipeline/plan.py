@@ -69,6 +69,15 @@ class Plan:
             found.setdefault(grid_name(planned.grid), []).append(planned)
         return [_plan(self.experiment.at(cells[0].grid), cells) for cells in found.values()]
 
+    def points_of(self) -> dict[Step, list[Mapping[str, str]]]:
+        """Step -> the points of the grid that need it."""
+        found: dict[Step, list[Mapping[str, str]]] = {}
+        for planned in self.cells:
+            for step in in_order(_ends(planned.evaluation)):
+                grids = found.setdefault(step, [])
+                grids += [] if planned.grid in grids else [planned.grid]
+        return found
+
     def homes(self) -> dict[Step, Cell]:
         """Step -> a cell that needs it, whose backbone and adapter are the step's."""
         found: dict[Step, Cell] = {}

@@ -53,7 +53,8 @@ def collect(plan: Plan, store: Store, output: Path) -> tuple[list[dict[str, Any]
     found = list(_compared(plan, rows, answers))
     results = {"schema": SCHEMA, "rows": rows, "comparisons": [asdict(comparison) for comparison in found]}
     results |= {"activations": activations} if activations else {}
-    steps = {"schema": SCHEMA, "steps": [_told(step, store) for step in plan.steps]}
+    points = plan.points_of()
+    steps = {"schema": SCHEMA, "steps": [_told(step, store, points[step]) for step in plan.steps]}
     files |= {STEPS_FILE: json_text(steps), RESULTS_FILE: json_text(results)}
     place(output, files)
     discard(output, {name for name in made(output) if name.startswith(_VIEWS)} - files.keys())
@@ -92,11 +93,11 @@ def _shared(folder: Path, name: str) -> dict[str, Path]:
     return {f"{name}/{path.relative_to(folder)}": path for path in files}
 
 
-def _told(step: Step, store: Store) -> dict[str, Any]:
+def _told(step: Step, store: Store, grids: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """What a finished step was, cost and warned of, for reports."""
     recipe = store.recipe(step)
     shown = {name: recipe[name] for name in ("key", "kind", "label", "inputs", "seconds", "warnings")}
-    return {**shown, "facts": step.facts(store.folder(step))}
+    return {**shown, "facts": {**step.facts(store.folder(step)), "grids": grids}}
 
 
 def cell_name(planned: Planned) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from lingualift.config import grid_name
 from lingualift.errors import UserError
 from lingualift.languages import language
 from lingualift.metrics.comparisons import BASELINE, Comparison
@@ -20,6 +21,7 @@ from lingualift.report.figures import HEIGHT, WIDTH, Plot, line_plot
 from lingualift.report.tables import (
     BOUNDS,
     Layout,
+    Layouts,
     Mean,
     Table,
     all_tables,
@@ -42,19 +44,20 @@ STEPS = (1.0, 3.0, 10.0)  # percent points at which a gain's colour deepens
 
 def render(run: RunFolder) -> str:
     """The page as HTML: one file that loads nothing, runs nothing and escapes everything it shows."""
-    layout = Layout.of(run.experiment)
+    layouts = Layout.of(run.experiment)
     page = _template().render(
         run=run,
-        layout=layout,
+        sources=", ".join(dict.fromkeys(_tongue(layout.source) for layout in layouts.values())),
+        targets=len({code for layout in layouts.values() for code in layout.targets}),
         asked=_asked(run),
-        findings=findings(run.rows, run.comparisons, layout),
-        words=in_words(run.rows, run.comparisons, layout),
+        findings=findings(run.rows, run.comparisons, layouts),
+        words=in_words(run.rows, run.comparisons, layouts),
         how=how_compared(run.comparisons) if run.comparisons else "",
-        scores=_scores(run, layout),
+        scores=_scores(run, layouts),
         steps=STEPS,
         curves=_curves(run),
         activations=_activations(run),
-        malformed=_malformed(run, layout),
+        malformed=_malformed(run, layouts),
         losses=_losses(run),
         costs=_costs(run.steps or ()),
         recipe=_recipe(run),
@@ -104,7 +107,11 @@ def _asked(run: RunFolder) -> list[tuple[str, str]]:
     loaded += f", rounded to {backbone.quantization}" if backbone.quantization else ""
     loaded += ", asked by its chat template" if backbone.chat_template else ""
     named = wanted.reference.task if wanted.reference else None
-    told = [f"labels in {_named(wanted.languages.source)}"]
+    points = [point.experiment for point in wanted.points()]
+    sources = dict.fromkeys(point.languages.source for point in points)
+    targets = dict.fromkeys(code for point in points for code in point.languages.targets)
+    axes = "; ".join(f"{axis}: {', '.join(values)}" for axis, values in wanted.grid.items())
+    told = [f"labels in {' or '.join(map(_named, sources))}"]
     told += [f"unlabelled text{f' ({named})' if named else ''}"] if wanted.reference else []
     told += ["translated rows"] if any(task.translated.given() for task in wanted.tasks) else []
     rank = f", rank {adapter.rank}, alpha {adapter.alpha}" if adapter.type == "lora" else ""
@@ -112,9 +119,10 @@ def _asked(run: RunFolder) -> list[tuple[str, str]]:
     return [
         ("backbone", backbone.name + loaded),
         ("from", ", ".join(told)),
-        ("into", ", ".join(map(_named, wanted.languages.targets))),
+        ("into", ", ".join(map(_named, targets))),
         ("tasks", ", ".join(dict.fromkeys(row["task"] for row in run.rows))),
         ("with", f"{adapter.type} adapters{rank}; {seeds}"),
+        *([("grid", axes)] if axes else []),
     ]
 
 
@@ -172,14 +180,14 @@ class _Scores:
     averages: tuple[tuple[str, str, tuple[_Cell, ...]], ...]  # name, members, cells
 
 
-def _scores(run: RunFolder, layout: Layout) -> list[tuple[_Scores, list[_Scores]]]:
+def _scores(run: RunFolder, layouts: Layouts) -> list[tuple[_Scores, list[_Scores]]]:
     """Per task, its first metric's table and the further ones."""
-    found = [_table(run, table, layout) for table in all_tables(run.rows, layout)]
+    found = [_table(run, table) for table in all_tables(run.rows, layouts)]
     grouped = [list(group) for _, group in itertools.groupby(found, lambda one: one.table.task)]
     return [(group[0], group[1:]) for group in grouped]
 
 
-def _table(run: RunFolder, table: Table, layout: Layout) -> _Scores:
+def _table(run: RunFolder, table: Table) -> _Scores:
     names = {
         method_name(row): (row["method"], row["variant"]) for row in run.rows if row["task"] == table.task
     }
@@ -195,10 +203,10 @@ def _table(run: RunFolder, table: Table, layout: Layout) -> _Scores:
             for line in table.lines
         )
 
-    averages = layout.averages
+    averages = table.layout.averages
     return _Scores(
         table,
-        caption(table, layout),
+        caption(table),
         tuple(
             (*names[line.method], merge_weights(line.weights), _ROLES.get(names[line.method][0], ""))
             for line in table.lines
@@ -222,7 +230,7 @@ class _Panel:
 
 def _curves(run: RunFolder) -> list[tuple[str, str, list[_Panel]]]:
     """Task, metric and panels: validation score against merge weight, for each method and language."""
-    sweeps = [step.facts for step in run.steps or () if step.kind == "sweep"]
+    sweeps = [_at_points(step.facts) for step in run.steps or () if step.kind == "sweep"]
     found = []
     for (task, metric), of_task in _grouped(sweeps, "task", "metric"):
         panels = [
@@ -231,6 +239,12 @@ def _curves(run: RunFolder) -> list[tuple[str, str, list[_Panel]]]:
         ]
         found.append((task, metric, panels))
     return found
+
+
+def _at_points(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a sweep whose task is named with the points of the grid that it serves."""
+    named = "; ".join(grid_name(grid) for grid in facts.get("grids", ()) if grid)
+    return {**facts, "task": f"{facts['task']} ({named})" if named else facts["task"]}
 
 
 def _curve(sweeps: list[Mapping[str, Any]], comparable: Iterable[Mapping[str, Any]]) -> _Panel:
@@ -361,11 +375,11 @@ class _Counted:
     ]  # method, (malformed, answers) by language
 
 
-def _malformed(run: RunFolder, layout: Layout) -> list[_Counted]:
+def _malformed(run: RunFolder, layouts: Layouts) -> list[_Counted]:
     found = []
-    for table in tables(run.rows, layout):
+    for table in tables(run.rows, layouts):
         mine = [row for row in run.rows if (row["task"], row["metric"]) == table.name]
-        languages = tuple(name for name in table.columns if name not in layout.averages)
+        languages = tuple(name for name in table.columns if name not in table.layout.averages)
         counts: dict[tuple[str, str], tuple[int, int]] = {}
         for row in mine:
             place = method_name(row), row["language"]

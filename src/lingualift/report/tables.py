@@ -6,18 +6,20 @@ import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from lingualift.config import Experiment
 from lingualift.errors import one_line
 from lingualift.metrics.comparisons import BASELINE, Comparison
+from lingualift.runs.folder import task_at
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the table shows beside the rows.
+    """What a task's table shows beside the rows.
 
     Attributes:
         source: The source language.
@@ -32,10 +34,18 @@ class Layout:
     averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, experiment: Experiment) -> Layout:
-        """Columns and averages of an experiment's tables."""
-        languages = experiment.languages
-        return cls(languages.source, languages.targets, experiment.weights.tune_on, experiment.averages())
+    def of(cls, experiment: Experiment) -> dict[str, Layout]:
+        """Task, with its point of the grid -> columns and averages of its tables."""
+        found = {}
+        for point in experiment.points():
+            asked = point.experiment
+            name = task_at(Path(point.task.task).stem, point.grid)
+            languages, tuned = asked.languages, asked.weights.tune_on
+            found[name] = cls(languages.source, languages.targets, tuned, asked.averages())
+        return found
+
+
+Layouts = Mapping[str, Layout]
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,7 @@ class Table:
         n: Test items per language, as a range if languages differ.
         columns: Languages, then averages.
         lines: One per method and variant.
+        layout: What it shows beside the rows.
     """
 
     task: str
@@ -98,6 +109,7 @@ class Table:
     n: str
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
+    layout: Layout
 
     @property
     def name(self) -> tuple[str, str]:
@@ -105,16 +117,16 @@ class Table:
         return self.task, self.metric
 
 
-def tables(rows: Sequence[Row], layout: Layout) -> list[Table]:
+def tables(rows: Sequence[Row], layouts: Layouts) -> list[Table]:
     """One table per task, by the task's first metric, methods in the order of the rows."""
     first = {row["task"]: row["metric"] for row in reversed(rows)}
-    return [found for found in all_tables(rows, layout) if found.metric == first[found.task]]
+    return [found for found in all_tables(rows, layouts) if found.metric == first[found.task]]
 
 
-def all_tables(rows: Sequence[Row], layout: Layout) -> list[Table]:
+def all_tables(rows: Sequence[Row], layouts: Layouts) -> list[Table]:
     """One table per task and metric, a task's first metric first."""
     names = dict.fromkeys((row["task"], row["metric"]) for row in rows)
-    return [_table(*name, rows, layout) for name in names]
+    return [_table(*name, rows, layouts[name[0]]) for name in names]
 
 
 def method_name(row: Row) -> str:
@@ -138,6 +150,7 @@ def _table(task: str, metric: str, rows: Sequence[Row], layout: Layout) -> Table
         str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}",
         columns,
         lines,
+        layout,
     )
 
 
@@ -183,15 +196,16 @@ class Finding:
     rest: str
 
 
-def findings(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout) -> list[Finding]:
+def findings(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layouts) -> list[Finding]:
     """What each task's first metric says over the last named group of languages; empty without comparisons there."""
-    if not layout.averages:
-        return []
-    average = list(layout.averages)[-1]  # the last named group, where there is one
-    where = "the target languages" if average == "average" else f"the {average} languages"
-    members = ", ".join(layout.averages[average])
     found = []
-    for table in tables(rows, layout):
+    for table in tables(rows, layouts):
+        averages = table.layout.averages
+        if not averages:
+            continue
+        average = list(averages)[-1]  # the last named group, where there is one
+        where = "the target languages" if average == "average" else f"the {average} languages"
+        members = ", ".join(averages[average])
         mine = [one for one in comparisons if (one.task, one.metric, one.where) == (*table.name, average)]
         base = next((line.cells.get(average) for line in table.lines if line.method == BASELINE), None)
         if not mine or base is None:
@@ -248,15 +262,15 @@ def how_compared(comparisons: Sequence[Comparison]) -> str:
     )
 
 
-def in_words(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout) -> str:
+def in_words(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layouts) -> str:
     """What the tables mean, from the numbers alone: a paragraph per task, and one on how they were compared."""
-    found = findings(rows, comparisons, layout)
+    found = findings(rows, comparisons, layouts)
     if found:
         told = [f"{one.task}: {one.headline} {one.rest}".strip() for one in found]
         return "\n\n".join([*told, how_compared(comparisons)])
     if all(row["method"] != BASELINE for row in rows):
         return f"Nothing to compare: `{BASELINE}` is not among the methods."
-    if not layout.averages:
+    if not any(layout.averages for layout in layouts.values()):
         return "Nothing to compare: no language is left but the one that λ was chosen on."
     return f"Nothing to compare: no other method has the seeds and languages of `{BASELINE}`."
 
@@ -271,7 +285,7 @@ def in_markdown(text: str) -> str:
     return re.sub("[&<>]", lambda match: _ENTITIES[match[0]], marked)
 
 
-def to_markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout) -> str:
+def to_markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layouts) -> str:
     """The tables and what they mean, as Markdown."""
     names = ("task", "metric", "method", "variant", "where")
 
@@ -280,15 +294,20 @@ def to_markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: 
 
     rows = [marked(row) for row in rows]
     comparisons = [Comparison(**marked(vars(one))) for one in comparisons]
-    averages = {in_markdown(name): members for name, members in layout.averages.items()}
-    return _markdown(rows, comparisons, replace(layout, averages=averages))
+    shown = {
+        in_markdown(task): replace(
+            layout, averages={in_markdown(name): members for name, members in layout.averages.items()}
+        )
+        for task, layout in layouts.items()
+    }
+    return _markdown(rows, comparisons, shown)
 
 
-def _markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: Layout) -> str:
+def _markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layouts) -> str:
     """The same, of names that are Markdown already."""
     parts = []
-    for table in tables(rows, layout):
-        columns = (f"{column}*" if column == layout.tuned_on else column for column in table.columns)
+    for table in tables(rows, layouts):
+        columns = (f"{column}*" if column == table.layout.tuned_on else column for column in table.columns)
         head = ["method", *columns, "λ", "malformed"]
         body = [
             [
@@ -300,19 +319,18 @@ def _markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layout: La
             for line in table.lines
         ]
         widths = [max(len(row[index]) for row in [head, *body]) for index in range(len(head))]
-        parts.append(f"**{table.task}**: {caption(table, layout)}")
+        parts.append(f"**{table.task}**: {caption(table)}")
         parts.append(
             "\n".join(_cells(row, widths) for row in [head, ["-" * width for width in widths], *body])
         )
-    return "\n\n".join([*parts, in_words(rows, comparisons, layout)]) + "\n"
+    return "\n\n".join([*parts, in_words(rows, comparisons, layouts)]) + "\n"
 
 
-def caption(table: Table, layout: Layout) -> str:
+def caption(table: Table) -> str:
     """What stands above a task's table: metric, n, chance level, and what the averages leave out."""
     text = f"{table.metric} in percent, n = {table.n} per language, chance {table.chance:.1f}"
-    return text + (
-        f"; λ chosen on {layout.tuned_on} (*), which no average contains" if layout.tuned_on else ""
-    )
+    tuned = table.layout.tuned_on
+    return text + (f"; λ chosen on {tuned} (*), which no average contains" if tuned else "")
 
 
 def merge_weights(weights: Sequence[float]) -> str:

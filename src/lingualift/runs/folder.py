@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from lingualift.config import Experiment, load_experiment
+from lingualift.config import Experiment, grid_name, load_experiment
 from lingualift.errors import UserError, one_line
 from lingualift.metrics.comparisons import Comparison
 from lingualift.provenance import PROVENANCE_FILE, read_json, sha256_file
@@ -78,9 +78,9 @@ def read_run(folder: Path) -> RunFolder:
     return RunFolder(
         folder,
         experiment,
-        rows=results["rows"],
-        comparisons=[Comparison(**one) for one in results["comparisons"]],
-        activations=results["activations"],
+        rows=at_points(results["rows"]),
+        comparisons=[Comparison(**one) for one in at_points(results["comparisons"])],
+        activations=at_points(results["activations"]),
         steps=_steps(steps) if steps.is_file() else None,
         log=log,
         garbled=garbled,
@@ -90,6 +90,16 @@ def read_run(folder: Path) -> RunFolder:
         },
         fingerprints={name: sha256_file(path) for name, path in kept.items() if path.is_file()},
     )
+
+
+def task_at(task: str, grid: Mapping[str, str]) -> str:
+    """What people see of a task at a point of the grid."""
+    return f"{task} ({grid_name(grid)})" if grid else task
+
+
+def at_points(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `results.json` whose task is named with its point of the grid."""
+    return [{**row, "task": task_at(row["task"], row.get("grid") or {})} for row in rows]
 
 
 def _read(path: Path, kind: type[Kind]) -> Kind:

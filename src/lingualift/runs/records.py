@@ -31,6 +31,7 @@ class Row(_Record):
     truncated: Count
     seed: Count | None
     weight: Number | None
+    grid: dict[str, str] = {}
 
 
 class Compared(_Record):
@@ -46,6 +47,7 @@ class Compared(_Record):
     high: Number
     seeds: Count
     n: Count
+    grid: dict[str, str] = {}
 
 
 class Layer(_Record):
@@ -66,6 +68,7 @@ class Activations(_Record):
     task: str
     language: str
     seed: Count | None
+    grid: dict[str, str] = {}
     layers: Annotated[list[Layer], Field(min_length=1)]
 
 
@@ -96,6 +99,7 @@ class Sweep(_Record):
     language: str
     seed: Count | None
     decides: bool
+    grids: list[dict[str, str]] = []
     chosen: Number
     tried: Annotated[list[Tried], Field(min_length=1)]
 
