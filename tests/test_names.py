@@ -19,7 +19,7 @@ ENTRIES = all_languages()
 
 def test_no_two_files_of_tests_have_one_name():
     """They are imported by it, backbones, benchmarks and the study too: of two, one would be taken for the other."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     files = [
         *root.glob("tests/**/*.py"),
         *root.glob("backbones/*.py"),
