@@ -1,15 +1,9 @@
 """An adapter that a user trained without lingualift, and raw text in two languages."""
 
-import sys
 import warnings
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 
 import plain_peft
+import pytest
 
 from builders.worlds import small_data
 from lingualift.miniworld import BACKBONE

@@ -9,7 +9,7 @@ from pathlib import Path
 import lift as script
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture

@@ -62,7 +62,10 @@ COMMANDS = [
     ["translate", "--model", "nllb", "--source", "sw", "--target", "en", "--task", "mini-sentiment",
      "--data", FILES, "--split", "test", "--max-length", "16", "--beams", "1", "--output", "translated"],
 ]  # fmt: skip
-ELSEWHERE = {"demo", "push"}  # a run like any other; what is published goes where the user says (tests/hub)
+ELSEWHERE = {
+    "demo",
+    "push",
+}  # a run like any other; what is published goes where the user says (tests/commands)
 
 
 @pytest.fixture(scope="module")

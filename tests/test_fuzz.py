@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 COMMANDS = """
 import json, os, socket, sys
 from pathlib import Path

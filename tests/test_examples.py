@@ -10,7 +10,7 @@ from lingualift.pipeline import plan_of
 from lingualift.pipeline.checks import check_methods
 from lingualift.pipeline.methods import METHODS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 RECIPES = sorted((ROOT / "examples").glob("adamergex-*.yaml"))  # run by tests/families/test_tiny_run.py
 EXAMPLES = sorted(set((ROOT / "examples").glob("*.yaml")) - set(RECIPES))
