@@ -5,6 +5,7 @@ import pytest
 from builders.worlds import TASK, experiment, write_experiment, write_jsonl
 from lingualift.errors import UserError
 from lingualift.pipeline import plan_of
+from lingualift.pipeline.methods import METHODS, _method
 from lingualift.pipeline.results import cell_name
 from lingualift.tasks import get_task
 
@@ -181,3 +182,21 @@ def test_two_tasks_that_would_share_a_name_in_the_results_are_refused(data, tmp_
 def test_planning_writes_nothing(data, tmp_path):
     plan(tmp_path, merging(data, "adamergex"))
     assert {path.name for path in tmp_path.iterdir()} <= {"e.yaml", "train.jsonl", "test.jsonl"}
+
+
+@pytest.mark.parametrize(("rule", "place"), [("magmax", "magmax"), ("ties", "space delta")])
+def test_a_merge_that_there_is_not_is_refused_before_anything_runs(rule, place, data, tmp_path):
+    """A transfer method may merge by a rule of another name; neither training nor scoring comes before the refusal."""
+
+    @_method("mine", paper_name="", source="a test", merges=True, needs_reference=True)
+    def mine(cell):
+        """Mine."""
+        return cell.merged(subtract_source=False, rule=rule)
+
+    raw = experiment(data, methods=[{"method": "mine", "space": "delta", "weight": 0.5}])
+    try:
+        with pytest.raises(UserError) as refused:
+            plan_of(write_experiment(tmp_path / "e.yaml", raw))
+    finally:
+        METHODS.pop("mine")
+    assert place in refused.value.where

@@ -22,7 +22,7 @@ from lingualift.data.rows import (
 )
 from lingualift.errors import UserError
 from lingualift.provenance import fingerprint
-from lingualift.tasks import Example, PromptedTask, Task, TextTask, get_task, task_code, with_prompt
+from lingualift.tasks import Example, PromptedTask, Task, TextTask, get_task, task_code
 
 Use = Literal["beside", "instead", "joined"]
 Row = TypeVar("Row", Example, str)
@@ -187,8 +187,8 @@ def dataset_of(
     prompt_language: str | None = None,
     generated: bool = False,
 ) -> Dataset:
-    """The texts of a reference task, the examples of any other; raises as `with_prompt` and `get_task`."""
-    found = with_prompt(get_task(task, base), task, prompt, prompt_language, generated)
+    """The texts of a reference task, the examples of any other; raises as `labelled_task`, but for labels."""
+    found = _with_prompt(get_task(task, base), task, prompt, prompt_language, generated)
     if isinstance(found, TextTask):
         return Texts(task, data, base)
     return Examples(task, data, base, prompt, prompt_language, generated)
@@ -206,7 +206,37 @@ def labelled_task(
     Raises:
         UserError: it is a reference task, which has none; it has no such prompt; or as `get_task`.
     """
-    task = with_prompt(get_task(name, base), name, prompt, prompt_language, generated)
+    task = _with_prompt(get_task(name, base), name, prompt, prompt_language, generated)
     if isinstance(task, TextTask):
         raise UserError(f"task {name!r}", "has no labels to score", "a labelled task", "name another task")
     return task
+
+
+def _with_prompt(
+    task: Task | TextTask, name: str, prompt: str | None, prompt_language: str | None, generated: bool = False
+) -> Task | TextTask:
+    """The task by the prompt that an experiment chooses, or as it is where none is chosen.
+
+    Args:
+        task: The task.
+        name: What the user calls it, for messages.
+        prompt: Name of a template.
+        prompt_language: Code, or `target`.
+        generated: Whether classes are generated, and not ranked.
+
+    Raises:
+        UserError: the task has one prompt only, or not this one; classes are to be generated, and it has none.
+    """
+    if prompt is None and prompt_language is None and not generated:
+        return task
+    if not isinstance(task, PromptedTask):
+        raise UserError(
+            f"task {name!r}",
+            "has no prompts to choose from",
+            mend="leave `prompt`, `prompt_language` and `answers` out",
+        )
+    if generated and not task.labels:
+        raise UserError(
+            f"task {name!r}", "has no classes", mend="leave `answers` out: its answers are generated"
+        )
+    return task.asked(prompt, prompt_language, generated)

@@ -220,6 +220,7 @@ def find_cell(kind: str, space: str, method: str, rule: str) -> Cell:
     Raises:
         UserError: it does not exist.
     """
+    _ = METHODS[method]
     for cell in methods_table():
         if (cell.kind, cell.space, cell.method) == (kind, space, method) and rule in cell.asked:
             if cell.reason:

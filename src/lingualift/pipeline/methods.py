@@ -12,6 +12,7 @@ from lingualift.adapters.config import FLARE, MIXUP
 from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Data, Experiment, Method, Translated
 from lingualift.data.datasets import Beside, Dataset, Examples, Texts, Use
+from lingualift.merging.methods import find_cell
 from lingualift.pipeline.steps import (
     Adapted,
     Initialise,
@@ -124,9 +125,19 @@ class Cell:
         trackers = self.experiment.report_to
         return Train(start, dataset, language, settings, self.seed, segment_tokens, trackers, self.logs)
 
-    def merged(self, *, subtract_source: bool) -> Merge:
-        """The task adapter moved by the reference adapters; the weight fixed, or tuned on the tuning language."""
-        how = MergeRecipe(self.method.method, self.method.space, self.method.combine, self.method.modules)
+    def merged(self, *, subtract_source: bool, rule: str | None = None) -> Merge:
+        """The task adapter moved by the reference adapters; the weight fixed, or tuned on the tuning language.
+
+        Args:
+            subtract_source: Whether the source language's reference is taken away.
+            rule: Name of the merge method; the transfer method's own when left out.
+
+        Raises:
+            UserError: there is no such merge, or none of this kind of adapter and in this space.
+        """
+        method, kind = self.method, self.experiment.adapter.type
+        find_cell(kind, method.space, rule or method.method, "auto")
+        how = MergeRecipe(rule or method.method, method.space, method.combine, method.modules)
         weights = self.experiment.weights
 
         def sweep(language: str, *, by: Literal["score", "entropy"] = "score") -> Sweep:

@@ -23,7 +23,6 @@ from lingualift.tasks.base import (
     label_of,
     task_code,
     text_of,
-    with_prompt,
 )
 from lingualift.tasks.files import TaskError
 from lingualift.tasks.prompts import PromptedTask
@@ -50,7 +49,6 @@ __all__ = [
     "task_code",
     "text_of",
     "tydiqa",
-    "with_prompt",
     "xcopa",
     "xlsum",
     "xnli",

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lingualift.errors import UserError
 from lingualift.provenance import reading, sha256_file
 from lingualift.registry import Registry
 
@@ -250,38 +249,6 @@ def task_code(name: str, base: Path = Path()) -> str:
         return ""
     with reading(Path(source)):
         return sha256_file(Path(source))
-
-
-def with_prompt(
-    task: Task | TextTask, name: str, prompt: str | None, prompt_language: str | None, generated: bool = False
-) -> Task | TextTask:
-    """The task by the prompt that an experiment chooses, or as it is where none is chosen.
-
-    Args:
-        task: The task.
-        name: What the user calls it, for messages.
-        prompt: Name of a template.
-        prompt_language: Code, or `target`.
-        generated: Whether classes are generated, and not ranked.
-
-    Raises:
-        UserError: the task has one prompt only, or not this one; classes are to be generated, and it has none.
-    """
-    if prompt is None and prompt_language is None and not generated:
-        return task
-    from lingualift.tasks.prompts import PromptedTask
-
-    if not isinstance(task, PromptedTask):
-        raise UserError(
-            f"task {name!r}",
-            "has no prompts to choose from",
-            mend="leave `prompt`, `prompt_language` and `answers` out",
-        )
-    if generated and not task.labels:
-        raise UserError(
-            f"task {name!r}", "has no classes", mend="leave `answers` out: its answers are generated"
-        )
-    return task.asked(prompt, prompt_language, generated)
 
 
 def source_file(task: object) -> str | None:

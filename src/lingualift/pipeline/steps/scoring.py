@@ -31,7 +31,7 @@ class MergeRecipe:
     """How adapters are merged, but for the weight.
 
     Attributes:
-        method: "adamergex" or "arithmetic".
+        method: A merge method (`lingualift.merging.METHODS`).
         space: "factors" or "delta".
         combine: "sum" or "mean" (`arithmetic` only).
         modules: Regular expression of the modules to merge, None for all.
