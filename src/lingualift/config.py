@@ -179,6 +179,44 @@ def _known_placeholders(template: str) -> str:
 Template: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(_known_placeholders)]
 
 
+class SplitData(_Record):
+    """Where the rows of one split come from, if not from where those of the others do."""
+
+    files: Template | None = None
+    "Path template, as of the whole."
+    hub: str | None = None
+    "Data set id on the hub."
+    revision: str | None = None
+    "Full commit of the hub data set."
+    config: Template | None = None
+    "Configuration name of the hub data set."
+    columns: dict[str, str] | None = None
+    "What these rows call a column; as of the whole when left out."
+
+    @model_validator(mode="after")
+    def _check(self) -> SplitData:
+        _check_place(self.files, self.hub, self.revision, self.config)
+        return self
+
+
+class Aside(_Record):
+    """Rows of another split that are put aside, the same places in every language; that split is read without them."""
+
+    of: Literal["train", "test"]
+    "The split that they are taken from."
+    rows: Count
+    "How many; which ones follows from `sample_seed`."
+
+
+def _check_place(files: str | None, hub: str | None, revision: str | None, config: str | None) -> None:
+    if (files is None) == (hub is None):
+        raise ValueError("name either `files` or `hub`")
+    if hub and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        raise ValueError("hub: needs `revision`, the full commit of the data set (40 hexadecimal digits)")
+    if files and (revision or config):
+        raise ValueError("`revision` and `config` belong to `hub`, not to `files`")
+
+
 class Data(_Record):
     """Where rows come from: files of your own, or a data set on the hub at a pinned commit.
 
@@ -202,17 +240,35 @@ class Data(_Record):
     max_rows: dict[Split, Count] = {}
     "Rows: sample so many of a split, the same ones in every language."
     sample_seed: Annotated[_Whole, Field(ge=-(2**63), lt=2**63)] = 0
-    "Seed of that sample."
+    "Seed of that sample, and of rows that are put aside."
+    names: dict[LanguageCode, Annotated[str, Field(min_length=1)]] = {}
+    "What the data calls a language, where `{language}` is to be that: `en: english`."
+    train: SplitData | None = None
+    "The training rows, where they lie elsewhere."
+    validation: SplitData | Aside | None = None
+    "The validation rows, where they lie elsewhere; `{of: train, rows: 500}` puts rows of another split aside."
+    test: SplitData | None = None
+    "The test rows, where they lie elsewhere."
 
     @model_validator(mode="after")
     def _check(self) -> Data:
-        if (self.files is None) == (self.hub is None):
-            raise ValueError("name either `files` or `hub`")
-        if self.hub and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
-            raise ValueError("hub: needs `revision`, the full commit of the data set (40 hexadecimal digits)")
-        if self.files and (self.revision or self.config):
-            raise ValueError("`revision` and `config` belong to `hub`, not to `files`")
+        _check_place(self.files, self.hub, self.revision, self.config)
         return self
+
+    @property
+    def aside(self) -> Aside | None:
+        """The rows that are put aside for validation."""
+        return self.validation if isinstance(self.validation, Aside) else None
+
+    def of_split(self, split: str) -> Data:
+        """Where the rows of a split lie, as if all lay there; those that are put aside lie in their split."""
+        own = getattr(self, self.aside.of if self.aside and split == "validation" else split)
+        if own is None:
+            return self
+        place = {name: getattr(own, name) for name in ("files", "hub", "revision", "config")}
+        return self.model_copy(
+            update={**place, "columns": own.columns if own.columns is not None else self.columns}
+        )
 
 
 class Translated(_Record):

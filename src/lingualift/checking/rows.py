@@ -48,8 +48,8 @@ class Part:
         """The texts of every row: the columns that a question is made of, but the id."""
         task = self.dataset.get_task()
         columns = [column for column in task.columns if column != "id"]
-        data = self.dataset.data
-        rows = load_rows(data, self.language, self.split, self.dataset.base, tuple(columns))
+        data = self.dataset.data.of_split(self.split)
+        rows = load_rows(self.dataset.data, self.language, self.split, self.dataset.base, tuple(columns))
         names = [data.columns.get(column, column) for column in columns]
         return [
             Item(rows.locate(index), tuple(str(row[name]) for name in names))
@@ -60,7 +60,7 @@ class Part:
     def is_there(self) -> bool:
         """Whether there is such data; whether its rows are right is another matter."""
         try:
-            if self.dataset.data.files is not None:
+            if self.dataset.data.of_split(self.split).files is not None:
                 data_file(self.dataset.data, self.language, self.split, self.dataset.base)
             else:
                 load_rows(self.dataset.data, self.language, self.split, self.dataset.base, ())

@@ -80,8 +80,8 @@ class _Rows(ABC, Generic[Row]):
 
     def _read_once(self, language: str, split: str) -> tuple[list[Row], str]:
         """The rows and their hash, read once in this process."""
-        read = [str(self.base / self.task), self.data.files]  # one format reads bytes as another does not
-        key = fingerprint({**self._origin(language, split), "read": read})
+        files = self.data.of_split(split).files  # one format reads bytes as another does not
+        key = fingerprint({**self._origin(language, split), "read": [str(self.base / self.task), files]})
         if key not in _kept:
             rows = self._load(language, split)
             _kept[key] = rows, fingerprint([row if isinstance(row, str) else asdict(row) for row in rows])

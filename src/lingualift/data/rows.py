@@ -462,6 +462,7 @@ def load_rows(data: Data, language: str, split: str, base: Path, columns: tuple[
         UserError: no such file or data set, unknown format, malformed file, no rows, a missing column.
     """
     choose = _choice(data, split)
+    data, split = _place(data, split)
     if data.files is not None:
         path = data_file(data, language, split, base)
         wanted = [data.columns.get(name, name) for name in columns]
@@ -491,22 +492,36 @@ def _check_columns(
             )
 
 
+def _place(data: Data, split: str) -> tuple[Data, str]:
+    """Where the rows of a split lie, and in which split there: others than its own hold rows that are put aside."""
+    there = data.aside.of if data.aside and split == "validation" else split
+    return data.of_split(split), there
+
+
 def _choice(data: Data, split: str) -> Choice | None:
-    """Which rows make the sample of a split; None for all."""
+    """Which rows make a split, or the sample of it; None for all of its file."""
     wanted = data.max_rows.get(split)  # type: ignore[call-overload]
-    if wanted is None:
+    aside = data.aside if data.aside and split in ("validation", data.aside.of) else None
+    if wanted is None and aside is None:
         return None
 
     def choose(total: int) -> Sequence[int]:
-        if wanted >= total:
-            return range(total)
-        return sorted(random.Random(data.sample_seed).sample(range(total), wanted))
+        rows: Sequence[int] = range(total)
+        if aside:
+            if aside.rows >= total:
+                found = f"puts {aside.rows} rows of {aside.of} aside, of {total}"
+                raise UserError("data.validation.rows", found, "fewer than there are", "put fewer aside")
+            left = set(random.Random(f"aside {data.sample_seed}").sample(rows, aside.rows))
+            rows = [index for index in rows if (index in left) == (split == "validation")]
+        if wanted is None or wanted >= len(rows):
+            return rows
+        return sorted(random.Random(data.sample_seed).sample(rows, wanted))
 
     return choose
 
 
-def fill_in(template: str, language: str, split: str) -> str:
-    """Fill a template's placeholders.
+def fill_in(template: str, language: str, split: str, names: Mapping[str, str] | None = None) -> str:
+    """Fill a template's placeholders; `names` has what the data calls a language.
 
     Raises:
         UserError: `{nllb}` for a language that NLLB does not have.
@@ -516,8 +531,9 @@ def fill_in(template: str, language: str, split: str) -> str:
         raise UserError(
             template, f"{known.name} ({language}) has no NLLB code", mend="use {language} instead"
         )
+    own = {find_language(code).code: name for code, name in (names or {}).items()}.get(known.code, language)
     return template.format(
-        language=language, iso639_3=known.iso639_3, bcp47=known.code, nllb=known.nllb, split=split
+        language=own, iso639_3=known.iso639_3, bcp47=known.code, nllb=known.nllb, split=split
     )
 
 
@@ -527,15 +543,16 @@ def data_file(data: Data, language: str, split: str, base: Path) -> Path:
     Raises:
         UserError: the template cannot tell the splits apart, or there is no such file that may be looked at.
     """
+    whole, (data, split) = data, _place(data, split)
     assert data.files is not None
-    if split != "train" and "{split}" not in data.files:
+    if data is whole and split != "train" and "{split}" not in data.files:
         raise UserError(
             data.files,
             f"names one file for all splits, and {split} is asked for",
             "{split} in the path",
             "write for example data/{language}/{split}.jsonl",
         )
-    path = base / fill_in(data.files, language, data.splits.get(split, split))  # type: ignore[call-overload]
+    path = base / fill_in(data.files, language, data.splits.get(split, split), data.names)  # type: ignore[call-overload]
     return _there(path, f"the {split} data of language {language!r}", "leave the language out")
 
 
@@ -566,7 +583,7 @@ def _nearby(path: Path) -> str:
 def _load_hub(data: Data, language: str, split: str) -> tuple[str, Table]:
     import datasets
 
-    config = fill_in(data.config, language, split) if data.config else None
+    config = fill_in(data.config, language, split, data.names) if data.config else None
     name = data.splits.get(split, split)  # type: ignore[call-overload]
     where = " ".join(filter(None, (data.hub, config, name)))
     try:
@@ -591,16 +608,19 @@ def _load_hub(data: Data, language: str, split: str) -> tuple[str, Table]:
 def data_fingerprint(data: Data, language: str, split: str, base: Path) -> dict[str, Any]:
     """What determines the rows: the file's sha256 or the hub's commit, columns and sample."""
     how: dict[str, Any] = {
-        "columns": data.columns,
+        "columns": data.of_split(split).columns,
         "max_rows": data.max_rows.get(split),  # type: ignore[call-overload]
         "sample_seed": data.sample_seed,
     }
-    if data.files is not None:
+    if data.aside and split in ("validation", data.aside.of):
+        how["aside"] = [data.aside.rows, split == "validation"]
+    if data.of_split(split).files is not None:
         path = data_file(data, language, split, base)
         with reading(path):
             state = path.stat()
             return {"sha256": _sha256(path, state.st_ino, state.st_size, state.st_mtime_ns), **how}
-    config = fill_in(data.config, language, split) if data.config else None
+    data, split = _place(data, split)
+    config = fill_in(data.config, language, split, data.names) if data.config else None
     return {"hub": data.hub, "revision": data.revision, "config": config, "split": split, **how}
 
 
@@ -620,7 +640,7 @@ def check_aligned(data: Data, languages: Sequence[str], split: str, base: Path) 
         return
     column, whole = data.aligned_on, data.model_copy(update={"max_rows": {}})
     first = load_rows(whole, languages[0], split, base, (column,))
-    name = data.columns.get(column, column)
+    name = data.of_split(split).columns.get(column, column)
     keys = first.column(name)
     for language in languages[1:]:
         other = load_rows(whole, language, split, base, (column,))

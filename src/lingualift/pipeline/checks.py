@@ -6,7 +6,7 @@ from lingualift.adapters.patterns import Patterns
 from lingualift.backbone.architectures import bound_of, positions_of
 from lingualift.backbone.loading import check_positions, skeleton
 from lingualift.backbone.reference import BackboneRef, read_config
-from lingualift.config import Experiment, Method, Point
+from lingualift.config import Data, Experiment, Method, Point, SplitData
 from lingualift.errors import UserError
 from lingualift.merging.plan import matches_nothing
 from lingualift.pipeline.methods import MERGING, METHODS, TransferMethod
@@ -201,7 +201,18 @@ def check_templates(experiment: Experiment) -> None:
     """
     source, targets = experiment.languages.source, experiment.languages.targets
     reference = (experiment.reference,) if experiment.reference else ()
-    read = [(entry.task, entry.data, 1 + len(targets)) for entry in (*experiment.tasks, *reference)]
+    read: list[tuple[str | None, Data | SplitData, int]] = [
+        (entry.task, entry.data, 1 + len(targets)) for entry in (*experiment.tasks, *reference)
+    ]
+    weights, named = experiment.weights, {method.method for method in experiment.methods}
+    several = {
+        "train": "target-ft" in named,
+        "validation": bool(weights.curves) or weights.by == "entropy",
+        "test": True,
+    }
+    for entry in experiment.tasks:
+        own_place = (getattr(entry.data, split) for split, several_read in several.items() if several_read)
+        read += [(entry.task, own, 1 + len(targets)) for own in own_place if isinstance(own, SplitData)]
     for entry in experiment.tasks:
         into = entry.translated
         read += [(entry.task, into.into_targets, len(targets))] if into.into_targets else []

@@ -383,8 +383,8 @@ class _Rows:
         """The first rows of the user's own files, their columns under the names that the task has for them."""
         asked = get_task(task)
         columns = asked.columns if isinstance(asked, TextTask) else (*asked.columns, asked.gold_column)
-        renamed = {**{column: column for column in columns}, **data.columns}
         for language, split in self._splits(data):
+            renamed = {**{column: column for column in columns}, **data.of_split(split).columns}
             found = load_rows(data, language, split, self._base, columns)
             rows = [found.row(index) for index in list(found.chosen)[:_ROWS]]
             self._put(
@@ -406,7 +406,7 @@ class _Rows:
             texts = shipped.get(find_language(language).code)
             if texts is None and self._is_here(data, language, split):
                 found = load_rows(data, language, split, self._base, (column,))
-                their = data.columns.get(column, column)
+                their = data.of_split(split).columns.get(column, column)
                 texts = [found.row(index)[their] for index in list(found.chosen)[: 4 * _ROWS]]
                 own.append(language)
             elif texts is None:
@@ -419,7 +419,7 @@ class _Rows:
 
     def _is_here(self, data: Data, language: str, split: str) -> bool:
         """Whether the user's own text is a file of this machine."""
-        if data.files is None:
+        if data.of_split(split).files is None:
             return False
         try:
             return data_file(data, language, split, self._base).is_file()

@@ -172,7 +172,11 @@ def _splits(data: Data, language: str, wanted: Sequence[str] | None) -> list[str
         )
     names = {split: data.splits.get(split, split) for split in SPLITS}  # type: ignore[call-overload]
     with reading(Path(data.files)):
-        there = [name for name, own in names.items() if Path(fill_in(data.files, language, own)).is_file()]
+        there = [
+            name
+            for name, own in names.items()
+            if Path(fill_in(data.files, language, own, data.names)).is_file()
+        ]
     if not there:
         data_file(data, language, "train", Path())  # says what is there
     return there
@@ -193,7 +197,8 @@ class Work:
 
     def __init__(self, where: Dataset, language: str, split: str) -> None:
         self.split = split
-        self.zipped = (where.data.files or "").endswith(".gz")
+        place = where.data.of_split(split)
+        self.zipped = (place.files or "").endswith(".gz")
         self.data = data_fingerprint(where.data, language, split, where.base)
         self.task = where.get_task()
         self.rows: list[dict[str, Any]] = []
@@ -202,7 +207,7 @@ class Work:
         self.spans: dict[int, Span | None] = {}
         self.answers: dict[int, int] = {}
         task, training = self.task, split != "test"
-        self.names = where.data.columns
+        self.names = place.columns
         self.marked = training and isinstance(task, Task) and task.encoder_head == "span"
         columns = _text_columns(task)
         also: tuple[str, ...] = ()
