@@ -255,3 +255,15 @@ def test_a_text_file_with_too_long_a_name_is_refused_by_that_name(tmp_path):
     with pytest.raises(UserError, match=r"xxx: cannot be written .*\n.*choose a shorter name"):
         write_text(tmp_path / ("x" * 300), "x")
     assert everything(tmp_path) == []
+
+
+def test_files_are_as_open_as_the_umask_says(tmp_path):
+    before = os.umask(0o002)
+    try:
+        with atomic_folder(tmp_path / "out") as scratch:
+            (scratch / "deep").mkdir()
+            (scratch / "deep" / "weights").touch(mode=0o600)
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "out", *(tmp_path / "out").rglob("*"))]
+    assert modes == [0o775, 0o775, 0o664]

@@ -2,7 +2,6 @@
 
 import pickle
 import re
-from pathlib import Path
 
 import pytest
 from babel import Locale
@@ -15,19 +14,6 @@ from lingualift.languages import all_languages, language
 from lingualift.registry import Registry
 
 ENTRIES = all_languages()
-
-
-def test_no_two_files_of_tests_have_one_name():
-    """They are imported by it, backbones, benchmarks and the study too: of two, one would be taken for the other."""
-    root = Path(__file__).parents[1]
-    files = [
-        *root.glob("tests/**/*.py"),
-        *root.glob("backbones/*.py"),
-        *root.glob("benchmarks/*.py"),
-        *root.glob("study/*.py"),
-    ]
-    names = [path.stem for path in files if path.name != "conftest.py"]
-    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """What people keep beside ours stays as it is: in run folders, in stores, in the demo."""
 
 import json
-import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,15 +9,13 @@ import pytest
 
 from builders.runs import redone, states, tuned
 from builders.worlds import write_experiment
-from lingualift.commands.demo import run_demo
 from lingualift.config import dump_experiment, load_experiment
 from lingualift.errors import UserError
 from lingualift.pipeline import plan_of, run
 from lingualift.pipeline.store import Store
-from lingualift.processes import _free_in_container
-from lingualift.provenance import atomic_folder, sha256_file
+from lingualift.provenance import sha256_file
 from lingualift.report import write_report
-from lingualift.runs.claims import RECORD_FILE, alone, check, discard, made, place
+from lingualift.runs.claims import RECORD_FILE
 
 MINE = (
     "my.txt",
@@ -120,30 +117,6 @@ def test_a_run_folder_of_a_version_without_a_record_is_gone_on_with(mine):
     run(mine / "e.yaml", output=mine / "run", replace=True)
     assert not any(path.exists() for path in before)
     assert {path: sha256_file(path) for path in kept} == kept
-
-
-def test_places_are_checked_one_by_one(tmp_path):
-    with alone(tmp_path):
-        place(tmp_path, {"a/one.txt": "1", "two.txt": "2"})
-    (tmp_path / "source").write_text("linked")
-    place(tmp_path, {"b/link": tmp_path / "source"})
-    assert (tmp_path / "b" / "link").samefile(tmp_path / "source")
-    assert set(made(tmp_path)) == {"a/one.txt", "two.txt", "b/link"}
-    check(tmp_path, ["three.txt"])
-    (tmp_path / "two.txt").write_text("mine now")
-    with pytest.raises(UserError, match="changed"):
-        place(tmp_path, {"a/one.txt": "new", "two.txt": "new"})
-    assert (tmp_path / "a" / "one.txt").read_text() == "1"
-    discard(tmp_path, ["a/one.txt", "two.txt", "b/link"])
-    assert (tmp_path / "two.txt").read_text() == "mine now"
-    assert not (tmp_path / "a").exists()
-    assert not (tmp_path / "b").exists()
-    assert made(tmp_path) == {}
-    (tmp_path / RECORD_FILE).write_text('{"files": {"../out.txt": [], "/etc/passwd": []}}')
-    assert made(tmp_path) == {}
-    (tmp_path / RECORD_FILE).write_text('{"files": ["two.txt"]}')
-    with pytest.raises(UserError, match="is no record"):
-        made(tmp_path)
 
 
 def test_prune_leaves_what_no_step_made(mine, cli, tmp_path):
@@ -265,38 +238,6 @@ def test_a_store_that_is_refused_leaves_no_run_folder(mine, cli, tmp_path):
     refused = cli("run", mine / "e.yaml", "--output", mine / "new", "--store", tmp_path / "thesis")
     assert "no store of finished steps" in refused.message
     assert not (mine / "new").exists()
-
-
-def test_files_are_as_open_as_the_umask_says(tmp_path):
-    before = os.umask(0o002)
-    try:
-        with atomic_folder(tmp_path / "out") as scratch:
-            (scratch / "deep").mkdir()
-            (scratch / "deep" / "weights").touch(mode=0o600)
-    finally:
-        os.umask(before)
-    modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "out", *(tmp_path / "out").rglob("*"))]
-    assert modes == [0o775, 0o775, 0o664]
-
-
-def test_an_edited_demo_is_the_users(tmp_path):
-    (tmp_path / "demo.yaml").write_text("# mine\n")
-    with pytest.raises(UserError, match="one of your own") as told:
-        run_demo(tmp_path)
-    assert f"lingualift run {tmp_path / 'demo.yaml'}" in told.value.mend
-    assert hashes(tmp_path) == {tmp_path / "demo.yaml": sha256_file(tmp_path / "demo.yaml")}
-
-
-def test_files_in_memory_count_as_free(tmp_path):
-    assert _free_in_container(tmp_path) is None
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("900\n")
-    (tmp_path / "memory.stat").write_text(
-        "anon 300\nfile 600\nactive_file 100\ninactive_file 450\nslab_reclaimable 20\n"
-    )
-    assert _free_in_container(tmp_path) == 670
-    (tmp_path / "memory.max").write_text("max\n")
-    assert _free_in_container(tmp_path) is None
 
 
 def test_a_store_reads_no_record_that_leads_out_of_it(mine):
