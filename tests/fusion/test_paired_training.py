@@ -14,6 +14,7 @@ import transformers as hf
 from safetensors.torch import load_file
 
 from builders import paired, tiny
+from builders.trainings import equal, facts
 from lingualift.attachment import attach, detach
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone
@@ -78,14 +79,6 @@ class Case:
             **more,
         )
         return load_file(output / paired.WEIGHTS)
-
-
-def equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def facts(folder):
-    return json.loads((folder / "provenance.json").read_text())
 
 
 @pytest.mark.parametrize("name", NAMES)
