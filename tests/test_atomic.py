@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from builders.refusals import refused
 from lingualift.errors import UserError
 from lingualift.provenance import atomic_folder, write_json, write_jsonl, write_text, writing
 
@@ -71,7 +72,7 @@ def test_a_target_that_exists_is_refused_and_left_alone(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["file", "filled"])
 def test_a_target_that_appears_meanwhile_is_refused_and_left_alone(tmp_path, kind):
     target = tmp_path / "out"
-    with pytest.raises(UserError, match="exists already"), atomic_folder(target) as scratch:  # noqa: PT012
+    with refused("out", "exists already", mend="another output"), atomic_folder(target) as scratch:
         (scratch / "file").write_text("ours")
         if kind == "file":
             target.write_text("theirs")
@@ -139,7 +140,7 @@ def test_a_parent_that_is_a_file_is_refused(tmp_path):
 
 
 def test_a_name_that_is_too_long_is_refused(tmp_path):
-    with pytest.raises(UserError, match="choose a shorter name"), atomic_folder(tmp_path / ("x" * 300)):
+    with refused("xxx", "too long", mend="shorter name"), atomic_folder(tmp_path / ("x" * 300)):
         pytest.fail("the block ran")
     assert everything(tmp_path) == []
 
@@ -161,7 +162,7 @@ def test_a_text_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp_p
 
 def test_a_folder_in_the_way_of_a_text_file_is_refused(tmp_path):
     (tmp_path / "file").mkdir()
-    with pytest.raises(UserError, match="choose an output that is no folder"):
+    with refused("file", "directory", mend="no folder"):
         write_text(tmp_path / "file", "x")
     assert everything(tmp_path) == ["file"]
 

@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import refusals
 from builders.worlds import experiment, write_experiment
 from lingualift.config import load_experiment, parse_experiment
 from lingualift.errors import UserError
@@ -246,7 +247,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         load_experiment(tmp_path)
     (tmp_path / "latin.yaml").write_bytes("a: ü".encode("latin-1"))
-    with pytest.raises(UserError, match="not UTF-8"):
+    with refusals.refused("latin.yaml", "not UTF-8"):
         load_experiment(tmp_path / "latin.yaml")
 
 

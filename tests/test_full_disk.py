@@ -5,6 +5,7 @@ import errno
 import pytest
 from safetensors import SafetensorError
 
+from builders.refusals import refused
 from lingualift.errors import UserError
 from lingualift.provenance import writing
 
@@ -18,7 +19,7 @@ from lingualift.provenance import writing
     ],
 )
 def test_a_full_disk_is_told_with_a_mend(tmp_path, error):
-    with pytest.raises(UserError, match="cannot be written") as told, writing(tmp_path / "out"):
+    with refused("out", "cannot be written") as told, writing(tmp_path / "out"):
         raise error
     assert "free some space" in told.value.mend
 

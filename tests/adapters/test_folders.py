@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from builders.adapter_folders import PREFIX, config_of, raw, updates, write_folder, write_lora
+from builders.refusals import refused
 from lingualift.adapters import inspect, open_adapter
 from lingualift.adapters.config import LoraSettings
 from lingualift.adapters.structure import Module
@@ -32,21 +33,21 @@ def test_a_folder(tmp_path):
 
 
 def test_other_files_in_place_of_an_adapter(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
+    with refused("none", "no such folder"):
         open_adapter(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"has no adapter_config\.json"):
+    with refused("empty", "adapter_config.json"):
         open_adapter(tmp_path / "empty")
     write_lora(tmp_path / "outer" / "inner")
-    with pytest.raises(UserError, match="sub-folders: inner"):
+    with refused("outer", "adapter_config.json", mend="inner"):
         open_adapter(tmp_path / "outer")
     bare = write_lora(tmp_path / "bare")
     (bare / "adapter_model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"has no adapter_model\.safetensors"):
+    with refused("bare", "adapter_model.safetensors"):
         open_adapter(bare)
     for text in ("{", "[]", '{"a": ' * 5000):
         (bare / "adapter_config.json").write_text(text)
-        with pytest.raises(UserError, match=r"adapter_config\.json"):
+        with refused("adapter_config.json"):
             open_adapter(bare)
 
 
@@ -183,7 +184,7 @@ def test_inspect_tells_draws_apart(tmp_path):
 
 def test_inspect_verifies_hashes(tmp_path):
     path = write_lora(tmp_path / "a", provenance={"weights_sha256": "0" * 64})
-    with pytest.raises(UserError, match="is damaged or was changed"):
+    with refused("adapter_model.safetensors", "sha256"):
         inspect([path])
 
 

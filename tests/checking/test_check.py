@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lingualift as ll
+from builders.refusals import refused
 from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
 from lingualift.backbone.loading import load_backbone
 from lingualift.checking.backbone import lengths
@@ -19,7 +20,6 @@ from lingualift.config import Data, Scoring
 from lingualift.data.datasets import Examples
 from lingualift.data.rows import load_examples
 from lingualift.encoding.text import encode_pair
-from lingualift.errors import UserError
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.runner import evaluate
 from lingualift.evaluation.runner import predict as answer
@@ -437,5 +437,5 @@ def test_progress_never_falls_and_ends_full(data, tmp_path):
 
 def test_validation_rows_that_only_the_look_reads_must_be_right_too(world):
     change(world / "sentiment/sw/validation.jsonl", lambda rows: [{**rows[0], "label": "?"}, *rows[1:]])
-    with pytest.raises(UserError, match=r"validation\.jsonl:1: label is '\?'"):
+    with refused("validation.jsonl", ":1: label is '?'"):
         look(world)

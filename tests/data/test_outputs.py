@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import lingualift as ll
+from builders.refusals import refused
 from builders.worlds import read_jsonl, write_jsonl
 from lingualift.data.output import check_output, growing
 from lingualift.errors import UserError
@@ -143,5 +144,5 @@ def test_a_call_without_answers_leaves_nothing(tmp_path):
 def test_a_folder_without_permission_is_told(tmp_path):
     (tmp_path / "shut").mkdir()
     (tmp_path / "shut").chmod(stat.S_IRUSR | stat.S_IXUSR)
-    with pytest.raises(UserError, match="Permission denied"):
+    with refused("shut", "Permission denied"):
         check_output(tmp_path / "shut" / "new" / "out", "file")

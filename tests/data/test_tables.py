@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from builders import refusals
 from lingualift.config import Data, load_experiment
 from lingualift.data.datasets import Texts
 from lingualift.data.rows import (
@@ -302,7 +303,7 @@ def test_what_is_no_file_is_told(tmp_path):
         match=r"cannot be read \(Is a directory\); expected an experiment file\n  mend: name a file",
     ):
         load_experiment(tmp_path / "folder.jsonl")
-    with pytest.raises(UserError, match="is a folder; expected a file of rows"):
+    with refusals.refused("folder.jsonl", "is a folder", "a file of rows"):
         load_unlabelled(TASK, tmp_path / "folder.jsonl", "en")
 
 
@@ -311,5 +312,5 @@ def test_the_same_bytes_under_another_format_are_read_anew(tmp_path):
         (tmp_path / name.format(split="train")).write_bytes(b"a text\n")
     texts = [Texts("causal-lm", Data(files=name), tmp_path) for name in ("{split}.txt", "{split}.txt.gz")]
     assert texts[0].rows("en", "train") == ["a text"]
-    with pytest.raises(UserError, match="cannot be read"):
+    with refusals.refused("train.txt.gz", "gzip"):
         texts[1].rows("en", "train")

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders.refusals import refused
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Scoring
-from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import score_choices
 from lingualift.tasks import Example
 
@@ -95,7 +95,7 @@ def test_a_long_prompt_is_cut_at_the_left_for_each_answer_and_counted(bpe):
 
 def test_an_answer_that_does_not_fit_is_the_users_error(bpe):
     model, tokenizer = load_backbone(bpe)
-    with pytest.raises(UserError, match="max_length: 4 tokens hold no prompt"):
+    with refused("max_length", "4 tokens"):
         score_choices(model, tokenizer, [Example("0", "x", ("yes",), CHOICES)], Scoring(max_length=4))
 
 
@@ -105,7 +105,7 @@ def test_a_model_that_gives_no_number_is_told(bpe):
     before = weight.detach().clone()
     try:
         weight.data[5] = float("nan")
-        with pytest.raises(UserError, match=r"example '0': got a likelihood that is not a number"):
+        with refused("example '0'", "not a number"):
             score_choices(model, tokenizer, [Example("0", "x", ("yes",), CHOICES)], Scoring())
     finally:
         weight.data.copy_(before)

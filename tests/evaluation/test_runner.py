@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from builders.refusals import refused
 from builders.worlds import build_bpe_backbone
 from lingualift import merge
 from lingualift.attachment import check_adapter
@@ -119,7 +120,7 @@ def test_an_adapter_of_another_backbone_is_refused_by_its_record(mini, bpe, tmp_
     folder.mkdir()
     initialise(bpe, Adapter(), 0, folder)
     check_adapter(bpe, folder)
-    with pytest.raises(UserError, match=r"was made for the backbone .*expected one made for 'miniworld'"):
+    with refused("adapter", "fingerprint", "'miniworld'"):
         check_adapter(mini, folder)
 
 
@@ -127,7 +128,7 @@ def test_an_adapter_of_another_backbone_is_refused_by_its_record(mini, bpe, tmp_
 def test_an_adapter_that_does_not_fit_is_refused_without_a_record_too(bpe, tmp_path, other):
     theirs = find_backbone(Backbone(name=str(build_bpe_backbone(tmp_path / "other", **other))))
     folder = adapter(theirs, tmp_path / "adapter", modules=("q_proj", "down_proj"))
-    with pytest.raises(UserError, match="does not fit the backbone"), adapted(bpe, folder):
+    with refused("adapter", "does not fit"), adapted(bpe, folder):
         pytest.fail("the adapter was taken")
     before = logits(AutoModelForCausalLM.from_pretrained(bpe.source))
     assert torch.equal(logits(load_backbone(bpe)[0]), before)
@@ -163,7 +164,7 @@ def test_a_backbone_is_known_by_its_content_and_not_by_its_place(bpe, bpe_folder
 
 @pytest.mark.parametrize("name", ["none", "./none", "/none/at/all", "a/b/c", "~/none-at-all"])
 def test_a_backbone_that_is_not_there_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match="is no folder; expected a folder, a hub id or `miniworld`"):
+    with refused(f"backbone '{name}'", "is no folder", "a hub id"):
         find_backbone(Backbone(name=name), tmp_path)
 
 
@@ -187,7 +188,7 @@ def test_a_folder_that_is_no_model_is_refused(bpe_folder, tmp_path, missing, fou
 def test_a_backbone_that_cannot_be_loaded_is_refused(bpe_folder, tmp_path):
     folder = shutil.copytree(bpe_folder, tmp_path / "model")
     (folder / "config.json").write_text('{"model_type": "no-such-model"}')
-    with pytest.raises(UserError, match=r"cannot be loaded .*expected a language model"):
+    with refused("model", "no-such-model", "a language model"):
         load_backbone(find_backbone(Backbone(name=str(folder))))
 
 

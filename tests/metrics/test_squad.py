@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
-from lingualift.errors import UserError
+from builders.refusals import refused
 from lingualift.languages import language
 from lingualift.metrics.rouge import rouge_words
 from lingualift.metrics.scores import METRICS
@@ -118,7 +118,7 @@ def test_no_letter_is_lost_between_words():
 
 @pytest.mark.parametrize("metric", ["squad_em", "squad_f1", "rouge_l", "number_match"])
 def test_a_language_that_is_not_known_is_told(metric):
-    with pytest.raises(UserError, match="language 'xx-none': is not known"):
+    with refused("language 'xx-none'", "is not known"):
         METRICS[metric].score(["1"], [("1",)], "xx-none")
 
 

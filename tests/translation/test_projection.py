@@ -5,7 +5,7 @@ import re
 import pytest
 
 from builders.prefixing import Prefixing, foreign, run
-from lingualift.errors import UserError
+from builders.refusals import refused
 from lingualift.tasks import TASKS
 from lingualift.translation.spans import UNMARKED, locate, look_up
 
@@ -90,7 +90,7 @@ def test_a_row_whose_answer_is_lost_is_dropped_from_training_data_and_counted(tm
 
 
 def test_data_of_which_nothing_is_left_is_refused(tmp_path):
-    with pytest.raises(UserError, match="none of the answers"):
+    with refused("split 'train'", "2 rows", mend="--split"):
         run(tmp_path, Prefixing(lambda text: "xyz" if "." in text else "x"), "xquad", train=ROWS[:2])
 
 
@@ -219,7 +219,7 @@ def test_a_sentence_of_which_nothing_is_made_stays_and_is_counted(tmp_path):
 
 
 def test_empty_text_is_refused_with_file_and_line(tmp_path):
-    with pytest.raises(UserError, match=r"train.jsonl:2: column 'text' is empty"):
+    with refused("train.jsonl", ":2: column 'text' is empty"):
         run(tmp_path, Prefixing(), "causal-lm", train=[{"text": "One."}, {"text": " "}])
 
 
