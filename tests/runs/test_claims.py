@@ -1,8 +1,6 @@
 """What a run has made in a folder, and what it leaves alone there."""
 
-import pytest
-
-from lingualift.errors import UserError
+from builders.refusals import refused
 from lingualift.runs.claims import RECORD_FILE, alone, check, discard, made, place
 
 
@@ -15,7 +13,7 @@ def test_places_are_checked_one_by_one(tmp_path):
     assert set(made(tmp_path)) == {"a/one.txt", "two.txt", "b/link"}
     check(tmp_path, ["three.txt"])
     (tmp_path / "two.txt").write_text("mine now")
-    with pytest.raises(UserError, match="changed"):
+    with refused("two.txt", "changed"):
         place(tmp_path, {"a/one.txt": "new", "two.txt": "new"})
     assert (tmp_path / "a" / "one.txt").read_text() == "1"
     discard(tmp_path, ["a/one.txt", "two.txt", "b/link"])
@@ -26,5 +24,5 @@ def test_places_are_checked_one_by_one(tmp_path):
     (tmp_path / RECORD_FILE).write_text('{"files": {"../out.txt": [], "/etc/passwd": []}}')
     assert made(tmp_path) == {}
     (tmp_path / RECORD_FILE).write_text('{"files": ["two.txt"]}')
-    with pytest.raises(UserError, match="is no record"):
+    with refused(RECORD_FILE, "no record"):
         made(tmp_path)
