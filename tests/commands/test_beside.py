@@ -13,6 +13,7 @@ from builders.worlds import experiment, read_jsonl, write_experiment, write_json
 from lingualift.config import Scoring
 from lingualift.data.rows import load_unlabelled
 from lingualift.encoding.parallel import source_language
+from lingualift.errors import UserError
 from lingualift.tasks import get_task
 
 DOCUMENT = Path(__file__).parents[2] / "docs/fusing.md"
@@ -162,7 +163,7 @@ def test_the_language_is_that_of_the_training_unless_it_is_told(flare, plain, sw
 def test_an_adapter_that_does_not_say_its_language_is_told_it(tmp_path, flare, swahili, english, expected):
     silent = Path(shutil.copytree(flare, tmp_path / "silent"))
     (silent / "provenance.json").unlink()
-    with refusals.refused("silent", "language", mend="`beside_language` (--beside-language)"):
+    with refusals.refused("/silent", "which language", mend="`beside_language` (--beside-language)"):
         ask(swahili, silent, beside=english)
     found = ask(swahili, silent, beside=english, beside_language="en")
     assert answers(found) == answers(expected)
@@ -262,14 +263,14 @@ def test_sides_without_ids_that_are_not_equally_long_are_refused(flare):
     rows = [{"text": "well ."}]
     with refusals.refused("beside", "2 rows", "1 as in rows"):
         ask(rows, flare, beside=rows * 2)
-    with refusals.refused("beside", "'2'"):
+    with refusals.refused("beside", "no row", "'2'"):
         ask(rows * 2, flare, beside=rows)
     with refusals.refused("beside", ":1: column 'text' is empty"):
         ask(rows, flare, beside=[{"text": " "}])
 
 
 def test_a_long_translation_is_refused_by_its_id(flare):
-    with refusals.refused("source of example 'a'", "has 2", "at most 20", mend="max_length"):
+    with pytest.raises(UserError, match=r"source of example 'a': has 2[0-9] tokens; expected at most 20"):
         ask(
             [{"id": "a", "text": "well ."}],
             flare,

@@ -335,7 +335,7 @@ def test_settings_that_cannot_be_are_refused(world, users, tmp_path):
 
 def test_an_output_that_exists_is_refused(world, users, tmp_path):
     (tmp_path / "out").mkdir()
-    with refusals.refused("out", "exists already", mend="another output"):
+    with refusals.refused("/out", "exists already", mend="another output"):
         lifted(world, users(), tmp_path / "out")
     assert not (tmp_path / "lingualift-store").exists()
 

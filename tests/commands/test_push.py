@@ -179,9 +179,9 @@ def test_a_name_or_a_login_that_is_missing_is_told_before_any_work(tmp_path):
 
 def test_only_what_lingualift_wrote_and_nobody_changed_is_published(tmp_path, merged):
     alien = write_lora(tmp_path / "alien")
-    with refused("alien", mend="hf upload mine/x"):
+    with refused("/alien", mend="hf upload mine/x"):
         published(alien, "mine/x")
     config = json.loads((merged / "adapter_config.json").read_text())
     (merged / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 9}))
-    with refused("lifted", "was changed"):
+    with refused("/lifted", "was changed"):
         published(merged, "mine/x")

@@ -322,7 +322,7 @@ def test_the_folder_says_which_encoder_and_refuses_another(refs, nllb, tmp_path)
     save_file({**weights, name: weights[name] + 1}, changed / "model.safetensors", metadata={"format": "pt"})
     other["source_encoder"] = str(changed)
     (case.start / "adapter_config.json").write_text(json.dumps(other))
-    with refused("changed", "trained with", "fingerprint"):
+    with refused("/changed", "trained with", "fingerprint"):
         case.evaluated(case.start)
     (case.start / "adapter_config.json").write_text(json.dumps({**recorded, "source_encoder": str(moved)}))
     assert case.evaluated(case.start)

@@ -129,7 +129,7 @@ def test_a_row_without_an_answer_or_a_prompt_is_refused():
     model, given = mixed.mixed("llama"), mixed.batch("llama")
     empty = {**given, "labels": given["labels"].clone()}
     empty["labels"][1] = -100
-    with refused("labels", "none"):
+    with refused("labels", "has none"):
         model(**empty)
     whole = {**given, "source_labels": given["source_input_ids"]}
     with refused("labels", "no prompt"):

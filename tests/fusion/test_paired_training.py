@@ -183,7 +183,7 @@ def test_first_stages_that_do_not_fit_are_refused(refs, tmp_path):
             initialise_fused(ref, paired.ll.FlareConfig(target_modules=["query"]), first, 0, tmp_path / "out")
     keys = set(load_backbone(case.ref)[0].state_dict())
     assert not any("lora" in key or "first_stage" in key or "modules_to_save" in key for key in keys)
-    with refused("start", "a head"):
+    with refused("/start", "a head"):
         attach(case.plain, case.start)
 
 
@@ -201,10 +201,10 @@ def test_the_first_stage_goes_wherever_the_adapter_goes(refs, tmp_path):
     ]
     assert found[0] == found[1]
     paired.drawn(again / "first-stage", 77)
-    with refused("first-stage", "saved with", "sha256"):
+    with refused("/first-stage", "saved with", "sha256"):
         attach(case.ref, again)
     shutil.rmtree(again / "first-stage")
-    with refused("first-stage", "is not there", "sha256"):
+    with refused("/first-stage", "is not there", "sha256"):
         attach(case.ref, again)
     shutil.copytree(case.start / "first-stage", again / "first-stage")
     detach(attach(case.ref, again))

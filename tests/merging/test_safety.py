@@ -199,7 +199,7 @@ def test_an_existing_output_is_left_alone(tmp_path, old):
         output.mkdir()
         if old == "a folder":
             (output / "mine").write_text("mine")
-    with refused("out", "exists already", mend="another output"):
+    with refused("/out", "exists already", mend="another output"):
         run(paths, output)
     assert old != "a file" or output.read_text() == "mine"
     assert old != "a dangling link" or (output.is_symlink() and not output.exists())

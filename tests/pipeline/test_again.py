@@ -340,9 +340,9 @@ def test_a_killed_run_of_two_workers_goes_on_and_finds_what_one_worker_finds_at_
 def test_the_folder_of_another_experiment_is_not_taken(mine):
     write_experiment(mine / "other.yaml", tuned("data", seeds=[5]))
     before = {path: path.stat().st_mtime_ns for path in (mine / "run").rglob("*")}
-    with refused("run", "another experiment", mend="--replace"):
+    with refused("/run", "another experiment", mend="--replace"):
         run(mine / "other.yaml", output=mine / "run")
-    with refused("data", "not empty", mend="--output"):
+    with refused("/data", "not empty", mend="--output"):
         run(mine / "e.yaml", output=mine / "data")
     assert {path: path.stat().st_mtime_ns for path in (mine / "run").rglob("*")} == before
     assert run(mine / "other.yaml", output=mine / "run", replace=True).rows[0]["seed"] == 5

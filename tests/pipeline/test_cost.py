@@ -134,7 +134,7 @@ def found(tmp_path, data):
 def test_what_does_not_fit_is_refused_with_a_mend(found):
     one = max(cost.memory for cost in found.costs.values())
     tight = dataclasses.replace(found, memory=3 * one, workers=3, memory_free=2 * one)
-    with refused("memory", "3 steps", "1.9 GB") as told:
+    with refused("memory", "3 steps at once") as told:
         check_fits(tight)
     assert told.value.mend == "set `workers: 2`"
     with pytest.raises(UserError) as told:

@@ -220,7 +220,7 @@ def test_an_experiment_that_was_replaced_meanwhile_keeps_its_folder(mine):
             runs.append(1)
             run(mine / "other.yaml", output=mine / "run", replace=True)
 
-    with refused("run", "another experiment"):
+    with refused("/run", "another experiment"):
         run(mine / "e.yaml", output=mine / "run", watch=replace)
     rows = json.loads((mine / "run" / "results.json").read_text())["rows"]
     assert {row["method"] for row in rows} == {"vanilla"}

@@ -196,7 +196,7 @@ def test_unknown_modules_are_refused_with_the_known_ones(mini, tmp_path):
 
 def test_an_answer_longer_than_a_row_is_refused(mini, tmp_path):
     start = begin(mini, tmp_path / "start")
-    with refused("max_length", "3 tokens"):
+    with refused("max_length", "3 tokens", "no prompt"):
         trained(
             mini, [Example("0", "the book", ("the red book is here",))], start, tmp_path / "out", max_length=4
         )
