@@ -264,7 +264,7 @@ def test_a_full_disk(tmp_path, small_disk):
 def test_a_folder_without_permission(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
-    with refused("file/out", "cannot be written", mend="choose an output"):
+    with refused("closed/out", "Permission denied", mend="may write to"):
         run(three(tmp_path), closed / "out")
 
 
