@@ -72,7 +72,7 @@ def test_a_target_that_exists_is_refused_and_left_alone(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["file", "filled"])
 def test_a_target_that_appears_meanwhile_is_refused_and_left_alone(tmp_path, kind):
     target = tmp_path / "out"
-    with refused("out", "exists already", mend="another output"), atomic_folder(target) as scratch:
+    with refused("/out", "exists already", mend="another output"), atomic_folder(target) as scratch:
         (scratch / "file").write_text("ours")
         if kind == "file":
             target.write_text("theirs")
@@ -162,7 +162,7 @@ def test_a_text_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp_p
 
 def test_a_folder_in_the_way_of_a_text_file_is_refused(tmp_path):
     (tmp_path / "file").mkdir()
-    with refused("file", "directory", mend="no folder"):
+    with refused("/file", "directory", mend="no folder"):
         write_text(tmp_path / "file", "x")
     assert everything(tmp_path) == ["file"]
 

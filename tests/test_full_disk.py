@@ -19,7 +19,7 @@ from lingualift.provenance import writing
     ],
 )
 def test_a_full_disk_is_told_with_a_mend(tmp_path, error):
-    with refused("out", "cannot be written") as told, writing(tmp_path / "out"):
+    with refused("/out", "cannot be written") as told, writing(tmp_path / "out"):
         raise error
     assert "free some space" in told.value.mend
 

@@ -33,17 +33,17 @@ def test_a_folder(tmp_path):
 
 
 def test_other_files_in_place_of_an_adapter(tmp_path):
-    with refused("none", "no such folder"):
+    with refused("/none", "no such folder"):
         open_adapter(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with refused("empty", "adapter_config.json"):
+    with refused("/empty", "no adapter_config.json"):
         open_adapter(tmp_path / "empty")
     write_lora(tmp_path / "outer" / "inner")
-    with refused("outer", "adapter_config.json", mend="inner"):
+    with refused("/outer", "adapter_config.json", mend="inner"):
         open_adapter(tmp_path / "outer")
     bare = write_lora(tmp_path / "bare")
     (bare / "adapter_model.safetensors").unlink()
-    with refused("bare", "adapter_model.safetensors"):
+    with refused("/bare", "no adapter_model.safetensors"):
         open_adapter(bare)
     for text in ("{", "[]", '{"a": ' * 5000):
         (bare / "adapter_config.json").write_text(text)

@@ -74,7 +74,7 @@ def test_what_loads_code_or_models_is_refused_wherever_it_is_read(tmp_path, load
         lambda: merge(method="arithmetic", adapters=[*others, (bad, 1.0)], output=tmp_path / "out"),
     )
     for act in acts:
-        with refused("adapter_config.json", "code", mend="remove the key"):
+        with refused("adapter_config.json", "code", "is not run", mend="remove the key"):
             act()
     assert not (tmp_path / "out").exists()
 

@@ -249,7 +249,7 @@ def test_a_tensor_is_never_taken_for_two(tmp_path):
     tensors = load_file(tmp_path / "one" / WEIGHTS)
     twice = {name.replace(PREFIX, f"{PREFIX}_orig_mod."): x + 1 for name, x in tensors.items()}
     save_file({**tensors, **twice}, tmp_path / "one" / WEIGHTS)
-    with refused("one", "_orig_mod", "one adapter in a file"):
+    with refused("/one", "_orig_mod", "one adapter in a file"):
         open_adapter(tmp_path / "one")
 
 

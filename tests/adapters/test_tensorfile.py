@@ -220,7 +220,7 @@ def test_a_missing_file_and_a_missing_tensor(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         TensorFile(tmp_path / "none")
     (tmp_path / "x").write_bytes(save({"a": torch.ones(2)}))
-    with refused("/x", "'b'"):
+    with refused("/x", "no tensor 'b'"):
         TensorFile(tmp_path / "x").read("b")
 
 

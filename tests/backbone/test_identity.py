@@ -198,7 +198,7 @@ def test_the_mend_for_two_fingerprints_helps(tmp_path):
 
 def test_weights_of_another_name_count_and_a_model_without_any_is_refused(model):
     (model / "model.safetensors").rename(model / "model.fp32.safetensors")
-    with refused("model", "no weights"):
+    with refused("/model", "no weights"):
         of_folder(model)
     edit(model / "config.json", lambda value: value.update(transformers_weights="model.fp32.safetensors"))
     before = of_folder(model)

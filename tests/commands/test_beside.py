@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import lingualift as ll
+from builders import refusals
 from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
 from lingualift.config import Scoring
 from lingualift.data.rows import load_unlabelled
@@ -97,7 +98,7 @@ def test_x_mixup_reads_them_too(run, swahili, english):
     name = "mini-sentiment.sw.x-mixup.seed0"
     found = ask(swahili, run / "adapters" / name, beside=english)
     assert answers(found) == answers(read_jsonl(run / "predictions" / f"{name}.jsonl"))
-    with pytest.raises(UserError, match="reads each row beside its translation"):
+    with refusals.refused(".x-mixup.", "translation", mend="`beside` (--beside)"):
         ask(swahili, run / "adapters" / name)
 
 
@@ -162,7 +163,7 @@ def test_the_language_is_that_of_the_training_unless_it_is_told(flare, plain, sw
 def test_an_adapter_that_does_not_say_its_language_is_told_it(tmp_path, flare, swahili, english, expected):
     silent = Path(shutil.copytree(flare, tmp_path / "silent"))
     (silent / "provenance.json").unlink()
-    with pytest.raises(UserError, match=r"name it: `beside_language` \(--beside-language\)"):
+    with refusals.refused("/silent", "which language", mend="`beside_language` (--beside-language)"):
         ask(swahili, silent, beside=english)
     found = ask(swahili, silent, beside=english, beside_language="en")
     assert answers(found) == answers(expected)
@@ -260,11 +261,11 @@ def test_a_file_that_is_not_there_is_refused(cli, placed, flare):
 
 def test_sides_without_ids_that_are_not_equally_long_are_refused(flare):
     rows = [{"text": "well ."}]
-    with pytest.raises(UserError, match="beside: has 2 rows; expected 1 as in rows"):
+    with refusals.refused("beside", "2 rows", "1 as in rows"):
         ask(rows, flare, beside=rows * 2)
-    with pytest.raises(UserError, match="beside: has no row with id '2'"):
+    with refusals.refused("beside", "no row", "'2'"):
         ask(rows * 2, flare, beside=rows)
-    with pytest.raises(UserError, match=r"beside:1: column 'text' is empty"):
+    with refusals.refused("beside", ":1: column 'text' is empty"):
         ask(rows, flare, beside=[{"text": " "}])
 
 

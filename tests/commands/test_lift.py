@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import lingualift as ll
+from builders import refusals
 from builders.adapter_folders import updates
 from lingualift.adapters import open_adapter
 from lingualift.backbone.loading import load_backbone
@@ -327,14 +328,14 @@ def test_bad_requests_train_nothing(world, users, tmp_path, monkeypatch, options
 
 
 def test_settings_that_cannot_be_are_refused(world, users, tmp_path):
-    with pytest.raises(UserError, match="--steps: Input should be greater than 0"):
+    with refusals.refused("--steps", "greater than 0"):
         lifted(world, users(), tmp_path / "out", steps=0)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_output_that_exists_is_refused(world, users, tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="exists already"):
+    with refusals.refused("/out", "exists already", mend="another output"):
         lifted(world, users(), tmp_path / "out")
     assert not (tmp_path / "lingualift-store").exists()
 

@@ -7,6 +7,7 @@ import pandas
 import pytest
 
 import lingualift as ll
+from builders.refusals import refused
 from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Data, Scoring
@@ -170,7 +171,7 @@ def test_what_a_user_can_mend_is_told_and_nothing_is_written(cli, inside, change
 
 
 def test_an_adapter_of_another_backbone_is_refused(bpe_folder, adapter):
-    with pytest.raises(UserError, match="was made for the backbone 'miniworld'"):
+    with refused(".source-ft.", "'miniworld'", "backbone"):
         ll.predict(
             backbone=str(bpe_folder),
             adapter=adapter,

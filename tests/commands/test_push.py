@@ -8,9 +8,9 @@ from huggingface_hub import ModelCard
 
 from builders.adapter_folders import write_lora
 from builders.commands import fresh
+from builders.refusals import refused
 from builders.stand_in import Hub
 from lingualift.commands.push import check_repository, published
-from lingualift.errors import UserError
 from lingualift.merging import merge
 
 NAMES = {"adapter_config.json", "adapter_model.safetensors", "README.md", "provenance.json"}
@@ -173,15 +173,15 @@ def test_a_name_or_a_login_that_is_missing_is_told_before_any_work(tmp_path):
     assert "hf auth login" in fresh(*command, "--push-to-hub", "mine/x").message
     assert "without --push-to-hub" in fresh(*command, "--private").message
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="is no name on the hub"):
+    with refused("mine/has--two", "no name"):
         check_repository("mine/has--two")
 
 
 def test_only_what_lingualift_wrote_and_nobody_changed_is_published(tmp_path, merged):
     alien = write_lora(tmp_path / "alien")
-    with pytest.raises(UserError, match="hf upload mine/x"):
+    with refused("/alien", mend="hf upload mine/x"):
         published(alien, "mine/x")
     config = json.loads((merged / "adapter_config.json").read_text())
     (merged / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 9}))
-    with pytest.raises(UserError, match="was changed"):
+    with refused("/lifted", "was changed"):
         published(merged, "mine/x")

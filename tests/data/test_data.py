@@ -150,7 +150,7 @@ def test_templates_are_filled_with_every_name_of_a_language():
 
 
 def test_a_language_without_nllb_code_cannot_fill_its_place():
-    with refused("{nllb}", "Ngaju (nij)", mend="{language}"):
+    with refused("{nllb}", "Ngaju (nij)", "NLLB code", mend="{language}"):
         fill_in("{nllb}", "nij", "test")
 
 
@@ -197,5 +197,5 @@ def test_plain_text_has_a_text_a_line(tmp_path, suffix, texts):
 
 def test_plain_text_has_no_labels(tmp_path):
     (tmp_path / "rows.txt").write_text("a review\n")
-    with refused("rows.txt", "'label'"):
+    with refused("rows.txt", "no column 'label'"):
         load(tmp_path / "rows.txt")

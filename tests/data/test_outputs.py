@@ -144,5 +144,5 @@ def test_a_call_without_answers_leaves_nothing(tmp_path):
 def test_a_folder_without_permission_is_told(tmp_path):
     (tmp_path / "shut").mkdir()
     (tmp_path / "shut").chmod(stat.S_IRUSR | stat.S_IXUSR)
-    with refused("shut", "Permission denied"):
+    with refused("/shut", "Permission denied"):
         check_output(tmp_path / "shut" / "new" / "out", "file")

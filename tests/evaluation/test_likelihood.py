@@ -95,7 +95,7 @@ def test_a_long_prompt_is_cut_at_the_left_for_each_answer_and_counted(bpe):
 
 def test_an_answer_that_does_not_fit_is_the_users_error(bpe):
     model, tokenizer = load_backbone(bpe)
-    with refused("max_length", "4 tokens"):
+    with refused("max_length", "4 tokens", "no prompt"):
         score_choices(model, tokenizer, [Example("0", "x", ("yes",), CHOICES)], Scoring(max_length=4))
 
 

@@ -120,7 +120,7 @@ def test_an_adapter_of_another_backbone_is_refused_by_its_record(mini, bpe, tmp_
     folder.mkdir()
     initialise(bpe, Adapter(), 0, folder)
     check_adapter(bpe, folder)
-    with refused("adapter", "fingerprint", "'miniworld'"):
+    with refused("/adapter", "fingerprint", "'miniworld'"):
         check_adapter(mini, folder)
 
 
@@ -128,7 +128,7 @@ def test_an_adapter_of_another_backbone_is_refused_by_its_record(mini, bpe, tmp_
 def test_an_adapter_that_does_not_fit_is_refused_without_a_record_too(bpe, tmp_path, other):
     theirs = find_backbone(Backbone(name=str(build_bpe_backbone(tmp_path / "other", **other))))
     folder = adapter(theirs, tmp_path / "adapter", modules=("q_proj", "down_proj"))
-    with refused("adapter", "does not fit"), adapted(bpe, folder):
+    with refused("/adapter", "does not fit"), adapted(bpe, folder):
         pytest.fail("the adapter was taken")
     before = logits(AutoModelForCausalLM.from_pretrained(bpe.source))
     assert torch.equal(logits(load_backbone(bpe)[0]), before)
@@ -188,7 +188,7 @@ def test_a_folder_that_is_no_model_is_refused(bpe_folder, tmp_path, missing, fou
 def test_a_backbone_that_cannot_be_loaded_is_refused(bpe_folder, tmp_path):
     folder = shutil.copytree(bpe_folder, tmp_path / "model")
     (folder / "config.json").write_text('{"model_type": "no-such-model"}')
-    with refused("model", "no-such-model", "a language model"):
+    with refused("/model", "no-such-model", "a language model"):
         load_backbone(find_backbone(Backbone(name=str(folder))))
 
 

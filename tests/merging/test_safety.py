@@ -199,7 +199,7 @@ def test_an_existing_output_is_left_alone(tmp_path, old):
         output.mkdir()
         if old == "a folder":
             (output / "mine").write_text("mine")
-    with refused("out", "exists already", mend="another output"):
+    with refused("/out", "exists already", mend="another output"):
         run(paths, output)
     assert old != "a file" or output.read_text() == "mine"
     assert old != "a dangling link" or (output.is_symlink() and not output.exists())
@@ -264,7 +264,7 @@ def test_a_full_disk(tmp_path, small_disk):
 def test_a_folder_without_permission(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
-    with refused("file/out", "cannot be written", mend="choose an output"):
+    with refused("closed/out", "Permission denied", mend="may write to"):
         run(three(tmp_path), closed / "out")
 
 

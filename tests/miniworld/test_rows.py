@@ -241,7 +241,7 @@ def test_an_output_that_exists_is_refused_and_left_alone(tmp_path):
     kept = tmp_path / "data"
     kept.mkdir()
     (kept / "half.jsonl").write_text("{")
-    with refused("data", "exists already"):
+    with refused("/data", "exists already"):
         write_data(kept)
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "half.jsonl"]
 
@@ -257,7 +257,7 @@ def test_nothing_is_left_when_writing_fails(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lingualift.miniworld.data._write_rows", broken)
-    with refused("data", "space", mend="free some space"):
+    with refused("/data", "space", mend="free some space"):
         write_data(tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
 

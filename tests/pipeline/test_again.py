@@ -6,10 +6,10 @@ import signal
 
 import pytest
 
+from builders.refusals import refused
 from builders.runs import flip, lose, redone, timeless, tuned
 from builders.worlds import experiment, read_jsonl, write_experiment
 from lingualift.adapters import open_adapter
-from lingualift.errors import UserError
 from lingualift.pipeline import plan_of, run
 from lingualift.pipeline.executors import run_step
 
@@ -188,7 +188,7 @@ def test_an_input_altered_while_the_run_goes_on_is_not_read(mine):
     merged = next(step for step in planned.steps if step.kind == "merged")
     shutil.rmtree(store.folder(merged))
     flip(store.folder(merged.inputs["task"]) / "adapter_model.safetensors")
-    with pytest.raises(UserError, match="altered or removed while the run went on"):
+    with refused("store/adapter/", "adapter_model.safetensors", mend="again"):
         run_step(merged, store, lambda done, total: None)
     assert not store.folder(merged).exists()
 
@@ -340,9 +340,9 @@ def test_a_killed_run_of_two_workers_goes_on_and_finds_what_one_worker_finds_at_
 def test_the_folder_of_another_experiment_is_not_taken(mine):
     write_experiment(mine / "other.yaml", tuned("data", seeds=[5]))
     before = {path: path.stat().st_mtime_ns for path in (mine / "run").rglob("*")}
-    with pytest.raises(UserError, match="holds the run of another experiment"):
+    with refused("/run", "another experiment", mend="--replace"):
         run(mine / "other.yaml", output=mine / "run")
-    with pytest.raises(UserError, match="is not empty and no run folder"):
+    with refused("/data", "not empty", mend="--output"):
         run(mine / "e.yaml", output=mine / "data")
     assert {path: path.stat().st_mtime_ns for path in (mine / "run").rglob("*")} == before
     assert run(mine / "other.yaml", output=mine / "run", replace=True).rows[0]["seed"] == 5

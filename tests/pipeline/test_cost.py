@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
+from builders.refusals import refused
 from builders.worlds import experiment, write_experiment
 from lingualift.backbone import loading as backbone
 from lingualift.backbone.loading import load_backbone
@@ -133,13 +134,13 @@ def found(tmp_path, data):
 def test_what_does_not_fit_is_refused_with_a_mend(found):
     one = max(cost.memory for cost in found.costs.values())
     tight = dataclasses.replace(found, memory=3 * one, workers=3, memory_free=2 * one)
-    with pytest.raises(UserError, match="3 steps at once need about") as told:
+    with refused("memory", "3 steps at once") as told:
         check_fits(tight)
     assert told.value.mend == "set `workers: 2`"
     with pytest.raises(UserError) as told:
         check_fits(dataclasses.replace(found, memory_free=one - 1))
     assert "batch_size" in told.value.mend
-    with pytest.raises(UserError, match="disk: the steps that are left need") as told:
+    with refused("disk", "the steps that are left need") as told:
         check_fits(dataclasses.replace(found, disk_free=found.disk - 1))
     assert "store prune" in told.value.mend
     check_fits(dataclasses.replace(found, disk_free=found.disk, memory_free=found.memory))
@@ -256,7 +257,7 @@ def test_another_machine_is_counted_from_configuration_and_data(tmp_path, data, 
     assert task.tokens == round(3 * 8 * mean)
     slower = estimate(plan, store, calibrate=True, machine=MACHINES["l4"])
     assert slower.seconds >= found.seconds
-    with pytest.raises(UserError, match="h10"):
+    with refused("machine 'h10'", "not known", mend="h100"):
         MACHINES["h10"]
 
 

@@ -7,9 +7,9 @@ import statistics
 import pytest
 
 import lingualift as ll
+from builders.refusals import refused
 from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
 from lingualift.config import Weights
-from lingualift.errors import UserError
 from lingualift.evaluation.runner import entropy
 from lingualift.pipeline import plan_of, run
 from lingualift.tasks import TASKS
@@ -96,7 +96,7 @@ def test_the_report_shows_the_curve(finished):
 def test_what_has_no_distribution_is_refused(data, tmp_path):
     raw = experiment(data, methods=["adamergex"], weights={"by": "entropy"})
     raw["tasks"] = [{"task": "mini-qa", "data": {"files": f"{data}/qa/{{language}}/{{split}}.jsonl"}}]
-    with pytest.raises(UserError, match=r"weights\.by: is entropy, and answers to 'mini-qa' are no choice"):
+    with refused("weights.by", "entropy", "'mini-qa'"):
         plan_of(write_experiment(tmp_path / "e.yaml", raw))
 
 

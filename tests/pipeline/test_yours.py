@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from builders.refusals import refused
 from builders.runs import redone, states, tuned
 from builders.worlds import write_experiment
 from lingualift.config import dump_experiment, load_experiment
-from lingualift.errors import UserError
 from lingualift.pipeline import plan_of, run
 from lingualift.pipeline.store import Store
 from lingualift.provenance import sha256_file
@@ -78,7 +78,7 @@ def test_a_comment_in_the_experiment_of_a_run_folder_stays(mine):
     run(mine / "e.yaml", output=mine / "run")
     assert there.read_bytes() == before
     write_experiment(mine / "e.yaml", tuned("data", methods=["vanilla"]))
-    with pytest.raises(UserError, match=r"experiment\.yaml: was changed since it was written"):
+    with refused("experiment.yaml", "was changed"):
         run(mine / "e.yaml", output=mine / "run", replace=True)
     assert there.read_bytes() == before
 
@@ -88,7 +88,7 @@ def test_a_file_of_ours_that_was_edited_is_told_before_anything_runs(mine, name)
     path = mine / "run" / name.format(next((mine / "run" / "predictions").iterdir()).name)
     path.write_text("edited for the paper")
     shutil.rmtree(mine / "store" / "evaluation")
-    with pytest.raises(UserError, match="was changed since it was written"):
+    with refused(name.format(""), "was changed"):
         run(mine / "e.yaml", output=mine / "run")
     assert path.read_text() == "edited for the paper"
     assert not list((mine / "store" / "evaluation").glob("*"))
@@ -100,7 +100,7 @@ def test_a_file_of_somebodys_where_one_of_ours_goes_is_told_before_anything_runs
     write_experiment(mine / "e.yaml", tuned("data", methods=["vanilla", "source-ft"]))
     name = "predictions/mini-sentiment.fr.vanilla.jsonl"
     kept = put(mine / "run", (name,))
-    with pytest.raises(UserError, match="is there and not of our making"):
+    with refused(name, "not of our making"):
         run(mine / "e.yaml", output=mine / "run", replace=True)
     assert {path: sha256_file(path) for path in kept} == kept
 
@@ -203,7 +203,7 @@ def test_a_folder_that_is_removed_meanwhile_is_told(mine, what):
         if event.what == "start" and (mine / what).is_dir():
             shutil.rmtree(mine / what)
 
-    with pytest.raises(UserError, match="was removed while the run went on") as told:
+    with refused(str(mine / what), "was removed", mend="run the same command again") as told:
         run(mine / "e.yaml", output=mine / "run", watch=remove)
     assert told.value.where == str(mine / what)
     assert "run the same command again" in told.value.mend
@@ -220,7 +220,7 @@ def test_an_experiment_that_was_replaced_meanwhile_keeps_its_folder(mine):
             runs.append(1)
             run(mine / "other.yaml", output=mine / "run", replace=True)
 
-    with pytest.raises(UserError, match="holds another experiment now"):
+    with refused("/run", "another experiment"):
         run(mine / "e.yaml", output=mine / "run", watch=replace)
     rows = json.loads((mine / "run" / "results.json").read_text())["rows"]
     assert {row["method"] for row in rows} == {"vanilla"}

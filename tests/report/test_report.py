@@ -569,7 +569,7 @@ def test_a_failed_run_says_what_failed(folder):
     with (folder / "log.jsonl").open("a") as log:
         entry = {"time": 0, "event": "failed", "step": "train x", "key": "k", "text": "out of\nmemory"}
         log.write(json.dumps(entry) + "\n")
-    with refused("run", "train x: out of memory"):
+    with refused("/run", "train x: out of memory"):
         write_report(folder)
 
 
@@ -582,7 +582,7 @@ def test_the_results_of_a_replaced_experiment_do_not_pass_for_its_own(made, tmp_
 
     with pytest.raises(KeyboardInterrupt):
         run(file, output=folder, overrides=["seeds=[7]"], replace=True, watch=stop)
-    with refused("run", "results.json"):
+    with refused("/run", "results.json"):
         write_report(folder)
 
 

@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
+from builders.refusals import refused
 from builders.trainings import begin, equal, facts, tensors, trained
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Data, Scoring
 from lingualift.data.datasets import Examples
-from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 
 
@@ -78,7 +78,7 @@ def test_a_single_row_that_does_not_fit_is_told(mini, tmp_path, examples, small_
     start = begin(mini, tmp_path / "start")
     small_memory(0)
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="ran out of memory with 1 rows at once") as told:
+    with refused("training", "1 rows", mend="gradient_checkpointing") as told:
         trained(mini, examples, start, tmp_path / "none")
     assert "gradient_checkpointing" in told.value.mend
     model, _ = load_backbone(mini)
@@ -151,5 +151,5 @@ def test_scoring_goes_on_with_fewer_rows_and_finds_the_same(mini, data, small_me
 def test_scoring_a_single_row_that_does_not_fit_is_told(mini, data, small_memory):
     source = Examples("mini-qa", Data(files="qa/{language}/{split}.jsonl"), data)
     small_memory(0)
-    with pytest.raises(UserError, match="ran out of memory with a single row"):
+    with refused("scoring", "memory", "single row"):
         evaluate(mini, None, *source.labelled("sw", "test"), Scoring())

@@ -8,7 +8,7 @@ from builders.trainings import begin, equal, facts, tensors, trained
 from builders.worlds import experiment, learn, write_experiment, write_jsonl
 from lingualift.commands.train import train_once
 from lingualift.config import Adapter, Backbone, Data, Training
-from lingualift.data.datasets import Examples
+from lingualift.data.datasets import Examples, dataset_of
 from lingualift.training import trainer
 
 ROW = {"task": "mini-sentiment", "language": "en"}
@@ -104,7 +104,7 @@ def test_a_kill_in_any_epoch_changes_no_bit(mini, data, tmp_path, text, accumula
     """Eight steps an epoch (four with accumulation): some checkpoints lie within the second and the third."""
     kind = ("causal-lm", "reference") if text else ("mini-sentiment", "sentiment")
     split = "train" if text else "{split}"
-    source = Examples(kind[0], Data(files=f"{kind[1]}/{{language}}/{split}.jsonl"), data)
+    source = dataset_of(kind[0], Data(files=f"{kind[1]}/{{language}}/{split}.jsonl"), data)
     rows = source.rows("en", "train")[:48]
     start = begin(mini, tmp_path / "start", dropout=0.2)
     batch = {"batch_size": 6, "accumulation": accumulation} if not text else {"batch_size": 3}

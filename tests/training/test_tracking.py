@@ -5,8 +5,8 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from builders.refusals import refused
 from builders.worlds import experiment, read_jsonl, write_experiment
-from lingualift.errors import UserError
 from lingualift.pipeline import plan_of, run
 from lingualift.training.trainer import check_trackers
 
@@ -72,10 +72,10 @@ def test_one_training_keeps_its_events_in_its_folder(cli, data, inside):
 
 def test_a_tracker_that_is_not_there_is_told_before_anything_runs(data, inside, cli):
     write_experiment(inside / "e.yaml", tracked(data, report_to="trackio"))
-    with pytest.raises(UserError, match="pip install trackio"):
+    with refused("report_to", "trackio", mend="pip install trackio"):
         run("e.yaml", output="out")
     assert not (inside / "out").exists()
     write_experiment(inside / "e.yaml", tracked(data, report_to=["tensorbord"]))
     assert "report_to" in cli("plan", "e.yaml").message
-    with pytest.raises(UserError, match="did you mean tensorboard"):
+    with refused("report_to", "'tensorbord'", mend="did you mean tensorboard"):
         check_trackers(["tensorbord"])

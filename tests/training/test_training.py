@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from builders.refusals import refused
 from builders.trainings import SETTINGS, begin, equal, facts, tensors, trained
 from builders.worlds import learn, read_jsonl
 from lingualift.backbone.loading import load_backbone
@@ -188,14 +189,14 @@ def test_a_training_that_diverges_late_is_told_and_writes_nothing(mini, tmp_path
 
 
 def test_unknown_modules_are_refused_with_the_known_ones(mini, tmp_path):
-    with pytest.raises(UserError, match=r"(?s)adapter.modules: .*is no linear layer of the backbone.*q_proj"):
+    with refused("adapter.modules", "'qproj'", "q_proj, up_proj"):
         begin(mini, tmp_path / "start", modules=("qproj",))
     begin(mini, tmp_path / "again")
 
 
 def test_an_answer_longer_than_a_row_is_refused(mini, tmp_path):
     start = begin(mini, tmp_path / "start")
-    with pytest.raises(UserError, match="max_length: 3 tokens hold no prompt"):
+    with refused("max_length", "3 tokens", "no prompt"):
         trained(
             mini, [Example("0", "the book", ("the red book is here",))], start, tmp_path / "out", max_length=4
         )

@@ -259,7 +259,7 @@ def test_what_cannot_be_right_is_refused_and_nothing_is_written(world, nllb, cha
 
 
 def test_a_model_that_tags_no_languages_is_refused(world, tmp_path):
-    with refused("t5", "without language tags", "NLLB"):
+    with refused("/t5", "without language tags", "NLLB"):
         translate(tiny.build("t5", tmp_path / "t5"), "mt")
 
 
