@@ -11,7 +11,10 @@ import importlib
 import signal
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import torch
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # which ask a command to stop; Windows has no SIGHUP
 _EVERY = 1.0  # seconds
@@ -138,7 +141,7 @@ def device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def multiplies_slowly(dtype: Any, place: str) -> bool:
+def multiplies_slowly(dtype: torch.dtype, place: str) -> bool:
     """Whether torch has no fast product of matrices of this format on a device (`cpu`, `cuda`, …)."""
     import torch
 

@@ -15,13 +15,15 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from lingualift.errors import plain
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 STDOUT = "standard output"
 """What an error of it has for its file."""
@@ -228,17 +230,12 @@ class _Plain(logging.Formatter):
         return plain(super().format(record))
 
 
-class _Label(ProgressColumn):
-    """What a bar is of, as it stands there."""
-
-    def render(self, task: Task) -> Text:
-        return Text(plain(task.description))
-
-
 def bars(console: Terminal) -> Progress:
-    """Bars with time left, which go when they are done."""
+    """Bars with time left, which go when they are done; what they are of is to be `plain`."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
-        _Label(),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),
@@ -257,7 +254,7 @@ def counting(console: Terminal, what: str) -> Iterator[Callable[[int, int], None
             console.print(f"{name}: {beat}")
 
     with bars(console) as shown, Pulse(tell) as pulse:
-        task = shown.add_task(what, total=None)
+        task = shown.add_task(plain(what), total=None)
         pulse.start(what)
 
         def count(done: int, total: int) -> None:

@@ -8,28 +8,14 @@ import pytest
 
 from builders.refusals import refused
 from builders.runs import flip, lose, redone, timeless, tuned
-from builders.worlds import experiment, read_jsonl, write_experiment
+from builders.worlds import TASK, experiment, read_jsonl, write_experiment
 from lingualift.adapters import open_adapter
 from lingualift.pipeline import plan_of, run
 from lingualift.pipeline.executors import run_step
 
-TASK_FILE = """
-from lingualift.tasks import TASKS, Example, Task
-
-
-class Mine(Task):
-    columns = ("id", "text")
-    gold_column = "label"
-    metrics = ("accuracy",)
-    source = "a test"
-
-    def example(self, row, language):
-        words = {"positive": "good", "negative": "bad"}
-        return Example(row["id"], row["text"] + " Rating:", choices=words)
-
-
-TASKS.register("mine-NAME")(Mine())
-"""
+TASK_FILE = (
+    TASK.replace('row["text"],', 'row["text"] + " Rating:",') + 'TASKS.register("mine-NAME")(Mine())\n'
+)
 
 
 def rewrite(path, change):

@@ -238,10 +238,8 @@ def trained_card(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         ("seed", facts["seed"]),
         *_made_here(facts),
     ]
-    source, use = (
-        _ADAMERGEX,
-        f"to be used as it is or merged into another language ([AdaMergeX]({_ADAMERGEX}))",
-    )
+    source = _ADAMERGEX
+    use = f"to be used as it is or merged into another language ([AdaMergeX]({source}))"
     if kind in _PAPERS:
         name, source = _PAPERS[kind]
         use = f"beside the same rows in the source language, which it needs in use too ([{name}]({source}))"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lingualift.errors import UserError, mend_of
+from lingualift.errors import UserError, mend_of, plain
 from lingualift.processes import claim
 from lingualift.terminal import STDOUT, Terminal, bars, close_stdout, duration, open_streams, say
 
@@ -251,7 +251,7 @@ def watching(console: Terminal) -> Iterator[Watch]:
                 count = event.done
                 shown.update(whole, description=f"0 of {count} steps", total=event.total, completed=0)
             elif event.what == "start":
-                running[key] = shown.add_task(f"  {event.step.label()}", total=None)
+                running[key] = shown.add_task(plain(f"  {event.step.label()}"), total=None)
                 say(f"{event.step.label()}: started")
             elif event.what == "pulse":
                 say(f"{event.step.label()}: {event.text}")
