@@ -60,10 +60,11 @@ def answer():
     print("done")
 
 cases = [value for value in list(globals().values()) if getattr(value, "__module__", "") == "__main__"]
-trial.LIMIT, trial.MEMORY = 1, 10**8
+trial.MEMORY = 10**8
 trial.guard()
 found = {}
 for case in cases:
+    trial.LIMIT = 1 if case is hang else 60  # so that a slow machine makes no hang of another case
     lingualift.cli.main = case
     folder = Path(case.__name__)
     folder.mkdir()
