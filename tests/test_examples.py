@@ -33,7 +33,8 @@ def test_no_experiment_file_is_overlooked():
 @pytest.mark.parametrize("path", [*EXAMPLES, DEMO], ids=lambda path: path.name)
 def test_it_is_a_valid_experiment_whose_methods_have_what_they_need(path):
     experiment = load_experiment(path)
-    check_methods(experiment)
+    for point in experiment.points():
+        check_methods(point)
     merges = {name for name, method in METHODS.items() if not (method.reads or method.trains_on_translations)}
     merges -= {"xlt"}  # their tasks have no such prompt
     fuses = {"source-ft", "translate-test", "translate-train", "input-fusion", "x-mixup", "flare"}

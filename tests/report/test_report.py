@@ -416,6 +416,13 @@ def spoil(**files):
     return change
 
 
+def of_another_task(folder):
+    path = folder / "results.json"
+    results = json.loads(path.read_text())
+    results["rows"][0]["task"] = "another"
+    path.write_text(json.dumps(results))
+
+
 @pytest.mark.parametrize(
     ("change", "found", "mend"),
     [
@@ -435,6 +442,7 @@ def spoil(**files):
             "lingualift",
         ),
         (spoil(experiment_yaml="[]"), "holds list", "docs/experiment.md"),
+        (of_another_task, "'another'", "lingualift run"),
     ],
 )
 def test_a_folder_that_cannot_be_reported_on_is_left_as_it_is(folder, change, found, mend):

@@ -82,7 +82,12 @@ def _about_rows(name: str, task: Task, experiment: Experiment) -> list[str]:
 def _about_methods() -> Iterator[str]:
     """The keys of an entry of `methods`."""
     yield "A bare name, or a mapping; methods that merge take further keys:"
-    for name, field in Method.model_fields.items():
+    yield from _told(Method)
+
+
+def _told(kind: type[BaseModel]) -> Iterator[str]:
+    """The keys of a record that is not there, as they stand in a comment."""
+    for name, field in kind.model_fields.items():
         default = "" if field.is_required() else f" {_flow(field.default)}"
         yield f"  {name}:{default}  # {_about(field)}"
 
@@ -114,6 +119,10 @@ def _keys(record: BaseModel, depth: int, told: set[type], notes: dict[str, list[
                 yield from _entry(entry, depth + 1, told, notes)
         else:
             yield from _line(f"{pad}{name}: {_flow(value)}", _about(field), pad, again)
+            for kind in get_args(field.annotation):
+                if isinstance(kind, type) and issubclass(kind, BaseModel) and kind not in told:
+                    told.add(kind)
+                    yield from (f"{pad}# {line}" for line in _told(kind))
 
 
 def _entry(entry: BaseModel, depth: int, told: set[type], notes: dict[str, list[str]]) -> Iterator[str]:

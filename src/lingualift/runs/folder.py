@@ -73,12 +73,18 @@ def read_run(folder: Path) -> RunFolder:
             "run the same `lingualift run` again, with this folder as --output: finished steps are kept",
         )
     results = _read(folder / RESULTS_FILE, Results).model_dump()
+    rows = at_points(results["rows"])
+    known = {task_at(Path(point.task.task).stem, point.grid) for point in experiment.points()}
+    strange = [row["task"] for row in rows if row["task"] not in known]
+    if strange:
+        found = one_line(f"has rows of task {strange[0]!r}, which {EXPERIMENT_FILE} beside it does not name")
+        raise _unlike(folder / RESULTS_FILE, found)
     steps = folder / STEPS_FILE
     kept = {name: folder / name for name in (EXPERIMENT_FILE, RESULTS_FILE, STEPS_FILE)}
     return RunFolder(
         folder,
         experiment,
-        rows=at_points(results["rows"]),
+        rows=rows,
         comparisons=[Comparison(**one) for one in at_points(results["comparisons"])],
         activations=at_points(results["activations"]),
         steps=_steps(steps) if steps.is_file() else None,
