@@ -6,7 +6,16 @@ from lingualift.pipeline.steps import SCORES_FILE
 from lingualift.provenance import write_json
 
 LAYERS = [{"layer": 0, "module": "q_proj", "source": None, "target": 1.5, "fused": 2.0}]
-ROW = {"method": "flare", "variant": "", "task": "t", "language": "sw", "seed": 0, "grid": {}, "score": 50.0, "n": 1}
+ROW = {
+    "method": "flare",
+    "variant": "",
+    "task": "t",
+    "language": "sw",
+    "seed": 0,
+    "grid": {},
+    "score": 50.0,
+    "n": 1,
+}
 
 
 def test_they_stand_under_the_names_of_their_row(tmp_path):
