@@ -18,10 +18,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
+    SerializeAsAny,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from typing_extensions import override
 
 from lingualift.errors import UserError, did_you_mean, setting
 from lingualift.languages import language
@@ -63,6 +67,22 @@ VirtualTokens: TypeAlias = Annotated[_Positive, _at_most(2**14, "they leave no r
 Beams: TypeAlias = Annotated[_Positive, _at_most(2**10, "each takes the memory of a sentence")]
 Processes: TypeAlias = Annotated[_Positive, _at_most(2**10, "each is a process of this machine")]
 Layer: TypeAlias = Annotated[_Whole, Field(ge=0), _at_most(2**14, "no model has so many blocks")]
+
+
+def layers_in(text: str) -> range:
+    """The blocks of a range such as `6-11`, or of a single one."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def _known_range(value: Any) -> str:
+    text = str(value)
+    if not re.fullmatch(r"\d{1,5}(-\d{1,5})?", text) or not layers_in(text):
+        raise ValueError(f"{text!r} is no block and no range of blocks such as 6-11")
+    return text
+
+
+LayerRange: TypeAlias = Annotated[str, BeforeValidator(_known_range)]
 Seed: TypeAlias = Annotated[_Whole, Field(ge=0, lt=2**32)]
 LongSeed: TypeAlias = Annotated[_Whole, Field(ge=0, lt=2**62)]
 Factor: TypeAlias = Annotated[_Real, Field(ge=-(10**6)), _at_most(10**6, "half precision overflows beyond")]
@@ -392,33 +412,232 @@ class TrainingRoles(_Record):
     "For the reference task; needed by methods that read unlabelled text."
 
 
-class Method(_Record):
+_NOTHING = object()
+
+
+class MethodSettings(_Record):
     """A row of the table. A bare name in the file means the method with its defaults."""
 
     method: str
     "A method of `lingualift methods`."
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_its_method(cls, value: Any, handler: ModelWrapValidatorHandler[MethodSettings]) -> MethodSettings:
+        """Read an entry by the record of its method, wherever any method may stand."""
+        entry = {"method": value} if isinstance(value, str) else value
+        if not isinstance(entry, Mapping):
+            return handler(entry)
+        name = entry.get("method")
+        record = METHOD_SETTINGS.get(name) if isinstance(name, str) else None
+        if record and cls is MethodSettings:
+            return record.model_validate(entry)
+        return handler(_own_keys(cls, entry))
+
+    def variant(self, kind: str) -> str:
+        """What tells apart two rows of the method, where the adapter is of a kind; empty where nothing does."""
+        return ""
+
+
+def _own_keys(record: type[MethodSettings], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry without keys of other methods that say what they say when left out, as run folders have them."""
+    own, others = record.model_fields, method_defaults()
+    if "mean" in own and entry.get("combine") in ("sum", "mean"):  # as older files say it
+        entry = {**entry, "combine": "sum", "mean": entry["combine"] == "mean"}
+    kept = {key: value for key, value in entry.items() if key in own or value != others.get(key, _NOTHING)}
+    for key in kept.keys() - own if "method" in entry else ():
+        raise ValidationError.from_exception_data("method", [_no_key(record, entry, key)])
+    return kept
+
+
+def _no_key(record: type[MethodSettings], entry: Mapping[str, Any], key: str) -> InitErrorDetails:
+    """What pydantic is told of a key that the method has not."""
+    own = record.model_fields.keys() - {"method"}
+    mend = did_you_mean(str(key), own) if own else did_you_mean(str(entry.get("method")), METHOD_SETTINGS)
+    told = {"method": str(entry.get("method")), "mend": mend if own else f"of methods that have keys, {mend}"}
+    problem = PydanticCustomError("no_key", "{method} does not use it; {mend}", told)
+    return {"type": problem, "loc": (str(key),), "input": entry[key]}
+
+
+class XltMethod(MethodSettings):
+    """Settings of `xlt`."""
+
+    ask: Literal["vanilla", "source-ft"] = "vanilla"
+    "Who is asked: the plain backbone, or the task adapter of the source language."
+
+    @override
+    def variant(self, kind: str) -> str:
+        return self.ask
+
+
+class MergeMethod(MethodSettings):
+    """Settings that every merge has: keys in the experiment file, options of `lingualift merge`."""
+
     space: Literal["factors", "delta"] = "factors"
     "Where LoRA is merged: the factors A and B as the authors do, or the product (exact)."
-    combine: Literal["sum", "mean"] = "sum"
-    "`arithmetic` only: task + weight * reference, or that divided by 1 + weight."
     modules: str | None = None
     "Regular expression of the modules to merge; the others keep the task adapter."
-    ask: Literal["vanilla", "source-ft"] = "vanilla"
-    "`xlt` only: who is asked, the plain backbone or the task adapter of the source language."
+    module_weights: dict[str, Factor] = {}
+    "Factors on the weight by regular expression of modules; the first that matches counts."
+    layer_weights: dict[LayerRange, Factor] = {}
+    "Factors on the weight by blocks, from 0: `{0-5: 0, 6-11: 0.5}`."
+    rank: Rank | None = None
+    "Rank that a merge of products is truncated to; their ranks add up when left out."
     weight: Weight | None = None
     "Fixed merge weight; tuned over `weights.grid` when left out."
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> MergeMethod:
+        numbers = [number for text in self.layer_weights for number in layers_in(text)]
+        repeated = [number for number in numbers if numbers.count(number) > 1]
+        if repeated:
+            raise ValueError(f"layer_weights: block {repeated[0]} is named twice")
+        return self
+
+    @override
+    def variant(self, kind: str) -> str:
+        further = self.given() - {"method", "space", "modules", "weight", "mean"}
+        parts: list[str] = [self.space] if kind == "lora" else []
+        parts += self._combination()
+        parts += [f"modules={self.modules}"] if self.modules else []
+        parts += [
+            f"{name}={_brief(getattr(self, name))}" for name in type(self).model_fields if name in further
+        ]
+        parts += [f"weight={self.weight:g}"] if self.weight is not None else []
+        return "-".join(parts)
+
+    def _combination(self) -> list[str]:
+        return ["mean"] if getattr(self, "mean", False) else []
+
+
+def _brief(value: Any) -> str:
+    """A setting as names of rows show it."""
+    return (
+        ",".join(f"{key}:{number:g}" for key, number in value.items())
+        if isinstance(value, dict)
+        else f"{value}"
+    )
+
+
+class AdamergexMethod(MergeMethod):
+    """Settings of `adamergex`."""
+
+    rule: Literal["auto", "additive", "multiplicative", "unanchored"] = "auto"
+    "How the references' difference is applied: the kind of adapter's own way, or another by name."
+    cutoff: Annotated[_Real, Field(gt=0, lt=1)] | None = None
+    "Virtual tokens: relative cut-off of the pseudo-inverse."
+
+
+class SumMethod(MergeMethod):
+    """Settings of merges that take adapters with weights."""
+
+    mean: bool = False
+    "Divide the weights by their sum: with two adapters, by 1 + weight."
+
+
+class ArithmeticMethod(SumMethod):
+    """Settings of `arithmetic`."""
+
+    @override
+    def _combination(self) -> list[str]:
+        return ["mean" if self.mean else "sum"]
+
+
+class TiesMethod(SumMethod):
+    """Settings of `ties`."""
+
+    density: Annotated[_Real, Field(gt=0, le=1)] = 0.5
+    "Fraction of elements that stay."
+
+
+class DareMethod(TiesMethod):
+    """Settings of `dare`."""
+
+    seed: LongSeed = 0
+    "Seed of the draw of the elements that stay."
+
+
+class AnyMergeMethod(AdamergexMethod, DareMethod):
+    """Settings of a merge method that is not of ours."""
+
+
+class FlareMtMethod(MethodSettings):
+    """Settings of `flare-mt`."""
+
     fusion: str = "add_relu"
-    "`flare`, `flare-mt`: how the bottleneck states of source and target meet (docs/fusing.md)."
-    source_state: Literal["block-input", "block-output", "projection-input"] = "block-input"
-    "`flare`: where the source's states are taken."
+    "How the bottleneck states of source and target meet (docs/fusing.md)."
     padding: Literal["left", "right"] = "left"
-    "`flare`, `flare-mt`: the side on which texts of unequal length are filled up before they meet."
+    "The side on which texts of unequal length are filled up before they meet."
     answer_source: Literal["last", "none", "generate"] = "last"
-    "`flare`, `flare-mt` on decoders: what the answer meets; `generate` is the source side's own answer (`flare`)."
+    "What the answer meets on decoders; `generate` is the source side's own answer (`flare`)."
+
+    @override
+    def variant(self, kind: str) -> str:
+        return "-".join([self.fusion, *_further(self, "fusion")])
+
+
+class FlareMethod(FlareMtMethod):
+    """Settings of `flare`."""
+
+    source_state: Literal["block-input", "block-output", "projection-input"] = "block-input"
+    "Where the source's states are taken."
+
+
+class XMixupMethod(MethodSettings):
+    """Settings of `x-mixup`."""
+
     layer: Layer | None = None
-    "`x-mixup`: the block behind which source and target are mixed, from 0; the middle one when left out."
+    "The block behind which source and target are mixed, from 0; the middle one when left out."
     ratio: Annotated[_PositiveReal, Field(le=1)] = 0.5
-    "`x-mixup`: how much of the mixed states is the target's own; 1 mixes nothing in."
+    "How much of the mixed states is the target's own; 1 mixes nothing in."
+
+    @override
+    def variant(self, kind: str) -> str:
+        return "-".join(_further(self))
+
+
+def _further(settings: MethodSettings, *but: str) -> list[str]:
+    """The settings that are not at their defaults, by name."""
+    return [f"{name}={getattr(settings, name)}" for name in sorted(settings.given() - {"method", *but})]
+
+
+METHOD_SETTINGS: dict[str, type[MethodSettings]] = {
+    "xlt": XltMethod,
+    "adamergex": AdamergexMethod,
+    "arithmetic": ArithmeticMethod,
+    "ties": TiesMethod,
+    "dare": DareMethod,
+    "flare": FlareMethod,
+    "flare-mt": FlareMtMethod,
+    "x-mixup": XMixupMethod,
+}
+"""Method -> the record of its settings, of those that have any."""
+
+
+def merge_settings(method: str, **given: Any) -> MergeMethod:
+    """The settings of a merge by a method of `lingualift.merging`; one that is not of ours may have any of them.
+
+    Raises:
+        UserError: a value that a setting cannot have, or a setting that the method does not use.
+    """
+    record = METHOD_SETTINGS.get(method, AnyMergeMethod)
+    assert issubclass(record, MergeMethod)
+    try:
+        return record.model_validate({"method": method, **given})
+    except ValidationError as error:
+        problem: dict[str, Any] = dict(error.errors(include_url=False)[0])
+        name = str(problem["loc"][0]) if problem["loc"] else method
+        raise UserError(setting(name), _told(problem), mend="correct the value") from None
+
+
+def method_defaults() -> dict[str, Any]:
+    """What every setting of any method is when it is left out."""
+    return {
+        name: field.get_default()
+        for record in METHOD_SETTINGS.values()
+        for name, field in record.model_fields.items()
+        if name != "method"
+    } | {"combine": "sum"}
 
 
 class Flare(_Record):
@@ -525,9 +744,7 @@ class Experiment(_Record):
     reference: Reference | None = None
     adapter: Adapter = Adapter()
     training: TrainingRoles
-    methods: tuple[
-        Annotated[Method, BeforeValidator(lambda v: {"method": v} if isinstance(v, str) else v)], ...
-    ]
+    methods: tuple[SerializeAsAny[MethodSettings], ...]
     weights: Weights = Weights()
     flare: Flare = Flare()
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1)
@@ -636,7 +853,7 @@ class Experiment(_Record):
 
 
 def _name_of(value: object) -> object:
-    return value.method if isinstance(value, Method) else value
+    return value.method if isinstance(value, MethodSettings) else value
 
 
 def load_experiment(path: Path, overrides: list[str] | None = None) -> Experiment:
@@ -662,8 +879,8 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
         raise UserError(
             path, f"holds {type(raw).__name__}", "keys such as `backbone:`", "see docs/experiment.md"
         )
-    for override in overrides or []:
-        _set(raw, override)
+    for given in overrides or []:
+        _set(raw, given)
     return parse_experiment(raw, where=str(path))
 
 
@@ -741,7 +958,7 @@ def dump_experiment(experiment: Experiment) -> str:
 
 def _explain(problem: dict[str, Any]) -> str:
     """One problem of pydantic's in our words: key, what was found, what was expected."""
-    location = _cut(".".join(str(part) for part in problem["loc"]))
+    location = _cut(".".join(str(part) for part in problem["loc"] if part != "[key]"))
     if problem["type"] == "extra_forbidden":
         parent = _fields_at(problem["loc"][:-1])
         return f"{location}: is not a known key; {did_you_mean(str(problem['loc'][-1]), parent)}"

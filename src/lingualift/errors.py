@@ -13,6 +13,7 @@ _SETTING = re.compile("\x00(?:(?P<command>\\w+):)?(?P<name>\\w+)(?:=(?P<value>[^
 _OPTIONS = {
     "adapters": "adapter",
     "module_weights": "module-weight",
+    "layer_weights": "layer-weight",
     "source_language": "from",
     "segment_tokens": "max-length",
 }

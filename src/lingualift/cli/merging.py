@@ -42,6 +42,9 @@ def merge(
     module_weight: Annotated[
         list[str] | None, typer.Option(help="PATTERN=FACTOR on the weight; the first that matches counts.")
     ] = None,
+    layer_weight: Annotated[
+        list[str] | None, typer.Option(help="BLOCK=FACTOR or FIRST-LAST=FACTOR on the weight, from 0.")
+    ] = None,
     rank: Annotated[int | None, typer.Option(help="Truncate to this rank (space delta, serving).")] = None,
     rule: Annotated[
         Literal["auto", "additive", "multiplicative", "unanchored"],
@@ -59,7 +62,7 @@ def merge(
     private: Private = False,
 ) -> None:
     """Merge adapter folders into a new one; no backbone is loaded."""
-    settings = handed_on(locals(), "adapter", "module_weight", "push_to_hub", "private")
+    settings = handed_on(locals(), "adapter", "module_weight", "layer_weight", "push_to_hub", "private")
     from lingualift.merging import merge as merge_folders
 
     check_push(push_to_hub, private)
@@ -67,6 +70,7 @@ def merge(
         **settings,
         adapters=[(Path(name), value) for name, value in _pairs("--adapter", adapter)] if adapter else None,
         module_weights=dict(_pairs("--module-weight", module_weight)),
+        layer_weights=dict(_pairs("--layer-weight", layer_weight)),
     )
     for line in report.lines():
         say(line)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from lingualift.config import Experiment, Method
+from lingualift.config import METHOD_SETTINGS, Experiment, MethodSettings
 from lingualift.data.datasets import labelled_task
 from lingualift.parsing import to_yaml
 from lingualift.pipeline.methods import METHODS
@@ -29,7 +29,7 @@ _METHODS = (
     "vanilla",
     "source-ft",
     "reference-only",
-    {"method": "arithmetic", "combine": "sum"},
+    {"method": "arithmetic", "mean": False},
     {"method": "adamergex", "space": "factors"},
     {"method": "adamergex", "space": "delta"},
 )
@@ -80,14 +80,25 @@ def _about_rows(name: str, task: Task, experiment: Experiment) -> list[str]:
 
 
 def _about_methods() -> Iterator[str]:
-    """The keys of an entry of `methods`."""
-    yield "A bare name, or a mapping; methods that merge take further keys:"
-    yield from _told(Method)
+    """The keys of an entry of `methods`, each once."""
+    yield "A bare name, or a mapping with `method:` and keys of the method's own:"
+    told: set[str] = {"method"}
+    for kind in dict.fromkeys(base for each in METHOD_SETTINGS.values() for base in reversed(each.__mro__)):
+        own = [name for name in getattr(kind, "model_fields", {}) if name not in told]
+        if own:
+            yield f"{_methods_of(kind)}:"
+            yield from _told(kind, own)
+            told |= {*own}
 
 
-def _told(kind: type[BaseModel]) -> Iterator[str]:
-    """The keys of a record that is not there, as they stand in a comment."""
-    for name, field in kind.model_fields.items():
+def _methods_of(kind: type) -> str:
+    return ", ".join(name for name, record in METHOD_SETTINGS.items() if issubclass(record, kind))
+
+
+def _told(kind: type[BaseModel], names: Collection[str] | None = None) -> Iterator[str]:
+    """Keys of a record that is not there, as they stand in a comment; all of them, unless some are named."""
+    for name in kind.model_fields if names is None else names:
+        field = kind.model_fields[name]
         default = "" if field.is_required() else f" {_flow(field.default)}"
         yield f"  {name}:{default}  # {_about(field)}"
 
@@ -128,7 +139,7 @@ def _keys(record: BaseModel, depth: int, told: set[type], notes: dict[str, list[
 def _entry(entry: BaseModel, depth: int, told: set[type], notes: dict[str, list[str]]) -> Iterator[str]:
     """An item of a list: a method on one line, any other record key by key."""
     pad = "  " * depth
-    if isinstance(entry, Method):
+    if isinstance(entry, MethodSettings):
         given = entry.model_dump(mode="json", include=entry.model_fields_set)
         shown = given if len(given) > 1 else entry.method
         yield from _line(f"{pad}- {_flow(shown)}", METHODS[entry.method].summary, pad, False)

@@ -18,15 +18,17 @@ from lingualift.adapters.card import Card, as_code, as_line, table
 from lingualift.adapters.folder import write_adapter
 from lingualift.adapters.structure import same_initialisation
 from lingualift.adapters.tensorfile import DTYPES, Array
-from lingualift.errors import UserError
+from lingualift.config import merge_settings
+from lingualift.errors import UserError, did_you_mean, setting
 from lingualift.merging.lora import Outcome, Tensors, make_lora
-from lingualift.merging.methods import METHODS, Options, find_cell
-from lingualift.merging.plan import Plan, Request, check_options, open_inputs, plan_modules
+from lingualift.merging.methods import METHODS, Options, check_merge
+from lingualift.merging.plan import Plan, Request, open_inputs, plan_modules
 from lingualift.merging.vectors import make_tokens, make_vectors
 from lingualift.provenance import library_versions
 
 _LOG = logging.getLogger("lingualift.merging")
 _MAKERS = {"lora": make_lora, "ia3": make_vectors, "prefix": make_tokens, "prompt": make_tokens}
+EXPORTS = ("peft", "serving")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
@@ -43,6 +45,7 @@ def merge(
     space: Literal["factors", "delta"] = "factors",
     modules: str | None = None,
     module_weights: Mapping[str, float] | None = None,
+    layer_weights: Mapping[str, float] | None = None,
     rank: int | None = None,
     rule: Literal["auto", "additive", "multiplicative", "unanchored"] = "auto",
     export: Literal["peft", "serving"] = "peft",
@@ -69,6 +72,7 @@ def merge(
         modules: Pattern of the modules to merge, matched against the whole path or its end; others keep the
             base.
         module_weights: Factors on the weight by module pattern; the first that matches counts.
+        layer_weights: Factors on the weight by block, from 0, or range of blocks: `{"0-5": 0.5}`.
         rank: Space delta or export serving: the rank to truncate to; serving also pads to it.
         rule: How adamergex applies the difference: the kind's own way, or another by name.
         export: "peft", or "serving" for plain LoRA of one rank with the scaling folded in.
@@ -80,15 +84,32 @@ def merge(
         UserError: anything the user can mend; nothing is written then.
     """
     chosen = METHODS[method]
-    check_options(space, rule, export, rank, density, seed, cutoff)
+    if export not in EXPORTS:
+        raise UserError(
+            setting("export"), f"is {export!r}", " or ".join(EXPORTS), did_you_mean(str(export), EXPORTS)
+        )
+    settings = merge_settings(
+        method,
+        space=space,
+        modules=modules,
+        module_weights=dict(module_weights or {}),
+        layer_weights=dict(layer_weights or {}),
+        rank=rank,
+        rule=rule,
+        density=density,
+        seed=seed,
+        cutoff=cutoff,
+        mean=mean,
+    )
     roles = {"task": task, "target_reference": target_reference, "source_reference": source_reference}
     inputs = open_inputs(chosen, roles, weight, adapters, mean)
     request = Request(
         method=chosen,
-        cell=find_cell(inputs[0].adapter.kind, space, method, rule),
+        cell=check_merge(inputs[0].adapter.kind, method, settings, serving=export == "serving"),
         inputs=inputs,
         modules=modules,
-        module_weights=dict(module_weights or {}),
+        module_weights=settings.module_weights,
+        layer_weights=settings.layer_weights,
         rank=rank,
         serving=export == "serving",
         options=Options(density=density, seed=seed),
@@ -273,6 +294,7 @@ def provenance_of(request: Request, report: MergeReport, shared: bool | None) ->
         "rank": request.rank,
         "module_pattern": request.modules,
         "module_weights": dict(request.module_weights),
+        "layer_weights": dict(request.layer_weights),
         "options": {
             "density": request.options.density,
             "seed": request.options.seed,

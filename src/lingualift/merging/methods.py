@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lingualift.config import MergeMethod
 from lingualift.errors import UserError, setting
 from lingualift.registry import Registry
 
@@ -228,6 +229,34 @@ def find_cell(kind: str, space: str, method: str, rule: str) -> Cell:
                 raise UserError(where, f"does not exist: {cell.reason}", mend=_mend(cell))
             return cell
     raise LookupError((kind, space, method, rule))
+
+
+def check_merge(kind: str, method: str, settings: MergeMethod, *, serving: bool = False) -> Cell:
+    """The combination that a merge asks for, all of whose settings mean something for the kind of adapter.
+
+    Args:
+        kind: Adapter kind, a key of `KIND_NAMES`.
+        method: A merge method.
+        settings: How it merges.
+        serving: Whether plain LoRA is written that every server reads.
+
+    Raises:
+        UserError: it does not exist, or a setting would have no effect.
+    """
+    cell = find_cell(kind, settings.space, method, getattr(settings, "rule", "auto"))
+    if serving and kind != "lora":
+        mend = f"write {setting('export', 'peft')}: servers load plain LoRA only"
+        raise UserError(setting("export"), f"serving is for LoRA, not {kind}", "peft", mend)
+    if settings.rank and kind != "lora":
+        raise UserError(setting("rank"), f"does not apply to {KIND_NAMES[kind]}", "no rank", "remove it")
+    if settings.rank and not (serving or cell.space == "delta"):
+        found = "does not apply to factor space, which keeps the rank"
+        mend = f"use {setting('space', 'delta')}, or {setting('export', 'serving')}"
+        raise UserError(setting("rank"), found, "no rank", mend)
+    if getattr(settings, "cutoff", None) is not None and _OWN_RULE[kind] != "insertion":
+        found = f"is of the pseudo-inverse of virtual tokens, and {KIND_NAMES[kind]} takes none"
+        raise UserError(setting("cutoff"), found, "no cut-off", "remove it")
+    return cell
 
 
 def _cell(kind: str, space: str, method: str, rule: str) -> Cell:

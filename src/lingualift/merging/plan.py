@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
@@ -12,8 +13,12 @@ from typing import Any
 from lingualift.adapters.folder import Adapter, one_layout, open_adapter
 from lingualift.adapters.patterns import Patterns
 from lingualift.adapters.structure import conflicts
-from lingualift.errors import UserError, did_you_mean, setting
-from lingualift.merging.methods import ROLES, RULES, SPACES, Cell, Method, Options
+from lingualift.config import layers_in
+from lingualift.errors import UserError, setting
+from lingualift.merging.methods import ROLES, Cell, Method, Options
+
+_BLOCK = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
+"""The first number of a module's path is that of its block."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Request:
         inputs: The adapters, in the order of the method's roles.
         modules: Pattern of the modules to merge; None for all.
         module_weights: Factors on the merge weight by module pattern; the first that matches counts.
+        layer_weights: Factors on the merge weight by block (`6`) or range of blocks (`6-11`).
         rank: Rank to truncate to; None for no truncation.
         serving: Whether to export plain LoRA that every server reads.
         options: Settings of single methods.
@@ -48,6 +54,7 @@ class Request:
     inputs: tuple[Input, ...]
     modules: str | None = None
     module_weights: Mapping[str, float] = field(default_factory=dict)
+    layer_weights: Mapping[str, float] = field(default_factory=dict)
     rank: int | None = None
     serving: bool = False
     options: Options = field(default_factory=Options)
@@ -95,30 +102,6 @@ class Plan:
     def merged(self) -> list[ModulePlan]:
         """The modules that are merged."""
         return [module for module in self.modules if not module.kept]
-
-
-def check_options(
-    space: str, rule: str, export: str, rank: int | None, density: float, seed: int, cutoff: float | None
-) -> None:
-    """Check the arguments of a merge that need no adapter.
-
-    Raises:
-        UserError: one has a value that it cannot have.
-    """
-    named = (("space", space, SPACES), ("rule", rule, RULES), ("export", export, ("peft", "serving")))
-    for name, value, known in named:
-        if value not in known:
-            expected, mend = " or ".join(known), did_you_mean(str(value), known)
-            raise UserError(setting(name), f"is {value!r}", expected, mend)
-    if rank is not None and (type(rank) is not int or rank < 1):
-        raise UserError(setting("rank"), f"is {rank!r}", "a whole number above 0", "mend the rank")
-    if not 0 < density <= 1:
-        expected = "a fraction above 0, at most 1"
-        raise UserError(setting("density"), f"is {density!r}", expected, "mend the density")
-    if type(seed) is not int or seed < 0:
-        raise UserError(setting("seed"), f"is {seed!r}", "a whole number, 0 or above", "mend the seed")
-    if cutoff is not None and not 0 < cutoff < 1:
-        raise UserError(setting("cutoff"), f"is {cutoff!r}", "a fraction between 0 and 1", "mend the cut-off")
 
 
 def open_inputs(
@@ -190,27 +173,25 @@ def plan_modules(request: Request) -> Plan:
     """Decide for every module which adapters enter with which weight.
 
     Raises:
-        UserError: a pattern matches nothing, or nothing would be merged although weights are not zero; an export or
-            a rank is asked for that the adapters' kind or the space has not.
+        UserError: a pattern matches nothing, or nothing would be merged although weights are not zero.
     """
-    _check_rank(request)
     names = list(dict.fromkeys(name for item in request.inputs for name in item.adapter.modules))
     chosen = _chosen(request, names)
-    factors = _factors(request, names)
+    factors = _factors(request, [name for name in names if name in chosen])
     planned, absent = [], {}
     for name in names:
-        module = _plan(request, name, name in chosen, factors[name])
+        module = _plan(request, name, factors.get(name))
         if name in request.base.modules if module.kept else module.inputs:
             planned.append(module)
         else:
             absent[name] = module.kept or "no adapter with a weight has it"
     plan = Plan(tuple(planned), absent)
-    _check_effect(request, plan, chosen)
+    _check_effect(request, plan, factors)
     return plan
 
 
-def _plan(request: Request, name: str, chosen: bool, factor: float) -> ModulePlan:
-    if not chosen:
+def _plan(request: Request, name: str, factor: float | None) -> ModulePlan:
+    if factor is None:
         return ModulePlan(name, (), "left out by modules")
     if factor == 0:
         return ModulePlan(name, (), "weight 0")
@@ -249,23 +230,48 @@ def _chosen(request: Request, names: Iterable[str]) -> set[str]:
     return chosen
 
 
-def _factors(request: Request, names: Iterable[str]) -> dict[str, float]:
-    if not request.module_weights:
-        return dict.fromkeys(names, 1.0)
+def _factors(request: Request, names: Sequence[str]) -> dict[str, float]:
+    """Module -> factor on the weight there, by its own name and by its block."""
+    by_block = block_factors(setting("layer_weights"), request.layer_weights, names)
+    by_name = _module_factors(request.module_weights, names)
+    return {name: by_name[name] * by_block[name] for name in names}
+
+
+def _module_factors(weights: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
     bounded = Patterns(setting("module_weights"))
-    patterns = [(bounded.end(text), text) for text in request.module_weights]
+    patterns = [(bounded.end(text), text) for text in weights]
     factors, used = {}, set()
     for name in names:
         hit = next((text for pattern, text in patterns if pattern.matches(name)), None)
         used.add(hit)
-        factors[name] = 1.0 if hit is None else request.module_weights[hit]
-    for text, value in request.module_weights.items():
-        if not math.isfinite(value):
-            found = f"{text!r} has weight {value}"
-            raise UserError(setting("module_weights"), found, "a number", "mend the weight")
+        factors[name] = 1.0 if hit is None else weights[hit]
+    for text in weights:
         if text not in used:
             raise matches_nothing(setting("module_weights"), text, names)
     return factors
+
+
+def block_factors(where: str, weights: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    """Module -> factor of its block; 1 where none is given.
+
+    Args:
+        where: The setting, for messages.
+        weights: Block, or range of blocks -> factor.
+        names: The modules.
+
+    Raises:
+        UserError: there is no such block.
+    """
+    blocks = {name: int(match[1]) for name in names if (match := _BLOCK.search(name))}
+    factors = {number: factor for text, factor in weights.items() for number in layers_in(text)}
+    strange = sorted(factors.keys() - {*blocks.values()})
+    if strange:
+        expected = (
+            f"blocks from {min(blocks.values())} to {max(blocks.values())}" if blocks else "modules in blocks"
+        )
+        found = f"names block {strange[0]}, in which nothing is merged"
+        raise UserError(where, found, expected, "mend the range")
+    return {name: factors.get(blocks[name], 1.0) if name in blocks else 1.0 for name in names}
 
 
 def matches_nothing(where: str, pattern: str, names: Iterable[str]) -> UserError:
@@ -276,24 +282,13 @@ def matches_nothing(where: str, pattern: str, names: Iterable[str]) -> UserError
     return UserError(where, found, "a pattern of a path or its end", mend)
 
 
-def _check_effect(request: Request, plan: Plan, chosen: set[str]) -> None:
-    weighted = any(item.weight for item in request.inputs[1:]) and any(_factors(request, chosen).values())
+def _check_effect(request: Request, plan: Plan, factors: Mapping[str, float]) -> None:
+    weighted = any(item.weight for item in request.inputs[1:]) and any(factors.values())
     if plan.merged or not (weighted or len(request.inputs) == 1):
         return
     reasons = sorted(
-        {module.kept for module in plan.modules if module.name in chosen} | set(plan.absent.values())
+        {module.kept for module in plan.modules if module.name in factors} | set(plan.absent.values())
     )
     mend = f"choose {setting('modules')} that the adapters share, or {setting('space', 'delta')}"
     found = f"nothing would be merged ({'; '.join(reasons)})"
     raise UserError(request.method.name, found, "a change", mend)
-
-
-def _check_rank(request: Request) -> None:
-    kind = request.cell.kind
-    if request.serving and kind != "lora":
-        mend = f"write {setting('export', 'peft')}: servers load plain LoRA only"
-        raise UserError(setting("export"), f"serving is for LoRA, not {kind}", "peft", mend)
-    if request.rank and not (request.serving or request.cell.space == "delta"):
-        found = "does not apply to factor space, which keeps the rank"
-        mend = f"use {setting('space', 'delta')}, or {setting('export', 'serving')}"
-        raise UserError(setting("rank"), found, "no rank", mend)

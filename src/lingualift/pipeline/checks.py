@@ -6,17 +6,23 @@ from lingualift.adapters.patterns import Patterns
 from lingualift.backbone.architectures import bound_of, positions_of
 from lingualift.backbone.loading import check_positions, skeleton
 from lingualift.backbone.reference import BackboneRef, read_config
-from lingualift.config import Data, Experiment, Method, Point, SplitData
+from lingualift.config import (
+    Data,
+    Experiment,
+    FlareMethod,
+    FlareMtMethod,
+    MergeMethod,
+    MethodSettings,
+    Point,
+    SplitData,
+)
 from lingualift.errors import UserError
-from lingualift.merging.plan import matches_nothing
-from lingualift.pipeline.methods import MERGING, METHODS, TransferMethod
+from lingualift.merging.methods import METHODS as MERGES
+from lingualift.merging.methods import check_merge
+from lingualift.merging.plan import block_factors, matches_nothing
+from lingualift.pipeline.methods import METHODS, TransferMethod
 from lingualift.training.trainer import adapted_modules
 
-_IDLE = {
-    "lora": set(),
-    "ia3": {"space"},
-    "prefix": {"space", "modules"},
-}  # settings that mean nothing to a kind
 LANGUAGE_PLACES = ("{language}", "{iso639_3}", "{bcp47}", "{nllb}")
 
 
@@ -37,26 +43,40 @@ def check_methods(point: Point) -> None:
         if entry.needs_reference and experiment.training.reference is None:
             found = f"is missing, and {method.method} trains on unlabelled text ({where})"
             raise UserError("training.reference", found, mend="say how: `training: {reference: {epochs: 1}}`")
-        undecided = experiment.weights.tune_on is None and experiment.weights.by == "score"
-        if entry.merges and method.weight is None and undecided:
-            mend = (
-                "set `weights.tune_on`, or the task's `tune_on`, to a target language with validation rows, or "
-                "`weights.by: entropy`, or give the method a `weight`"
-            )
-            raise UserError(where, f"{method.method} has no merge weight", mend=mend)
+        if isinstance(method, MergeMethod):
+            _check_merge(where, method, experiment)
         _check_translations(where, method, entry, point)
-        _check_settings(where, method, entry, experiment.adapter.type)
     _check_shared(point)
+
+
+def _check_merge(where: str, method: MergeMethod, experiment: Experiment) -> None:
+    """Refuse a merge without a weight, or with settings that mean nothing to the kind of adapter."""
+    if method.weight is None and experiment.weights.tune_on is None and experiment.weights.by == "score":
+        mend = (
+            "set `weights.tune_on`, or the task's `tune_on`, to a target language with validation rows, or "
+            "`weights.by: entropy`, or give the method a `weight`"
+        )
+        raise UserError(where, f"{method.method} has no merge weight", mend=mend)
+    kind = experiment.adapter.type
+    idle = {"modules", "module_weights", "layer_weights"} & method.given() if kind == "prefix" else set()
+    if idle:
+        found = "is set, and prefix adapters have no modules"
+        raise UserError(f"{where}.{min(idle)}", found, mend="remove it")
+    for name in ("modules", "module_weights"):
+        for pattern in _patterns(method)[name]:
+            Patterns(f"{where}.{name}").end(pattern)
+    if method.method in MERGES:
+        check_merge(kind, method.method, method)
 
 
 def _check_shared(point: Point) -> None:
     """Refuse settings of fusing, and of the translations that are read beside rows, that nothing here uses."""
     experiment = point.experiment
-    used = {name for method in experiment.methods for name in METHODS[method.method].settings}
+    methods = experiment.methods
     uses = {
-        "fusion_modules": "fusion" in used,
-        "cache_sources": "source_state" in used,
-        "source_encoder": any(METHODS[method.method].translated_by_model for method in experiment.methods),
+        "fusion_modules": any(isinstance(method, FlareMtMethod) for method in methods),
+        "cache_sources": any(isinstance(method, FlareMethod) for method in methods),
+        "source_encoder": any(METHODS[method.method].translated_by_model for method in methods),
     }
     for key in sorted(experiment.flare.given()):
         if not uses[key]:
@@ -126,7 +146,7 @@ def _check_lengths(experiment: Experiment, backbone: BackboneRef) -> None:
         check_positions(limit, where, tokens, prefix)
 
 
-def _check_translations(where: str, method: Method, entry: TransferMethod, point: Point) -> None:
+def _check_translations(where: str, method: MethodSettings, entry: TransferMethod, point: Point) -> None:
     """Refuse a method whose translations, or whose translation model, the experiment does not name."""
     experiment = point.experiment
     source = experiment.languages.source
@@ -149,15 +169,14 @@ def _check_translations(where: str, method: Method, entry: TransferMethod, point
             "a translation model (NLLB, M2M100)",
             "write for example `flare: {source_encoder: facebook/nllb-200-distilled-600M}`",
         )
-    if not entry.fuses:
-        return
-    from lingualift.fusion.functions import FUSIONS
+    if isinstance(method, FlareMtMethod):
+        from lingualift.fusion.functions import FUSIONS
 
-    _ = FUSIONS[method.fusion]
-    if experiment.flare.cache_sources and method.answer_source == "generate":
-        found = f"is set, and the sources of {method.method} answer anew each time ({where})"
-        raise UserError("flare.cache_sources", found, mend="leave it out, or `answer_source: last`")
-    if experiment.adapter.type != "lora":
+        _ = FUSIONS[method.fusion]
+        if experiment.flare.cache_sources and method.answer_source == "generate":
+            found = f"is set, and the sources of {method.method} answer anew each time ({where})"
+            raise UserError("flare.cache_sources", found, mend="leave it out, or `answer_source: last`")
+    if entry.fuses and experiment.adapter.type != "lora":
         raise UserError(
             "adapter.type",
             f"is {experiment.adapter.type}, and {method.method} fuses in LoRA ({where})",
@@ -165,30 +184,30 @@ def _check_translations(where: str, method: Method, entry: TransferMethod, point
         )
 
 
-def _check_settings(where: str, method: Method, entry: TransferMethod, adapter_type: str) -> None:
-    used = {"method", *entry.settings, *(MERGING if entry.merges else ())} - _IDLE[adapter_type]
-    idle = sorted(method.given() - used)
-    if idle:
-        raise UserError(
-            f"{where}.{idle[0]}",
-            f"{method.method} does not use it with {adapter_type} adapters",
-            mend="remove it",
-        )
-    if method.modules is not None:
-        Patterns(f"{where}.modules").end(method.modules)
+def _patterns(method: MergeMethod) -> dict[str, tuple[str, ...]]:
+    """Key -> patterns of modules in it."""
+    return {
+        "modules": (method.modules,) if method.modules else (),
+        "module_weights": tuple(method.module_weights),
+    }
 
 
 def check_modules(experiment: Experiment, backbone: BackboneRef) -> None:
-    """Check that the patterns of modules to merge match modules that get an adapter; raises a `UserError`."""
-    patterns = {
-        f"methods.{index}.modules": method.modules
-        for index, method in enumerate(experiment.methods)
-        if method.modules is not None
-    }
-    names = adapted_modules(backbone, experiment.adapter) if patterns else []
-    for where, pattern in patterns.items():
-        if not Patterns(where).end(pattern).among(names):
-            raise matches_nothing(where, pattern, names)
+    """Check that what says where to merge names modules that get an adapter; raises a `UserError`."""
+    merges = [
+        (f"methods.{index}", each)
+        for index, each in enumerate(experiment.methods)
+        if isinstance(each, MergeMethod)
+    ]
+    if not any({"modules", "module_weights", "layer_weights"} & method.given() for _, method in merges):
+        return
+    names = adapted_modules(backbone, experiment.adapter)
+    for where, method in merges:
+        for key, patterns in _patterns(method).items():
+            for pattern in patterns:
+                if not Patterns(f"{where}.{key}").end(pattern).among(names):
+                    raise matches_nothing(f"{where}.{key}", pattern, names)
+        block_factors(f"{where}.layer_weights", method.layer_weights, names)
 
 
 def check_templates(experiment: Experiment) -> None:

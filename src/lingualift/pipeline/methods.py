@@ -10,9 +10,18 @@ from typing import Any, Literal
 
 from lingualift.adapters.config import FLARE, MIXUP
 from lingualift.backbone.reference import BackboneRef
-from lingualift.config import Data, Experiment, Method, Translated
+from lingualift.config import (
+    Data,
+    Experiment,
+    FlareMtMethod,
+    MergeMethod,
+    MethodSettings,
+    Translated,
+    XltMethod,
+    XMixupMethod,
+)
 from lingualift.data.datasets import Beside, Dataset, Examples, Texts, Use
-from lingualift.merging.methods import find_cell
+from lingualift.merging.methods import check_merge
 from lingualift.pipeline.steps import (
     Adapted,
     Initialise,
@@ -36,7 +45,7 @@ class Cell:
         task: The task and its rows.
         translated: The same rows in the other language.
         reference: The reference task and its rows; None where no method needs it.
-        method: Method and variant.
+        method: The method and its settings.
         language: Where the method is scored.
         seed: Initialisation and order of the data.
         logs: Folder for the files of experiment trackers.
@@ -47,7 +56,7 @@ class Cell:
     task: Examples
     translated: Translated
     reference: Dataset | None
-    method: Method
+    method: MethodSettings
     language: str
     seed: int
     logs: Path | None = None
@@ -78,14 +87,15 @@ class Cell:
     def flare_adapter(self, use: Use | None, **settings: Any) -> Train:
         """A FLARE adapter beside stage 1; arguments as for `fused_adapter`."""
         method, layers = self.method, self.experiment.flare.fusion_modules
-        shared = {name: getattr(method, name) for name in ("fusion", "padding", "answer_source")}
-        chosen = {**shared, "fusion_modules": list(layers) if layers else None, **settings}
-        trained = self.fused_adapter(self._translations(use), kind=FLARE, **chosen)
+        assert isinstance(method, FlareMtMethod)
+        shared = {**method.model_dump(exclude={"method"}), "fusion_modules": list(layers) if layers else None}
+        trained = self.fused_adapter(self._translations(use), kind=FLARE, **shared, **settings)
         return replace(trained, cache_sources=use is not None and self.experiment.flare.cache_sources)
 
     def mixed_adapter(self) -> Train:
         """An X-Mixup adapter beside stage 1, which learns to answer the originals too."""
-        chosen = {"layer": self.method.layer, "ratio": self.method.ratio}
+        assert isinstance(self.method, XMixupMethod)
+        chosen = self.method.model_dump(exclude={"method"})
         return self.fused_adapter(self._translations("beside", labelled=True), kind=MIXUP, **chosen)
 
     def fused_adapter(self, rows: Examples, **settings: Any) -> Train:
@@ -125,20 +135,20 @@ class Cell:
         trackers = self.experiment.report_to
         return Train(start, dataset, language, settings, self.seed, segment_tokens, trackers, self.logs)
 
-    def merged(self, *, subtract_source: bool, rule: str | None = None) -> Merge:
+    def merged(self, *, subtract_source: bool, by: str | None = None) -> Merge:
         """The task adapter moved by the reference adapters; the weight fixed, or tuned on the tuning language.
 
         Args:
             subtract_source: Whether the source language's reference is taken away.
-            rule: Name of the merge method; the transfer method's own when left out.
+            by: Name of the merge method; the transfer method's own when left out.
 
         Raises:
             UserError: there is no such merge, or none of this kind of adapter and in this space.
         """
-        method, kind = self.method, self.experiment.adapter.type
-        find_cell(kind, method.space, rule or method.method, "auto")
-        how = MergeRecipe(rule or method.method, method.space, method.combine, method.modules)
-        weights = self.experiment.weights
+        method, weights = self.method, self.experiment.weights
+        assert isinstance(method, MergeMethod)
+        how = MergeRecipe(by or method.method, method.model_copy(update={"weight": None}))
+        check_merge(self.experiment.adapter.type, how.method, method)
 
         def sweep(language: str, *, by: Literal["score", "entropy"] = "score") -> Sweep:
             return Sweep(
@@ -148,14 +158,14 @@ class Cell:
                 self.task if by == "score" else replace(self.task, unlabelled=True),
                 language,
                 self.experiment.scoring,
-                variant(self.method, self.experiment.adapter.type),
+                method.variant(self.experiment.adapter.type),
                 decides=by == "entropy" or language == weights.tune_on,
                 by=by,
             )
 
         roles = self._roles(self.language, subtract_source)
-        if self.method.weight is not None:
-            return Merge(how, roles, self.method.weight, self.language)
+        if method.weight is not None:
+            return Merge(how, roles, method.weight, self.language)
         curves = tuple(sweep(language) for language in weights.curves)
         if weights.by == "entropy":
             return Merge(how, roles, sweep(self.language, by="entropy"), self.language, curves)
@@ -197,7 +207,6 @@ class TransferMethod:
         paper_name: What the papers call it.
         source: Where it was published.
         needs_reference: Whether it needs unlabelled text.
-        merges: Whether it has a merge weight.
         subtracts: Whether it takes the source language's reference away, and so needs text in it.
         on_source: Whether a score in the source language makes sense.
         prompt: The prompt that it asks by; None for the one that the experiment chooses.
@@ -206,7 +215,6 @@ class TransferMethod:
         reads: How the translations of test rows into the source language are read; None where they are not.
         fuses: Whether stage 2 puts an adapter beside that of stage 1 which reads source and target.
         translated_by_model: Whether a translation model reads the rows, which `flare.source_encoder` names.
-        settings: Keys of its entry in the experiment file that it reads; those of `MERGING` where it merges.
     """
 
     adapter: Callable[[Cell], Adapted | None]
@@ -214,7 +222,6 @@ class TransferMethod:
     paper_name: str
     source: str
     needs_reference: bool = False
-    merges: bool = False
     subtracts: bool = False
     on_source: bool = False
     prompt: str | None = None
@@ -223,10 +230,8 @@ class TransferMethod:
     reads: Use | None = None
     fuses: bool = False
     translated_by_model: bool = False
-    settings: tuple[str, ...] = ()
 
 
-MERGING = ("space", "modules", "weight")
 METHODS: Registry[TransferMethod] = Registry("method")
 _ADAMERGEX = "https://arxiv.org/abs/2402.18913"
 
@@ -257,10 +262,10 @@ def source_ft(cell: Cell) -> Train:
     on_source=True,
     prompt="xlt",
     needs_words=True,
-    settings=("ask",),
 )
 def xlt(cell: Cell) -> Train | None:
     """The backbone, or the source language's task adapter, asked by the cross-lingual-thought prompt."""
+    assert isinstance(cell.method, XltMethod)
     return source_ft.adapter(cell) if cell.method.ask == "source-ft" else None  # type: ignore[return-value]
 
 
@@ -275,8 +280,6 @@ def reference_only(cell: Cell) -> Train:
     paper_name="AriMerge",
     source="https://arxiv.org/abs/2306.14870",
     needs_reference=True,
-    merges=True,
-    settings=("combine",),
 )
 def arithmetic(cell: Cell) -> Merge:
     """Task adapter plus weight times the target reference (sum), or that divided by 1 + weight (mean)."""
@@ -288,12 +291,23 @@ def arithmetic(cell: Cell) -> Merge:
     paper_name="AdaMergeX",
     source=_ADAMERGEX,
     needs_reference=True,
-    merges=True,
     subtracts=True,
 )
 def adamergex(cell: Cell) -> Merge:
     """Task adapter plus weight times (target reference minus source reference), as the adapter's structure asks."""
     return cell.merged(subtract_source=True)
+
+
+@_method("ties", paper_name="TIES", source="https://arxiv.org/abs/2306.01708", needs_reference=True)
+def ties(cell: Cell) -> Merge:
+    """As arithmetic, by TIES: small elements are dropped, and those go whose sign is not the sum's."""
+    return cell.merged(subtract_source=False)
+
+
+@_method("dare", paper_name="DARE", source="https://arxiv.org/abs/2311.03099", needs_reference=True)
+def dare(cell: Cell) -> Merge:
+    """As arithmetic, by DARE: elements are dropped at random, the rest made larger by as much."""
+    return cell.merged(subtract_source=False)
 
 
 @_method("target-ft", paper_name="(upper bound)", source=_ADAMERGEX)
@@ -336,11 +350,10 @@ def input_fusion(cell: Cell) -> Train:
     trains_on_translations=True,
     reads="beside",
     fuses=True,
-    settings=("fusion", "source_state", "padding", "answer_source"),
 )
 def flare(cell: Cell) -> Train:
     """Beside the task adapter, one in whose bottlenecks the states of source and target text meet."""
-    return cell.flare_adapter("beside", source_state=cell.method.source_state)
+    return cell.flare_adapter("beside")
 
 
 @_method(
@@ -350,7 +363,6 @@ def flare(cell: Cell) -> Train:
     trains_on_translations=True,
     fuses=True,
     translated_by_model=True,
-    settings=("fusion", "padding", "answer_source"),
 )
 def flare_mt(cell: Cell) -> Train:
     """As flare, with a translation model's encoder reading the target text: no translation at test time."""
@@ -366,7 +378,6 @@ def flare_mt(cell: Cell) -> Train:
     trains_on_translations=True,
     reads="beside",
     fuses=True,
-    settings=("layer", "ratio"),
 )
 def x_mixup(cell: Cell) -> Train:
     """Beside the task adapter, one that learns source and target together, their states mixed behind one block."""
@@ -381,21 +392,3 @@ def asked(cell: Cell) -> Examples:
         data = _whole(cell.translated.into_source)
         return replace(cell.task, beside=Beside(data, cell.experiment.languages.source, method.reads))
     return replace(cell.task, prompt=method.prompt, prompt_language=None) if method.prompt else cell.task
-
-
-def variant(method: Method, adapter_type: str) -> str:
-    """What tells apart two rows of one method: space, combination, modules, a fixed weight, who is asked, fusion."""
-    entry = METHODS[method.method]
-    if "ask" in entry.settings:
-        return method.ask
-    if entry.fuses:
-        further = sorted(method.given() - {"method", "fusion"})
-        parts = [method.fusion] if "fusion" in entry.settings else []
-        return "-".join([*parts, *(f"{name}={getattr(method, name)}" for name in further)])
-    if not entry.merges:
-        return ""
-    parts = [method.space] if adapter_type == "lora" else []
-    parts += [method.combine] if "combine" in entry.settings else []
-    parts += [f"modules={method.modules}"] if method.modules else []
-    parts += [f"weight={method.weight:g}"] if method.weight is not None else []
-    return "-".join(parts)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lingualift.backbone.loading import check_loadable, skeleton
 from lingualift.backbone.reference import BackboneRef, find_backbone, load_tokenizer
-from lingualift.config import Experiment, Method, Point, grid_name
+from lingualift.config import Experiment, MethodSettings, Point, grid_name
 from lingualift.data.datasets import Dataset, Examples, Texts, dataset_of
 from lingualift.data.rows import check_aligned, load_rows
 from lingualift.encoding.heads import head_of
@@ -168,7 +168,7 @@ def _cells(experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path
                 yield Cell(experiment, backbone, task, entry.translated, text, method, language, seed, logs)
 
 
-def _languages(method: Method, experiment: Experiment) -> tuple[str, ...]:
+def _languages(method: MethodSettings, experiment: Experiment) -> tuple[str, ...]:
     on_source = METHODS[method.method].on_source
     return (*((experiment.languages.source,) if on_source else ()), *experiment.languages.targets)
 

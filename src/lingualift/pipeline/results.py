@@ -12,7 +12,7 @@ from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.config import grid_name
 from lingualift.metrics.comparisons import Comparison, compare
-from lingualift.pipeline.methods import METHODS, variant
+from lingualift.pipeline.methods import METHODS
 from lingualift.pipeline.plan import Plan, Planned
 from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Step
 from lingualift.pipeline.store import RECIPE_FILE, Store
@@ -107,7 +107,7 @@ def cell_name(planned: Planned) -> str:
         Path(cell.task.task).stem,
         cell.language,
         cell.method.method,
-        variant(cell.method, cell.experiment.adapter.type),
+        cell.method.variant(cell.experiment.adapter.type),
         "" if planned.seed is None else f"seed{planned.seed}",
         *(f"{axis}={name}" for axis, name in planned.grid.items()),
     ]
@@ -124,7 +124,7 @@ def _rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
         seconds += store.recipe(evaluation.adapter)["seconds"]
     shared: dict[str, Any] = {
         "method": cell.method.method,
-        "variant": variant(cell.method, cell.experiment.adapter.type),
+        "variant": cell.method.variant(cell.experiment.adapter.type),
         "task": Path(cell.task.task).stem,
         "language": cell.language,
         "answer_language": evaluation.dataset.answer_language(cell.language),

@@ -18,20 +18,22 @@ from lingualift.config import (
     Data,
     Experiment,
     Languages,
-    Method,
+    MergeMethod,
+    MethodSettings,
     Point,
     Reference,
     Scoring,
     TaskData,
     Training,
     Translated,
+    XMixupMethod,
 )
 from lingualift.data.rows import data_file, load_rows
 from lingualift.errors import UserError
 from lingualift.fusion.config import find_block
 from lingualift.fusion.translator import find_translator
 from lingualift.languages import language as find_language
-from lingualift.pipeline.checks import check_family, check_methods, check_templates
+from lingualift.pipeline.checks import check_family, check_methods, check_modules, check_templates
 from lingualift.pipeline.plan import rows_read
 from lingualift.provenance import open_to_all, write_jsonl, writing
 from lingualift.runs.claims import discard, made, place
@@ -144,8 +146,10 @@ def _shrink(experiment: Experiment, base: Path) -> Tiny:
     ref = find_backbone(experiment.backbone, base)
     for point in experiment.points():
         check_family(point, ref)
-    for layer in {method.layer for method in experiment.methods} - {None}:
-        find_block(skeleton(ref), layer)  # of the whole backbone; the small one has fewer
+    for method in experiment.methods:
+        if isinstance(method, XMixupMethod) and method.layer is not None:
+            find_block(skeleton(ref), method.layer)  # of the whole backbone; the small one has fewer
+    check_modules(experiment, ref)
     rows = _Rows(experiment, ref, base)
     name, models = _tiny(ref)
     encoder = experiment.flare.source_encoder
@@ -255,12 +259,15 @@ def _brief(scoring: Scoring) -> Scoring:
     )
 
 
-def _low(methods: tuple[Method, ...]) -> tuple[Method, ...]:
-    """Methods that mix in a block that a small backbone has; what is the same then, once."""
-    found: list[Method] = []
+def _low(methods: tuple[MethodSettings, ...]) -> tuple[MethodSettings, ...]:
+    """Methods that name blocks which a small backbone has; what is the same then, once."""
+    found: list[MethodSettings] = []
     for method in methods:
-        if method.layer is not None:
+        if isinstance(method, XMixupMethod) and method.layer is not None:
             method = method.model_copy(update={"layer": min(method.layer, _LAYERS - 1)})
+        if isinstance(method, MergeMethod) and method.layer_weights:
+            factors = dict(zip(map(str, range(_LAYERS)), method.layer_weights.values(), strict=False))
+            method = method.model_copy(update={"layer_weights": factors})
         found += [method] if method not in found else []
     return tuple(found)
 
@@ -290,7 +297,7 @@ def _changes(experiment: Experiment, small: Experiment) -> Iterator[str]:
     if any(dropped.values()):
         yield f"left out, so not proven: {', '.join(name for name, value in dropped.items() if value)}"
     if small.methods != experiment.methods:
-        yield f"x-mixup mixes behind block {_LAYERS - 1} at the highest"
+        yield f"blocks that methods name are among the first {_LAYERS}"
     if small.adapter.tokens < experiment.adapter.tokens and experiment.adapter.type == "prefix":
         yield f"prefixes have {small.adapter.tokens} tokens"
 

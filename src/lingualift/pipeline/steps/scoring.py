@@ -13,7 +13,7 @@ from typing import Any, Literal
 from typing_extensions import override
 
 from lingualift.backbone.reference import BackboneRef
-from lingualift.config import Scoring
+from lingualift.config import MergeMethod, Scoring
 from lingualift.data.datasets import Examples
 from lingualift.errors import UserError
 from lingualift.pipeline.steps.base import READING, READS, Part, Progress, Step
@@ -32,15 +32,11 @@ class MergeRecipe:
 
     Attributes:
         method: A merge method (`lingualift.merging.METHODS`).
-        space: "factors" or "delta".
-        combine: "sum" or "mean" (`arithmetic` only).
-        modules: Regular expression of the modules to merge, None for all.
+        settings: Of the row of the table; its weight counts for nothing here.
     """
 
     method: str
-    space: Literal["factors", "delta"]
-    combine: Literal["sum", "mean"]
-    modules: str | None
+    settings: MergeMethod
 
     def merge(self, adapters: Mapping[str, Path], weight: float, output: Path) -> None:
         """Merge the folders `task`, `target` and (`adamergex`) `source` with a weight into `output`.
@@ -50,18 +46,24 @@ class MergeRecipe:
         """
         from lingualift.merging import merge
 
-        write = functools.partial(
-            merge, method=self.method, space=self.space, modules=self.modules, output=output
-        )
+        write = functools.partial(merge, method=self.method, output=output, **self._given())
         task, target = adapters["task"], adapters["target"]
         try:
             if self.method == "adamergex":
                 source = adapters["source"]
                 write(task=task, target_reference=target, source_reference=source, weight=weight)
             else:
-                write(adapters=[(task, 1.0), (target, weight)], mean=self.combine == "mean")
+                write(adapters=[(task, 1.0), (target, weight)])
         except UserError as error:
             raise UserError(error.where, error.found, error.expected, error.mend) from None
+
+    def _given(self) -> dict[str, Any]:
+        return self.settings.model_dump(exclude={"method", "weight"})
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the merge; of patterns the first that matches counts, so that their order does too."""
+        given = self._given()
+        return {"method": self.method, **given, "module_weights": list(given["module_weights"].items())}
 
 
 class _Scores(Step):
@@ -139,7 +141,7 @@ class Sweep(_Scores):
         """Merge, grid, rows and scoring."""
         return {
             **({} if self.by == "score" else {"by": self.by}),
-            "how": vars(self.how),
+            "how": self.how.identity(),
             "grid": list(self.grid),
             **self._asked(),
         }
@@ -148,7 +150,7 @@ class Sweep(_Scores):
     def what(self) -> str:
         verb = "choose the weight" if self.decides else "score the weights"
         verb += " by entropy" * (self.by == "entropy")
-        return f"{verb} of {self.how.method} ({self.how.space})"
+        return f"{verb} of {self.how.method} ({self.how.settings.space})"
 
     @override
     def label(self) -> str:
@@ -250,7 +252,7 @@ class Merge(Adapted):
 
     @override
     def sizes(self, numbers: int, row: int, rows: int) -> tuple[int, int]:
-        return 0, 4 * numbers * (len(self.adapters) if self.how.space == "delta" else 1)
+        return 0, 4 * numbers * (len(self.adapters) if self.how.settings.space == "delta" else 1)
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -259,11 +261,11 @@ class Merge(Adapted):
 
     def recipe(self) -> dict[str, Any]:
         """Merge and weight."""
-        return {"how": vars(self.how), "weight": None if isinstance(self.weight, Sweep) else self.weight}
+        return {"how": self.how.identity(), "weight": None if isinstance(self.weight, Sweep) else self.weight}
 
     @override
     def what(self) -> str:
-        return f"merge by {self.how.method} ({self.how.space})"
+        return f"merge by {self.how.method} ({self.how.settings.space})"
 
     @override
     def label(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from lingualift.backbone.reference import BackboneRef
-from lingualift.config import Adapter, GivenAdapter, Method, Training
+from lingualift.config import Adapter, GivenAdapter, Training, method_defaults
 from lingualift.data.datasets import Dataset, Examples, Texts
 from lingualift.pipeline.steps.base import READING, READS, TRAINED, Part, Progress, Step, losses
 from lingualift.pipeline.steps.words import WordsHead
@@ -133,8 +133,8 @@ class InitialiseFused(Step):
         kind = "flare-mt" if self.source_encoder else self.settings["kind"]
         chosen = [
             f"{name}={self.settings[name]}"
-            for name, field in Method.model_fields.items()
-            if name != "fusion" and name in self.settings and self.settings[name] != field.default
+            for name, default in method_defaults().items()
+            if name != "fusion" and name in self.settings and self.settings[name] != default
         ]
         return " ".join(filter(None, (kind, self.settings.get("fusion"), *chosen)))
 
