@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+from lingualift.config import METHOD_SETTINGS, AdamergexMethod, FlareMethod, MergeMethod
 from lingualift.pipeline.methods import METHODS, Cell, TransferMethod
 from lingualift.pipeline.steps import Initialise, InitialiseFused, Merge, Train
 
@@ -36,6 +37,10 @@ def own_start(cell: Cell) -> Merge:
     return merged_as(OwnStart, cell)
 
 
+class FlareOnMerged(FlareMethod, MergeMethod):
+    """Settings of both."""
+
+
 def flare_on_merged(cell: Cell) -> Train:
     """FLARE beside the merged adapter (AdaMergeX) in place of the task adapter."""
     trained = METHODS["flare"].adapter(cell)
@@ -49,16 +54,8 @@ def register() -> None:
     if "adamergex-own-start" in METHODS:
         return
     facts = {"paper_name": "(study)", "source": ADAMERGEX, "needs_reference": True}
-    METHODS.register("adamergex-own-start")(
-        TransferMethod(own_start, own_start.__doc__ or "", merges=True, **facts)
-    )
-    flare = METHODS["flare"]
-    METHODS.register("flare-on-merged")(
-        replace(
-            flare,
-            adapter=flare_on_merged,
-            summary=flare_on_merged.__doc__ or "",
-            settings=(*flare.settings, "space", "weight"),
-            **facts,
-        )
-    )
+    METHODS.register("adamergex-own-start")(TransferMethod(own_start, own_start.__doc__ or "", **facts))
+    METHOD_SETTINGS["adamergex-own-start"] = AdamergexMethod
+    fused = replace(METHODS["flare"], adapter=flare_on_merged, summary=flare_on_merged.__doc__ or "", **facts)
+    METHODS.register("flare-on-merged")(fused)
+    METHOD_SETTINGS["flare-on-merged"] = FlareOnMerged

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 from experiments import NOISE
 
-from lingualift.config import Method
-from lingualift.pipeline.methods import variant
+from lingualift.config import FlareMethod
 
 TASKS = {"world": ("mini-sentiment", "mini-qa")}
 """Tasks by setting; the others are named as their setting."""
@@ -191,8 +190,8 @@ def _references(setting: str, task: str) -> Iterator[Question]:
 def _fusing(setting: str, task: str) -> Iterator[Question]:
     def flare(name: str, **settings: str) -> tuple[str, str]:
         """A row of FLARE; at the block's output as in the protocol, where the default is another since."""
-        method = Method(method="flare", fusion=name, **{"source_state": "block-output", **settings})
-        return "flare", variant(method, "lora")
+        method = FlareMethod(method="flare", fusion=name, **{"source_state": "block-output", **settings})
+        return "flare", method.variant("lora")
 
     fused, entering = flare("add_relu"), flare("add_relu", source_state="block-input")
     rivals = ("translate-test", "translate-train", "input-fusion", "x-mixup")

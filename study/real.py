@@ -37,7 +37,7 @@ LIBRARIES = ("lingualift", "torch", "transformers", "peft", "numpy")
 
 Raw = dict[str, Any]
 SUM = {"method": "arithmetic", "space": "delta"}
-MEAN = {"method": "arithmetic", "space": "delta", "combine": "mean"}
+MEAN = {"method": "arithmetic", "space": "delta", "mean": True}
 DELTA = {"method": "adamergex", "space": "delta"}
 FACTORS = {"method": "adamergex", "space": "factors"}
 FLARE = {"method": "flare", "fusion": "add_relu"}

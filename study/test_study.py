@@ -22,7 +22,7 @@ from lingualift.config import load_experiment
 from lingualift.miniworld import write_data
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.checks import check_methods
-from lingualift.pipeline.methods import METHODS, variant
+from lingualift.pipeline.methods import METHODS
 from lingualift.pipeline.steps import InitialiseFused, Merge, Train
 
 STUDY = Path(__file__).parent
@@ -63,9 +63,10 @@ def test_every_experiment_is_valid_and_every_comparison_is_of_rows_that_it_runs(
     rows = {}
     for one in every.values():
         experiment = loaded(one, tmp_path)
-        check_methods(experiment)
+        for point in experiment.points():
+            check_methods(point)
         tasks = [task.task for task in experiment.tasks]
-        names = {(method.method, variant(method, experiment.adapter.type)) for method in experiment.methods}
+        names = {(method.method, method.variant(experiment.adapter.type)) for method in experiment.methods}
         rows[one.name] = {(task, *name) for task in tasks for name in names}
         assert set(effects.REPORTED[one.name.split("-")[0].rstrip("123")]) & set(experiment.languages.targets)
     runs = effects.Runs(Path("runs"))
@@ -319,7 +320,7 @@ def test_the_experiments_on_pretrained_models_are_valid(tmp_path):
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(raw))
         asked = load_experiment(path)
-        rows = [(method.method, variant(method, "lora")) for method in asked.methods]
+        rows = [(method.method, method.variant("lora")) for method in asked.methods]
         assert len(set(rows)) == len(rows)
         names.append(name)
     assert len(set(names)) == len(names)
@@ -368,7 +369,7 @@ def test_every_named_comparison_on_pretrained_models_is_of_rows_that_are_run(tmp
     for name, raw in real.experiments(places):
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(raw))
-        run[name] = {(one.method, variant(one, "lora")) for one in load_experiment(path).methods}
+        run[name] = {(one.method, one.variant("lora")) for one in load_experiment(path).methods}
     asked = list(real_effects.questions())
     assert len(asked) == 10
     for one in asked:

@@ -47,17 +47,20 @@ training = st.builds(
         gradient_checkpointing=st.booleans(),
     ),
 )
+merged = {
+    "space": st.sampled_from(["factors", "delta"]),
+    "modules": text,
+    "module_weights": st.dictionaries(text, weight, max_size=2),
+    "layer_weights": st.dictionaries(st.sampled_from(["0", "1-3", "7-11"]), weight),
+    "rank": positive,
+    "weight": weight,
+}
+summed = {**merged, "mean": st.booleans(), "combine": st.sampled_from(["sum", "mean"])}
 method = st.one_of(
     text,
-    st.fixed_dictionaries(
-        {"method": text},
-        optional={
-            "space": st.sampled_from(["factors", "delta"]),
-            "combine": st.sampled_from(["sum", "mean"]),
-            "modules": text,
-            "weight": weight,
-        },
-    ),
+    st.fixed_dictionaries({"method": st.just("adamergex")}, optional=merged),
+    st.fixed_dictionaries({"method": st.sampled_from(["arithmetic", "ties", "dare"])}, optional=summed),
+    st.fixed_dictionaries({"method": st.just("x-mixup")}, optional={"ratio": st.floats(0.01, 1)}),
 )
 
 

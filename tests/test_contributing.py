@@ -23,6 +23,7 @@ import lingualift.merging.methods as rules
 import lingualift.pipeline.methods as methods
 import lingualift.tasks as tasks
 from lingualift.cli import app
+from lingualift.config import METHOD_SETTINGS, SumMethod
 from lingualift.miniworld import BACKBONE
 from lingualift.miniworld.data import sentiment_rows
 from lingualift.pipeline.steps import MergeRecipe
@@ -65,7 +66,8 @@ def add_to(module, code):
 @pytest.fixture(autouse=True)
 def _registries():
     """What a test registers is gone after it."""
-    kept = [(kind, dict(kind)) for kind in (methods.METHODS, rules.METHODS, fusions.FUSIONS, tasks.TASKS)]
+    registries = (methods.METHODS, METHOD_SETTINGS, rules.METHODS, fusions.FUSIONS, tasks.TASKS)
+    kept = [(kind, dict(kind)) for kind in registries]
     yield
     for kind, entries in kept:
         kind.clear()
@@ -176,7 +178,7 @@ def test_a_merge_rule_is_added(inside):
     add_to(rules, block("Add a merge rule"))
     (line,) = re.findall(r"`lingualift (merge .*?)`", section("Add a merge rule"))
     command(*shlex.split(line))
-    MergeRecipe("magmax", "factors", "sum", None).merge({"task": "a", "target": "b"}, 0.5, Path("again"))
+    MergeRecipe("magmax", SumMethod(method="mine")).merge({"task": "a", "target": "b"}, 0.5, Path("again"))
     for folder in ("c", "again"):
         merged = load_file(f"{folder}/adapter_model.safetensors")
         assert set(merged) == set(given["a"])

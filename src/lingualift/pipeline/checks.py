@@ -65,8 +65,17 @@ def _check_merge(where: str, method: MergeMethod, experiment: Experiment) -> Non
     for name in ("modules", "module_weights"):
         for pattern in _patterns(method)[name]:
             Patterns(f"{where}.{name}").end(pattern)
-    if method.method in MERGES:
+    if method.method not in MERGES:
+        return
+    try:
         check_merge(kind, method.method, method)
+    except UserError as error:
+        place = (
+            f"{where}.{error.where}"
+            if error.where in type(method).model_fields
+            else f"{where}, {error.where}"
+        )
+        raise UserError(place, error.found, error.expected, error.mend) from None
 
 
 def _check_shared(point: Point) -> None:

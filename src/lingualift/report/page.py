@@ -138,6 +138,8 @@ _ROLES = {
     "reference-only": "text alone",
     "arithmetic": "merged",
     "adamergex": "merged",
+    "ties": "merged",
+    "dare": "merged",
     "target-ft": "target labels: upper bound",
     "translate-test": "reads the translation",
     "translate-train": "translated rows",

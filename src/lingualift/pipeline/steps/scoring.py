@@ -13,7 +13,7 @@ from typing import Any, Literal
 from typing_extensions import override
 
 from lingualift.backbone.reference import BackboneRef
-from lingualift.config import MergeMethod, Scoring
+from lingualift.config import AnyMergeMethod, MergeMethod, Scoring
 from lingualift.data.datasets import Examples
 from lingualift.errors import UserError
 from lingualift.pipeline.steps.base import READING, READS, Part, Progress, Step
@@ -58,7 +58,7 @@ class MergeRecipe:
             raise UserError(error.where, error.found, error.expected, error.mend) from None
 
     def _given(self) -> dict[str, Any]:
-        return self.settings.model_dump(exclude={"method", "weight"})
+        return self.settings.model_dump(include=AnyMergeMethod.model_fields.keys() - {"method", "weight"})
 
     def identity(self) -> dict[str, Any]:
         """What decides the merge; of patterns the first that matches counts, so that their order does too."""
