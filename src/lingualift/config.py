@@ -452,10 +452,12 @@ def _own_keys(record: type[MethodSettings], entry: Mapping[str, Any]) -> dict[st
 
 def _no_key(record: type[MethodSettings], entry: Mapping[str, Any], key: str) -> InitErrorDetails:
     """What pydantic is told of a key that the method has not."""
-    own = record.model_fields.keys() - {"method"}
-    mend = did_you_mean(str(key), own) if own else did_you_mean(str(entry.get("method")), METHOD_SETTINGS)
-    told = {"method": str(entry.get("method")), "mend": mend if own else f"of methods that have keys, {mend}"}
-    problem = PydanticCustomError("no_key", "{method} does not use it; {mend}", told)
+    name = str(entry["method"])
+    found = f"{name} does not use it" if key in method_defaults() else "is not a known key"
+    mend = did_you_mean(str(key), record.model_fields)
+    if name not in METHOD_SETTINGS and key in method_defaults():
+        mend = f"of methods that have keys, {did_you_mean(name, METHOD_SETTINGS)}"
+    problem = PydanticCustomError("no_key", "{found}; {mend}", {"found": found, "mend": mend})
     return {"type": problem, "loc": (str(key),), "input": entry[key]}
 
 
@@ -626,8 +628,11 @@ def merge_settings(method: str, **given: Any) -> MergeMethod:
         return record.model_validate({"method": method, **given})
     except ValidationError as error:
         problem: dict[str, Any] = dict(error.errors(include_url=False)[0])
-        name = str(problem["loc"][0]) if problem["loc"] else method
-        raise UserError(setting(name), _told(problem), mend="correct the value") from None
+        name, *parts = map(str, problem["loc"])
+        found = ": ".join([*parts[:1], _told(problem)])
+        words = re.findall(r"'([^']+)'", problem.get("ctx", {}).get("expected", ""))
+        mend = did_you_mean(str(problem["input"]), words) if words else "correct the value"
+        raise UserError(setting(name), found, mend=mend) from None
 
 
 def method_defaults() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from builders.worlds import write_jsonl
 from lingualift.commands.template import experiment_template
-from lingualift.config import Data, Experiment, Method, Training, load_experiment
+from lingualift.config import METHOD_SETTINGS, Data, Experiment, MethodSettings, Training, load_experiment
 from lingualift.errors import UserError
 from lingualift.miniworld.data import sentiment_rows
 from lingualift.pipeline import plan_of
@@ -28,7 +28,7 @@ def models(model=Experiment):
             inner = getattr(sys.modules["lingualift.config"], name)
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 found |= models(inner)
-    return found
+    return found | {*METHOD_SETTINGS.values()}
 
 
 def place(data, folder, task):
@@ -78,7 +78,7 @@ def test_the_labels_and_the_prompt_of_a_ranked_task_are_told():
 
 def test_every_key_is_there_with_the_default_and_the_comment_of_its_model():
     text = experiment_template()
-    assert {Experiment, Data, Training, Method} < models()
+    assert {Experiment, Data, Training, MethodSettings} < models()
     for model in models():
         for name, field in model.model_fields.items():
             lines = re.findall(rf"^[ #-]*{name}:.*$", text, re.MULTILINE)

@@ -4,6 +4,7 @@ import pytest
 
 from builders.refusals import refused
 from builders.worlds import TASK, experiment, write_experiment, write_jsonl
+from lingualift.config import METHOD_SETTINGS, SumMethod
 from lingualift.errors import UserError
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.methods import METHODS, _method
@@ -40,7 +41,7 @@ def merging(data, *methods, **changes):
         ),
         (
             {"methods": [{"method": "adamergex", "space": "delta"}], "adapter": {"type": "ia3"}},
-            "methods.0.space: adamergex does not use it with ia3 adapters",
+            "methods.0, adamergex on (IA)³, space delta",
         ),
         ({"methods": [{"method": "adamergex", "modules": "("}]}, "is no regular expression"),
         (
@@ -186,14 +187,15 @@ def test_planning_writes_nothing(data, tmp_path):
 
 
 @pytest.mark.parametrize(("rule", "place"), [("magmax", "magmax"), ("ties", "space delta")])
-def test_a_merge_that_there_is_not_is_refused_before_anything_runs(rule, place, data, tmp_path):
+def test_a_merge_that_there_is_not_is_refused_before_anything_runs(rule, place, data, tmp_path, monkeypatch):
     """A transfer method may merge by a rule of another name; neither training nor scoring comes before the refusal."""
 
-    @_method("mine", paper_name="", source="a test", merges=True, needs_reference=True)
+    @_method("mine", paper_name="", source="a test", needs_reference=True)
     def mine(cell):
         """Mine."""
-        return cell.merged(subtract_source=False, rule=rule)
+        return cell.merged(subtract_source=False, by=rule)
 
+    monkeypatch.setitem(METHOD_SETTINGS, "mine", SumMethod)
     raw = experiment(data, methods=[{"method": "mine", "space": "delta", "weight": 0.5}])
     try:
         with pytest.raises(UserError) as refused:

@@ -81,7 +81,8 @@ def _about_rows(name: str, task: Task, experiment: Experiment) -> list[str]:
 
 def _about_methods() -> Iterator[str]:
     """The keys of an entry of `methods`, each once."""
-    yield "A bare name, or a mapping with `method:` and keys of the method's own:"
+    yield "A bare name, or a mapping with keys of the method's own:"
+    yield from _told(MethodSettings)
     told: set[str] = {"method"}
     for kind in dict.fromkeys(base for each in METHOD_SETTINGS.values() for base in reversed(each.__mro__)):
         own = [name for name in getattr(kind, "model_fields", {}) if name not in told]

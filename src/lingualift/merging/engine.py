@@ -102,18 +102,18 @@ def merge(
         mean=mean,
     )
     roles = {"task": task, "target_reference": target_reference, "source_reference": source_reference}
-    inputs = open_inputs(chosen, roles, weight, adapters, mean)
+    inputs = open_inputs(chosen, roles, weight, adapters, getattr(settings, "mean", False))
     request = Request(
         method=chosen,
         cell=check_merge(inputs[0].adapter.kind, method, settings, serving=export == "serving"),
         inputs=inputs,
-        modules=modules,
+        modules=settings.modules,
         module_weights=settings.module_weights,
         layer_weights=settings.layer_weights,
-        rank=rank,
+        rank=settings.rank,
         serving=export == "serving",
-        options=Options(density=density, seed=seed),
-        cutoff=cutoff,
+        options=Options(**settings.model_dump(include={"density", "seed"})),
+        cutoff=getattr(settings, "cutoff", None),
     )
     return _run(request, plan_modules(request), Path(output))
 
