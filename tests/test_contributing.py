@@ -106,7 +106,12 @@ def test_every_folder_and_file_that_the_page_names_is_there():
 
 
 def test_the_experiment_files_page_has_a_row_for_every_method():
-    text = (ROOT / "docs/experiment.md").read_text(encoding="utf-8").split("\n## Methods\n")[1].split("| key |")[0]
+    text = (
+        (ROOT / "docs/experiment.md")
+        .read_text(encoding="utf-8")
+        .split("\n## Methods\n")[1]
+        .split("| key |")[0]
+    )
     cells = " ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
     assert set(re.findall(r"`([\w-]+)`", cells)) == set(methods.METHODS)
 

@@ -477,6 +477,8 @@ class MergeMethod(MethodSettings):
 
     space: Literal["factors", "delta"] = "factors"
     "Where LoRA is merged: the factors A and B as the authors do, or the product (exact)."
+    rule: Literal["auto", "additive", "multiplicative", "unanchored"] = "auto"
+    "How the references' difference is applied: the kind of adapter's own way, or another by name."
     modules: str | None = None
     "Regular expression of the modules to merge; the others keep the task adapter."
     module_weights: dict[str, Factor] = {}
@@ -524,8 +526,6 @@ def _brief(value: Any) -> str:
 class AdamergexMethod(MergeMethod):
     """Settings of `adamergex`."""
 
-    rule: Literal["auto", "additive", "multiplicative", "unanchored"] = "auto"
-    "How the references' difference is applied: the kind of adapter's own way, or another by name."
     cutoff: Annotated[_Real, Field(gt=0, lt=1)] | None = None
     "Virtual tokens: relative cut-off of the pseudo-inverse."
 

@@ -118,7 +118,10 @@ def test_a_truncated_update_keeps_its_bias(tmp_path):
 @pytest.mark.parametrize("method", ["arithmetic", "ties", "dare"])
 def test_in_factor_space_a_bias_is_a_factor_as_lora_b_is(tmp_path, method):
     paths = three(tmp_path)
-    given = {"adapters": [(path, 0.4) for path in paths], "density": 1.0}
+    given = {
+        "adapters": [(path, 0.4) for path in paths],
+        **({} if method == "arithmetic" else {"density": 1.0}),
+    }
     merge(method=method, **given, output=tmp_path / "out")
     name = "base_model.model.model.layers.1.mlp.down_proj.lora_B"
     tensors = [load_file(path / "adapter_model.safetensors") for path in paths]

@@ -93,7 +93,7 @@ def test_bad_options(tmp_path, options, where, found, mend):
         ({"density": 0}, "density", "greater than 0"),
         ({"density": 1.5}, "density", "less than or equal to 1"),
         ({"seed": -1}, "seed", "-1"),
-        ({"rule": "additive"}, "rule", "dare does not use it"),
+        ({"rule": "multiplicative"}, "dare on LoRA", "two references"),
         ({"cutoff": 0.5}, "cutoff", "dare does not use it"),
     ],
 )

@@ -81,7 +81,7 @@ def test_the_weight_of_any_is_searched(finished):
     ("entry", "kind", "where", "found"),
     [
         ({"method": "ties", "space": "delta"}, "lora", "methods.0", "ties on LoRA, space delta"),
-        ({"method": "ties", "rule": "additive"}, "lora", "methods.0.rule", "ties"),
+        ({"method": "ties", "rule": "multiplicative"}, "lora", "methods.0", "two references"),
         ({"method": "adamergex", "density": 0.3}, "lora", "methods.0.density", "adamergex"),
         ({"method": "adamergex", "rule": "unanchored"}, "lora", "methods.0", "rule unanchored"),
         ({"method": "adamergex", "rank": 2}, "lora", "methods.0.rank", "factor space"),

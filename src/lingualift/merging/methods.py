@@ -243,7 +243,7 @@ def check_merge(kind: str, method: str, settings: MergeMethod, *, serving: bool 
     Raises:
         UserError: it does not exist, or a setting would have no effect.
     """
-    cell = find_cell(kind, settings.space, method, getattr(settings, "rule", "auto"))
+    cell = find_cell(kind, settings.space, method, settings.rule)
     if serving and kind != "lora":
         mend = f"write {setting('export', 'peft')}: servers load plain LoRA only"
         raise UserError(setting("export"), f"serving is for LoRA, not {kind}", "peft", mend)
