@@ -443,7 +443,7 @@ def test_x_mixup_in_a_block_that_a_small_backbone_lacks(backbone, tmp_path):
     path = write(tmp_path, backbone("t5").source, methods=entry, **given)  # whose encoder has three blocks
     finished = ll.run(path, output=tmp_path / "run", tiny=True)
     assert {row["variant"] for row in finished.rows} == {"layer=1"}
-    assert any("x-mixup mixes behind block 1 at the highest" in note for note in finished.notes)
+    assert any("blocks that methods name are among the first 2" in note for note in finished.notes)
     entry[1]["layer"] = 3
     path = write(tmp_path, backbone("t5").source, methods=entry, **given)
     with pytest.raises(UserError, match="layer: is 3; expected 0 to 2, a block"):
