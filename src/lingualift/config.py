@@ -134,7 +134,7 @@ class OwnLanguage(_Record):
     script: str | None = None
     "ISO 15924 code, such as Latn; it tells where words end when answers are compared."
     nllb: str | None = None
-    "NLLB's tag of a near language, for models that tag texts and have no tag of this one: `ind_Latn` for Madurese."
+    "NLLB's tag of a near language, for models that have no tag of this one: `ind_Latn` for Madurese."
 
 
 class Languages(_Record):
