@@ -166,6 +166,7 @@ def test_what_cannot_be_meant_is_refused_with_the_code(code, facts, found, mend)
         ("code\tname\tscript\nrej\tRejang\tLant\n", "mine.tsv:2", "'Lant'"),
         ("code\tname\tscript\nsw\tMine\tLatn\n", "mine.tsv:2", "known already"),
         ("code\tname\tscript\nrej\tRejang\tLatn\nrej\tMine\tLatn\n", "mine.tsv:3", "twice"),
+        ("code\tname\tscript\nxyz\tA\tLatn\nxyz-Latn\tB\tLatn\n", "mine.tsv:3", "xyz-Latn stands here twice"),
         ("code\tnllb\nmad\tind_Latn\nmad-Latn\tind_Latn\n", "mine.tsv:3", "mad stands here twice"),
         ("code\tname\tscript\nxyz-Arab\tA\tArab\nxyz-arab\tB\tArab\n", "mine.tsv:3", "script"),
         ("code\tname\tscript\n\tRejang\tLatn\n", "mine.tsv:2", "'' is no code"),

@@ -313,7 +313,8 @@ def _add(found: dict[str, Language], code: Any, facts: Mapping[str, str | None],
         raise UserError(where, f"{code!r} is no code of a language", expected, "write such a code")
     known = _known_as(code)
     entry = _told(known, said, where) if known else _new(code, parts, said, where)
-    if entry.code.lower() in found:
+    same = [one for one in found.values() if (one.iso639_3, one.script) == (entry.iso639_3, entry.script)]
+    if entry.code.lower() in found or (same and entry.iso639_3):
         raise UserError(where, f"{entry.code} stands here twice", "each language once", "remove one of them")
     found[entry.code.lower()] = entry
 
