@@ -17,7 +17,7 @@ from lingualift.errors import UserError
 def full():
     """A valid experiment that names a key at every level."""
     raw = experiment(Path("data"))
-    raw["languages"]["groups"] = {"weak": ["sw"]}
+    raw["languages"] |= {"groups": {"weak": ["sw"]}, "own": {"rej": {"name": "Rejang", "script": "Latn"}}}
     raw["tasks"][0]["data"] |= {"splits": {"train": "train"}, "max_rows": {"train": 5}, "sample_seed": 1}
     raw["reference"] |= {"task": "causal-lm"}
     raw["methods"] = ["vanilla", {"method": "adamergex", "space": "delta"}]
@@ -29,7 +29,7 @@ def full():
 def places(value, path=()):
     """Paths of every mapping whose keys are fixed."""
     if isinstance(value, dict):
-        if path[-1:] not in (("groups",), ("columns",), ("splits",), ("max_rows",)):
+        if path[-1:] not in (("groups",), ("own",), ("columns",), ("splits",), ("max_rows",)):
             yield path
         for key, inner in value.items():
             yield from places(inner, (*path, key))
@@ -57,7 +57,7 @@ def refused(raw):
 
 def test_the_experiment_that_the_refusals_start_from_is_valid():
     parse_experiment(full())
-    assert len(PLACES) == 14
+    assert len(PLACES) == 15
 
 
 @given(data=st.data())

@@ -28,7 +28,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import override
 
 from lingualift.errors import UserError, did_you_mean, setting
-from lingualift.languages import language
+from lingualift.languages import Language, knowing, language, own_languages, read_languages
 from lingualift.parsing import LONGEST, parse_yaml, to_yaml
 from lingualift.provenance import reading
 
@@ -145,6 +145,17 @@ class Backbone(_Record):
     "Run Python code that comes with the model: only for authors you trust."
 
 
+class OwnLanguage(_Record):
+    """A language that lingualift does not know, or, of one that it knows and NLLB lacks, a tag alone."""
+
+    name: str | None = None
+    "English name; prompts may hold it."
+    script: str | None = None
+    "ISO 15924 code, such as Latn; it tells where words end when answers are compared."
+    nllb: str | None = None
+    "NLLB's tag of a near language, for models that have no tag of this one: `ind_Latn` for Madurese."
+
+
 class Languages(_Record):
     """Where labels are, and where they are wanted."""
 
@@ -154,6 +165,12 @@ class Languages(_Record):
     "The languages to lift the task into."
     groups: dict[str, tuple[LanguageCode, ...]] = {}
     "Named sets of targets that get an average of their own in the table, e.g. `weak: [sw, ht]`."
+    own: dict[str, OwnLanguage] = {}
+    "Languages to add, or a TSV of them: `xyz: {name: Xyzish, script: Latn, nllb: ind_Latn}`."
+
+    def added(self) -> tuple[Language, ...]:
+        """The languages that are added, for `lingualift.languages.knowing`; raises as `own_languages`."""
+        return _languages_of(self.own)
 
     @model_validator(mode="after")
     def _check(self) -> Languages:
@@ -779,6 +796,12 @@ class Experiment(_Record):
         _ = self.points()
         return self
 
+    @model_validator(mode="wrap")  # around all else: codes are checked within
+    @classmethod
+    def _in_its_languages(cls, raw: Any, handler: ModelWrapValidatorHandler[Experiment]) -> Experiment:
+        with knowing(_added(raw)):
+            return handler(raw)
+
     def points(self) -> tuple[Point, ...]:
         """Every task at every point of the grid, the last axis first.
 
@@ -824,10 +847,15 @@ class Experiment(_Record):
                 except UserError as error:
                     raise ValueError(str(error)) from None
         try:
-            return Experiment.model_validate(raw)
+            there = Experiment.model_validate(raw)
         except ValidationError as error:
             problem = _explain(dict(error.errors(include_url=False)[0]))
             raise ValueError(f"grid: at {grid_name(chosen)}, {problem}") from None
+        if there.languages.own != self.languages.own:
+            raise ValueError(
+                f"grid: at {grid_name(chosen)}, languages.own: is the same at every point; write it above"
+            )
+        return there
 
     def _alone(self, index: int) -> Experiment:
         """One task, in its own languages, with the averages that it has all languages of."""
@@ -836,7 +864,10 @@ class Experiment(_Record):
         tuned = entry.tune_on or (self.weights.tune_on if self.weights.tune_on in targets else None)
         groups = {name: members for name, members in whole.groups.items() if set(members) <= set(targets)}
         try:
-            languages = Languages(source=entry.source or whole.source, targets=targets, groups=groups)
+            with knowing(whole.added()):
+                languages = Languages(
+                    source=entry.source or whole.source, targets=targets, groups=groups, own=whole.own
+                )
         except ValidationError as error:
             raise ValueError(f"tasks.{index}.{_told(dict(error.errors(include_url=False)[0]))}") from None
         if tuned and (tuned not in targets or self.weights.by == "entropy"):
@@ -855,6 +886,27 @@ class Experiment(_Record):
             for name, members in sets.items()
         }
         return {name: members for name, members in kept.items() if members}
+
+
+_OWN = TypeAdapter(dict[str, OwnLanguage])
+
+
+def _languages_of(own: Mapping[str, OwnLanguage]) -> tuple[Language, ...]:
+    return own_languages({code: entry.model_dump() for code, entry in own.items()}, "languages.own")
+
+
+def _added(raw: Any) -> tuple[Language, ...]:
+    """The languages that a mapping of an experiment adds, which are known before its codes are looked at."""
+    languages = raw.get("languages") if isinstance(raw, Mapping) else getattr(raw, "languages", None)
+    own = languages.get("own") if isinstance(languages, Mapping) else getattr(languages, "own", None)
+    try:
+        return _languages_of(_OWN.validate_python({} if own is None else own))
+    except ValidationError as error:
+        problem: dict[str, Any] = dict(error.errors(include_url=False)[0])
+        raise ValueError(_explain({**problem, "loc": ("languages", "own", *problem["loc"])})) from None
+    except UserError as error:
+        expected = f"; expected {error.expected}" if error.expected else ""
+        raise ValueError(f"{error.where}: {error.found}{expected}; {error.mend}") from None
 
 
 def _name_of(value: object) -> object:
@@ -886,6 +938,9 @@ def load_experiment(path: Path, overrides: list[str] | None = None) -> Experimen
         )
     for given in overrides or []:
         _set(raw, given)
+    languages = raw.get("languages")
+    if isinstance(languages, dict) and isinstance(languages.get("own"), str):
+        languages["own"] = read_languages(path.parent / languages["own"])
     return parse_experiment(raw, where=str(path))
 
 
@@ -976,11 +1031,9 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
     """The keys that are allowed at a place of the experiment file."""
     model: Any = Experiment
     for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        found = re.findall(r"lingualift\.config\.(\w+)", repr(annotation))
-        model = globals()[found[-1]]
+        field = model.model_fields.get(part)  # None for a number of a list and a name of the user's
+        found = re.findall(r"lingualift\.config\.(\w+)", repr(field.annotation)) if field else []
+        model = globals()[found[-1]] if found else model
     return list(model.model_fields)
 
 

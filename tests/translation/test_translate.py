@@ -88,6 +88,35 @@ def test_the_target_language_decides_the_words(world, nllb):
     assert files("mt/sw")["test.jsonl"] != files("mt/id")["test.jsonl"]
 
 
+MADURESE = {"mad": {"nllb": "ind_Latn"}}
+
+
+def test_a_language_that_borrows_a_tag_is_written_as_the_near_one(world, nllb):
+    """And it is said: in words, and in the provenance."""
+    done = translate(nllb, "mt", target="mad", languages=MADURESE)
+    near = translate(nllb, "mt", target="id")
+    assert near.new == 0
+    for name in ("train.jsonl", "test.jsonl"):
+        assert files("mt/mad")[name] == files("mt/id")[name]
+    about, plain = (json.loads(Path(f"mt/{code}/provenance.json").read_text()) for code in ("mad", "id"))
+    assert about["tags"] == plain["tags"] == {"source": "eng_Latn", "target": "ind_Latn"}
+    assert about["own_languages"] == {"mad": {"name": "Madurese", "script": "Latn", "nllb": "ind_Latn"}}
+    assert "own_languages" not in plain
+    assert done.lines()[0] == "Madurese (mad) is tagged ind_Latn"
+    assert near.lines()[0].endswith("translated now")
+
+
+def test_the_command_takes_languages_from_a_tsv(world, nllb, cli):
+    Path("mine.tsv").write_text("code\tname\tscript\tnllb\nrej\tRejang\tLatn\tind_Latn\n", encoding="utf-8")
+    command = ["rej" if part == "sw" else part for part in arguments(nllb, "mt")]
+    assert "--languages" in cli(*command).message
+    assert not Path("mt").exists()
+    done = cli(*command, "--languages", "mine.tsv")
+    assert done.code == 0, done.err
+    assert done.out.startswith("Rejang (rej) is tagged ind_Latn")
+    assert set(files("mt/rej")) == {"train.jsonl", "test.jsonl", "provenance.json"}
+
+
 def test_provenance_tells_model_tags_settings_and_counts(world, nllb):
     done = translate(nllb, "mt", splits=["train"])
     about = json.loads(Path("mt/sw/provenance.json").read_text(encoding="utf-8"))
@@ -240,6 +269,8 @@ def test_compressed_rows_stay_compressed_and_splits_are_those_that_there_are(ins
     [
         ({"target": "xx"}, "language 'xx': is not known"),
         ({"target": "ace"}, "language 'ace': has no tag"),
+        ({"target": "mad"}, r"language 'mad': has no tag(?s:.*)languages\.own"),
+        ({"target": "mad", "languages": {"mad": {"nllb": "ace_Latn"}}}, "language 'mad': has no tag"),
         ({"source": "ace", "splits": ["train"], "data": "data/en/train.jsonl"}, "language 'ace': has no tag"),
         ({"target": "eng"}, "is the language of the rows"),
         ({"model": "miniworld"}, "is one of the decoders, so it translates nothing"),

@@ -31,6 +31,7 @@ from lingualift.data.rows import check_aligned
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress
 from lingualift.evaluation.perplexity import mean_nats
+from lingualift.languages import knowing
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.cost import estimate, misfits
 from lingualift.pipeline.plan import Plan
@@ -102,7 +103,8 @@ def check(
     def part_of(index: int) -> Progress:
         return lambda done, total: progress(index * total + done, len(points) * total)
 
-    every = [_check(point, rows, part_of(index)) for index, point in enumerate(points)]
+    with knowing(plan.experiment.languages.added()):
+        every = [_check(point, rows, part_of(index)) for index, point in enumerate(points)]
     errors = (Finding("error", each.where, each.found, each.expected, each.mend) for each in problems)
     return Check(
         every[0].source,

@@ -60,6 +60,14 @@ ChatTemplate = Annotated[
     bool, typer.Option("--chat-template", help="Ask by the chat template of the backbone's tokenizer.")
 ]
 LanguageCode = Annotated[str, typer.Option("--language", help="BCP-47 or ISO 639-3 code.")]
+OwnLanguages = Annotated[
+    Path | None,
+    typer.Option(
+        "--languages",
+        metavar="TSV",
+        help="Languages of your own: columns code, name, script, nllb (docs/experiment.md).",
+    ),
+]
 DataTemplate = Annotated[
     str,
     typer.Option(

@@ -76,9 +76,9 @@ def run(
             watch=watch,
         )
     _show(finished)
+    for note in finished.notes:
+        say(f"{'tiny' if tiny else 'note'}: {note}")
     if tiny:
-        for note in finished.notes:
-            say(f"tiny: {note}")
         next_step(f"lingualift check {experiment}")
         return
     next_step(f"open {finished.page}; the lifted adapters are in {finished.folder / 'adapters'}")
@@ -148,6 +148,7 @@ def plan(
 ) -> None:
     """Check an experiment and its data, list its steps and what they will cost; trains nothing."""
     from lingualift.cli.tables import show_plan
+    from lingualift.languages import tag_notes
     from lingualift.pipeline import plan_of
     from lingualift.pipeline.cost import check_fits, estimate
     from lingualift.pipeline.machines import MACHINES
@@ -155,6 +156,8 @@ def plan(
 
     gpu = MACHINES[machine] if machine else None
     planned, steps = plan_of(experiment, output=output, overrides=overrides, store=store)
+    for note in tag_notes(planned.experiment.languages.added()):
+        say(f"note: {note}", err=True)
     with saying(Terminal(stderr=True)) as now:
         found = estimate(
             planned,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lingualift.cli.app import app, show_list
+from lingualift.cli.app import OwnLanguages, app, show_list
 
 
 @app.command()
@@ -34,11 +34,12 @@ def methods() -> None:
 
 
 @app.command()
-def languages() -> None:
-    """The languages that codes can name."""
-    from lingualift.languages import all_languages
+def languages(own: OwnLanguages = None) -> None:
+    """The languages that codes can name; those of a TSV, where one is named."""
+    from lingualift.languages import all_languages, own_languages
 
-    rows = [
-        (entry.code, entry.iso639_3, entry.name, entry.script, entry.nllb or "–") for entry in all_languages()
-    ]
+    rows = []
+    for entry in all_languages() if own is None else own_languages(own):
+        tag = f"as {entry.near}" if entry.near else entry.nllb or "–"
+        rows.append((entry.code, entry.iso639_3 or "–", entry.name, entry.script, tag))
     show_list(("code", "ISO 639-3", "name", "script", "NLLB"), rows)

@@ -15,6 +15,7 @@ from lingualift.cli.app import (
     DataTemplate,
     Dtype,
     LanguageCode,
+    OwnLanguages,
     PromptLanguage,
     PromptName,
     Quantization,
@@ -62,6 +63,7 @@ def evaluate(
     dtype: Dtype = "float32",
     quantization: Quantization = None,
     chat_template: ChatTemplate = False,
+    languages: OwnLanguages = None,
 ) -> None:
     """Score a backbone, or an adapter on it; predictions go beside the JSON file, as .predictions.jsonl."""
     from lingualift.commands.evaluate import evaluate as score
@@ -90,6 +92,7 @@ def evaluate(
             answers=answers,
             beside=beside,
             beside_language=beside_language,
+            languages=languages,
             progress=progress,
         )
     n = len(found.predictions)
@@ -128,6 +131,7 @@ def predict(
     dtype: Dtype = "float32",
     quantization: Quantization = None,
     chat_template: ChatTemplate = False,
+    languages: OwnLanguages = None,
 ) -> None:
     """Answer rows that have no labels; their columns are kept beside the predictions."""
     from lingualift.commands.predict import Asked, predict_rows
@@ -149,6 +153,7 @@ def predict(
         prompt_language,
         answers,
         beside_language,
+        languages,
     )
 
     def line(record: dict[str, Any]) -> str:
@@ -191,6 +196,7 @@ def translate(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of the model on the hub.")] = None,
     dtype: Annotated[str, typer.Option(help="Number format of the model.")] = "float32",
+    languages: OwnLanguages = None,
 ) -> None:
     """Translate the rows of a task; answers that are spans are found again in training data."""
     from lingualift.config import Translation, checked
@@ -209,6 +215,7 @@ def translate(
             splits=split,
             settings=settings,
             cache=cache,
+            languages=languages,
             progress=progress,
         )
     for line in done.lines():

@@ -15,6 +15,7 @@ from lingualift.cli.app import (
     Dtype,
     LanguageCode,
     OutputFolder,
+    OwnLanguages,
     Private,
     PromptLanguage,
     PromptName,
@@ -76,6 +77,7 @@ def lift(
     workers: Annotated[
         int | None, typer.Option(min=1, help="References trained at once; two without a GPU, if left out.")
     ] = None,
+    languages: OwnLanguages = None,
     push_to_hub: PushTo = None,
     private: Private = False,
 ) -> None:
@@ -94,6 +96,7 @@ def lift(
     push_to(output, push_to_hub, private)
     next_step(
         f"lingualift predict --backbone {backbone} --adapter {output} --task … --language {to} --input … --output …"
+        + (f" --languages {languages}" if languages else "")
     )
 
 
@@ -139,6 +142,7 @@ def train(
     report_to: Annotated[
         list[str] | None, typer.Option(help="Experiment tracker: tensorboard, trackio, wandb.")
     ] = None,
+    languages: OwnLanguages = None,
     push_to_hub: PushTo = None,
     private: Private = False,
 ) -> None:
@@ -166,6 +170,7 @@ def train(
             progress=progress,
             report_to=report_to or (),
             words=words_head,
+            languages=languages,
         )
     push_to(output, push_to_hub, private)
     next_step(f"lingualift evaluate --backbone {backbone} --adapter {output} --task … --language … --data …")
@@ -190,6 +195,7 @@ def train_head(
     dtype: Dtype = "float32",
     quantization: Quantization = None,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16 autocast.")] = "float32",
+    languages: OwnLanguages = None,
 ) -> None:
     """Train the head for words that an encoder lacks (e5, LaBSE), on raw text of all languages: for references."""
     from lingualift.commands.train import train_head as train_one
@@ -205,6 +211,7 @@ def train_head(
             checked(Training, **settings, max_length=max_length, precision=precision),
             seed=seed,
             output=output,
+            own=languages,
             progress=progress,
         )
     next_step(

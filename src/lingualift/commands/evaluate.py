@@ -15,6 +15,7 @@ from lingualift.encoding.parallel import source_language
 from lingualift.evaluation.likelihood import Progress
 from lingualift.evaluation.runner import Evaluation
 from lingualift.evaluation.runner import evaluate as score
+from lingualift.languages import OwnLanguages, knowing, own_facts, own_languages
 from lingualift.provenance import write_json, write_jsonl
 from lingualift.tasks import Example
 
@@ -34,6 +35,7 @@ def evaluate(
     answers: Literal["ranked", "generated"] = "ranked",
     beside: str | None = None,
     beside_language: str | None = None,
+    languages: OwnLanguages | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Score a backbone, or an adapter on it, on labelled rows.
@@ -54,6 +56,7 @@ def evaluate(
         beside: The same rows in the source language, for an adapter that reads them (docs/fusing.md): as `data`, with
             {language} that of the rows.
         beside_language: Code of their language; the one that the adapter was trained with if left out.
+        languages: Languages of your own: a TSV, or code -> its `name`, `script` and `nllb` (docs/experiment.md).
         progress: Called with prompts done and prompts in all.
 
     Returns:
@@ -70,42 +73,44 @@ def evaluate(
     if target is not None:
         check_output(target, "file")
         check_output(_predictions(target), "file")
-    spoken = source_language(folder, beside, beside_language)
-    side = None if beside is None or spoken is None else Beside(checked(Data, files=beside), spoken)
-    rows = Examples(
-        task, checked(Data, files=data), Path(), prompt, prompt_language, answers == "generated", side
-    )
-    asked, examples = rows.labelled(language, split)
-    if target is not None:
-        _check_written(examples)
-    ref = _found(chosen, folder)
-    reading = scoring or Scoring()
-    if target is None:
-        return score(ref, folder, asked, examples, reading, progress)
-    about = {
-        "task": task,
-        "language": language,
-        "split": split,
-        "backbone": chosen.name,
-        "quantization": chosen.quantization,
-        "chat_template": chosen.chat_template,
-        "adapter": str(adapter or ""),
-        "beside": beside,
-        "beside_language": spoken,
-    }
-    with growing(_predictions(target)) as keep:
-        found = score(
-            ref,
-            folder,
-            asked,
-            examples,
-            reading,
-            progress,
-            lambda _, one: keep(json_line(one.to_dict(), f"the answer to {one.id!r}")),
+    with knowing(own_languages(languages)):
+        spoken = source_language(folder, beside, beside_language)
+        side = None if beside is None or spoken is None else Beside(checked(Data, files=beside), spoken)
+        rows = Examples(
+            task, checked(Data, files=data), Path(), prompt, prompt_language, answers == "generated", side
         )
-        write_jsonl(_predictions(target), found.rows())
-        write_json(target, {**about, **found.summary()})
-    return found
+        asked, examples = rows.labelled(language, split)
+        if target is not None:
+            _check_written(examples)
+        ref = _found(chosen, folder)
+        reading = scoring or Scoring()
+        if target is None:
+            return score(ref, folder, asked, examples, reading, progress)
+        about = {
+            "task": task,
+            "language": language,
+            "split": split,
+            "backbone": chosen.name,
+            "quantization": chosen.quantization,
+            "chat_template": chosen.chat_template,
+            "adapter": str(adapter or ""),
+            "beside": beside,
+            "beside_language": spoken,
+            **own_facts(language, spoken),
+        }
+        with growing(_predictions(target)) as keep:
+            found = score(
+                ref,
+                folder,
+                asked,
+                examples,
+                reading,
+                progress,
+                lambda _, one: keep(json_line(one.to_dict(), f"the answer to {one.id!r}")),
+            )
+            write_jsonl(_predictions(target), found.rows())
+            write_json(target, {**about, **found.summary()})
+        return found
 
 
 def _predictions(output: Path) -> Path:

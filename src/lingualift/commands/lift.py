@@ -32,7 +32,7 @@ from lingualift.data.datasets import Examples, Texts
 from lingualift.data.output import check_output
 from lingualift.data.rows import load_texts
 from lingualift.errors import UserError, setting
-from lingualift.languages import language
+from lingualift.languages import OwnLanguages, knowing, language, own_languages
 from lingualift.merging import merge
 from lingualift.merging.engine import MergeReport
 from lingualift.merging.loraconfig import lora_config
@@ -88,6 +88,7 @@ def lift(
     chat_template: bool = False,
     precision: str = "float32",
     workers: int | None = None,
+    languages: OwnLanguages | None = None,
     watch: Watch = lambda event: None,
 ) -> Lifted:
     """Lift an adapter into another language: adapter ⊕ λ·(target reference ⊖ source reference).
@@ -122,6 +123,7 @@ def lift(
         chat_template: Whether the task's prompts are asked by the tokenizer's chat template.
         precision: float32, or bfloat16 autocast.
         workers: References trained at once; two, or one where there is a GPU or one processor, when left out.
+        languages: Languages of your own: a TSV, or code -> its `name`, `script` and `nllb` (docs/experiment.md).
         watch: Told how the trainings go on.
 
     Returns:
@@ -134,36 +136,37 @@ def lift(
     check_output(output, "folder")
     check_number(Seed, "seed", seed)
     check_number(Processes | None, "workers", workers)
-    languages = _languages(to, source_language)
-    opened = open_adapter(adapter)
-    given = given_adapter(opened)
-    _check_merge(given.type, weight, rank)
-    settings = checked(
-        Training,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=LEARNING_RATES[given.type] if learning_rate is None else learning_rate,
-        max_length=max_length,
-        precision=precision,
-    )
-    texts = _read_texts(languages, (text, source_text))
-    rows = _read_rows(task, data, score_on or languages[:1], split)
-    ref = find_backbone(
-        checked(
-            Backbone,
-            name=backbone,
-            revision=revision,
-            dtype=dtype,
-            quantization=quantization,
-            chat_template=chat_template,
+    with knowing(own_languages(languages)):
+        codes = _languages(to, source_language)
+        opened = open_adapter(adapter)
+        given = given_adapter(opened)
+        _check_merge(given.type, weight, rank)
+        settings = checked(
+            Training,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=LEARNING_RATES[given.type] if learning_rate is None else learning_rate,
+            max_length=max_length,
+            precision=precision,
         )
-    )
-    given = given_adapter(_fitting(ref, opened))
-    check_positions(load_backbone(ref)[0].bound, setting("max_length"), max_length)
-    job = _Job(ref, opened, given, languages, texts, rows, settings, seed, weight, rank)
-    finished = Store(Path(store) if store else output.parent / STORE)
-    finished.claim()
-    return _lift(job, output, finished, workers or default_workers(), watch)
+        texts = _read_texts(codes, (text, source_text))
+        rows = _read_rows(task, data, score_on or codes[:1], split)
+        ref = find_backbone(
+            checked(
+                Backbone,
+                name=backbone,
+                revision=revision,
+                dtype=dtype,
+                quantization=quantization,
+                chat_template=chat_template,
+            )
+        )
+        given = given_adapter(_fitting(ref, opened))
+        check_positions(load_backbone(ref)[0].bound, setting("max_length"), max_length)
+        job = _Job(ref, opened, given, codes, texts, rows, settings, seed, weight, rank)
+        finished = Store(Path(store) if store else output.parent / STORE)
+        finished.claim()
+        return _lift(job, output, finished, workers or default_workers(), watch)
 
 
 @dataclass(frozen=True)

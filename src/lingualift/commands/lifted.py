@@ -16,7 +16,7 @@ from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Scoring, Training
 from lingualift.errors import UserError, setting
 from lingualift.evaluation.perplexity import mean_nats
-from lingualift.languages import language
+from lingualift.languages import language, own_facts
 from lingualift.metrics.comparisons import paired
 from lingualift.provenance import PROVENANCE_FILE, read_json, write_json, write_text
 from lingualift.tasks import Example, Task
@@ -212,6 +212,7 @@ def describe(
         "languages": list(languages),
         "backbone": ref.record(),
         "references": trained,
+        **own_facts(*languages),
     }
     measures = [{**asdict(measure), "change": measure.change} for measure in lifted.measures]
     numbers = {"weight": weight, "rank": lifted.rank, "energy_kept": lifted.energy_kept, "measures": measures}

@@ -19,6 +19,7 @@ from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress, Tell
 from lingualift.evaluation.runner import Prediction, adapted
 from lingualift.evaluation.runner import predict as answer
+from lingualift.languages import OwnLanguages, knowing, own_languages
 from lingualift.languages import language as find_language
 from lingualift.provenance import finite
 from lingualift.tasks.base import labels_of
@@ -37,6 +38,7 @@ class Asked:
     prompt_language: str | None = None
     answers: Literal["ranked", "generated"] = "ranked"
     beside_language: str | None = None
+    languages: OwnLanguages | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def predict(
     answers: Literal["ranked", "generated"] = "ranked",
     beside: Path | str | Sequence[Mapping[str, Any]] | None = None,
     beside_language: str | None = None,
+    languages: OwnLanguages | None = None,
 ) -> list[dict[str, Any]]:
     """Predictions for rows that need no label.
 
@@ -85,6 +88,7 @@ def predict(
         beside: The same rows in the source language, for an adapter that reads them (docs/fusing.md): a file, or the
             rows themselves. They pair by `id`, rows without one by their lines; no label is read.
         beside_language: Code of their language; the one that the adapter was trained with if left out.
+        languages: Languages of your own: a TSV, or code -> its `name`, `script` and `nllb` (docs/experiment.md).
 
     Returns:
         One record per row, as `Predictions.records`. A warning tells of prompts that had to be cut.
@@ -103,6 +107,7 @@ def predict(
         prompt_language,
         answers,
         beside_language,
+        languages,
     )
     side = Path(beside) if isinstance(beside, str) else beside
     found = predict_rows(asked, Path(rows) if isinstance(rows, str) else rows, side)
@@ -122,6 +127,13 @@ def predict_rows(
 
     `tell` is called with the place of each row and its record, as soon as it is answered.
     """
+    with knowing(own_languages(asked.languages)):
+        return _predict_rows(asked, rows, beside, progress, tell)
+
+
+def _predict_rows(
+    asked: Asked, rows: Given, beside: Given | None, progress: Progress, tell: Tell[dict[str, Any]]
+) -> Predictions:
     task = labelled_task(
         asked.task, Path(), asked.prompt, asked.prompt_language, asked.answers == "generated"
     )

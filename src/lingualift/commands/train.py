@@ -13,6 +13,7 @@ from lingualift.backbone.reference import BackboneRef, find_backbone
 from lingualift.config import Adapter, Backbone, Data, Seed, Training, check_number
 from lingualift.data.datasets import Dataset, Texts
 from lingualift.errors import UserError
+from lingualift.languages import OwnLanguages, knowing, own_languages
 from lingualift.languages import language as find_language
 from lingualift.provenance import atomic_folder, fingerprint, sha256_folder
 from lingualift.training.trainer import Progress, Tracking, check_trackers, initialise, train
@@ -32,6 +33,7 @@ def train_once(
     progress: Progress = lambda done, total: None,
     report_to: Sequence[str] = (),
     words: Path | None = None,
+    languages: OwnLanguages | None = None,
 ) -> None:
     """Train one adapter into a new folder.
 
@@ -47,6 +49,7 @@ def train_once(
         progress: Called with steps done and steps in all.
         report_to: Experiment trackers; what they write to files goes to `logs` in the output.
         words: Folder of the head for words that text is learnt by, on an encoder without one: `train_head`.
+        languages: Languages of your own: a TSV, or code -> its `name`, `script` and `nllb` (docs/experiment.md).
 
     Raises:
         UserError: bad data, no backbone, an adapter to start from that does not fit, an output that exists.
@@ -56,33 +59,38 @@ def train_once(
     ref = _speaking(find_backbone(backbone), source, words)
     if start is not None:
         check_adapter(ref, start)
-    rows = source.rows(language, "train")
-    everything = {
-        "backbone": ref.identity(),
-        "rows": source.identity(language, "train"),
-        "adapter": adapter.model_dump(mode="json"),
-        "settings": settings.model_dump(mode="json"),
-        "seed": seed,
-        "start": sha256_folder(start) if start else None,
-    }
-    with _output(output) as scratch, tempfile.TemporaryDirectory() as drawn:
-        if start is None:
-            initialise(ref, adapter, adapter.init_seed + seed, Path(drawn))
-        train(
-            ref,
-            source.get_task(),
-            rows,
-            settings,
-            start=start or Path(drawn),
-            seed=seed,
-            output=scratch,
-            work=output.parent / f".{output.name}.{fingerprint(everything)[:12]}.checkpoints",
-            language=language,
-            segment_tokens=settings.max_length,
-            about={"task": source.task, "language": language, **source.identity(language, "train")["data"]},
-            progress=progress,
-            tracking=Tracking(tuple(report_to), f"{Path(source.task).stem}.{language}.seed{seed}"),
-        )
+    with knowing(own_languages(languages)):
+        rows = source.rows(language, "train")
+        everything = {
+            "backbone": ref.identity(),
+            "rows": source.identity(language, "train"),
+            "adapter": adapter.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json"),
+            "seed": seed,
+            "start": sha256_folder(start) if start else None,
+        }
+        with _output(output) as scratch, tempfile.TemporaryDirectory() as drawn:
+            if start is None:
+                initialise(ref, adapter, adapter.init_seed + seed, Path(drawn))
+            train(
+                ref,
+                source.get_task(),
+                rows,
+                settings,
+                start=start or Path(drawn),
+                seed=seed,
+                output=scratch,
+                work=output.parent / f".{output.name}.{fingerprint(everything)[:12]}.checkpoints",
+                language=language,
+                segment_tokens=settings.max_length,
+                about={
+                    "task": source.task,
+                    "language": language,
+                    **source.identity(language, "train")["data"],
+                },
+                progress=progress,
+                tracking=Tracking(tuple(report_to), f"{Path(source.task).stem}.{language}.seed{seed}"),
+            )
 
 
 def _speaking(ref: BackboneRef, source: Dataset, words: Path | None) -> BackboneRef:
@@ -109,6 +117,7 @@ def train_head(
     *,
     output: Path,
     seed: int = 0,
+    own: OwnLanguages | None = None,
     progress: Progress = lambda done, total: None,
 ) -> None:
     """Train a head for words into a new folder, for all references that are to be merged with each other.
@@ -120,6 +129,7 @@ def train_head(
         settings: As references will be trained; the head's own follow from them (`words.settings_of`).
         output: Folder to write; it must not exist. Checkpoints lie beside it until it is whole.
         seed: Draw of the head, order of the text.
+        own: Those of them that are languages of your own: a TSV, or code -> its `name`, `script` and `nllb`.
         progress: Called with steps done and steps in all.
 
     Raises:
@@ -128,6 +138,19 @@ def train_head(
     check_number(Seed, "seed", seed)
     ref = find_backbone(backbone)
     codes = list(dict.fromkeys(languages))
+    with knowing(own_languages(own)):
+        _train_head(ref, data, codes, settings, output, seed, progress)
+
+
+def _train_head(
+    ref: BackboneRef,
+    data: Data,
+    codes: list[str],
+    settings: Training,
+    output: Path,
+    seed: int,
+    progress: Progress,
+) -> None:
     for code in codes:
         find_language(code)
     source = Texts("masked-lm", data, Path())

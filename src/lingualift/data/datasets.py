@@ -21,6 +21,7 @@ from lingualift.data.rows import (
     load_texts,
 )
 from lingualift.errors import UserError
+from lingualift.languages import own_facts
 from lingualift.provenance import fingerprint
 from lingualift.tasks import Example, PromptedTask, Task, TextTask, get_task, task_code
 
@@ -98,6 +99,7 @@ class _Rows(ABC, Generic[Row]):
             "language": language,
             "split": split,
             "data": data_fingerprint(self.data, language, split, self.base),
+            **own_facts(language),
         }
 
 
@@ -159,6 +161,7 @@ class Examples(_Rows[Example]):
             where = data_fingerprint(beside.data, beside.filled_by or language, split, self.base)
             labelled = {"labelled": True} if beside.labelled else {}
             origin["beside"] = {"language": beside.language, "use": beside.use, "data": where, **labelled}
+            origin["beside"] |= own_facts(beside.language)
         return {**origin, **({"unlabelled": True} if self.unlabelled else {})}
 
     @override

@@ -524,13 +524,13 @@ def fill_in(template: str, language: str, split: str, names: Mapping[str, str] |
     """Fill a template's placeholders; `names` has what the data calls a language.
 
     Raises:
-        UserError: `{nllb}` for a language that NLLB does not have.
+        UserError: `{nllb}` for a language that NLLB does not have, `{iso639_3}` for one without such a code.
     """
     known = find_language(language)
-    if "{nllb}" in template and not known.nllb:
-        raise UserError(
-            template, f"{known.name} ({language}) has no NLLB code", mend="use {language} instead"
-        )
+    for place, code, what in (("nllb", known.nllb, "NLLB"), ("iso639_3", known.iso639_3, "ISO 639-3")):
+        if f"{{{place}}}" in template and not code:
+            found = f"{known.name} ({language}) has no {what} code"
+            raise UserError(template, found, mend="use {language} instead")
     own = {find_language(code).code: name for code, name in (names or {}).items()}.get(known.code, language)
     return template.format(
         language=own, iso639_3=known.iso639_3, bcp47=known.code, nllb=known.nllb, split=split

@@ -9,7 +9,8 @@ from typing import Any
 
 from lingualift.backbone.chat import frame, user_turn
 from lingualift.backbone.loading import ending
-from lingualift.errors import UserError
+from lingualift.errors import UserError, setting
+from lingualift.languages import Language
 from lingualift.languages import language as find_language
 
 IGNORED = -100  # the label that carries no loss
@@ -71,25 +72,33 @@ def language_tag(tokenizer: Any, language: str) -> tuple[str, str]:
     """The token that tags texts of a language, and what the tokenizer calls the language.
 
     NLLB has `swh_Latn` for both, mBART `sw_KE`, M2M100 `__sw__` and `sw`. A language that NLLB lacks is tagged in its
-    manner, `mad_Latn`, by a translator that was given it.
+    manner, `mad_Latn`, by a translator that was given it; by others as the near language that a user chooses.
 
     Raises:
         UserError: the tokenizer has no tag for the language.
     """
     known = find_language(language)
     special = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
-    nllb = known.nllb or f"{known.iso639_3}_{known.script}"
-    tags = {nllb: nllb, **{f"__{code}__": code for code in (known.code, *known.aliases)}}
-    tags |= {token: token for token in sorted(special) if re.fullmatch(rf"{known.code}_[A-Z]{{2}}", token)}
-    found = next(((token, code) for token, code in tags.items() if token in special), None)
+    found = _tag_of(known, special)
+    if found is None and known.near:
+        found = _tag_of(find_language(known.near), special)
     if found is None:
         raise UserError(
             f"language {language!r}",
             "has no tag in the backbone's tokenizer",
             f"one of {', '.join(sorted(tag for tag in special if tag)[:5])} …",
-            "choose another language or backbone",
+            "choose another model, or tell it a near language's tag, `nllb`: languages.own in an experiment file, "
+            f"{setting('languages')} elsewhere",
         )
     return found
+
+
+def _tag_of(known: Language, special: set[str]) -> tuple[str, str] | None:
+    """Of a tokenizer's special tokens the one that tags a language, and its name of it; None where there is none."""
+    nllb = known.nllb or f"{known.iso639_3}_{known.script}"
+    tags = {nllb: nllb, **{f"__{code}__": code for code in (known.code, *known.aliases)}}
+    tags |= {token: token for token in sorted(special) if re.fullmatch(rf"{known.code}_[A-Z]{{2}}", token)}
+    return next(((token, code) for token, code in tags.items() if token in special), None)
 
 
 def encoder_ids(tokenizer: Any, text: str, max_length: int) -> tuple[list[int], bool]:

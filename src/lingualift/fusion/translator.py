@@ -61,7 +61,7 @@ class Translator:
             return language_tag(self.tokenizer, language)[1]
         except UserError as error:
             found = f"has no tag in the tokenizer of the source encoder {self.ref.name!r}"
-            mend = "choose a translation model that knows the language, or FLARE without a source encoder"
+            mend = f"{error.mend}; or FLARE without a source encoder"
             raise UserError(error.where, found, error.expected, mend) from None
 
     def read(self, texts: Sequence[Text]) -> list[list[int]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from lingualift.config import Experiment, load_experiment
 from lingualift.errors import UserError
+from lingualift.languages import knowing, tag_notes
 from lingualift.metrics.comparisons import Comparison
 from lingualift.pipeline.cost import check_fits, estimate
 from lingualift.pipeline.executors import Event, Watch, default_workers, expect_workers, run_locally
@@ -45,7 +46,7 @@ class Run:
         comparisons: Every method against `source-ft`.
         experiment: The settings.
         trained: Steps that ran; the others were finished before.
-        notes: What a tiny run changed in its experiment, a sentence each; none for a real one.
+        notes: What a tiny run changed in its experiment, and whose tags languages of its own borrow, a sentence each.
     """
 
     folder: Path
@@ -138,13 +139,15 @@ def _run_tiny(
         small.write(folder)
     plan = make_plan(small.experiment, folder)
     real_room = small.experiment.model_copy(update={"scoring": given.scoring})
-    for part in plan.by_point():
-        check_data(real_room, part.backbone, part.steps)  # as the real run will
+    with knowing(given.languages.added()):
+        for part in plan.by_point():
+            check_data(real_room, part.backbone, part.steps)  # as the real run will
     with writing(folder), (folder / LOG_FILE).open("a", encoding="utf-8") as log:
         for note in small.notes:
             entry = {"time": time.time(), "event": "warning", "step": "--tiny", "key": "tiny", "text": note}
             log.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    return changed(run_plan(plan, folder, Store(folder / "store"), watch), notes=small.notes)
+    found = run_plan(plan, folder, Store(folder / "store"), watch)
+    return changed(found, notes=(*small.notes, *found.notes))
 
 
 def _is_tiny(folder: Path) -> bool:
@@ -161,6 +164,14 @@ def run_plan(
     plan: Plan, folder: Path, store: Store, watch: Watch = lambda event: None, *, replace: bool = False
 ) -> Run:
     """Run what a store does not hold yet, and write the results."""
+    own = plan.experiment.languages.added()
+    with knowing(own):
+        return _run_plan(plan, folder, store, watch, replace, tuple(tag_notes(own)))
+
+
+def _run_plan(
+    plan: Plan, folder: Path, store: Store, watch: Watch, replace: bool, notes: tuple[str, ...]
+) -> Run:
     store.claim()
     with claimed(folder, plan.experiment, replace):
         pass
@@ -184,13 +195,16 @@ def run_plan(
                 watch(event)
 
             if missing:
+                for text in notes:
+                    told = {"time": time.time(), "event": "note", "step": "languages.own", "key": "languages"}
+                    log.write(json.dumps({**told, "text": text}, ensure_ascii=False) + "\n")
                 watch(Event("plan", missing[0], done=len(missing), total=sum(step.cost for step in missing)))
             run_locally(missing, store, plan.experiment.workers or default_workers(), note)
         store.used(plan.steps)
         with still_there(folder, plan.experiment):
             rows, comparisons = collect(plan, store, folder)
     write_report(folder)
-    return Run(folder, rows, comparisons, plan.experiment, len(missing))
+    return Run(folder, rows, comparisons, plan.experiment, len(missing), notes)
 
 
 __all__ = ["RESULTS_FILE", "Event", "Run", "make_plan", "plan_of", "run", "run_plan"]

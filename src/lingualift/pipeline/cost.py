@@ -14,6 +14,7 @@ from lingualift.backbone.loading import weight_bytes
 from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Adapter
 from lingualift.errors import UserError
+from lingualift.languages import knowing
 from lingualift.pipeline.calibration import Pace, measure_all
 from lingualift.pipeline.executors import default_workers, processors, ways
 from lingualift.pipeline.machines import Estimator, Machine, Work
@@ -100,6 +101,13 @@ def estimate(
     Raises:
         UserError: the backbone alone does not fit into memory (before it is loaded).
     """
+    with knowing(plan.experiment.languages.added()):
+        return _estimate(plan, store, calibrate, machine, tell)
+
+
+def _estimate(
+    plan: Plan, store: Store, calibrate: bool, machine: Machine | None, tell: Callable[[Step], None]
+) -> Estimate:
     missing = plan.missing(store)
     workers = min(plan.experiment.workers or (1 if machine else default_workers()), max(1, len(missing)))
     homes = {step: (cell.backbone, cell.experiment.adapter) for step, cell in plan.homes().items()}

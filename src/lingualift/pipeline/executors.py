@@ -19,6 +19,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from lingualift.errors import UserError
+from lingualift.languages import Language, knowing, known_here
 from lingualift.pipeline.steps import Step
 from lingualift.pipeline.store import STORE_FILE, Store, damage
 from lingualift.processes import claim, device, settle, use_threads
@@ -111,7 +112,10 @@ def _run(steps: Sequence[Step], store: Store, workers: int, watch: Watch) -> Non
     threads = max(1, processors() // workers)
     before = set(multiprocessing.active_children())
     with concurrent.futures.ProcessPoolExecutor(
-        min(workers, max(1, len(steps))), context, _begin, (reports, threads, dict(os.environ))
+        min(workers, max(1, len(steps))),
+        context,
+        _begin,
+        (reports, threads, dict(os.environ), known_here()),
     ) as pool:
         try:
             _drive(pool, steps, store, workers, watch, reports)
@@ -291,17 +295,19 @@ def _drain(reports: Any) -> Iterator[tuple[str, int, int]]:
             return
 
 
-_reports: Any = None  # of a worker process: where it tells how far it is
+# Of a worker process: where it tells how far it is, and the languages that its run adds.
+_reports: Any = None
+_own: tuple[Language, ...] = ()
 
 
-def _begin(reports: Any, threads: int, environment: dict[str, str]) -> None:
-    global _reports
+def _begin(reports: Any, threads: int, environment: dict[str, str], own: tuple[Language, ...]) -> None:
+    global _reports, _own
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     os.environ.clear()  # a server's is as old as the server
     os.environ.update(environment)
     warnings.filterwarnings("ignore", category=FutureWarning)  # of the libraries, to their own users
-    _reports = reports
+    _reports, _own = reports, own
     make_ready()
     use_threads(threads)
 
@@ -326,4 +332,5 @@ def _end_with(run: Any) -> None:
 
 
 def _in_worker(step: Step, store: Store) -> None:
-    run_step(step, store, lambda done, total: _reports.put((step.key, done, total)))
+    with knowing(_own):
+        run_step(step, store, lambda done, total: _reports.put((step.key, done, total)))

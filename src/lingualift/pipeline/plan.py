@@ -19,6 +19,7 @@ from lingualift.encoding.limits import check_kept, check_own_texts, check_source
 from lingualift.encoding.text import set_language
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import is_ranked
+from lingualift.languages import knowing
 from lingualift.pipeline.checks import check_family, check_methods, check_modules, check_templates
 from lingualift.pipeline.methods import METHODS, Cell, asked
 from lingualift.pipeline.steps import Evaluate, Part, Step, Train
@@ -105,10 +106,11 @@ def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> P
     check_trackers(experiment.report_to)
     backbones: dict[str, BackboneRef] = {}
     cells: list[Planned] = []
-    for point in experiment.points():
-        with _told_where(point):
-            cells += _plan_point(point, backbones, base, logs)
-    return _plan(experiment, cells)
+    with knowing(experiment.languages.added()):
+        for point in experiment.points():
+            with _told_where(point):
+                cells += _plan_point(point, backbones, base, logs)
+        return _plan(experiment, cells)
 
 
 def _plan(experiment: Experiment, cells: Sequence[Planned]) -> Plan:

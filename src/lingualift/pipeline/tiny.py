@@ -32,6 +32,7 @@ from lingualift.data.rows import data_file, load_rows
 from lingualift.errors import UserError
 from lingualift.fusion.config import find_block
 from lingualift.fusion.translator import find_translator
+from lingualift.languages import knowing
 from lingualift.languages import language as find_language
 from lingualift.pipeline.checks import check_family, check_methods, check_modules, check_templates
 from lingualift.pipeline.plan import rows_read
@@ -107,8 +108,12 @@ def shrink(experiment: Experiment, base: Path) -> Tiny:
         UserError: no such backbone, or one that cannot be made small; a task or method that is not there; no rows for
             a task of the user's own.
     """
-    if not experiment.grid:
-        return _shrink(experiment, base)
+    with knowing(experiment.languages.added()):
+        return _shrink_grid(experiment, base) if experiment.grid else _shrink(experiment, base)
+
+
+def _shrink_grid(experiment: Experiment, base: Path) -> Tiny:
+    """Make an experiment with a grid tiny; raises as `shrink`."""
     first = {axis: next(iter(values)) for axis, values in experiment.grid.items()}
     start = _shrink(experiment.at(first), base)
     parts, grid, notes = [start], {}, list(start.notes)

@@ -17,13 +17,15 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: no run folder, an unfinished run, files that cannot be read or written.
     """
+    from lingualift.languages import knowing
     from lingualift.report.page import render
     from lingualift.report.tables import Layout, to_markdown
     from lingualift.runs.claims import PAGE_FILE, TABLE_FILE, adopt, alone, files_of_older_run, place
     from lingualift.runs.folder import read_run
 
     run = read_run(folder)
-    page = render(run)
+    with knowing(run.experiment.languages.added()):
+        page = render(run)
     table = to_markdown(run.rows, run.comparisons, Layout.of(run.experiment))
     with alone(folder):
         adopt(folder, files_of_older_run(folder))

@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from lingualift.config import grid_name
+from lingualift.config import Experiment, grid_name
 from lingualift.errors import UserError
 from lingualift.languages import language
 from lingualift.metrics.comparisons import BASELINE, Comparison
@@ -122,8 +122,15 @@ def _asked(run: RunFolder) -> list[tuple[str, str]]:
         ("into", ", ".join(map(_named, targets))),
         ("tasks", ", ".join(dict.fromkeys(row["task"] for row in run.rows))),
         ("with", f"{adapter.type} adapters{rank}; {seeds}"),
+        *([("languages added", "; ".join(_own(wanted)))] if wanted.languages.own else []),
         *([("grid", axes)] if axes else []),
     ]
+
+
+def _own(wanted: Experiment) -> Iterator[str]:
+    """What the experiment says of languages that lingualift does not know, or not how to tag."""
+    for one in wanted.languages.added():
+        yield f"{one.name} ({one.code}), {one.script}" + (f", tagged {one.near}" if one.near else "")
 
 
 def _named(code: str) -> str:

@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -30,7 +30,9 @@ from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Adapter, GivenAdapter, Tracker, Training
 from lingualift.encoding.limits import check_kept
 from lingualift.encoding.parallel import is_fused, translator_on
+from lingualift.encoding.text import language_tag
 from lingualift.errors import UserError, did_you_mean, setting
+from lingualift.languages import own_facts
 from lingualift.processes import clear_memory, device, out_of_memory
 from lingualift.provenance import (
     PROVENANCE_FILE,
@@ -179,6 +181,13 @@ def _beside_language(wrapped: Any, rows: Sequence[Any]) -> dict[str, str]:
     return {"beside_language": rows[0].source.language}
 
 
+def _own_languages(language: str, beside: str | None, tokenizers: Iterable[Any]) -> dict[str, Any]:
+    """What a user says of languages of their own, and the tags of the rows' one where texts are tagged."""
+    tags = {language_tag(one, language)[0] for one in tokenizers if hasattr(one, "src_lang")}
+    tagged = {"tags": sorted(tags)} if tags and own_facts(language) else {}
+    return {**own_facts(language, beside), **tagged}
+
+
 def _labels(task: Task | TextTask, rows: Sequence[Any]) -> list[str]:
     """The classes of a task, in the order of the head's outputs."""
     return [] if isinstance(task, TextTask) else list(labels_of(task, rows[0]))
@@ -323,7 +332,9 @@ def train(
             wrapped.save_pretrained(output, save_embedding_layers=False)
             write_jsonl(output / TRAINING_LOG_FILE, finite_log(trainer.state.log_history))
             facts = _facts(job, task, rows, start, wrapped, trainer)
-            _record(output, {**facts, **(about or {})})
+            readers = (tokenizer, getattr(translator_on(wrapped), "tokenizer", None))
+            own = _own_languages(language, facts.get("beside_language"), readers)
+            _record(output, {**facts, **own, **(about or {})})
             if (work / LOGS).is_dir():
                 shutil.move(work / LOGS, output / LOGS)
             shutil.rmtree(work, ignore_errors=True)

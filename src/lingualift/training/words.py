@@ -17,6 +17,7 @@ from lingualift.backbone.words import HEAD_FILE, draw_words, head_alone, own_wei
 from lingualift.config import Training
 from lingualift.encoding.collator import Padding
 from lingualift.errors import UserError, setting
+from lingualift.languages import own_facts
 from lingualift.provenance import (
     PROVENANCE_FILE,
     library_versions,
@@ -122,6 +123,7 @@ def train_words(
             write_jsonl(output / TRAINING_LOG_FILE, finite_log(trainer.state.log_history))
             facts = {
                 "languages": list(texts),
+                **own_facts(*texts),
                 "rows": sum(map(len, texts.values())),
                 "segments": len(rows),
                 "settings": settings.model_dump(mode="json"),

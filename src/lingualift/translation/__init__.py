@@ -21,6 +21,7 @@ from lingualift.data.output import check_output, json_line
 from lingualift.data.rows import data_file, data_fingerprint, fill_in, read_rows
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress
+from lingualift.languages import OwnLanguages, knowing, own_facts, own_languages
 from lingualift.languages import language as find_language
 from lingualift.provenance import (
     PROVENANCE_FILE,
@@ -75,6 +76,7 @@ class Translated:
         splits: Split -> what became of it.
         sentences: Different sentences that were needed.
         new: Those of them that the model translated now; the others were in the cache.
+        notes: By which tag a language is told of that may have that of a near one.
     """
 
     folder: Path
@@ -82,10 +84,11 @@ class Translated:
     splits: dict[str, Counts]
     sentences: int
     new: int
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """All of it in words."""
-        lines = [f"{self.sentences} sentences, {self.new} of them translated now"]
+        lines = [*self.notes, f"{self.sentences} sentences, {self.new} of them translated now"]
         for split, counts in self.splits.items():
             parts = [f"{counts.written} of {counts.rows} rows written"]
             if counts.dropped:
@@ -113,6 +116,7 @@ def translate(
     splits: Sequence[str] | None = None,
     settings: Translation | None = None,
     cache: Path | str | None = None,
+    languages: OwnLanguages | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Translated:
     """Translate the rows of a task.
@@ -127,31 +131,35 @@ def translate(
         splits: Of train, validation and test; those that there are files for, if left out.
         settings: Beams, lengths and batches; `Translation()` if left out.
         cache: File of translated sentences; `lingualift-translations.sqlite` beside the output if left out.
+        languages: Languages of your own: a TSV, or code -> its `name`, `script` and `nllb` (docs/experiment.md).
         progress: Called with characters done and characters in all.
 
     Raises:
         UserError: no translation model, a language that it does not have, no rows, bad rows (each with file and
             line), an output that exists.
     """
-    chosen = settings or Translation()
-    where = dataset_of(task, Data(files=data) if isinstance(data, str) else data, Path())
-    folder = Path(output) / target
-    if find_language(source).code == find_language(target).code:
-        raise UserError(
-            "target", f"{target!r} is the language of the rows", "another one", "name another --target"
-        )
-    check_output(folder, "folder")
-    works = [Work(where, source, split) for split in _splits(where.data, source, splits)]
-    ref = find_backbone(Backbone(name=model) if isinstance(model, str) else model)
-    translator = Model(ref, source, target, chosen)
-    kept = Path(cache) if cache else Path(output).absolute().parent / CACHE_FILE
-    with Cache(kept) as opened:
-        desk = Desk(translator, opened, chosen.batch_size, progress)
-        results = translate_works(works, desk)
-    about = _provenance(ref, translator, where, source, target, chosen)
-    counts = _write(folder, works, results, about)
-    files = f"{output}/{{language}}/{_file('{split}', works[0])}"
-    return Translated(folder, files, counts, len(desk.found), desk.new)
+    with knowing(own_languages(languages)):
+        chosen = settings or Translation()
+        where = dataset_of(task, Data(files=data) if isinstance(data, str) else data, Path())
+        folder = Path(output) / target
+        if find_language(source).code == find_language(target).code:
+            raise UserError(
+                "target", f"{target!r} is the language of the rows", "another one", "name another --target"
+            )
+        check_output(folder, "folder")
+        works = [Work(where, source, split) for split in _splits(where.data, source, splits)]
+        ref = find_backbone(Backbone(name=model) if isinstance(model, str) else model)
+        translator = Model(ref, source, target, chosen)
+        kept = Path(cache) if cache else Path(output).absolute().parent / CACHE_FILE
+        with Cache(kept) as opened:
+            desk = Desk(translator, opened, chosen.batch_size, progress)
+            results = translate_works(works, desk)
+        about = _provenance(ref, translator, where, source, target, chosen)
+        counts = _write(folder, works, results, about)
+        files = f"{output}/{{language}}/{_file('{split}', works[0])}"
+        spoken = zip(map(find_language, (source, target)), translator.tags, strict=True)
+        notes = [f"{known.name} ({known.code}) is tagged {tag}" for known, tag in spoken if known.near]
+        return Translated(folder, files, counts, len(desk.found), desk.new, tuple(notes))
 
 
 def _splits(data: Data, language: str, wanted: Sequence[str] | None) -> list[str]:
@@ -354,6 +362,7 @@ def _provenance(
         "source_language": source,
         "target_language": target,
         "tags": {"source": translator.tags[0], "target": translator.tags[1]},
+        **own_facts(source, target),
         "settings": {**settings.model_dump(), "new_tokens": translator.new_tokens},
         "task": Path(where.task).name,
         "columns": list(_text_columns(where.get_task())),
