@@ -17,8 +17,9 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: no run folder, an unfinished run, files that cannot be read or written.
     """
+    from lingualift.report.markdown import to_markdown
     from lingualift.report.page import render
-    from lingualift.report.tables import Layout, to_markdown
+    from lingualift.report.tables import Layout
     from lingualift.runs.claims import PAGE_FILE, TABLE_FILE, adopt, alone, files_of_older_run, place
     from lingualift.runs.folder import read_run
 

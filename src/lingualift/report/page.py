@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,16 +15,12 @@ from jinja2 import Environment, StrictUndefined, Template
 from lingualift.config import grid_name
 from lingualift.errors import UserError
 from lingualift.languages import language
-from lingualift.metrics.comparisons import BASELINE, Comparison
+from lingualift.metrics.comparisons import BASELINE
 from lingualift.report.figures import HEIGHT, WIDTH, Plot, line_plot
+from lingualift.report.scores import STEPS, Place, gain_charts, score_tables
 from lingualift.report.tables import (
-    BOUNDS,
     Layout,
     Layouts,
-    Mean,
-    Table,
-    all_tables,
-    caption,
     findings,
     how_compared,
     in_words,
@@ -39,7 +34,6 @@ from lingualift.runs.records import Step
 from lingualift.terminal import duration
 
 TEMPLATE = "report.html.j2"
-STEPS = (1.0, 3.0, 10.0)  # percent points at which a gain's colour deepens
 
 
 def render(run: RunFolder) -> str:
@@ -53,7 +47,8 @@ def render(run: RunFolder) -> str:
         findings=findings(run.rows, run.comparisons, layouts),
         words=in_words(run.rows, run.comparisons, layouts),
         how=how_compared(run.comparisons) if run.comparisons else "",
-        scores=_scores(run, layouts),
+        gains=gain_charts(run.rows, run.comparisons, layouts),
+        scores=score_tables(run.rows, run.comparisons, layouts),
         steps=STEPS,
         curves=_curves(run),
         activations=_activations(run),
@@ -78,13 +73,24 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"signed": _signed, "number": _number, "duration": duration, "tongue": _tongue}
+    environment.filters |= {"points": _points, "signed": _signed, "number": _number, "edge": _edge}
+    environment.filters |= {"duration": duration, "tongue": _tongue}
     text = resources.files("lingualift.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(text)
 
 
 def _signed(value: float) -> str:
     return signed(value).replace("-", "−")
+
+
+def _points(value: float) -> str:
+    """A mark of a scale of gains: `+2.5`, `−20`."""
+    return f"{value:+g}".replace("-", "−")
+
+
+def _edge(place: Place) -> str:
+    """Classes of the cells of an average."""
+    return f" average{' paper' * bool(place.note)}" if place.members else ""
 
 
 def _number(value: float) -> str:
@@ -129,93 +135,6 @@ def _asked(run: RunFolder) -> list[tuple[str, str]]:
 def _named(code: str) -> str:
     name = _tongue(code)
     return f"{name} ({code})" if name != code else code
-
-
-_ROLES = {
-    "vanilla": "untrained",
-    "xlt": "another prompt",
-    "source-ft": "source labels",
-    "reference-only": "text alone",
-    "arithmetic": "merged",
-    "adamergex": "merged",
-    "target-ft": "target labels: upper bound",
-    "translate-test": "reads the translation",
-    "translate-train": "translated rows",
-    "input-fusion": "reads both in one prompt",
-    "x-mixup": "reads both, mixed",
-    "flare": "reads both, fused",
-    "flare-mt": "a translation model reads too",
-}
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """A method in a language or average; `comparison` is None for `source-ft` and where there is none."""
-
-    method: str
-    variant: str
-    where: str
-    score: Mean | None
-    comparison: Comparison | None
-
-    @property
-    def tone(self) -> str:
-        """CSS classes: direction and size of the gain, and `level` where its interval holds 0; bounds have none."""
-        if self.comparison is None or self.method in BOUNDS:
-            return ""
-        gain = self.comparison.gain
-        size = 1 + sum(abs(gain) >= step for step in STEPS)
-        side = "up" if gain > 0 else "down" if gain < 0 else "same"
-        return f"{side}{size if gain else ''}" + (" level" if self.comparison.verdict == "level with" else "")
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """A task's table by one metric: languages × methods."""
-
-    table: Table
-    caption: str
-    methods: tuple[tuple[str, str, str, str], ...]  # method, variant, merge weights, what it is in a word
-    languages: tuple[tuple[str, tuple[_Cell, ...]], ...]
-    averages: tuple[tuple[str, str, tuple[_Cell, ...]], ...]  # name, members, cells
-
-
-def _scores(run: RunFolder, layouts: Layouts) -> list[tuple[_Scores, list[_Scores]]]:
-    """Per task, its first metric's table and the further ones."""
-    found = [_table(run, table) for table in all_tables(run.rows, layouts)]
-    grouped = [list(group) for _, group in itertools.groupby(found, lambda one: one.table.task)]
-    return [(group[0], group[1:]) for group in grouped]
-
-
-def _table(run: RunFolder, table: Table) -> _Scores:
-    names = {
-        method_name(row): (row["method"], row["variant"]) for row in run.rows if row["task"] == table.task
-    }
-    found = {
-        (one.method, one.variant, one.where): one
-        for one in run.comparisons
-        if (one.task, one.metric) == table.name
-    }
-
-    def cells(where: str) -> tuple[_Cell, ...]:
-        return tuple(
-            _Cell(*names[line.method], where, line.cells.get(where), found.get((*names[line.method], where)))
-            for line in table.lines
-        )
-
-    averages = table.layout.averages
-    return _Scores(
-        table,
-        caption(table),
-        tuple(
-            (*names[line.method], merge_weights(line.weights), _ROLES.get(names[line.method][0], ""))
-            for line in table.lines
-        ),
-        tuple((where, cells(where)) for where in table.columns if where not in averages),
-        tuple(
-            (where, ", ".join(averages[where]), cells(where)) for where in table.columns if where in averages
-        ),
-    )
 
 
 @dataclass(frozen=True)
@@ -379,7 +298,7 @@ def _malformed(run: RunFolder, layouts: Layouts) -> list[_Counted]:
     found = []
     for table in tables(run.rows, layouts):
         mine = [row for row in run.rows if (row["task"], row["metric"]) == table.name]
-        languages = tuple(name for name in table.columns if name not in table.layout.averages)
+        languages = tuple(name for name in table.columns if name not in table.layout.means)
         counts: dict[tuple[str, str], tuple[int, int]] = {}
         for row in mine:
             place = method_name(row), row["language"]
