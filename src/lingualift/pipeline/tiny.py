@@ -169,6 +169,7 @@ def _shrink(experiment: Experiment, base: Path) -> Tiny:
             "seeds": experiment.seeds[:1],
             "scoring": _brief(experiment.scoring),
             "report_to": (),
+            "published": (),
             "workers": 1,
         }
     )

@@ -19,13 +19,16 @@ def write_report(folder: Path) -> Path:
     """
     from lingualift.report.markdown import to_markdown
     from lingualift.report.page import render
+    from lingualift.report.published import beside_papers, markdown_beside
     from lingualift.report.tables import Layout
     from lingualift.runs.claims import PAGE_FILE, TABLE_FILE, adopt, alone, files_of_older_run, place
     from lingualift.runs.folder import read_run
 
     run = read_run(folder)
     page = render(run)
-    table = to_markdown(run.rows, run.comparisons, Layout.of(run.experiment))
+    table = to_markdown(
+        run.rows, run.comparisons, Layout.of(run.experiment), markdown_beside(beside_papers(run))
+    )
     with alone(folder):
         adopt(folder, files_of_older_run(folder))
         place(folder, {TABLE_FILE: table, PAGE_FILE: page})

@@ -22,9 +22,12 @@ def in_markdown(text: str) -> str:
     return re.sub("[&<>]", lambda match: _ENTITIES[match[0]], marked)
 
 
-def to_markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layouts) -> str:
-    """The tables and what they mean, as Markdown."""
-    return "\n\n".join([*markdown_tables(rows, layouts), markdown_words(rows, comparisons, layouts)]) + "\n"
+def to_markdown(
+    rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layouts, further: Sequence[str] = ()
+) -> str:
+    """The tables and what they mean, as Markdown, with further parts of Markdown at the end."""
+    words = markdown_words(rows, comparisons, layouts)
+    return "\n\n".join([*markdown_tables(rows, layouts), words, *further]) + "\n"
 
 
 def markdown_tables(rows: Sequence[Row], layouts: Layouts) -> list[str]:

@@ -17,6 +17,7 @@ from lingualift.errors import UserError
 from lingualift.languages import language
 from lingualift.metrics.comparisons import BASELINE
 from lingualift.report.figures import HEIGHT, WIDTH, Plot, line_plot
+from lingualift.report.published import beside_papers
 from lingualift.report.scores import STEPS, Place, gain_charts, score_tables
 from lingualift.report.tables import (
     Layout,
@@ -50,6 +51,7 @@ def render(run: RunFolder) -> str:
         gains=gain_charts(run.rows, run.comparisons, layouts),
         scores=score_tables(run.rows, run.comparisons, layouts),
         steps=STEPS,
+        papers=beside_papers(run),
         curves=_curves(run),
         activations=_activations(run),
         malformed=_malformed(run, layouts),
@@ -349,7 +351,7 @@ def _costs(steps: Sequence[Step]) -> list[_Cost]:
 
 def _recipe(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
     """Every key of the experiment, defaults and all: section -> key and value."""
-    asked = run.experiment.model_dump(mode="json")
+    asked = run.experiment.model_dump(mode="json", exclude={"published"})
     merging = {row["method"] for row in run.rows if row["weight"] is not None}
     asked["methods"] = [
         one if one["method"] in merging else {"method": one["method"]} for one in asked["methods"]
