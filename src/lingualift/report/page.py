@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -17,7 +17,9 @@ from lingualift.errors import UserError
 from lingualift.languages import language
 from lingualift.metrics.comparisons import BASELINE
 from lingualift.report.figures import HEIGHT, WIDTH, Plot, line_plot
+from lingualift.report.joined import Joined
 from lingualift.report.published import beside_papers
+from lingualift.report.recipe import recipe
 from lingualift.report.scores import STEPS, Place, gain_charts, score_tables
 from lingualift.report.tables import (
     Layout,
@@ -40,24 +42,25 @@ TEMPLATE = "report.html.j2"
 def render(run: RunFolder) -> str:
     """The page as HTML: one file that loads nothing, runs nothing and escapes everything it shows."""
     layouts = Layout.of(run.experiment)
-    page = _template().render(
+    return _rendered(
         run=run,
-        sources=", ".join(dict.fromkeys(_tongue(layout.source) for layout in layouts.values())),
-        targets=len({code for layout in layouts.values() for code in layout.targets}),
+        joined=None,
+        name=run.folder.name,
+        sources=_sources(layouts),
+        targets=_targets(layouts),
         asked=_asked(run),
         findings=findings(run.rows, run.comparisons, layouts),
         words=in_words(run.rows, run.comparisons, layouts),
         how=how_compared(run.comparisons) if run.comparisons else "",
         gains=gain_charts(run.rows, run.comparisons, layouts),
         scores=score_tables(run.rows, run.comparisons, layouts),
-        steps=STEPS,
         papers=beside_papers(run),
         curves=_curves(run),
         activations=_activations(run),
         malformed=_malformed(run, layouts),
         losses=_losses(run),
         costs=_costs(run.steps or ()),
-        recipe=_recipe(run),
+        recipe=recipe(run),
         trained=_trained(run),
         troubles=_troubles(run),
         libraries=_libraries(run),
@@ -65,9 +68,39 @@ def render(run: RunFolder) -> str:
         history=_history(run),
         width=WIDTH,
         height=HEIGHT,
-        baseline=BASELINE,
     )
+
+
+def render_joined(joined: Joined) -> str:
+    """The page of several runs: what they share; the rest stands on the pages of each."""
+    told = joined.told
+    return _rendered(
+        run=None,
+        joined=joined,
+        name=", ".join(joined.runs),
+        sources=_sources(told.layouts),
+        targets=_targets(told.layouts),
+        asked=[("runs", ", ".join(joined.runs))],
+        findings=joined.findings,
+        words="",
+        how=joined.how,
+        gains=gain_charts(told.rows, told.comparisons, told.layouts),
+        scores=score_tables(told.rows, told.comparisons, told.layouts),
+        papers=joined.papers,
+    )
+
+
+def _rendered(**told: Any) -> str:
+    page = _template().render(steps=STEPS, baseline=BASELINE, **told)
     return page.encode("utf-8", "replace").decode("utf-8")  # JSON can spell half a character
+
+
+def _sources(layouts: Layouts) -> str:
+    return ", ".join(dict.fromkeys(_tongue(layout.source) for layout in layouts.values()))
+
+
+def _targets(layouts: Layouts) -> int:
+    return len({code for layout in layouts.values() for code in layout.targets})
 
 
 @cache
@@ -347,36 +380,6 @@ def _costs(steps: Sequence[Step]) -> list[_Cost]:
     total = sum(step.seconds for step in steps) or 1.0
     found = [_Cost(what, len(took), sum(took), sum(took) / total) for what, took in groups.items()]
     return sorted(found, key=lambda cost: -cost.seconds)
-
-
-def _recipe(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Every key of the experiment, defaults and all: section -> key and value."""
-    asked = run.experiment.model_dump(mode="json", exclude={"published"})
-    merging = {row["method"] for row in run.rows if row["weight"] is not None}
-    asked["methods"] = [
-        one if one["method"] in merging else {"method": one["method"]} for one in asked["methods"]
-    ]
-    sections: dict[str, list[tuple[str, str]]] = {}
-    for path, value in _leaves(asked):
-        section = ".".join(path[:2]) if path[0] == "training" else path[0] if len(path) > 1 else "run"
-        key = ".".join(path[2:] if path[0] == "training" else path[1:] or path)
-        shown = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        sections.setdefault(section, []).append((key, shown))
-    return list(sections.items())
-
-
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Paths and values, entries of a list counted from 1; a list of plain values is one value."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, (*path, str(key)))
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        for number, inner in enumerate(value, 1):
-            yield from _leaves(inner, (*path, str(number)))
-    elif isinstance(value, list | dict):
-        yield path, ", ".join(map(str, value)) or None
-    else:
-        yield path, value
 
 
 @dataclass(frozen=True)
