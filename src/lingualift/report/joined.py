@@ -72,11 +72,13 @@ class Joined:
     @cached_property
     def findings(self) -> list[Finding]:
         """What each run says of each task; the run is named where several have the task."""
-        found = []
-        for name, run in self.runs.items():
-            mine = findings(run.rows, run.comparisons, Layout.of(run.experiment))
-            found += [replace(one, task=self._of_run(one.task, name)) for one in mine]
-        return found
+        found = [
+            (one.task, replace(one, task=self._of_run(one.task, name)))
+            for name, run in self.runs.items()
+            for one in findings(run.rows, run.comparisons, Layout.of(run.experiment))
+        ]
+        tasks = list(self.groups)
+        return [one for _, one in sorted(found, key=lambda pair: tasks.index(pair[0]))]
 
     def _of_run(self, task: str, name: str) -> str:
         return f"{task}, {name}" if sum(map(len, self.groups[task])) > 1 else task

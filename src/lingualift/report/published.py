@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,10 @@ def beside_papers(run: RunFolder) -> list[Compared]:
     Raises:
         UserError: an entry names a method of which there are several; predictions cannot be read.
     """
-    return [_compared(run, entry, index) for index, entry in enumerate(run.experiment.published)]
+    if not run.experiment.published:
+        return []
+    points = {task_at(Path(one.task.task).stem, one.grid): one.experiment for one in run.experiment.points()}
+    return [_compared(run, points, entry, index) for index, entry in enumerate(run.experiment.published)]
 
 
 def find_method(name: str, known: Iterable[tuple[str, str]], where: str) -> tuple[str, str] | None:
@@ -123,17 +127,11 @@ def check_published(experiment: Experiment, cells: Sequence[tuple[str, str, str]
                     raise UserError(where, "is no row of the table", mend=did_you_mean(name, known))
 
 
-def _compared(run: RunFolder, entry: Published, index: int) -> Compared:
-    point = f" ({grid_name(entry.grid)})" if entry.grid else ""
+def _compared(run: RunFolder, points: Mapping[str, Experiment], entry: Published, index: int) -> Compared:
     lines: list[Beside] = []
-    differs: dict[str, Differing] = {}
+    differs = _settings(run.experiment, entry)
     for task, of_task in entry.scores.items():
         shown = task_at(task, entry.grid)
-        asked = next(
-            each.experiment
-            for each in run.experiment.points()
-            if task_at(Path(each.task.task).stem, each.grid) == shown
-        )
         mine = [row for row in run.rows if row["task"] == shown]
         metric = entry.metric or (mine[0]["metric"] if mine else "")
         mine = [row for row in mine if row["metric"] == metric]
@@ -141,52 +139,48 @@ def _compared(run: RunFolder, entry: Published, index: int) -> Compared:
             where = f"published.{index}.scores.{task}.{name}"
             names = find_method(name, ((row["method"], row["variant"]) for row in mine), where)
             rows = [row for row in mine if (row["method"], row["variant"]) == names]
-            called = " ".join(names).strip() if names else name
-            lines += _lines(run, rows, task, called, scores, _places(entry, asked, scores))
-        for one in _differing(entry, asked, mine, task):
-            differs[one.what] = one
-    return Compared(
-        f"{entry.paper}, table {entry.table}{point}",
-        tuple(lines),
-        (*_settings(run.experiment, entry), *differs.values()),
-        entry.note,
-    )
+            columns = _columns(entry, points[shown], scores)
+            lines += _lines(run, rows, task, " ".join(names).strip() if names else name, columns)
+        differs += _differing(entry, points[shown], mine, task)
+    point = f" ({grid_name(entry.grid)})" if entry.grid else ""
+    return Compared(f"{entry.paper}, table {entry.table}{point}", tuple(lines), tuple(differs), entry.note)
 
 
-def _places(entry: Published, asked: Experiment, scores: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Column of the paper -> the languages of ours that it means."""
-    targets = asked.languages.targets
+@dataclass(frozen=True)
+class _Column:
+    """A column of a paper's table: what it is called here, the languages of ours that it means, and its number."""
+
+    shown: str
+    languages: tuple[str, ...]
+    average: bool
+    published: float
+
+
+def _columns(entry: Published, asked: Experiment, scores: Mapping[str, float]) -> list[_Column]:
+    """Averages first; those that contain the tuning language say so."""
+    targets, tuned = asked.languages.targets, asked.weights.tune_on
     average = entry.averaged if entry.averaged and set(entry.averaged) <= set(targets) else targets
     sets = {"average": average, **asked.languages.groups}
-    return {name: sets.get(name, (name,)) for name in sorted(scores, key=lambda name: name not in sets)}
+    return [
+        _Column(f"{name} with {tuned}*" if tuned in sets[name] else name, sets[name], True, scores[name])
+        for name in sets
+        if name in scores
+    ] + [_Column(code, (code,), False, score) for code, score in scores.items() if code not in sets]
 
 
 def _lines(
-    run: RunFolder,
-    rows: Sequence[Row],
-    task: str,
-    method: str,
-    scores: Mapping[str, float],
-    places: Mapping[str, tuple[str, ...]],
-) -> list[Beside]:
+    run: RunFolder, rows: Sequence[Row], task: str, method: str, columns: Sequence[_Column]
+) -> Iterator[Beside]:
     answers = {row["predictions"]: run.answers(row) for row in rows}
-    told = all(answers.values())
-
-    def read(row: Row) -> list[dict[str, Any]]:
-        return answers[row["predictions"]] or []
-
     spoken = [{**row, "answer_language": row["answer_language"] or row["language"]} for row in rows]
-    spread = intervals(spoken, read, places) if rows and told else {}
-    found = []
-    for where, languages in places.items():
-        means = list(seed_averages(rows, languages).values())
-        average = places[where] != (where,)
-        measured = sum(means) / len(means) if means else None
-        ends = spread.get(where)
-        found.append(
-            Beside(task, method, where, average, scores[where], measured, ends and (ends[1], ends[2]))
-        )
-    return found
+    places = {one.shown: one.languages for one in columns}
+    told = rows and all(answers.values())
+    spread = intervals(spoken, lambda row: answers[row["predictions"]] or [], places) if told else {}
+    for one in columns:
+        means = list(seed_averages(rows, one.languages).values())
+        measured = statistics.fmean(means) if means else None
+        ends = spread[one.shown][1:] if one.shown in spread else None
+        yield Beside(task, method, one.shown, one.average, one.published, measured, ends)
 
 
 def _settings(experiment: Experiment, entry: Published) -> list[Differing]:
@@ -250,7 +244,7 @@ def markdown_beside(found: Iterable[Compared]) -> list[str]:
 
 def in_sentences(one: Compared) -> list[str]:
     """What differs in the set-up, and what is not told."""
-    told = [f"{each.what}: {each.paper} in the paper, {each.here} here" for each in one.differs]
+    told = [f"{each.what}: {each.paper} in the paper and {each.here} here" for each in one.differs]
     found = [f"What differs in the set-up: {'; '.join(told)}."] if told else []
     return [*found, one.note] if one.note else found
 

@@ -174,7 +174,7 @@ class Gains:
 
     Attributes:
         task: The task.
-        places: The averages that are compared, then the languages.
+        places: The averages that are compared, then the languages, as far as a method is under test there.
         ticks: Percent points at which the scale is marked: its ends, and 0.
         marks: Where they are, in percent of a cell's width.
         lines: Method, variant and gains in the order of the places, the largest gain first.
@@ -197,8 +197,9 @@ def _gains(comparisons: Sequence[Comparison], table: Table) -> Gains:
     found = _by_place(comparisons, table)
     averages = [where for where in table.columns if where in table.layout.averages]
     languages = [where for where in table.columns if where not in table.layout.means]
-    places = [where for where in (*averages, *languages) if any(where == at for *_, at in found)]
-    low, high = _scale(list(found.values()))
+    tested = [one for one in found.values() if one.method not in BOUNDS] or list(found.values())
+    places = [where for where in (*averages, *languages) if where in {one.where for one in tested}]
+    low, high = _scale(tested)
     lines = []
     for method, variant in dict.fromkeys((one.method, one.variant) for one in found.values()):
         mine = [found.get((method, variant, where)) for where in places]
@@ -206,7 +207,7 @@ def _gains(comparisons: Sequence[Comparison], table: Table) -> Gains:
             one and Gain(one, _tone(one), whisker(one.gain, one.low, one.high, low, high)) for one in mine
         )
         lines.append((method, variant, gains))
-    lines.sort(key=lambda line: -next(gain.comparison.gain for gain in line[2] if gain))
+    lines.sort(key=lambda line: -next((gain.comparison.gain for gain in line[2] if gain), -math.inf))
     ticks = (low, 0.0, high)
     marks = tuple(whisker(tick, tick, tick, low, high).at for tick in ticks)
     return Gains(table.task, tuple(_place(table, where) for where in places), ticks, marks, tuple(lines))  # type: ignore[arg-type]
@@ -216,9 +217,8 @@ def _tone(comparison: Comparison) -> str:
     return "level" if _is_level(comparison) else _side(comparison)
 
 
-def _scale(comparisons: Sequence[Comparison]) -> tuple[float, float]:
+def _scale(tested: Sequence[Comparison]) -> tuple[float, float]:
     """Percent points that hold 0 and every interval of a method under test; bounds may lie beyond."""
-    tested = [one for one in comparisons if one.method not in BOUNDS] or list(comparisons)
     low = min([-1.0, *(one.low for one in tested)])
     high = max([1.0, *(one.high for one in tested)])
     step = 10 ** math.floor(math.log10(high - low)) / 2
