@@ -1,7 +1,9 @@
 """Several runs on one page: whose number stands where, what is told of them, and what is refused."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -152,10 +154,15 @@ def test_one_run_can_be_written_elsewhere(runs, tmp_path):
     assert {path.name for path in runs[1].iterdir()} == before
 
 
-def test_the_command_joins_runs_and_says_how_where_no_place_is_named(cli, runs, tmp_path):
-    done = cli("report", *runs, "--output", tmp_path / "page")
+def test_the_documented_command_joins_runs(cli, runs, inside):
+    text = (Path(__file__).parents[2] / "docs/report.md").read_text(encoding="utf-8")
+    command = re.search(r"^    lingualift (report .*)$", text, re.MULTILINE)[1]
+    for folder in runs:
+        shutil.copytree(folder, inside / "runs" / folder.name)
+    done = cli(*command.split())
     assert done.code == 0, done.err
-    assert f"next: open {tmp_path / 'page/report.html'}" in done.err
+    assert "next: open both/report.html" in done.err
+    assert (inside / "both/table.md").is_file()
     refusal = cli("report", *runs)
     assert refusal.code == 2
     assert "--output" in refusal.err

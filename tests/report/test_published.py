@@ -1,7 +1,9 @@
 """Numbers of papers beside those of a run: what is shown of them, and what is refused."""
 
 import json
+import re
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import yaml
 from builders.refusals import refused
 from builders.reports import CODES, METHODS, large_experiment, write_run
 from builders.worlds import experiment, write_experiment
-from lingualift.config import parse_experiment
+from lingualift.config import Published, parse_experiment
 from lingualift.pipeline import plan_of, run
 from lingualift.report import write_report
 from lingualift.report.published import beside_papers
@@ -86,6 +88,23 @@ def test_the_interval_of_a_single_seed_is_that_of_a_mean_over_items(tmp_path):
     share = line.measured / 100
     error = 100 * 1.96 * np.sqrt(share * (1 - share) / 400)
     assert line.interval == pytest.approx((line.measured - error, line.measured + error), abs=0.5)
+
+
+def test_the_documented_numbers_are_an_example_of_the_keys_that_the_document_lists(tmp_path):
+    text = (Path(__file__).parents[2] / "docs/report.md").read_text(encoding="utf-8")
+    part = text.split("## Beside the papers")[1].split("\n## ")[0]
+    block = yaml.safe_load(re.search(r"```yaml\n(.*?)```", part, re.DOTALL)[1])
+    asked = large_experiment(["tr", "vi", "th", "sw"], tuple(FEW), ("xcopa",), (0,), "vi", **block)
+    two = write_run(tmp_path / "two", asked, methods=FEW, n=10)
+    with refused("published.0.scores.xcopa.adamergex", "several rows", mend="one of them"):
+        beside_papers(read_run(two))
+    one = {name: FEW[name] for name in (("source-ft", ""), ("adamergex", "delta"))}
+    asked = large_experiment(["tr", "vi", "th", "sw"], tuple(one), ("xcopa",), (0,), "vi", **block)
+    (found,) = beside_papers(read_run(write_run(tmp_path / "one", asked, methods=one, n=10)))
+    assert {line.where: line.published for line in found.lines}["average with vi*"] == 67.5
+    assert [one.what for one in found.differs] == ["backbone.name"]
+    rows = re.findall(r"^\| ((?:`\w+`[, ]*)+)\|", part, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(Published.model_fields)
 
 
 def test_what_differs_in_the_set_up_is_told_and_what_does_not_is_not(folder):
