@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lingualift.fusion import mixup as mixup
     from lingualift.merging import merge as merge
     from lingualift.pipeline import run as run
+    from lingualift.report import write_report as write_report
     from lingualift.translation import translate as translate
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "push": "lingualift.commands.push",
     "run": "lingualift.pipeline",
     "translate": "lingualift.translation",
+    "write_report": "lingualift.report",
 }
 __all__ = [
     "FlareConfig",
@@ -64,6 +66,7 @@ __all__ = [
     "push",
     "run",
     "translate",
+    "write_report",
 ]
 
 

@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -724,11 +724,40 @@ class Translation(_Record):
     "Sentences per batch."
 
 
+_Percent: TypeAlias = Annotated[_Real, Field(ge=0, le=100)]
+_Column: TypeAlias = Annotated[str, BeforeValidator(lambda code: "no" if code is False else code)]
+
+
+class Published(_Record):
+    """Numbers that stand in a paper; the report shows them beside those of the run, which they do not change."""
+
+    paper: str = Field(min_length=1)
+    "Where they stand: the address of the paper."
+    table: Annotated[
+        str, Field(min_length=1), BeforeValidator(lambda v: str(v) if type(v) in (int, float) else v)
+    ]
+    "Which of its tables."
+    scores: Annotated[dict[str, dict[str, dict[_Column, _Percent]]], Field(min_length=1)]
+    "Task -> method (`adamergex delta` where it has several rows) -> language, group or `average` -> percent."
+    grid: dict[str, str] = {}
+    "Where on the grid of this file they belong: axis -> name of its value; every axis."
+    averaged: Annotated[tuple[LanguageCode, ...], Field(min_length=1)] | None = None
+    "The languages in the paper's `average`; all targets of the task, the tuning language too, when left out."
+    metric: str | None = None
+    "By which metric; the task's first one when left out."
+    rows: Count | None = None
+    "Test rows per language in the paper."
+    setup: dict[str, Any] = {}
+    "Keys of this file, as `--set` has them -> their value in the paper; the report shows those that differ here."
+    note: str = ""
+    "What else differs, in words."
+
+
 _GridName: TypeAlias = Annotated[str, Field(pattern=r"^[\w.+-]{1,40}$")]
 Axis: TypeAlias = Annotated[dict[_GridName, dict[str, Any]], Field(min_length=1)]
 """Name of a value -> the keys that it sets, each as `--set` has it, and to what."""
 _MOST_POINTS = 4096
-_NO_POINT = {"grid", "workers", "report_to"}
+_NO_POINT = {"grid", "workers", "report_to", "published"}
 """Keys that are the same at every point of a grid."""
 
 
@@ -780,6 +809,8 @@ class Experiment(_Record):
     "Steps that run at once on this machine; as many as it has processors, at most 4, or one per GPU, when left out."
     grid: dict[_GridName, Axis] = {}
     "Axes along which everything is run, every combination: `rank: {low: {adapter.rank: 4}, high: {adapter.rank: 64}}`."
+    published: tuple[Published, ...] = ()
+    "Numbers of papers, to be shown beside those of the run (docs/report.md)."
 
     @model_validator(mode="after")
     def _check(self) -> Experiment:
@@ -793,7 +824,12 @@ class Experiment(_Record):
         for code in self.weights.curves:
             if code not in self.languages.targets or code == self.weights.tune_on:
                 raise ValueError(f"weights.curves: {code} is the tuning language or no target language")
-        _ = self.points()
+        points = self.points()
+        for index, entry in enumerate(self.published):
+            try:
+                self._check_published(entry, points)
+            except ValueError as error:
+                raise ValueError(f"published.{index}.{error}") from None
         return self
 
     @model_validator(mode="wrap")  # around all else: codes are checked within
@@ -801,6 +837,26 @@ class Experiment(_Record):
     def _in_its_languages(cls, raw: Any, handler: ModelWrapValidatorHandler[Experiment]) -> Experiment:
         with knowing(_added(raw)):
             return handler(raw)
+
+    def _check_published(self, entry: Published, points: Sequence[Point]) -> None:
+        there = {Path(one.task.task).stem: one.experiment for one in points if dict(one.grid) == entry.grid}
+        if not there:
+            axes = ", ".join(f"{axis}: {' or '.join(values)}" for axis, values in self.grid.items())
+            raise ValueError(f"grid: names no point of the grid ({axes or 'this file has none'})")
+        methods = {method.method for asked in there.values() for method in asked.methods}
+        for task, of_task in entry.scores.items():
+            _expect(task, there, "scores")
+            languages = there[task].languages
+            columns = {languages.source, *languages.targets, *languages.groups, "average"}
+            for name, scores in of_task.items():
+                _expect(name.split(" ")[0], methods, f"scores.{task}")
+                for column in scores:
+                    _expect(column, columns, f"scores.{task}.{name}")
+        for key in entry.setup:
+            try:
+                value_at(self.at(entry.grid), key)
+            except ValueError as error:
+                raise ValueError(f"setup.{error}") from None
 
     def points(self) -> tuple[Point, ...]:
         """Every task at every point of the grid, the last axis first.
@@ -810,7 +866,7 @@ class Experiment(_Record):
         """
         if math.prod(map(len, self.grid.values())) > _MOST_POINTS:
             raise ValueError(f"grid: has more than {_MOST_POINTS:,} points")
-        base = self.model_dump(mode="json", exclude={"grid"})
+        base = self.model_dump(mode="json", exclude={"grid", "published"})
         found: list[Point] = []
         known: dict[str, str] = {}
         for names in itertools.product(*self.grid.values()):
@@ -836,7 +892,7 @@ class Experiment(_Record):
         """
         if not chosen:
             return self
-        raw = copy.deepcopy(base or self.model_dump(mode="json", exclude={"grid"}))
+        raw = copy.deepcopy(base or self.model_dump(mode="json", exclude={"grid", "published"}))
         for axis, name in chosen.items():
             for key, value in self.grid[axis][name].items():
                 where = f"grid.{axis}.{name}.{key}"
@@ -875,7 +931,7 @@ class Experiment(_Record):
             raise ValueError(f"tasks.{index}.tune_on: {tuned} {why}")
         curves = tuple(code for code in self.weights.curves if code in targets and code != tuned)
         weights = self.weights.model_copy(update={"tune_on": tuned, "curves": curves})
-        changed = {"tasks": (entry,), "languages": languages, "weights": weights, "grid": {}}
+        changed = {"tasks": (entry,), "languages": languages, "weights": weights, "grid": {}, "published": ()}
         return self.model_copy(update=changed)
 
     def averages(self) -> dict[str, tuple[str, ...]]:
@@ -907,6 +963,36 @@ def _added(raw: Any) -> tuple[Language, ...]:
     except UserError as error:
         expected = f"; expected {error.expected}" if error.expected else ""
         raise ValueError(f"{error.where}: {error.found}{expected}; {error.mend}") from None
+
+
+def value_at(record: BaseModel, key: str) -> Any:
+    """What stands at a key of an experiment, as `--set` has it; None within what was left out.
+
+    Raises:
+        ValueError: no such key, or a section.
+    """
+    value: Any = record
+    parts = key.split(".")
+    for index, part in enumerate(parts):
+        if isinstance(value, BaseModel):
+            _expect(part, type(value).model_fields, ".".join(parts[:index]))
+            value = getattr(value, part)
+        elif isinstance(value, tuple):
+            _expect(part, list(map(str, range(len(value)))), ".".join(parts[:index]))
+            value = value[int(part)]
+        elif isinstance(value, dict):
+            value = value.get(part)
+        elif value is not None:
+            raise ValueError(f"{key}: is not a known key")
+    if any(isinstance(one, BaseModel) for one in (value if isinstance(value, tuple) else [value])):
+        raise ValueError(f"{key}: is a section; name a key within it")
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _expect(name: str, known: Collection[str], where: str) -> None:
+    if name not in known:
+        key = f"{where}.{name}" if where else name
+        raise ValueError(f"{key}: is not in this file; {did_you_mean(name, known)}")
 
 
 def _name_of(value: object) -> object:

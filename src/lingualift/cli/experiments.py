@@ -85,11 +85,21 @@ def run(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="The run folder.")]) -> None:
-    """Write report.html and table.md of a finished run anew, from its folder alone."""
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are joined on one page.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder to write; that of the run when left out, of a single one."
+        ),
+    ] = None,
+) -> None:
+    """Write report.html and table.md of a finished run anew, or of several on one page, from their folders alone."""
     from lingualift.report import write_report
 
-    next_step(f"open {write_report(folder)}")
+    next_step(f"open {write_report(*runs, output=output)}")
 
 
 @app.command()

@@ -19,22 +19,47 @@ from lingualift.report.tables import Layouts, Mean, Row, Table, caption, in_word
 from lingualift.terminal import Terminal, duration, readable
 
 _ANY = 10_000  # columns: wider than any table
+_WEIGHTS = "λ"
 
 
 def show(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layouts, console: Terminal) -> None:
     """Print a table per task and the paragraph that says what they mean.
 
     Where the console is wide enough, averages come with their deviation over seeds and merge weights have a column.
+    Where it is too narrow even for languages without decimals, the table is cut into several, one below the other.
     """
     for table in tables(rows, layouts):
-        drawn = _rich(table, wide=True)
-        if Measurement.get(console, console.options.update(width=_ANY), drawn).maximum > console.width:
-            drawn = _rich(table, wide=False)
         console.print()
         console.print(f"{table.task}: {caption(table)}")
-        console.print(drawn)
+        for number, drawn in enumerate(_fitting(table, console)):
+            if number:
+                console.print()
+            console.print(drawn)
     console.print()
     console.print(in_words(rows, comparisons, layouts))
+
+
+def _fitting(table: Table, console: Terminal) -> list[RichTable]:
+    """A table as it fits into the console: as one, or cut between its columns."""
+    columns = (*table.columns, _WEIGHTS)
+    for drawn in (_rich(table, columns, wide=True), _rich(table, table.columns, wide=False)):
+        if _width(drawn, console) <= console.width:
+            return [drawn]
+    parts: list[tuple[str, ...]] = [()]
+    for column in columns:
+        longer = (*parts[-1], column)
+        if (
+            parts[-1]
+            and _width(_rich(table, longer, wide=True, within=console.width), console) > console.width
+        ):
+            parts.append((column,))
+        else:
+            parts[-1] = longer
+    return [_rich(table, part, wide=True, within=console.width) for part in parts]
+
+
+def _width(drawn: RichTable, console: Terminal) -> int:
+    return Measurement.get(console, console.options.update(width=_ANY), drawn).maximum
 
 
 def show_plan(steps: Sequence[Step], found: Estimate, console: Terminal) -> None:
@@ -114,20 +139,26 @@ def show_store(entries: Sequence[Entry], console: Terminal) -> None:
     console.print(f"{len(entries)} entries ({told}), {readable(sum(entry.size for entry in entries))}.")
 
 
-def _rich(table: Table, *, wide: bool) -> RichTable:
+def _rich(table: Table, columns: Sequence[str], *, wide: bool, within: int | None = None) -> RichTable:
+    """Some columns of a table; names of methods that take more than half of `within` are folded."""
     drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    drawn.add_column("method", no_wrap=True)
-    for column in table.columns:
-        drawn.add_column(
-            f"{column}*" if column == table.layout.tuned_on else column, justify="right", no_wrap=True
-        )
-    if wide:
-        drawn.add_column("λ", no_wrap=True)
+    longest = max(len(line.method) for line in table.lines)
+    folded = {"overflow": "fold", "width": within // 2} if within and longest > within // 2 else {}
+    drawn.add_column("method", no_wrap=not folded, **folded)  # type: ignore[arg-type]
+    for column in columns:
+        marked = f"{column}*" if column == table.layout.tuned_on else column
+        head = column.replace(" with ", "\nwith ") if column in table.layout.papers else marked
+        drawn.add_column(head, justify="left" if column == _WEIGHTS else "right", no_wrap=True)
     for line in table.lines:
-        cells = [
-            _cell(line.cells.get(column), column in table.layout.averages, wide) for column in table.columns
-        ]
-        drawn.add_row(line.method, *cells, *([merge_weights(line.weights)] if wide else []))
+        drawn.add_row(
+            line.method,
+            *(
+                merge_weights(line.weights)
+                if column == _WEIGHTS
+                else _cell(line.cells.get(column), column in table.layout.means, wide)
+                for column in columns
+            ),
+        )
     return drawn
 
 

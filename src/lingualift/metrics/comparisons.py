@@ -115,6 +115,32 @@ def paired(metric: str, language: str, before: Answers, after: Answers) -> tuple
     return _difference([[(scored[0], scored[1])]])[:3]
 
 
+def intervals(
+    rows: Sequence[Row], answers: Callable[[Row], Answers], places: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[float, float, float]]:
+    """Mean scores of one method on one task by one metric, and their 95% intervals, as `compare` has those of gains.
+
+    Args:
+        rows: Its rows of `results.json`.
+        answers: A row's predictions, with `id`, `gold` and `prediction` each.
+        places: Name -> languages of which the mean is taken.
+
+    Returns:
+        Name -> mean over the seeds that have all of the languages, and the ends of its interval; none without a seed.
+    """
+    scored = {cell[-2:]: one for cell, one in _scored(rows, answers).items()}
+    found = {}
+    for name, languages in places.items():
+        by_seed = [
+            [scored[code, seed] for code in languages]
+            for seed in dict.fromkeys(seed for _, seed in scored)
+            if all((code, seed) in scored for code in languages)
+        ]
+        if by_seed:
+            found[name] = _spread(by_seed)[:3]
+    return found
+
+
 _Cell = tuple[str, str, str, int | None]  # method, variant, language, seed
 
 
@@ -181,13 +207,21 @@ def _difference(pairs: list[list[tuple[_Scored, _Scored]]]) -> tuple[float, floa
     for one, base in (pair for of_seed in pairs for pair in of_seed):
         if one.ids != base.ids:
             raise ValueError("two methods were scored on different items of one language")
-    gain = statistics.fmean(one.score - base.score for of_seed in pairs for one, base in of_seed)
-    by_seed = np.array(
-        [np.mean([one.draws - base.draws for one, base in of_seed], axis=0) for of_seed in pairs]
+    return _spread(
+        [
+            [_Scored(one.ids, one.score - base.score, one.draws - base.draws) for one, base in of_seed]
+            for of_seed in pairs
+        ]
     )
-    differences = np.einsum("sd,ds->d", by_seed, seed_draws(len(pairs)))
-    low, high = np.percentile(differences, [2.5, 97.5])
-    return _rounded(gain), _rounded(low), _rounded(high), len(pairs), sum(len(one.ids) for one, _ in pairs[0])
+
+
+def _spread(found: list[list[_Scored]]) -> tuple[float, float, float, int, int]:
+    """Mean, low, high, seeds and n of scores by seed and language."""
+    mean = statistics.fmean(one.score for of_seed in found for one in of_seed)
+    by_seed = np.array([np.mean([one.draws for one in of_seed], axis=0) for of_seed in found])
+    drawn = np.einsum("sd,ds->d", by_seed, seed_draws(len(found)))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return _rounded(mean), _rounded(low), _rounded(high), len(found), sum(len(one.ids) for one in found[0])
 
 
 def _rounded(value: float) -> float:

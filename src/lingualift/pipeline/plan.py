@@ -24,6 +24,8 @@ from lingualift.pipeline.checks import check_family, check_methods, check_module
 from lingualift.pipeline.methods import METHODS, Cell, asked
 from lingualift.pipeline.steps import Evaluate, Part, Step, Train
 from lingualift.pipeline.store import Store
+from lingualift.report.published import check_published
+from lingualift.runs.folder import task_at
 from lingualift.tasks import Task
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
 from lingualift.training.data import check_objective
@@ -110,7 +112,15 @@ def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> P
         for point in experiment.points():
             with _told_where(point):
                 cells += _plan_point(point, backbones, base, logs)
+        check_published(experiment, list(map(_named, cells)))
         return _plan(experiment, cells)
+
+
+def _named(planned: Planned) -> tuple[str, str, str]:
+    """What tables call a cell's task, method and variant."""
+    cell = planned.cell
+    task = task_at(Path(cell.task.task).stem, planned.grid)
+    return task, cell.method.method, cell.method.variant(cell.experiment.adapter.type)
 
 
 def _plan(experiment: Experiment, cells: Sequence[Planned]) -> Plan:

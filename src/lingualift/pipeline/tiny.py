@@ -178,6 +178,7 @@ def _shrink(experiment: Experiment, base: Path) -> Tiny:
             "seeds": experiment.seeds[:1],
             "scoring": _brief(experiment.scoring),
             "report_to": (),
+            "published": (),
             "workers": 1,
         }
     )

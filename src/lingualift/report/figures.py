@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 Point = tuple[float, float]
 WIDTH, HEIGHT = 210, 132  # of a plot, in CSS pixels
@@ -116,6 +117,26 @@ def line_plot(
         tuple(Tick(place((x_low, y))[1], f"{y:g}") for y in ticks),
         tuple(names),
     )
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """A dot between the ends of its interval, in percent of a width; beyond says on which side the dot lies outside."""
+
+    at: float
+    low: float
+    high: float
+    beyond: Literal["", "below", "above"]
+
+
+def whisker(value: float, low: float, high: float, first: float, last: float) -> Whisker:
+    """Place a value and its interval on a scale from `first` to `last`; what lies outside stands at its end."""
+
+    def place(one: float) -> float:
+        return round(100 * (min(max(one, first), last) - first) / (last - first), 2)
+
+    beyond: Literal["", "below", "above"] = "below" if value < first else "above" if value > last else ""
+    return Whisker(place(value), place(low), place(high), beyond)
 
 
 def nice_ticks(low: float, high: float) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,16 +15,15 @@ from jinja2 import Environment, StrictUndefined, Template
 from lingualift.config import Experiment, grid_name
 from lingualift.errors import UserError
 from lingualift.languages import language
-from lingualift.metrics.comparisons import BASELINE, Comparison
+from lingualift.metrics.comparisons import BASELINE
 from lingualift.report.figures import HEIGHT, WIDTH, Plot, line_plot
+from lingualift.report.joined import Joined
+from lingualift.report.published import beside_papers
+from lingualift.report.recipe import recipe
+from lingualift.report.scores import STEPS, Place, gain_charts, score_tables
 from lingualift.report.tables import (
-    BOUNDS,
     Layout,
     Layouts,
-    Mean,
-    Table,
-    all_tables,
-    caption,
     findings,
     how_compared,
     in_words,
@@ -39,28 +37,31 @@ from lingualift.runs.records import Step
 from lingualift.terminal import duration
 
 TEMPLATE = "report.html.j2"
-STEPS = (1.0, 3.0, 10.0)  # percent points at which a gain's colour deepens
 
 
 def render(run: RunFolder) -> str:
     """The page as HTML: one file that loads nothing, runs nothing and escapes everything it shows."""
     layouts = Layout.of(run.experiment)
-    page = _template().render(
+    return _rendered(
         run=run,
-        sources=", ".join(dict.fromkeys(_tongue(layout.source) for layout in layouts.values())),
-        targets=len({code for layout in layouts.values() for code in layout.targets}),
+        joined=None,
+        name=run.folder.name,
+        sources=_sources(layouts),
+        targets=_targets(layouts),
         asked=_asked(run),
-        findings=findings(run.rows, run.comparisons, layouts),
+        findings=(found := findings(run.rows, run.comparisons, layouts)),
+        tasks=[one.task for one in found],
         words=in_words(run.rows, run.comparisons, layouts),
         how=how_compared(run.comparisons) if run.comparisons else "",
-        scores=_scores(run, layouts),
-        steps=STEPS,
+        gains=gain_charts(run.rows, run.comparisons, layouts),
+        scores=score_tables(run.rows, run.comparisons, layouts),
+        papers=beside_papers(run),
         curves=_curves(run),
         activations=_activations(run),
         malformed=_malformed(run, layouts),
         losses=_losses(run),
         costs=_costs(run.steps or ()),
-        recipe=_recipe(run),
+        recipe=recipe(run),
         trained=_trained(run),
         troubles=_troubles(run),
         libraries=_libraries(run),
@@ -68,9 +69,40 @@ def render(run: RunFolder) -> str:
         history=_history(run),
         width=WIDTH,
         height=HEIGHT,
-        baseline=BASELINE,
     )
+
+
+def render_joined(joined: Joined) -> str:
+    """The page of several runs: what they share; the rest stands on the pages of each."""
+    told = joined.told
+    return _rendered(
+        run=None,
+        joined=joined,
+        name=", ".join(joined.runs),
+        sources=_sources(told.layouts),
+        targets=_targets(told.layouts),
+        asked=[("runs", ", ".join(joined.runs))],
+        findings=joined.findings,
+        tasks=list(dict.fromkeys(row["task"] for row in told.rows)),
+        words="",
+        how=joined.how,
+        gains=gain_charts(told.rows, told.comparisons, told.layouts),
+        scores=score_tables(told.rows, told.comparisons, told.layouts),
+        papers=joined.papers,
+    )
+
+
+def _rendered(**told: Any) -> str:
+    page = _template().render(steps=STEPS, baseline=BASELINE, **told)
     return page.encode("utf-8", "replace").decode("utf-8")  # JSON can spell half a character
+
+
+def _sources(layouts: Layouts) -> str:
+    return ", ".join(dict.fromkeys(_tongue(layout.source) for layout in layouts.values()))
+
+
+def _targets(layouts: Layouts) -> int:
+    return len({code for layout in layouts.values() for code in layout.targets})
 
 
 @cache
@@ -78,13 +110,24 @@ def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"signed": _signed, "number": _number, "duration": duration, "tongue": _tongue}
+    environment.filters |= {"points": _points, "signed": _signed, "number": _number, "edge": _edge}
+    environment.filters |= {"duration": duration, "tongue": _tongue}
     text = resources.files("lingualift.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(text)
 
 
 def _signed(value: float) -> str:
     return signed(value).replace("-", "−")
+
+
+def _points(value: float) -> str:
+    """A mark of a scale of gains: `+2.5`, `−20`."""
+    return f"{value:+g}".replace("-", "−")
+
+
+def _edge(place: Place) -> str:
+    """Classes of the cells of an average."""
+    return f" average{' paper' * bool(place.note)}" if place.members else ""
 
 
 def _number(value: float) -> str:
@@ -136,95 +179,6 @@ def _own(wanted: Experiment) -> Iterator[str]:
 def _named(code: str) -> str:
     name = _tongue(code)
     return f"{name} ({code})" if name != code else code
-
-
-_ROLES = {
-    "vanilla": "untrained",
-    "xlt": "another prompt",
-    "source-ft": "source labels",
-    "reference-only": "text alone",
-    "arithmetic": "merged",
-    "adamergex": "merged",
-    "ties": "merged",
-    "dare": "merged",
-    "target-ft": "target labels: upper bound",
-    "translate-test": "reads the translation",
-    "translate-train": "translated rows",
-    "input-fusion": "reads both in one prompt",
-    "x-mixup": "reads both, mixed",
-    "flare": "reads both, fused",
-    "flare-mt": "a translation model reads too",
-}
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """A method in a language or average; `comparison` is None for `source-ft` and where there is none."""
-
-    method: str
-    variant: str
-    where: str
-    score: Mean | None
-    comparison: Comparison | None
-
-    @property
-    def tone(self) -> str:
-        """CSS classes: direction and size of the gain, and `level` where its interval holds 0; bounds have none."""
-        if self.comparison is None or self.method in BOUNDS:
-            return ""
-        gain = self.comparison.gain
-        size = 1 + sum(abs(gain) >= step for step in STEPS)
-        side = "up" if gain > 0 else "down" if gain < 0 else "same"
-        return f"{side}{size if gain else ''}" + (" level" if self.comparison.verdict == "level with" else "")
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """A task's table by one metric: languages × methods."""
-
-    table: Table
-    caption: str
-    methods: tuple[tuple[str, str, str, str], ...]  # method, variant, merge weights, what it is in a word
-    languages: tuple[tuple[str, tuple[_Cell, ...]], ...]
-    averages: tuple[tuple[str, str, tuple[_Cell, ...]], ...]  # name, members, cells
-
-
-def _scores(run: RunFolder, layouts: Layouts) -> list[tuple[_Scores, list[_Scores]]]:
-    """Per task, its first metric's table and the further ones."""
-    found = [_table(run, table) for table in all_tables(run.rows, layouts)]
-    grouped = [list(group) for _, group in itertools.groupby(found, lambda one: one.table.task)]
-    return [(group[0], group[1:]) for group in grouped]
-
-
-def _table(run: RunFolder, table: Table) -> _Scores:
-    names = {
-        method_name(row): (row["method"], row["variant"]) for row in run.rows if row["task"] == table.task
-    }
-    found = {
-        (one.method, one.variant, one.where): one
-        for one in run.comparisons
-        if (one.task, one.metric) == table.name
-    }
-
-    def cells(where: str) -> tuple[_Cell, ...]:
-        return tuple(
-            _Cell(*names[line.method], where, line.cells.get(where), found.get((*names[line.method], where)))
-            for line in table.lines
-        )
-
-    averages = table.layout.averages
-    return _Scores(
-        table,
-        caption(table),
-        tuple(
-            (*names[line.method], merge_weights(line.weights), _ROLES.get(names[line.method][0], ""))
-            for line in table.lines
-        ),
-        tuple((where, cells(where)) for where in table.columns if where not in averages),
-        tuple(
-            (where, ", ".join(averages[where]), cells(where)) for where in table.columns if where in averages
-        ),
-    )
 
 
 @dataclass(frozen=True)
@@ -388,7 +342,7 @@ def _malformed(run: RunFolder, layouts: Layouts) -> list[_Counted]:
     found = []
     for table in tables(run.rows, layouts):
         mine = [row for row in run.rows if (row["task"], row["metric"]) == table.name]
-        languages = tuple(name for name in table.columns if name not in table.layout.averages)
+        languages = tuple(name for name in table.columns if name not in table.layout.means)
         counts: dict[tuple[str, str], tuple[int, int]] = {}
         for row in mine:
             place = method_name(row), row["language"]
@@ -435,36 +389,6 @@ def _costs(steps: Sequence[Step]) -> list[_Cost]:
     total = sum(step.seconds for step in steps) or 1.0
     found = [_Cost(what, len(took), sum(took), sum(took) / total) for what, took in groups.items()]
     return sorted(found, key=lambda cost: -cost.seconds)
-
-
-def _recipe(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Every key of the experiment, defaults and all: section -> key and value."""
-    asked = run.experiment.model_dump(mode="json")
-    merging = {row["method"] for row in run.rows if row["weight"] is not None}
-    asked["methods"] = [
-        one if one["method"] in merging else {"method": one["method"]} for one in asked["methods"]
-    ]
-    sections: dict[str, list[tuple[str, str]]] = {}
-    for path, value in _leaves(asked):
-        section = ".".join(path[:2]) if path[0] == "training" else path[0] if len(path) > 1 else "run"
-        key = ".".join(path[2:] if path[0] == "training" else path[1:] or path)
-        shown = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        sections.setdefault(section, []).append((key, shown))
-    return list(sections.items())
-
-
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Paths and values, entries of a list counted from 1; a list of plain values is one value."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, (*path, str(key)))
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        for number, inner in enumerate(value, 1):
-            yield from _leaves(inner, (*path, str(number)))
-    elif isinstance(value, list | dict):
-        yield path, ", ".join(map(str, value)) or None
-    else:
-        yield path, value
 
 
 @dataclass(frozen=True)

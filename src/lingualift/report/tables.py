@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lingualift.config import Experiment
-from lingualift.errors import one_line
 from lingualift.metrics.comparisons import BASELINE, Comparison
 from lingualift.runs.folder import task_at
 
@@ -24,14 +22,16 @@ class Layout:
     Attributes:
         source: The source language.
         targets: Target languages, in order.
-        tuned_on: The language that weights were tuned on, left out of every average.
+        tuned_on: The language that weights were tuned on, left out of every average that is compared.
         averages: Name -> the target languages in it.
+        papers: Name -> the target languages in an average that contains `tuned_on`, as those of papers do.
     """
 
     source: str
     targets: tuple[str, ...]
     tuned_on: str | None = None
     averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    papers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, experiment: Experiment) -> dict[str, Layout]:
@@ -41,8 +41,19 @@ class Layout:
             asked = point.experiment
             name = task_at(Path(point.task.task).stem, point.grid)
             languages, tuned = asked.languages, asked.weights.tune_on
-            found[name] = cls(languages.source, languages.targets, tuned, asked.averages())
+            averages, sets = asked.averages(), {"average": languages.targets, **languages.groups}
+            papers = {
+                f"{each} with {tuned}*": members
+                for each, members in sets.items()
+                if tuned in members and each in averages
+            }
+            found[name] = cls(languages.source, languages.targets, tuned, averages, papers)
         return found
+
+    @property
+    def means(self) -> dict[str, tuple[str, ...]]:
+        """Every average of a table: those that are compared, and after them those that contain the tuning language."""
+        return {**self.averages, **self.papers}
 
 
 Layouts = Mapping[str, Layout]
@@ -141,7 +152,7 @@ def _table(task: str, metric: str, rows: Sequence[Row], layout: Layout) -> Table
         for name in dict.fromkeys(map(method_name, mine))
     )
     shown = {column for line in lines for column in line.cells}
-    columns = tuple(name for name in (layout.source, *layout.targets, *layout.averages) if name in shown)
+    columns = tuple(name for name in (layout.source, *layout.targets, *layout.means) if name in shown)
     sizes = sorted({row["n"] for row in mine})
     return Table(
         task,
@@ -160,7 +171,7 @@ def _line(name: str, rows: Sequence[Row], layout: Layout) -> Line:
         scores = [row["score"] for row in rows if row["language"] == language]
         if scores:
             cells[language] = Mean.of(scores)
-    for average, members in layout.averages.items():
+    for average, members in layout.means.items():
         scores = list(seed_averages(rows, members).values())
         if scores:
             cells[average] = Mean.of(scores)
@@ -275,73 +286,17 @@ def in_words(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: La
     return f"Nothing to compare: no other method has the seeds and languages of `{BASELINE}`."
 
 
-_MARKS = re.compile(r"[\\`*\[\]|~#$]|(?<!\w)_|_(?!\w)")
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-
-
-def in_markdown(text: str) -> str:
-    """Somebody else's words within a line or a cell of Markdown: as they are, neither marks nor HTML."""
-    marked = _MARKS.sub(r"\\\g<0>", one_line(text))
-    return re.sub("[&<>]", lambda match: _ENTITIES[match[0]], marked)
-
-
-def to_markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layouts) -> str:
-    """The tables and what they mean, as Markdown."""
-    names = ("task", "metric", "method", "variant", "where")
-
-    def marked(found: Mapping[str, Any]) -> dict[str, Any]:
-        return {**found, **{name: in_markdown(found[name]) for name in names if name in found}}
-
-    rows = [marked(row) for row in rows]
-    comparisons = [Comparison(**marked(vars(one))) for one in comparisons]
-    shown = {
-        in_markdown(task): replace(
-            layout, averages={in_markdown(name): members for name, members in layout.averages.items()}
-        )
-        for task, layout in layouts.items()
-    }
-    return _markdown(rows, comparisons, shown)
-
-
-def _markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layouts) -> str:
-    """The same, of names that are Markdown already."""
-    parts = []
-    for table in tables(rows, layouts):
-        columns = (f"{column}*" if column == table.layout.tuned_on else column for column in table.columns)
-        head = ["method", *columns, "λ", "malformed"]
-        body = [
-            [
-                line.method,
-                *(str(line.cells.get(column, "–")) for column in table.columns),
-                _weights(line),
-                str(line.malformed),
-            ]
-            for line in table.lines
-        ]
-        widths = [max(len(row[index]) for row in [head, *body]) for index in range(len(head))]
-        parts.append(f"**{table.task}**: {caption(table)}")
-        parts.append(
-            "\n".join(_cells(row, widths) for row in [head, ["-" * width for width in widths], *body])
-        )
-    return "\n\n".join([*parts, in_words(rows, comparisons, layouts)]) + "\n"
-
-
 def caption(table: Table) -> str:
     """What stands above a task's table: metric, n, chance level, and what the averages leave out."""
     text = f"{table.metric} in percent, n = {table.n} per language, chance {table.chance:.1f}"
     tuned = table.layout.tuned_on
-    return text + (f"; λ chosen on {tuned} (*), which no average contains" if tuned else "")
+    if not tuned:
+        return text
+    but = f" but those “with {tuned}*”, for papers" if table.layout.papers else ""
+    return f"{text}; λ chosen on {tuned} (*), in no average{but}"
 
 
 def merge_weights(weights: Sequence[float]) -> str:
     """The distinct merge weights of the seeds, or their ends where there are many."""
     shown = [f"{weight:g}" for weight in sorted(set(weights))]
     return ", ".join(shown) if len(shown) <= 3 else f"{shown[0]} to {shown[-1]}"
-
-
-def _weights(line: Line) -> str:
-    return merge_weights(line.weights) or "–"
-
-
-def _cells(row: Sequence[str], widths: Sequence[int]) -> str:
-    return "| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |"

@@ -95,8 +95,10 @@ def claimed(folder: Path, experiment: Experiment, replace: bool) -> Iterator[Non
         check_folder(folder, experiment, replace)  # another run may have come first
         adopt(folder, files_of_older_run(folder))
         there = folder / EXPERIMENT_FILE
-        if not (there.is_file() and _same(there, experiment)):
+        same = there.is_file() and _same(there, experiment)
+        if not same:
             discard(folder, RESULTS)  # lest they pass for this experiment's
+        if not same or load_experiment(there).published != experiment.published:
             place(folder, {EXPERIMENT_FILE: dump_experiment(experiment)})
         yield
 
@@ -119,8 +121,9 @@ def still_there(folder: Path, experiment: Experiment) -> Iterator[None]:
 
 
 def _same(there: Path, experiment: Experiment) -> bool:
-    """Whether a resolved experiment file gives the same results, however fast and wherever its loss is shown."""
+    """Whether a resolved experiment file gives the same results, however fast, and whatever is shown beside them."""
     pace: Any = {
+        "published": True,
         "workers": True,
         "report_to": True,
         "scoring": {"batch_size"},

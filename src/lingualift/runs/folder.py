@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 from lingualift.config import Experiment, grid_name, load_experiment
 from lingualift.errors import UserError, one_line
 from lingualift.metrics.comparisons import Comparison
-from lingualift.provenance import PROVENANCE_FILE, read_json, sha256_file
+from lingualift.provenance import PROVENANCE_FILE, is_inside, read_json, reading, sha256_file
 from lingualift.runs.claims import EXPERIMENT_FILE, LOG_FILE, RESULTS_FILE, STEPS_FILE, read_log
-from lingualift.runs.records import Facts, Provenance, Results, Step, Steps, Sweep, Training
+from lingualift.runs.records import Answer, Facts, Provenance, Results, Step, Steps, Sweep, Training
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -46,6 +47,28 @@ class RunFolder:
     garbled: int
     adapters: Mapping[str, Mapping[str, Any]]
     fingerprints: Mapping[str, str]
+
+    def answers(self, row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+        """Id, gold and prediction of each test item of a row; None where the folder does not hold them.
+
+        Raises:
+            UserError: they cannot be read, or are not as many as were scored.
+        """
+        name = row["predictions"]
+        if name is None or not is_inside(name) or not (self.folder / name).is_file():
+            return None
+        path = self.folder / name
+        with reading(path):
+            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        found = []
+        for number, line in enumerate(filter(None, lines), 1):
+            try:
+                found.append(Answer.model_validate(json.loads(line)).model_dump())
+            except (ValueError, RecursionError):
+                raise _unlike(path, f"holds no answer in line {number}") from None
+        if len(found) != row["n"]:
+            raise _unlike(path, f"holds {len(found)} answers, of {row['n']} that were scored")
+        return found
 
 
 def read_run(folder: Path) -> RunFolder:

@@ -32,6 +32,16 @@ class Row(_Record):
     seed: Count | None
     weight: Number | None
     grid: dict[str, str] = {}
+    answer_language: str | None = None
+    predictions: str | None = None
+
+
+class Answer(_Record):
+    """A line of `predictions/*.jsonl`."""
+
+    id: str
+    gold: Annotated[list[str], Field(min_length=1)]
+    prediction: str | None
 
 
 class Compared(_Record):
