@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 import lingualift as ll
 from builders.commands import fresh
+from builders.refusals import refused
 from builders.worlds import TASK, experiment, read_jsonl, write_experiment
-from lingualift.errors import UserError
 from lingualift.languages import all_languages
 from lingualift.miniworld import BACKBONE
 from lingualift.pipeline.methods import METHODS
@@ -166,7 +166,7 @@ def assert_the_same_from_python(written, predictions, **asked):
     assert sorted(Path().rglob("*")) == before
     ll.evaluate(**asked, output="again.json")
     assert json.loads(Path("again.json").read_text()) == written
-    with pytest.raises(UserError, match="exists already"):
+    with refused("again.json", "exists already", mend="output"):
         ll.evaluate(**asked, output="again.json")
 
 
