@@ -208,12 +208,12 @@ def test_weights_in_several_files_and_of_other_names_are_read_as_they_were(damag
 
 
 def test_a_name_that_no_folder_can_have_is_refused():
-    for name, said in (
-        ("./" + "a" * 300, "too long"),
-        ("./a\0b", "no folder"),
-        ("~nobody-of-that-name/x/y", "no folder"),
+    for name, where, said in (
+        ("./" + "a" * 300, "aaa", "too long"),
+        ("./a\0b", "'./a\\x00b'", "no folder"),
+        ("~nobody-of-that-name/x/y", "'~nobody-of-that-name/x/y'", "no folder"),
     ):
-        with refused(repr(name), said):
+        with refused(where, said):
             find_backbone(Backbone(name=name))
 
 
