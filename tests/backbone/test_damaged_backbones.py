@@ -82,17 +82,18 @@ DAMAGED = [  # what happened to the folder, which file is named (None: the folde
         for text in ("null", "{}", "[]", '{"version": 1}')
     ),
     (lambda folder: (folder / "tokenizer.json").unlink(), None, "cannot be loaded"),
-    *((cut("config.json", length), "config.json", "a JSON object") for length in (0, 1, 50)),
-    *((put("config.json", text), "config.json", "not a JSON object") for text in ("null", "[]", "1", '"x"')),
-    (put("config.json", b"\xff\xfe{}"), "config.json", "not JSON"),
+    (cut("config.json", 0), "config.json", "empty"),
+    *((cut("config.json", length), "config.json", "not JSON") for length in (1, 50)),
+    *(
+        (put(file, text), file, f"not a JSON object but {kind}")
+        for file in ("config.json", "tokenizer_config.json")
+        for text, kind in (("null", "NoneType"), ("[]", "list"), ("1", "int"), ('"x"', "str"))
+    ),
+    (put("config.json", b"\xff\xfe{}"), "config.json", "not UTF-8"),
     (put("config.json", '{"a":' * 900 + "1" + "}" * 900), "config.json", "100 levels"),
     (put("config.json", '{"a":' * 90_000), "config.json", "100 levels"),
     (put("config.json", "[" + "0," * (MOST_JSON // 2)), "config.json", "33554433 bytes"),
     (put("config.json", "<html>"), "config.json", "a web page"),
-    *(
-        (put("tokenizer_config.json", text), "tokenizer_config.json", "not a JSON object")
-        for text in ("null", "[]")
-    ),
     (put("generation_config.json", "[1"), "generation_config.json", "not JSON"),
     (put("generation_config.json", POINTER), "generation_config.json", "git-lfs"),
     (put("special_tokens_map.json", "[]"), "special_tokens_map.json", "not a JSON object"),

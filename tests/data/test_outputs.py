@@ -83,8 +83,13 @@ def test_a_row_that_cannot_be_written_is_refused_before_the_model_is_loaded(cli,
     deep = []
     for _ in range(100_000):
         deep = [deep]
-    for note in ("cut emoji \ud83d", deep, 10**5000, {"\udcff": 1}):
-        with refused("rows:2", "column 'note'"):
+    for note, found in (
+        ("cut emoji \ud83d", "\\ud83d"),
+        (deep, "100 levels"),
+        (10**5000, "infinity"),
+        ({"\udcff": 1}, "\\udcff"),
+    ):
+        with refused("rows:2", "column 'note'", found):
             ll.predict(
                 backbone="./none",  # not looked for
                 task="mini-sentiment",
