@@ -1,8 +1,9 @@
-"""The helper by which tests hold refusals fails where another one comes."""
+"""The helpers by which tests hold refusals fail where another one comes."""
 
 import pytest
 
-from builders.refusals import refused
+from builders.commands import Finished
+from builders.refusals import check_refusal, refused
 from lingualift.errors import UserError
 
 
@@ -24,6 +25,29 @@ def test_the_refusal_that_is_meant_passes():
 def test_another_refusal_fails(other):
     with pytest.raises(AssertionError), refused("e.yaml", "'a'", "at most 2"):
         refuse(**other)
+    with pytest.raises(AssertionError):
+        check_refusal(ended(**other), "e.yaml", "'a'", "at most 2")
+
+
+def ended(code=2, before="1 of 3\n", after="", **parts):
+    """A command that was refused."""
+    with pytest.raises(UserError) as told:
+        refuse(**parts)
+    return Finished(code, "", f"{before}lingualift: {told.value.on_command_line()}\n{after}")
+
+
+def test_a_command_that_is_refused_as_meant_passes():
+    check_refusal(ended(), "e.yaml", "'a'", "at most 2", mend="lower")
+    usage = "Usage: lingualift run\nTry it.\n\nError: Invalid value for '--rank': 'x' is no number.\n"
+    check_refusal(Finished(2, "", usage), "--rank", "'x'", mend=None)
+
+
+@pytest.mark.parametrize("other", [{"code": 1}, {"before": "Traceback"}, {"after": "lingualift: b: c"}])
+def test_a_command_that_ends_otherwise_fails(other):
+    with pytest.raises(AssertionError):
+        check_refusal(ended(**other), "e.yaml")
+    with pytest.raises(AssertionError):
+        check_refusal(Finished(2, "", "killed"), "e.yaml")
 
 
 def test_another_error_and_none_fail():

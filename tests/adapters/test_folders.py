@@ -13,7 +13,6 @@ from builders.refusals import refused
 from lingualift.adapters import inspect, open_adapter
 from lingualift.adapters.config import LoraSettings
 from lingualift.adapters.structure import Module
-from lingualift.errors import UserError
 
 
 def test_a_folder(tmp_path):
@@ -55,7 +54,7 @@ def test_a_pickle_is_refused_with_a_conversion_that_works(tmp_path, monkeypatch)
     path = write_lora(tmp_path / "a")
     torch.save(raw(path), path / "adapter_model.bin")
     (path / "adapter_model.safetensors").rename(tmp_path / "kept")
-    with pytest.raises(UserError, match="is a pickle") as caught:
+    with refused("/adapter_model.bin", "a pickle", "adapter_model.safetensors") as caught:
         open_adapter(path)
     line = caught.value.mend.partition("python -c ")[2].strip('"')
     monkeypatch.chdir(path)
@@ -72,7 +71,7 @@ def test_a_pickle_is_never_loaded(tmp_path):
     path = write_lora(tmp_path / "a")
     (path / "adapter_model.safetensors").unlink()
     (path / "adapter_model.bin").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(UserError, match="is a pickle"):
+    with refused("/adapter_model.bin", "a pickle", mend="convert it"):
         open_adapter(path)
 
 
@@ -88,14 +87,14 @@ def test_the_hub_cache(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for given in (repository, "org/name"):
         assert len(open_adapter(given).modules) == 2
-    with pytest.raises(UserError, match="hf download org/other"):
+    with refused("org/other", "hub's cache", mend="hf download org/other"):
         open_adapter("org/other")
-    with pytest.raises(UserError, match="neither a folder nor in the hub"):
+    with refused("org/na me", "hub's cache"):
         open_adapter("org/na me")
     (repository / "refs" / "main").unlink()
     assert len(open_adapter(repository).modules) == 2
     shutil.copytree(repository / "snapshots" / commit, repository / "snapshots" / ("b" * 40))
-    with pytest.raises(UserError, match="no single adapter"):
+    with refused("/models--org--name", "no single adapter", "one snapshot"):
         open_adapter(repository)
 
 
@@ -161,7 +160,7 @@ def test_inspect_says_why_not(tmp_path):
     other = write_lora(tmp_path / "other", base_model_name_or_path="else", use_rslora=True)
     assert "backbone is 'else'" in inspect([good, other]).obstacles[0].reason
     assert inspect(good).mergeable
-    with pytest.raises(UserError, match="given no adapter"):
+    with refused("inspect", "no adapter"):
         inspect([])
 
 

@@ -217,7 +217,7 @@ def test_a_header_of_very_many_names_takes_no_time(tmp_path, last):
 
 
 def test_a_missing_file_and_a_missing_tensor(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
+    with refused("/none", "No such file", mend="path"):
         TensorFile(tmp_path / "none")
     (tmp_path / "x").write_bytes(save({"a": torch.ones(2)}))
     with refused("/x", "no tensor 'b'"):

@@ -8,7 +8,7 @@ import torch
 from decoder import THRESHOLD, Recipe, exact_match, label_accuracy, main, passes, probe, rebuild
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lingualift.errors import UserError
+from builders.refusals import refused
 from lingualift.miniworld import BACKBONE, LABEL_WORDS, LANGUAGES, QA_PROMPT, SENTIMENT_PROMPT, WEAK
 from lingualift.miniworld.data import qa_rows, reference_rows, sentiment_rows
 from lingualift.miniworld.pretraining import documents
@@ -125,7 +125,7 @@ def test_the_probe_can_fail(tokenizer):
 @pytest.mark.slow  # a probe can fail: above
 def test_a_backbone_that_fails_its_probe_is_not_written(tmp_path):
     seen = []
-    with pytest.raises(UserError, match="fails its probe after 3 steps"):
+    with refused("/b", "probe", "3 steps", "0.95", mend="--seed"):
         rebuild(tmp_path / "b", recipe=TINY, advance=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2), (3, 3)]
     assert list(tmp_path.iterdir()) == []

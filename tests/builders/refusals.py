@@ -1,6 +1,7 @@
 """Holds a refusal by what it says: the place, what was found there and that a mend is named, not by our sentence."""
 
 import contextlib
+import re
 
 import pytest
 
@@ -18,7 +19,26 @@ def refused(where, *found, mend=""):
     """
     with pytest.raises(UserError) as told:
         yield told
-    error = told.value
+    _hold(told.value, where, found, mend)
+
+
+def check_refusal(done, where, *found, mend=""):
+    """Holds of a command that ended what `refused` holds: exit code 2, no traceback, one message, and what it says.
+
+    Args:
+        done: How the command ended.
+        where: As for `refused`.
+        found: As for `refused`.
+        mend: As for `refused`; None too where Typer itself refuses an option.
+    """
+    said = re.split("^(?:lingualift|Error): ", done.message, flags=re.MULTILINE)
+    assert len(said) == 2, done.err
+    head, _, advice = said[1].partition("\n  mend: ")
+    place, _, rest = head.partition(": ")
+    _hold(UserError(place, rest, mend=advice), where, found, mend)
+
+
+def _hold(error, where, found, mend):
     assert where in error.where, f"at {error.where!r}, not {where!r}: {error}"
     for fact in found:
         assert fact in f"{error.found}; {error.expected}", f"not {fact!r}: {error}"

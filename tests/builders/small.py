@@ -9,6 +9,7 @@ import transformers as hf
 import lingualift as ll
 from builders import tiny
 from lingualift.backbone.architectures import outside_blocks
+from lingualift.fusion.functions import FUSIONS
 
 WORDS = 60
 NAMES = {
@@ -22,7 +23,6 @@ NAMES = {
 }
 DECODERS = ("llama", "gemma2", "qwen2", "qwen3")
 ENCODER_DECODERS = ("t5", "mt5")
-FUSIONS = ("add", "mul", "add_relu", "cross_attention", "matmul", "matmul_relu")
 CROSSED = [
     pytest.param(name, fusion, marks=() if name == "llama" or fusion == "add_relu" else pytest.mark.slow)
     for name in NAMES

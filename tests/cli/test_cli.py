@@ -1,11 +1,13 @@
 """The command line, in processes of its own: what works, and what is written."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
@@ -14,8 +16,10 @@ from safetensors.torch import load_file
 
 import lingualift as ll
 from builders.commands import fresh
+from builders.refusals import refused
 from builders.worlds import TASK, experiment, read_jsonl, write_experiment
-from lingualift.errors import UserError
+from lingualift import merging
+from lingualift.cli.merging import merge
 from lingualift.languages import all_languages
 from lingualift.miniworld import BACKBONE
 from lingualift.pipeline.methods import METHODS
@@ -96,6 +100,13 @@ def test_tasks_methods_and_languages_are_listed_with_sources(cli):
         assert entry.name in languages
 
 
+def test_the_help_and_the_docstring_of_merge_name_every_method():
+    option = get_type_hints(merge, include_extras=True)["method"].__metadata__[0]
+    assert set(re.findall(r"\w+", option.help)) - {"or"} == set(merging.METHODS)
+    told = re.search(r"\n +method: (.*?)\n +\w+: ", ll.merge.__doc__, re.DOTALL)[1]
+    assert set(re.findall(r"`(\w+)`", told)) == set(merging.METHODS)
+
+
 def test_train_writes_an_adapter_and_says_what_is_next(adapter):
     assert {path.name for path in adapter.iterdir()} >= {
         "adapter_config.json",
@@ -166,7 +177,7 @@ def assert_the_same_from_python(written, predictions, **asked):
     assert sorted(Path().rglob("*")) == before
     ll.evaluate(**asked, output="again.json")
     assert json.loads(Path("again.json").read_text()) == written
-    with pytest.raises(UserError, match="exists already"):
+    with refused("again.json", "exists already", mend="output"):
         ll.evaluate(**asked, output="again.json")
 
 

@@ -16,15 +16,14 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import lingualift as ll
-from builders import refusals
 from builders.adapter_folders import updates
+from builders.refusals import refused
 from lingualift.adapters import open_adapter
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone
 from lingualift.commands.lift import HELD_OUT, _read_texts
 from lingualift.config import Backbone, Data, Scoring
 from lingualift.data.rows import load_examples
-from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.miniworld import BACKBONE
 from lingualift.tasks import get_task
@@ -104,7 +103,7 @@ def test_the_references_share_a_draw_that_is_not_the_adapters(world, users, tmp_
 def test_lifting_ia3_multiplies(world, users, tmp_path):
     names = ["k_proj", "v_proj", "down_proj"]
     adapter = users("ia3", peft_type="IA3", target_modules=names, feedforward_modules=["down_proj"])
-    refused("is 4 for a ia3 adapter", world, adapter, tmp_path, rank=4)
+    check_lift(world, adapter, tmp_path, "rank", "is 4 for a ia3", rank=4)
     found = lifted(world, adapter, tmp_path / "out", learning_rate=0.05)
     assert (found.kind, found.rank) == ("ia3", 0)
     task, target, source, result = (
@@ -240,22 +239,21 @@ def test_the_card_loads_what_it_describes(world, users, tmp_path, monkeypatch):
     assert not torch.equal(logits, without)
 
 
-def refused(match, world, adapter, folder, **options):
-    with pytest.raises(UserError, match=match) as caught:
+def check_lift(world, adapter, folder, where, found, **options):
+    with refused(where, found):
         lifted(world, adapter, folder / "out", **options)
-    assert caught.value.mend
     assert not folder.exists() or not [path for path in folder.iterdir() if path.name != "given"]
 
 
 @pytest.mark.parametrize(
-    ("name", "config", "match"),
+    ("name", "config", "found"),
     [
-        ("dora", {"use_dora": True, "target_modules": ["q_proj"]}, "DoRA divides"),
-        ("pissa", {"init_lora_weights": "pissa", "target_modules": ["q_proj"]}, "published backbone"),
+        ("dora", {"use_dora": True, "target_modules": ["q_proj"]}, "use_dora"),
+        ("pissa", {"init_lora_weights": "pissa", "target_modules": ["q_proj"]}, "'pissa'"),
     ],
 )
-def test_what_cannot_be_merged_is_refused_before_training(world, users, tmp_path, name, config, match):
-    refused(match, world, users(name, **config), tmp_path)
+def test_what_cannot_be_merged_is_refused_before_training(world, users, tmp_path, name, config, found):
+    check_lift(world, users(name, **config), tmp_path, f"/{name}", found)
 
 
 def changed(adapter, folder, **config):
@@ -267,24 +265,24 @@ def changed(adapter, folder, **config):
 
 
 @pytest.mark.parametrize(
-    ("config", "match"),
+    ("config", "found"),
     [
-        ({"task_type": "SEQ_CLS"}, "is for SEQ_CLS"),
+        ({"task_type": "SEQ_CLS"}, "SEQ_CLS"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
         ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 2}, "num_layers is None"),
-        ({"peft_type": "LOHA"}, "LOHA adapters cannot be merged"),
-        ({"r": 4}, "lora_A and lora_B"),
+        ({"peft_type": "LOHA"}, "LOHA"),
+        ({"r": 4}, "(4, n) and (m, 4)"),
     ],
 )
-def test_an_adapter_of_another_kind_is_refused(world, users, tmp_path, config, match):
-    refused(match, world, changed(users(), tmp_path / "given", **config), tmp_path)
+def test_an_adapter_of_another_kind_is_refused(world, users, tmp_path, config, found):
+    check_lift(world, changed(users(), tmp_path / "given", **config), tmp_path, "/given", found)
 
 
 def test_virtual_tokens_are_refused_with_the_way_round(world, tmp_path):
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(BACKBONE), config)
     model.save_pretrained(tmp_path / "given")
-    refused("is a prefix adapter", world, tmp_path / "given", tmp_path)
+    check_lift(world, tmp_path / "given", tmp_path, "/given", "a prefix adapter")
 
 
 def test_an_adapter_of_another_backbone_is_refused(world, users, tmp_path):
@@ -294,48 +292,47 @@ def test_an_adapter_of_another_backbone_is_refused(world, users, tmp_path):
     transformers.LlamaForCausalLM(narrow).save_pretrained(tmp_path / "given")
     tokenizer = transformers.AutoTokenizer.from_pretrained(BACKBONE)
     tokenizer.save_pretrained(tmp_path / "given")
-    refused("does not fit the backbone", world, users(), tmp_path, backbone=str(tmp_path / "given"))
+    check_lift(world, users(), tmp_path, "/lora", "[8, 96]", backbone=str(tmp_path / "given"))
 
 
 @pytest.mark.parametrize(
-    ("options", "match"),
+    ("options", "where", "found"),
     [
-        ({"to": "en", "text": "sw.txt"}, "is the source language too"),
-        ({"to": "eng", "text": "sw.txt"}, "is the source language too"),
-        ({"to": "xx-nowhere", "text": "sw.txt"}, "is not known"),
-        ({"text": "en.txt"}, "holds the same texts"),
-        ({"text": "empty.txt"}, "is empty"),
-        ({"text": "blank.txt"}, "has no rows"),
-        ({"text": "few.txt"}, "has 3 texts"),
-        ({"text": "missing.txt"}, "is not there"),
-        ({"task": "mini-qa"}, "without data"),
-        ({"data": "x.jsonl"}, "without task"),
-        ({"task": "causal-lm", "data": "sw.txt"}, "has no labels"),
-        ({"rank": 0}, r"rank: Input should be greater than 0 \(found 0\)"),
-        ({"rank": 10**9}, "rank: is more than 16,384: no layer is so wide"),
-        ({"weight": float("nan")}, r"weight: Input should be a finite number \(found nan\)"),
-        ({"weight": 1e308}, "weight: is more than 1,000,000: half precision overflows"),
-        ({"batch_size": 2**63}, "--batch-size: is more than"),
-        ({"seed": 2**40}, "seed: Input should be less than 4294967296"),
-        ({"workers": True}, "workers: is a truth value, not a number"),
+        ({"to": "eng", "text": "sw.txt"}, "to", "eng is the source language"),
+        ({"to": "xx-nowhere", "text": "sw.txt"}, "'xx-nowhere'", "not known"),
+        ({"text": "en.txt"}, "en.txt", "/en.txt"),
+        ({"text": "empty.txt"}, "empty.txt", "at least one row"),
+        ({"text": "blank.txt"}, "blank.txt", "no rows"),
+        ({"text": "few.txt"}, "few.txt", "at least 5"),
+        ({"text": "missing.txt"}, "missing.txt", "not there"),
+        ({"task": "mini-qa"}, "task", "without data"),
+        ({"data": "x.jsonl"}, "data", "without task"),
+        ({"task": "causal-lm", "data": "sw.txt"}, "'causal-lm'", "no labels"),
+        ({"rank": 0}, "rank", "(found 0)"),
+        ({"rank": 10**9}, "rank", "16,384"),
+        ({"weight": float("nan")}, "weight", "nan"),
+        ({"weight": 1e308}, "weight", "1,000,000"),
+        ({"batch_size": 2**63}, "batch", "1,048,576"),
+        ({"seed": 2**40}, "seed", "4294967296"),
+        ({"workers": True}, "workers", "True"),
     ],
 )
-def test_bad_requests_train_nothing(world, users, tmp_path, monkeypatch, options, match):
+def test_bad_requests_train_nothing(world, users, tmp_path, monkeypatch, options, where, found):
     monkeypatch.chdir(world)
     for name, content in (("empty", ""), ("blank", "\n \n"), ("few", "a\nb\nc\n")):
         (world / f"{name}.txt").write_text(content)
-    refused(match, world, users(), tmp_path, **options)
+    check_lift(world, users(), tmp_path, where, found, **options)
 
 
 def test_settings_that_cannot_be_are_refused(world, users, tmp_path):
-    with refusals.refused("--steps", "greater than 0"):
+    with refused("--steps", "greater than 0"):
         lifted(world, users(), tmp_path / "out", steps=0)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_output_that_exists_is_refused(world, users, tmp_path):
     (tmp_path / "out").mkdir()
-    with refusals.refused("/out", "exists already", mend="another output"):
+    with refused("/out", "exists already", mend="another output"):
         lifted(world, users(), tmp_path / "out")
     assert not (tmp_path / "lingualift-store").exists()
 

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from builders.adapter_folders import write_lora
 from builders.commands import fresh
-from builders.refusals import refused
+from builders.refusals import check_refusal, refused
 from builders.stand_in import Hub
 from lingualift.commands.push import check_repository, published
 from lingualift.merging import merge
@@ -122,17 +122,17 @@ def test_merge_publishes_what_it_wrote(hub, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("repository", "token", "match"),
+    ("repository", "token", "mend"),
     [
-        ("others/x", "hf_stand_in", "may write there"),
-        ("mine/x", "hf_wrong", "hf auth login"),
+        ("others/x", "hf_stand_in", "settings/tokens; then: "),
+        ("mine/x", "hf_wrong", "HF_TOKEN; then: "),
     ],
 )
-def test_the_hub_refuses_and_nothing_is_lost(hub, merged, repository, token, match):
+def test_the_hub_refuses_and_nothing_is_lost(hub, merged, repository, token, mend):
     before = {path.name: path.read_bytes() for path in merged.iterdir() if path.is_file()}
     done = fresh("push", merged, repository, **hub.env(token))
-    assert match in done.message
-    assert f"lingualift push {merged} {repository}" in done.message
+    mend += f"lingualift push {merged} {repository}"
+    check_refusal(done, repository, "nothing is lost", str(merged), mend=mend)
     assert not hub.repositories
     assert before == {path.name: path.read_bytes() for path in merged.iterdir() if path.is_file()}
 
@@ -141,7 +141,7 @@ def test_the_hub_refuses_and_nothing_is_lost(hub, merged, repository, token, mat
 def test_a_public_repository_is_not_taken_for_a_private_one(hub, merged):
     assert fresh("push", merged, "mine/x", **hub.env()).code == 0
     commits = sum("/commit/" in call for call in hub.calls)
-    assert "is public already" in fresh("push", merged, "mine/x", "--private", **hub.env()).message
+    check_refusal(fresh("push", merged, "mine/x", "--private", **hub.env()), "mine/x", "public", "--private")
     assert sum("/commit/" in call for call in hub.calls) == commits
 
 
@@ -154,8 +154,8 @@ def test_a_hub_that_dies_leaves_the_folder_and_says_how_to_go_on(tmp_path, where
     ]
     with Hub(die_at=where) as hub:
         done = fresh("merge", *options, "--output", tmp_path / "out", "--push-to-hub", "mine/x", **hub.env())
-        assert "nothing is lost" in done.message
-        assert f"lingualift push {tmp_path / 'out'} mine/x" in done.message
+        mend = f"lingualift push {tmp_path / 'out'} mine/x"
+        check_refusal(done, "mine/x", "nothing is lost", mend=mend)
         assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
         hub.die_at = None
         assert fresh("push", tmp_path / "out", "mine/x", **hub.env()).code == 0
@@ -169,9 +169,9 @@ def test_a_name_or_a_login_that_is_missing_is_told_before_any_work(tmp_path):
         for item in (f"--{side.replace('_', '-')}", path)
     ]
     command = ("merge", *options, "--output", tmp_path / "out")
-    assert "ORG/NAME" in fresh(*command, "--push-to-hub", "just-a-name").message
-    assert "hf auth login" in fresh(*command, "--push-to-hub", "mine/x").message
-    assert "without --push-to-hub" in fresh(*command, "--private").message
+    check_refusal(fresh(*command, "--push-to-hub", "just-a-name"), "just-a-name", "ORG/NAME")
+    check_refusal(fresh(*command, "--push-to-hub", "mine/x"), "hub", "account", mend="hf auth login")
+    check_refusal(fresh(*command, "--private"), "--private", "--push-to-hub", mend="ORG/NAME")
     assert not (tmp_path / "out").exists()
     with refused("mine/has--two", "no name"):
         check_repository("mine/has--two")

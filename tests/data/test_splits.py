@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders.refusals import refused
 from builders.worlds import write_jsonl
 from lingualift.config import Data
 from lingualift.data.rows import data_fingerprint, load_rows
-from lingualift.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,5 @@ def test_more_rows_are_put_aside_than_there_are(folder):
     data = Data(
         files="{language}/{split}.jsonl", names={"en": "english"}, validation={"of": "test", "rows": 40}
     )
-    with pytest.raises(UserError) as refused:
+    with refused("data.validation.rows", "40 rows of test aside, of 40"):
         chosen(data, "en", "validation", folder)
-    assert refused.value.where == "data.validation.rows"
-    assert refused.value.mend

@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 
 import lingualift as ll
 from builders import tiny
+from builders.refusals import refused
 from lingualift.attachment import answering, attach, detach
 from lingualift.backbone.architectures import Head, outside_blocks
 from lingualift.backbone.loading import load_backbone, weight_bytes
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Adapter, Backbone, Data, Scoring, Training
 from lingualift.data.datasets import Examples
-from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.tasks import TASKS, shipped_languages, shipped_rows
 from lingualift.training.trainer import initialise, train
@@ -232,9 +232,8 @@ def test_without_bitsandbytes_the_mend_is_told(backbone, monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda asked: None if asked == "bitsandbytes" else find(asked)
     )
-    with pytest.raises(UserError, match="bitsandbytes, which is not installed") as caught:
+    with refused("backbone.quantization", "nf4", "bitsandbytes", mend="lingualift[quantization]"):
         find_backbone(Backbone(name=name, quantization="nf4"))
-    assert "lingualift[quantization]" in caught.value.mend
     find_backbone(Backbone(name=name))
 
 
@@ -272,12 +271,12 @@ def test_a_backbone_that_would_go_to_disk_is_refused(backbone, monkeypatch):
 
     size = 40_000  # bytes of memory, of the 200 000 that it needs
     monkeypatch.setattr(accelerate, "get_max_memory", lambda *_: {"cpu": size})
-    with pytest.raises(UserError, match="put parts of it on disk"):
+    with refused("backbone '", "`device_map: auto`", "disk", mend="nf4"):
         load_backbone(backbone("llama", device_map="auto"))
 
 
 def test_processes_that_train_together_do_not_each_spread_the_backbone(backbone, monkeypatch):
     name = backbone("llama").source
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one of several processes"):
+    with refused("backbone.device_map", "auto", "processes", mend="accelerate launch"):
         find_backbone(Backbone(name=name, device_map="auto"))

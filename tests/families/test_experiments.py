@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import lingualift as ll
 from builders import tiny
+from builders.refusals import refused
 from builders.shipped import LANGUAGES, write_experiment
 from lingualift.checking import check
 from lingualift.cli import app
@@ -107,7 +108,7 @@ def test_a_prefix_under_gradient_checkpointing_is_refused(backbone, tmp_path):
     raw = yaml.safe_load(path.read_text())
     raw["training"]["task"]["gradient_checkpointing"] = True
     path.write_text(yaml.safe_dump(raw))
-    with pytest.raises(UserError, match=r"training.task.gradient_checkpointing: drops the prefix"):
+    with refused("training.task.gradient_checkpointing", "prefix", "false"):
         plan_of(path, output=tmp_path / "out")
 
 
@@ -122,7 +123,7 @@ def test_a_task_that_needs_text_of_its_own_is_not_for_encoders(backbone, tmp_pat
             (tmp_path / code / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
     raw["tasks"][0]["task"] = task
     path.write_text(yaml.safe_dump(raw))
-    with pytest.raises(UserError, match="asks for text of the model's own, which an encoder cannot write"):
+    with refused(f"'{task}'", "an encoder", "classes, choices or spans", mend="decoder"):
         plan_of(path, output=tmp_path / "out")
 
 

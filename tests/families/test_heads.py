@@ -10,6 +10,7 @@ import transformers as hf
 from safetensors.torch import load_file
 
 import lingualift as ll
+from builders.refusals import refused
 from builders.shipped import drawn, examples_of, learn
 from lingualift.backbone.architectures import Head
 from lingualift.backbone.loading import load_backbone
@@ -25,10 +26,10 @@ from lingualift.tasks import TASKS, Example, Task, shipped_languages, shipped_ro
 def test_without_an_adapter_there_is_no_head_to_score(backbone, tmp_path, task):
     """transformers would draw one at random, another one every time."""
     chosen, examples = examples_of(tmp_path, task)
-    with pytest.raises(UserError, match="whose head for the task comes with an adapter"):
+    with refused("backbone '", "an encoder", "head", mend="--adapter"):
         evaluate(backbone("xlmr"), None, chosen, examples, Scoring())
     rows = [dict(row) for row in shipped_rows(task, shipped_languages(task)[0])]
-    with pytest.raises(UserError, match="whose head for the task comes with an adapter"):
+    with refused("backbone '", "an encoder", "head", mend="--adapter"):
         ll.predict(backbone=backbone("xlmr").source, adapter=None, task=task, language="en", rows=rows)
 
 
@@ -77,14 +78,22 @@ class Compared(Several):
 
 
 @pytest.mark.parametrize(
-    ("task", "rows", "told"),
+    ("task", "rows", "facts"),
     [
-        (Several(), [{"yes": "yes", "no": "no"}, {"no": "no", "yes": "yes"}], "has no, yes to choose from"),
-        (Several(), [{"yes": "yes", "no": "no"}, {"w": "w", "z": "z"}], "the same classes in the same order"),
-        (Compared(), [{"a": "one", "b": "two"}, {"a": "1", "b": "2", "c": "3"}], "as many choices"),
+        (
+            Several(),
+            [{"yes": "yes", "no": "no"}, {"no": "no", "yes": "yes"}],
+            ("no, yes", "yes, no", "order"),
+        ),
+        (Several(), [{"yes": "yes", "no": "no"}, {"w": "w", "z": "z"}], ("w, z", "yes, no", "order")),
+        (
+            Compared(),
+            [{"a": "one", "b": "two"}, {"a": "1", "b": "2", "c": "3"}],
+            ("a, b, c", "as many choices"),
+        ),
     ],
 )
-def test_rows_whose_classes_differ_are_refused(backbone, tmp_path, task, rows, told):
+def test_rows_whose_classes_differ_are_refused(backbone, tmp_path, task, rows, facts):
     """Else they would be trained as classes by their place, or shared out between rows."""
     kind = "options" if isinstance(task, Compared) else "choices"
     examples = [
@@ -93,9 +102,9 @@ def test_rows_whose_classes_differ_are_refused(backbone, tmp_path, task, rows, t
     ]
     ref = backbone("xlmr")
     start = drawn(ref, tmp_path / "start")
-    with pytest.raises(UserError, match=told):
+    with refused("example '1'", *facts, mend="mend the row"):
         learn(ref, task, examples, start, tmp_path / "out")
-    with pytest.raises(UserError, match=told):
+    with refused("example '1'", *facts, mend="mend the row"):
         evaluate(ref, start, task, examples, Scoring())
 
 
@@ -107,7 +116,7 @@ def test_a_head_for_other_classes_of_the_same_number_is_refused(backbone, tmp_pa
     other, asked = examples_of(tmp_path, "xnli")
     for folder in (adapter, tmp_path / "merged"):
         assert evaluate(ref, folder, task, examples, Scoring()).predictions
-        with pytest.raises(UserError, match="has a head for negative, neutral, positive"):
+        with refused(f"/{folder.name}", "negative, neutral, positive", "entailment, neutral, contradiction"):
             evaluate(ref, folder, other, asked, Scoring())
 
 
@@ -123,7 +132,7 @@ def test_a_checkpoints_own_head_of_another_size_gives_way(backbone, tmp_path):
     assert model.fresh_weights == {"classifier.out_proj.weight", "classifier.out_proj.bias"}
     changed = json.loads((tmp_path / "tuned" / "config.json").read_text())
     (tmp_path / "tuned" / "config.json").write_text(json.dumps({**changed, "intermediate_size": 48}))
-    with pytest.raises(UserError, match="lacks roberta"):
+    with refused("'body'", "lacks roberta", "5 more", "XLMRobertaForSequenceClassification"):
         load_backbone(replace(tuned, name="body").answering(Head("classes", 3)))
 
 
@@ -142,14 +151,15 @@ def test_more_tokens_than_an_encoder_has_positions_for_are_refused(backbone, tmp
     task, examples = examples_of(tmp_path, "nusax")
     long = [replace(row, parts=("word " * 700,)) for row in examples]
     start = drawn(ref, tmp_path / "start", type="prefix", tokens=3)
-    with pytest.raises(UserError, match=r"max_length: 512 tokens behind a prefix of 3.*\n.*set it to 509"):
+    facts = ("512 tokens", "a prefix of 3 ", "512 positions")
+    with refused("max_length", *facts, mend="set it to 509"):
         learn(ref, task, long, start, tmp_path / "a", Training(steps=1, max_length=512))
     texts = ["one long text of many words"] * 200
-    with pytest.raises(UserError, match=r"segment_tokens: 512 tokens behind a prefix of 3"):
+    with refused("segment_tokens", *facts, mend="set it to 509"):
         learn(ref, TASKS["masked-lm"], texts, start, tmp_path / "b", segment_tokens=512)
     fits = learn(ref, task, long, start, tmp_path / "c", Training(steps=1, max_length=509))
     assert evaluate(ref, fits, task, long, Scoring(max_length=509)).truncated == 8
-    with pytest.raises(UserError, match="backbone's 512 positions"):
+    with refused("max_length", *facts, mend="set it to 509"):
         evaluate(ref, fits, task, long, Scoring(max_length=512))
 
 

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 
 import lingualift as ll
 from builders import tiny
+from builders.refusals import refused
 from lingualift.backbone.architectures import head_modules, model_class
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Adapter, Data, Scoring, Training
 from lingualift.data.datasets import Examples
-from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.tasks import TASKS, shipped_languages, shipped_rows
 from lingualift.training.trainer import initialise, train
@@ -97,7 +97,7 @@ def test_a_family_trains_merges_evaluates_and_reloads(backbone, references, tmp_
     source = rows(tmp_path / "rows", task, code)
     _, examples = source.labelled(code, "train")
     if not suits(name, task):
-        with pytest.raises(UserError, match="an encoder cannot write"):
+        with refused("task '", "an encoder", "classes, choices or spans"):
             evaluate(ref, None, TASKS[task], examples, Scoring())
         return
     asked = type(TASKS[task])()
@@ -191,11 +191,12 @@ def test_the_head_follows_from_the_seed_alone(backbone, references, tmp_path):
 def test_a_reference_has_no_head_to_answer_with(backbone, references, tmp_path):
     code = shipped_languages("nusax")[0]
     _, examples = rows(tmp_path / "rows", "nusax", code).labelled(code, "train")
-    with pytest.raises(UserError, match="has no head to answer with"):
-        evaluate(backbone("xlmr"), references("xlmr", "lora")[1], TASKS["nusax"], examples, Scoring())
+    adapter = references("xlmr", "lora")[1]
+    with refused(f"/{adapter.name}", "no head", mend="the task adapter"):
+        evaluate(backbone("xlmr"), adapter, TASKS["nusax"], examples, Scoring())
 
 
 def test_a_prefix_is_not_for_decoders(backbone, tmp_path):
     (tmp_path / "start").mkdir()
-    with pytest.raises(UserError, match="prefix is for encoders and encoder-decoders"):
+    with refused("adapter.type", "prefix", "a decoder", "lora or ia3"):
         initialise(backbone("llama"), Adapter(type="prefix"), 0, tmp_path / "start")

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from builders import tiny
+from builders.refusals import refused
 from lingualift.attachment import attach, detach
 from lingualift.backbone.architectures import Head, blocks, ia3_modules, linear_names, pattern_of
 from lingualift.backbone.loading import load_backbone
 from lingualift.config import Adapter, Scoring, Training
 from lingualift.encoding.heads import encode_windows, span_row
 from lingualift.encoding.text import IGNORED, encoder_ids, set_language
-from lingualift.errors import UserError
 from lingualift.evaluation.heads import find_spans
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.writing import rank_written, write_answers
@@ -159,9 +159,9 @@ def test_corrupted_text_and_its_target_give_back_the_text(backbone, name):
 
 def test_without_sentinels_spans_are_refused(backbone):
     _, tokenizer = load_backbone(backbone("nllb"))
-    with pytest.raises(UserError, match="needs sentinels"):
+    with refused("reference.task", "span-corruption", "<extra_id_0>", mend="prefix-lm"):
         span_corruption(tokenizer, TEXTS, 20, 0)
-    with pytest.raises(UserError, match="needs a mask token"):
+    with refused("reference.task", "masked-lm", "a mask token", mend=None):
         masked(load_backbone(backbone("t5"))[1], TEXTS, 20, 0)
 
 
@@ -368,7 +368,7 @@ def test_lora_on_an_encoder_never_reaches_a_head(backbone, tmp_path, name):
     modules = {key.split(".lora_")[0] for key in load_file(tmp_path / "start" / "adapter_model.safetensors")}
     assert len(modules) == 2 * 6
     assert all(".encoder.layer." in module for module in modules)
-    with pytest.raises(UserError, match="'q_proj' is no linear layer"):
+    with refused("adapter.modules", "'q_proj'", "dense, key, query, value"):
         pattern_of(model, "encoder", ["q_proj"])
 
 

@@ -10,10 +10,10 @@ import transformers
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as KINDS
 from safetensors.torch import load_file, save_file
 
+from builders.refusals import refused
 from lingualift.attachment import attach, detach, wrap
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.original import Original
-from lingualift.errors import UserError
 
 LAYERS = ["q_proj", "v_proj"]
 TOKENS = [70, 71, 72]
@@ -207,7 +207,7 @@ def test_a_backbone_is_what_it_was_when_an_adapter_does_not_fit(backbone, tmp_pa
     model, _ = load_backbone(ref)
 
     def act():
-        with pytest.raises(UserError, match="does not fit the backbone"):
+        with refused("/adapter", "q_proj.base_layer.bias and 5 more", "this backbone"):
             attach(ref, folder)
 
     check(model, act)
@@ -262,7 +262,8 @@ def test_whatever_ends_the_loading_leaves_nothing(backbone, tmp_path, monkeypatc
     model, _ = load_backbone(ref)
 
     def act():
-        with pytest.raises(UserError if fault == "differs" else KeyboardInterrupt):
+        differs = refused("/adapter_model.safetensors", name, "differs", mend="restore")
+        with differs if fault == "differs" else pytest.raises(KeyboardInterrupt):
             attach(ref, folder)
 
     check(model, act)

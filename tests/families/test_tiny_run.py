@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import lingualift as ll
 from builders import tiny
+from builders.refusals import refused
 from lingualift.backbone.loading import weight_bytes
 from lingualift.backbone.reference import find_backbone
 from lingualift.cli import app
@@ -137,7 +138,7 @@ def test_a_backbone_is_made_small_and_keeps_its_class_its_structure_and_its_toke
 def test_a_model_that_cannot_be_made_small_is_told(tmp_path):
     hf.LlamaConfig().save_pretrained(tmp_path)
     save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="no small model can be made like it"):
+    with refused(f"/{tmp_path.name}", "no small model"):
         tiny_model(find_backbone(Backbone(name=str(tmp_path))))
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 import transformers
 
+from builders.refusals import refused
 from lingualift.backbone.architectures import (
     blocks,
     fusion_names,
@@ -13,7 +14,6 @@ from lingualift.backbone.architectures import (
     outside_blocks,
     pattern_of,
 )
-from lingualift.errors import UserError
 
 TEXT = {
     "vocab_size": 40,
@@ -73,7 +73,7 @@ def test_another_part_is_trained_where_it_is_named(model):
     assert len(found) == 2
     assert all("vision_tower" in name and name.endswith(("q_proj", "mlp.fc1")) for name in found)
     for name in ("fc1", "vision_tower.nothing", "nowhere.q_proj"):
-        with pytest.raises(UserError, match="is no linear layer of the backbone's blocks"):
+        with refused("adapter.modules", f"'{name}'", "down_proj, gate_proj"):
             pattern_of(model, "decoder", [name])
 
 

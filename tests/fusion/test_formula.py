@@ -82,7 +82,7 @@ def agree(name, given, model, backbone, *how, **more):
 def test_outputs_and_gradients_equal_the_formula(name, fusion, where):
     backbone = small.plain(name)
     model = small.fused(name, backbone, fusion=fusion, source_state=where)
-    per_layer = 5 if fusion == "cross_attention" else 2
+    per_layer = 2 + len(small.FUSIONS[fusion].weights)
     fused = 6 if name in small.ENCODER_DECODERS else 4
     plain = (
         8 if name in small.ENCODER_DECODERS else 0

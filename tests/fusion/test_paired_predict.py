@@ -6,9 +6,9 @@ import pytest
 
 import lingualift as ll
 from builders import paired, tiny
+from builders.refusals import refused
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Backbone, Scoring
-from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 
 
@@ -47,7 +47,7 @@ def test_new_rows_get_the_answers_of_the_evaluation(tmp_path, name, task, langua
     asked = {"backbone": backbone, "task": task, "language": language, "rows": rows, "adapter": folder}
     found = ll.predict(**asked, beside=beside, beside_language="en")
     assert numbers(found) == [(one.id, one.prediction, one.scores, one.text) for one in expected]
-    with pytest.raises(UserError, match=r"name them: `beside` \(--beside\)"):
+    with refused("/flare", "translation", mend="`beside` (--beside)"):
         ll.predict(**asked)
 
 
@@ -62,5 +62,5 @@ def test_flare_mt_answers_new_rows_alone_and_refuses_their_translations(tmp_path
     rows, beside = given(source, "id", chosen)
     asked = {"backbone": backbone, "task": "nusax", "language": "id", "rows": rows, "adapter": folder}
     assert numbers(ll.predict(**asked)) == [(one.id, one.prediction, one.scores, None) for one in expected]
-    with pytest.raises(UserError, match="makes the source side of the rows' own text"):
+    with refused("beside (--beside)", "/flare makes the source side", mend="leave it out"):
         ll.predict(**asked, beside=beside, beside_language="en")

@@ -17,7 +17,6 @@ from lingualift.config import Backbone, Scoring
 from lingualift.data.datasets import Examples
 from lingualift.encoding.heads import encode_choices, encode_parts, encode_windows
 from lingualift.encoding.text import encode_pair, encode_prompt
-from lingualift.errors import UserError
 from lingualift.evaluation.runner import evaluate
 from lingualift.miniworld import SENTIMENT_PROMPT
 from lingualift.miniworld.data import sentiment_rows
@@ -300,7 +299,7 @@ def test_what_is_refused(refs, tmp_path):
     with refused("source of example 'r", "tokens", "at most 5"):
         case.evaluated(max_length=5)
     (case.folder / paired.WEIGHTS).write_bytes(b"broken")
-    with pytest.raises(UserError):
+    with refused(f"/{paired.WEIGHTS}", "6 bytes", mend="restore"):
         case.evaluated()
     model, _ = load_backbone(case.ref)
     assert not any("lora" in key for key in model.state_dict())

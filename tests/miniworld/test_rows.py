@@ -8,7 +8,6 @@ import re
 import pytest
 
 from builders.refusals import refused
-from lingualift.errors import UserError
 from lingualift.miniworld import (
     BACKBONE,
     LABEL_WORDS,
@@ -248,7 +247,7 @@ def test_an_output_that_exists_is_refused_and_left_alone(tmp_path):
 
 def test_an_output_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot be written|exists already"):
+    with refused("/file/data", "cannot be written", mend="output"):
         write_data(tmp_path / "file" / "data")
 
 

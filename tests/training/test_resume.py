@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from builders.refusals import check_refusal
 from builders.trainings import begin, equal, facts, tensors, trained
 from builders.worlds import experiment, learn, write_experiment, write_jsonl
 from lingualift.commands.train import train_once
@@ -202,12 +203,19 @@ def test_a_training_goes_on_from_an_adapter_that_peft_wrote(cli, data, inside, m
     assert not equal(tensors(inside / "adapter"), tensors(start))
 
 
-@pytest.mark.parametrize("broken", ["none", "other backbone", "no adapter"])
-def test_a_start_that_is_none_is_refused_before_training(cli, data, inside, bpe, broken):
+@pytest.mark.parametrize(
+    ("broken", "found"),
+    [
+        ("none", "no such folder"),
+        ("other backbone", "one made for 'miniworld'"),
+        ("no adapter", "adapter_config.json"),
+    ],
+)
+def test_a_start_that_is_none_is_refused_before_training(cli, data, inside, bpe, broken, found):
     if broken == "other backbone":
         begin(bpe, inside / "start")
     elif broken == "no adapter":
         write_jsonl(inside / "start" / "file.jsonl", [])
     before = sorted(inside.rglob("*"))
-    assert "start" in cli(*arguments(data, "adapter"), "--start", "start").message
+    check_refusal(cli(*arguments(data, "adapter"), "--start", "start"), "start", found)
     assert sorted(inside.rglob("*")) == before

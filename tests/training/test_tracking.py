@@ -5,7 +5,7 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from builders.refusals import refused
+from builders.refusals import check_refusal, refused
 from builders.worlds import experiment, read_jsonl, write_experiment
 from lingualift.pipeline import plan_of, run
 from lingualift.training.trainer import check_trackers
@@ -76,6 +76,6 @@ def test_a_tracker_that_is_not_there_is_told_before_anything_runs(data, inside, 
         run("e.yaml", output="out")
     assert not (inside / "out").exists()
     write_experiment(inside / "e.yaml", tracked(data, report_to=["tensorbord"]))
-    assert "report_to" in cli("plan", "e.yaml").message
+    check_refusal(cli("plan", "e.yaml"), "e.yaml", "report_to.0", "'tensorbord'", "'trackio'")
     with refused("report_to", "'tensorbord'", mend="did you mean tensorboard"):
         check_trackers(["tensorbord"])
