@@ -25,11 +25,7 @@ def refused(where, *found, mend=""):
 def check_refusal(done, where, *found, mend=""):
     """Holds of a command that ended what `refused` holds: exit code 2, no traceback, one message, and what it says.
 
-    Args:
-        done: How the command ended.
-        where: As for `refused`.
-        found: As for `refused`.
-        mend: As for `refused`; None too where Typer itself refuses an option.
+    Where Typer itself refuses an option, no mend is named.
     """
     said = re.split("^(?:lingualift|Error): ", done.message, flags=re.MULTILINE)
     assert len(said) == 2, done.err

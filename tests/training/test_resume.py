@@ -205,11 +205,7 @@ def test_a_training_goes_on_from_an_adapter_that_peft_wrote(cli, data, inside, m
 
 @pytest.mark.parametrize(
     ("broken", "found"),
-    [
-        ("none", "no such folder"),
-        ("other backbone", "one made for 'miniworld'"),
-        ("no adapter", "adapter_config.json"),
-    ],
+    [("none", "no such folder"), ("other backbone", "for 'miniworld'"), ("no adapter", "adapter_config")],
 )
 def test_a_start_that_is_none_is_refused_before_training(cli, data, inside, bpe, broken, found):
     if broken == "other backbone":
