@@ -96,6 +96,16 @@ def test_a_terminal_shows_every_number_of_twelve_languages(run, layouts, width, 
             assert f" {found.mean:.{digits}f}" in mine, (line.method, column)
 
 
+def test_a_terminal_rather_leaves_out_the_average_for_papers_than_decimals(run, layouts, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "120")
+    show(run.rows, run.comparisons, layouts, Terminal())
+    shown = capsys.readouterr().out
+    assert "with fr*" not in shown
+    assert "which no average contains\n" in shown
+    (table,) = tables(run.rows, layouts)
+    assert str(table.lines[1].cells["average"]) in shown
+
+
 def test_a_long_name_is_folded_where_nothing_else_fits(run, layouts, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "60")
     long = "modules=" + "self_attn." * 12

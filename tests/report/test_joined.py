@@ -123,6 +123,19 @@ def test_folders_of_one_name_are_told_apart_by_what_stands_before(runs, tmp_path
     assert list(found.runs) == ["one/run", "two/run"]
 
 
+def test_names_of_folders_and_papers_cannot_break_out(runs, tmp_path):
+    evil = "<b onclick=alert(1)>x|y"
+    paper = {**PAPER, "paper": evil, "note": evil, "setup": {"backbone.name": evil}}
+    other = write_run(tmp_path / evil, asked(published=[paper]), methods=FEW, n=10)
+    page = write_report(runs[0], other, output=tmp_path / "page")
+    html, table = page.read_text(encoding="utf-8"), (tmp_path / "page/table.md").read_text(encoding="utf-8")
+    for text in (html, table):
+        assert "<b onclick" not in text
+        assert text.count("&lt;b onclick") > 5
+    for lines in re.findall(r"(?:^\|.*\n)+", table, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines.splitlines()}) == 1
+
+
 def test_runs_that_cannot_be_joined_are_refused_and_nothing_is_written(runs, tmp_path):
     place = tmp_path / "page"
     copy = shutil.copytree(runs[0], tmp_path / "copy")

@@ -26,12 +26,13 @@ def show(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layout
     """Print a table per task and the paragraph that says what they mean.
 
     Where the console is wide enough, averages come with their deviation over seeds and merge weights have a column.
-    Where it is too narrow even for languages without decimals, the table is cut into several, one below the other.
+    Where it is not, the averages for papers are left out, or decimals, and in the end the table is cut into several.
     """
     for table in tables(rows, layouts):
+        shown, parts = _fitting(table, console)
         console.print()
-        console.print(f"{table.task}: {caption(table)}")
-        for number, drawn in enumerate(_fitting(table, console)):
+        console.print(f"{table.task}: {caption(shown)}")
+        for number, drawn in enumerate(parts):
             if number:
                 console.print()
             console.print(drawn)
@@ -39,23 +40,23 @@ def show(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layout
     console.print(in_words(rows, comparisons, layouts))
 
 
-def _fitting(table: Table, console: Terminal) -> list[RichTable]:
-    """A table as it fits into the console: as one, or cut between its columns."""
-    columns = (*table.columns, _WEIGHTS)
-    for drawn in (_rich(table, columns, wide=True), _rich(table, table.columns, wide=False)):
-        if _width(drawn, console) <= console.width:
-            return [drawn]
+def _fitting(table: Table, console: Terminal) -> tuple[Table, list[RichTable]]:
+    """What of a table fits into the console, drawn as one; else all of it, cut between its columns."""
+    bare = table.without_papers()
+    for wide in (True, False):
+        for shown in (table, bare):
+            drawn = _rich(shown, (*shown.columns, _WEIGHTS) if wide else shown.columns, wide=wide)
+            if _width(drawn, console) <= console.width:
+                return shown, [drawn]
     parts: list[tuple[str, ...]] = [()]
-    for column in columns:
+    for column in (*table.columns, _WEIGHTS):
         longer = (*parts[-1], column)
-        if (
-            parts[-1]
-            and _width(_rich(table, longer, wide=True, within=console.width), console) > console.width
-        ):
+        drawn = _rich(table, longer, wide=True, within=console.width)
+        if parts[-1] and _width(drawn, console) > console.width:
             parts.append((column,))
         else:
             parts[-1] = longer
-    return [_rich(table, part, wide=True, within=console.width) for part in parts]
+    return table, [_rich(table, part, wide=True, within=console.width) for part in parts]
 
 
 def _width(drawn: RichTable, console: Terminal) -> int:

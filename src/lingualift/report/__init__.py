@@ -52,7 +52,7 @@ def _place(runs: list[Path], output: Path | None) -> Path:
     if not runs:
         raise UserError("report", "names no run", "one run folder or several", "name the --output of a run")
     if output is None and len(runs) > 1:
-        mend = f"name a folder with {setting('output')}"
+        mend = f"name one: {setting('output', 'joined')}"
         raise UserError(
             setting("output"), f"is missing, and {len(runs)} runs are joined", "a new folder", mend
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,11 @@ class Table:
     def name(self) -> tuple[str, str]:
         """Task and metric."""
         return self.task, self.metric
+
+    def without_papers(self) -> Table:
+        """The table without the averages that contain the tuning language."""
+        columns = tuple(name for name in self.columns if name not in self.layout.papers)
+        return replace(self, columns=columns, layout=replace(self.layout, papers={}))
 
 
 def tables(rows: Sequence[Row], layouts: Layouts) -> list[Table]:
@@ -293,7 +298,7 @@ def caption(table: Table) -> str:
     if not tuned:
         return text
     but = f" but those “with {tuned}*”, for papers" if table.layout.papers else ""
-    return f"{text}; λ chosen on {tuned} (*), in no average{but}"
+    return f"{text}; λ chosen on {tuned} (*), which no average contains{but}"
 
 
 def merge_weights(weights: Sequence[float]) -> str:
