@@ -899,7 +899,7 @@ class Experiment(_Record):
                 if key.split(".")[0] in _NO_POINT:
                     raise ValueError(f"{where}: is the same at every point; write it above")
                 try:
-                    _put(raw, key, value, where)
+                    _put(raw, key, copy.deepcopy(value), where)  # one list may stand in several, by an alias
                 except UserError as error:
                     raise ValueError(str(error)) from None
         try:

@@ -138,3 +138,13 @@ def test_values_that_a_tiny_run_cannot_tell_apart_are_one(data, tmp_path):
     run = ll.run(tmp_path / "e.yaml", output=tmp_path / "tiny", tiny=True)
     assert {row["grid"]["length"] for row in run.rows} == {"short"}
     assert any("length" in note and "long" in note for note in run.notes)
+
+
+def test_a_value_may_be_named_by_an_alias(data):
+    """What one point sets within a list that another names too is not set there."""
+    raw = asked(data, grid={})
+    one = raw["tasks"][:1]
+    same = {"tasks": one, "tasks.0.targets": ["sw"]}
+    raw["grid"] = {"tasks": {"narrow": same, "wide": {"tasks": one}}}
+    narrow, wide = (point.experiment.languages.targets for point in parse_experiment(raw).points())
+    assert (narrow, wide) == (("sw",), ("fr", "sw"))
