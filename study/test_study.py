@@ -18,7 +18,7 @@ import yaml
 import lingualift as ll
 import real
 from lingualift.commands.demo import SHOWN
-from lingualift.config import load_experiment
+from lingualift.config import METHOD_SETTINGS, load_experiment
 from lingualift.miniworld import write_data
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.checks import check_methods
@@ -35,7 +35,7 @@ def _registered():
     methods.register()
     yield
     for name in ("adamergex-own-start", "flare-on-merged"):
-        del METHODS[name]
+        del METHODS[name], METHOD_SETTINGS[name]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from lingualift.backbone.reference import BackboneRef
 from lingualift.config import (
     Data,
     Experiment,
+    FlareMethod,
     FlareMtMethod,
     MergeMethod,
     MethodSettings,
@@ -88,7 +89,8 @@ class Cell:
         """A FLARE adapter beside stage 1; arguments as for `fused_adapter`."""
         method, layers = self.method, self.experiment.flare.fusion_modules
         assert isinstance(method, FlareMtMethod)
-        shared = {**method.model_dump(exclude={"method"}), "fusion_modules": list(layers) if layers else None}
+        own = method.model_dump(include=FlareMethod.model_fields.keys() - {"method"})
+        shared = {**own, "fusion_modules": list(layers) if layers else None}
         trained = self.fused_adapter(self._translations(use), kind=FLARE, **shared, **settings)
         return replace(trained, cache_sources=use is not None and self.experiment.flare.cache_sources)
 
