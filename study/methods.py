@@ -28,7 +28,8 @@ class OwnStart(Cell):
 def merged_as(kind: type[Cell], cell: Cell) -> Merge:
     """AdaMergeX in a cell, taken as a cell of another kind."""
     values = {field.name: getattr(cell, field.name) for field in fields(Cell)}
-    values["method"] = cell.method.model_copy(update={"method": "adamergex"})
+    given = cell.method.model_dump(include=MergeMethod.model_fields.keys() - {"method"})
+    values["method"] = AdamergexMethod(method="adamergex", **given)
     return kind(**values).merged(subtract_source=True)
 
 
