@@ -12,8 +12,8 @@ from lingualift.pipeline.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
-RECIPES = sorted((ROOT / "examples").glob("adamergex-*.yaml"))  # run by tests/families/test_tiny_run.py
-EXAMPLES = sorted(set((ROOT / "examples").glob("*.yaml")) - set(RECIPES))
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))  # run by tests/families/test_recipes.py
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 DEMO = ROOT / "src" / "lingualift" / "commands" / "demo.yaml"
 
 

@@ -3,7 +3,6 @@
 import importlib
 import json
 import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -26,18 +25,11 @@ from lingualift.fusion.translator import find_translator
 from lingualift.miniworld import write_data
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.cost import estimate
-from lingualift.pipeline.methods import METHODS
 from lingualift.pipeline.store import Store
 from lingualift.pipeline.tiny import tiny_model
 from lingualift.tasks import TASKS, shipped_languages, shipped_rows
 
 ROOT = Path(__file__).parents[2]
-RECIPES = {
-    "adamergex-llama2-lora.yaml": "llama",
-    "adamergex-llama2-ia3.yaml": "llama",
-    "adamergex-xlmr.yaml": "xlmr",
-    "adamergex-mt5-prefix.yaml": "mt5",
-}
 SIX = {"llama": "lora", "gemma2": "ia3", "t5": "prefix", "mt5": "lora", "nllb": "ia3", "xlmr": "prefix"}
 
 
@@ -409,21 +401,6 @@ def test_tasks_without_shipped_rows_use_the_first_rows_of_their_files(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def commands(path):
-    """Overrides of every `lingualift run` in the comments of a recipe."""
-    text = re.sub(r"\\\n#\s*", "", path.read_text(encoding="utf-8"))
-    text = re.sub(r"\n#       ", " ", text)
-    for line in re.findall(r"lingualift (run .*)", text):
-        words = shlex.split(line)
-        assert words[1] == path.name
-        yield words[-1] == "--tiny", [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-
-
-def test_every_recipe_is_run_here():
-    found = {path.name for path in (ROOT / "examples").glob("*.yaml")}
-    assert found == {*RECIPES, "nusax.yaml", "flare_nusax.yaml"}
-
-
 def test_the_example_that_fuses_runs(backbone, tmp_path):
     overrides = [f"backbone.name={backbone('llama').source}", "languages.targets=[jav]", "workers=1"]
     path = ROOT / "examples" / "flare_nusax.yaml"
@@ -461,39 +438,3 @@ def test_states_that_cannot_be_kept_are_told_before_anything_runs(backbone, tmp_
     with pytest.raises(UserError, match=r"flare\.cache_sources: keeps no token types"):
         ll.run(write(tmp_path, backbone("bert").source, **given), output=tmp_path / "run", tiny=True)
     assert not (tmp_path / "run" / "store").exists()
-
-
-# The recipe of LoRA shows the most commands; those that (IA)³ shares with it are its alone.
-@pytest.mark.parametrize("name", tiny.quick(RECIPES, "adamergex-xlmr.yaml"))
-def test_a_recipe_of_the_papers_runs(backbone, tmp_path, name):
-    path = ROOT / "examples" / name
-    folder = f"backbone.name={backbone(RECIPES[name]).source}"
-    shown = list(commands(path))
-    assert shown[0] == (True, [])
-    assert len(shown) >= 2
-    for number, (_, overrides) in enumerate(shown):
-        given = load_experiment(path, overrides)
-        assert given.weights.tune_on == ("fr" if "fr" in given.languages.targets else "vi")
-        if number and "ia3" in name:
-            continue  # as with LoRA
-        few = f"languages.targets=[{given.weights.tune_on}, sw, th]" if number else ""
-        if "sw" not in given.languages.targets:
-            few = few.replace("sw, ", "")
-        finished = ll.run(
-            path,
-            output=tmp_path / str(number),
-            overrides=[*overrides, folder, "workers=1", *filter(None, [few])],
-            tiny=True,
-        )
-        assert {row["method"] for row in finished.rows} == {method.method for method in given.methods}
-        assert {row["task"] for row in finished.rows} == {task.task for task in given.tasks}
-    assert not (ROOT / "examples" / "runs").exists()
-
-
-def test_the_recipes_languages_are_the_papers():
-    paper = {"de", "ru", "fr", "es", "zh", "vi", "tr", "ar", "el", "th", "hi", "sw"}
-    for name in RECIPES:
-        experiment = load_experiment(ROOT / "examples" / name)
-        assert set(experiment.languages.targets) <= paper
-        assert (set(experiment.languages.targets) == paper) == name.startswith("adamergex-llama2")
-        assert {method.method for method in experiment.methods} <= set(METHODS)

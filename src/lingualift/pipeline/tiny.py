@@ -151,6 +151,7 @@ def _shrink(experiment: Experiment, base: Path) -> Tiny:
     ref = find_backbone(experiment.backbone, base)
     for point in experiment.points():
         check_family(point, ref)
+    whole, experiment = experiment, _few_languages(experiment, base)
     for method in experiment.methods:
         if isinstance(method, XMixupMethod) and method.layer is not None:
             find_block(skeleton(ref), method.layer)  # of the whole backbone; the small one has fewer
@@ -185,6 +186,7 @@ def _shrink(experiment: Experiment, base: Path) -> Tiny:
     notes = (
         f"{name} is random and stands for {ref.name}: these scores mean nothing",
         *rows.notes,
+        *_fewer(whole, experiment),
         *_changes(experiment, small),
     )
     return Tiny(small, models, rows.files, notes)
@@ -250,6 +252,36 @@ def _smaller(values: dict[str, Any]) -> dict[str, Any]:
     for name in ("quantization_config", "torch_dtype", "_name_or_path", "transformers_version"):
         changed.pop(name, None)
     return {**changed, "dtype": "float32"}
+
+
+def _few_languages(experiment: Experiment, base: Path) -> Experiment:
+    """Of shipped tasks three targets: the one that decides, and two more, those first whose rows ship."""
+    languages, weights = experiment.languages, experiment.weights
+    tasks, shared = [], {*weights.curves, weights.tune_on, *languages.own}
+    for point in experiment.points():
+        entry, asked = point.task, point.experiment
+        targets = asked.languages.targets
+        known = {find_language(code).code for code in shipped_languages(_resolved(entry.task, base))}
+        last = sorted(targets, key=lambda code: find_language(code).code not in known)
+        kept = {*asked.weights.curves, asked.weights.tune_on, *languages.own}
+        kept |= {*[code for code in last if code not in kept][: 2 if known else None]}
+        few = tuple(code for code in targets if code in kept)
+        shared |= set() if entry.targets else kept
+        tasks.append(entry.model_copy(update={"targets": few}) if entry.targets else entry)
+    if all(entry.targets for entry in tasks):
+        shared |= {*languages.targets}
+    targets = tuple(code for code in languages.targets if code in shared)
+    groups = {name: members for name, members in languages.groups.items() if {*members} <= {*targets}}
+    fewer = languages.model_copy(update={"targets": targets, "groups": groups})
+    return experiment.model_copy(update={"languages": fewer, "tasks": tuple(tasks)})
+
+
+def _fewer(experiment: Experiment, small: Experiment) -> Iterator[str]:
+    """Which targets were left out, in words."""
+    for before, after in zip(experiment.points(), small.points(), strict=True):
+        asked, left = (point.experiment.languages.targets for point in (before, after))
+        if len(left) < len(asked):
+            yield f"{Path(before.task.task).stem}: into {', '.join(left)} alone, of {len(asked)} targets"
 
 
 def _short(training: Training) -> Training:
