@@ -181,9 +181,15 @@ def test_what_a_plan_refuses_is_refused(cli, world, plant, said):
 
 
 def test_a_file_that_is_not_there_is_refused(cli, world):
-    (world / "reference/sw/train.jsonl").unlink()
+    (world / "reference/en/train.jsonl").unlink()
     path = write_experiment(world.parent / "e.yaml", merging(world))
-    assert "reference/sw/train.jsonl: is not there" in cli("check", path).message
+    assert "reference/en/train.jsonl: is not there" in cli("check", path).message
+
+
+def test_a_cell_that_stays_empty_is_told(world):
+    (world / "reference/sw/train.jsonl").unlink()
+    found = told(look(world), "warning")
+    assert any(line.startswith("warning mini-sentiment sw: adamergex stays empty: ") for line in found)
 
 
 # -- what is measured is right

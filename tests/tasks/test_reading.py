@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from lingualift.tasks import TASKS, Example, Task, shipped_rows
 from lingualift.tasks.prompts import prompts_of
 from lingualift.tasks.reading import announced
 
+ROOT = Path(__file__).parents[2]
 CLASSES = [(name, prompt) for name in ("xnli", "xcopa", "nusax") for prompt in prompts_of(name)]
 OPTIONS = {"choice1": "It broke.", "choice2": "It fell off the table."}
 
@@ -292,6 +294,25 @@ class Verdict(Task):
 def test_a_task_of_ones_own_is_read_leniently_by_its_labels(text, answer):
     found = runner._parsed(Verdict(), Example("0", "?", ("guilty",)), text, text, "lenient")
     assert found.prediction == answer
+
+
+def test_what_the_docs_show_is_what_is_read():
+    """The table of docs/tasks.md; XCOPA's options are those of its examples."""
+    options = {"choice1": "It broke.", "choice2": "It fell."}
+    page = (
+        (ROOT / "docs/tasks.md")
+        .read_text(encoding="utf-8")
+        .partition("| read | as |")[2]
+        .partition("\n\n")[0]
+    )
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()[2:]]
+    assert len(lines) == 6
+    for read, answer, malformed, _ in lines:
+        name = "mgsm" if answer == "42" else "xcopa" if answer.startswith("choice") else "xnli"
+        columns, prompt = (options, None) if name == "xcopa" else ({}, "xlt" if name == "mgsm" else None)
+        text, other = (one.split("`")[1].replace("⏎", "\n") for one in (read, malformed))
+        assert lenient(name, text, prompt, **columns) == answer.split(",")[0]
+        assert lenient(name, other, prompt, **columns) is None
 
 
 WRITTEN = ["(A) {choice1}", "(B)", "A or B", "B", "", "(A)", "Answer: b", "no"]

@@ -67,18 +67,18 @@ class Evaluation:
         scores: Metric -> {"score", "stderr", "chance"}, in percent; the task's first metric first.
         malformed: Answers that could not be read.
         truncated: Prompts that had to be cut.
-        readings: Reading -> `scores` and `malformed` by it, those of the chosen one among them; empty where no answer
-            is read off a generated text.
         activations: For each fused layer of a FLARE adapter its `layer`, `module`, and the mean activations `source`,
             `target` and `fused` of its bottleneck over the prompts; empty for others.
+        readings: Reading -> `scores` and `malformed` by it, those of the chosen one among them; empty where no answer
+            is read off a generated text.
     """
 
     predictions: list[Prediction]
     scores: dict[str, dict[str, float | None]]
     malformed: int
     truncated: int
-    readings: dict[str, dict[str, Any]] = field(default_factory=dict)
     activations: list[dict[str, Any]] = field(default_factory=list)
+    readings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """Everything but the predictions, as JSON."""
@@ -158,8 +158,8 @@ def evaluate(
         score(task, predictions, labels, code),
         malformed(predictions),
         truncated,
-        _by_readings(task, predictions, labels, code),
         record.means() if record else [],
+        _by_readings(task, predictions, labels, code),
     )
 
 

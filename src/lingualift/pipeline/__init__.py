@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Run:
         experiment: The settings.
         trained: Steps that ran; the others were finished before.
         notes: What a tiny run changed in its experiment, a sentence each; none for a real one.
+        empty: The cells that lack rows, as in `results.json`.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Run:
     experiment: Experiment
     trained: int
     notes: tuple[str, ...] = ()
+    empty: tuple[dict[str, Any], ...] = ()
 
     @property
     def page(self) -> Path:
@@ -190,7 +192,8 @@ def run_plan(
         with still_there(folder, plan.experiment):
             rows, comparisons = collect(plan, store, folder)
     write_report(folder)
-    return Run(folder, rows, comparisons, plan.experiment, len(missing))
+    empty = tuple(asdict(one) for one in plan.empty)
+    return Run(folder, rows, comparisons, plan.experiment, len(missing), empty=empty)
 
 
 __all__ = ["RESULTS_FILE", "Event", "Run", "make_plan", "plan_of", "run", "run_plan"]

@@ -12,7 +12,7 @@ from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.config import grid_name
 from lingualift.evaluation.runner import by_reading
-from lingualift.metrics.comparisons import Comparison, compare
+from lingualift.metrics.comparisons import Comparison, compare, with_rows
 from lingualift.pipeline.methods import METHODS, variant
 from lingualift.pipeline.plan import Plan, Planned
 from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Step
@@ -55,6 +55,7 @@ def collect(plan: Plan, store: Store, output: Path) -> tuple[list[dict[str, Any]
     found = list(_compared(plan, rows, answers))
     results = {"schema": SCHEMA, "rows": rows, "comparisons": [asdict(comparison) for comparison in found]}
     results |= {"activations": activations} if activations else {}
+    results |= {"empty": [asdict(one) for one in plan.empty]} if plan.empty else {}
     points = plan.points_of()
     steps = {"schema": SCHEMA, "steps": [_told(step, store, points[step]) for step in plan.steps]}
     files |= {STEPS_FILE: json_text(steps), RESULTS_FILE: json_text(results)}
@@ -70,7 +71,7 @@ def _compared(
     for planned in {(grid_name(each.grid), each.cell.task.task): each for each in plan.cells}.values():
         task = Path(planned.cell.task.task).stem
         there = [row for row in rows if row["grid"] == planned.grid and row["task"] == task]
-        averages = planned.cell.experiment.averages()
+        averages = with_rows(planned.cell.experiment.averages(), there)
         for one in compare(there, lambda row: answers[row["predictions"]], averages):
             yield replace(one, grid=planned.grid)
 

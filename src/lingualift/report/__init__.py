@@ -24,7 +24,7 @@ def write_report(folder: Path) -> Path:
 
     run = read_run(folder)
     page = render(run)
-    table = to_markdown(run.rows, run.comparisons, Layout.of(run.experiment))
+    table = to_markdown(run.rows, run.comparisons, Layout.of(run.experiment, run.empty))
     with alone(folder):
         adopt(folder, files_of_older_run(folder))
         place(folder, {TABLE_FILE: table, PAGE_FILE: page})

@@ -31,6 +31,7 @@ from lingualift.report.tables import (
     in_words,
     merge_weights,
     method_name,
+    other_readings,
     signed,
     tables,
 )
@@ -44,7 +45,7 @@ STEPS = (1.0, 3.0, 10.0)  # percent points at which a gain's colour deepens
 
 def render(run: RunFolder) -> str:
     """The page as HTML: one file that loads nothing, runs nothing and escapes everything it shows."""
-    layouts = Layout.of(run.experiment)
+    layouts = Layout.of(run.experiment, run.empty)
     page = _template().render(
         run=run,
         sources=", ".join(dict.fromkeys(_tongue(layout.source) for layout in layouts.values())),
@@ -150,13 +151,17 @@ _ROLES = {
 
 @dataclass(frozen=True)
 class _Cell:
-    """A method in a language or average; `comparison` is None for `source-ft` and where there is none."""
+    """A method in a language or average; `comparison` is None for `source-ft` and where there is none.
+
+    Where there is no `score`, `gap` is shown.
+    """
 
     method: str
     variant: str
     where: str
     score: Mean | None
     comparison: Comparison | None
+    gap: str
 
     @property
     def tone(self) -> str:
@@ -199,7 +204,13 @@ def _table(run: RunFolder, table: Table) -> _Scores:
 
     def cells(where: str) -> tuple[_Cell, ...]:
         return tuple(
-            _Cell(*names[line.method], where, line.cells.get(where), found.get((*names[line.method], where)))
+            _Cell(
+                *names[line.method],
+                where,
+                line.cells.get(where),
+                found.get((*names[line.method], where)),
+                table.gap(line.method, where),
+            )
             for line in table.lines
         )
 
@@ -373,6 +384,7 @@ class _Counted:
     lines: tuple[
         tuple[str, tuple[tuple[int, int] | None, ...]], ...
     ]  # method, (malformed, answers) by language
+    others: list[str]  # what other readings score
 
 
 def _malformed(run: RunFolder, layouts: Layouts) -> list[_Counted]:
@@ -392,7 +404,8 @@ def _malformed(run: RunFolder, layouts: Layouts) -> list[_Counted]:
         answers, malformed, truncated = (
             sum(row[name] for row in mine) for name in ("n", "malformed", "truncated")
         )
-        found.append(_Counted(table.task, answers, malformed, truncated, languages, lines))
+        others = other_readings(table)
+        found.append(_Counted(table.task, answers, malformed, truncated, languages, lines, others))
     return found
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lingualift.config import Experiment
 from lingualift.errors import one_line
-from lingualift.metrics.comparisons import BASELINE, Comparison
+from lingualift.metrics.comparisons import BASELINE, Comparison, with_rows
 from lingualift.runs.folder import task_at
 
 Row = Mapping[str, Any]
@@ -26,22 +26,33 @@ class Layout:
         targets: Target languages, in order.
         tuned_on: The language that weights were tuned on, left out of every average.
         averages: Name -> the target languages in it.
+        empty: Method (as shown) and language of the cells that lack rows -> which rows are not there.
     """
 
     source: str
     targets: tuple[str, ...]
     tuned_on: str | None = None
     averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    empty: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, experiment: Experiment) -> dict[str, Layout]:
-        """Task, with its point of the grid -> columns and averages of its tables."""
+    def of(cls, experiment: Experiment, empty: Iterable[Row] = ()) -> dict[str, Layout]:
+        """Task, with its point of the grid -> columns and averages of its tables.
+
+        Args:
+            experiment: What was asked.
+            empty: The cells that lack rows, their task with its point of the grid.
+        """
+        lacking = list(empty)
         found = {}
         for point in experiment.points():
             asked = point.experiment
             name = task_at(Path(point.task.task).stem, point.grid)
             languages, tuned = asked.languages, asked.weights.tune_on
-            found[name] = cls(languages.source, languages.targets, tuned, asked.averages())
+            gaps = {
+                (method_name(one), one["language"]): one["reason"] for one in lacking if one["task"] == name
+            }
+            found[name] = cls(languages.source, languages.targets, tuned, asked.averages(), gaps)
         return found
 
 
@@ -81,12 +92,21 @@ class Line:
         cells: Column (language or average) -> mean over seeds.
         weights: The merge weights of the seeds.
         malformed: Malformed answers over all languages and seeds.
+        others: Reading that was not chosen -> what its score is on average over the line's languages, and how many
+            answers are malformed by it; empty where no answer is read off a generated text.
     """
 
     method: str
     cells: dict[str, Mean]
     weights: tuple[float, ...]
     malformed: int
+    others: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+
+    @property
+    def unread(self) -> str:
+        """Malformed answers as shown: `12 (lenient 3)` where another reading can read more or fewer."""
+        further = [f"{name} {count}" for name, (_, count) in self.others.items() if count != self.malformed]
+        return f"{self.malformed} ({', '.join(further)})" if further else str(self.malformed)
 
 
 @dataclass(frozen=True)
@@ -116,6 +136,22 @@ class Table:
         """Task and metric."""
         return self.task, self.metric
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The footnotes of empty cells: the number that `gap` shows, and which rows are not there."""
+        reasons = dict.fromkeys(self.layout.empty.values())
+        return tuple(f"{_raised(number)} {reason}" for number, reason in enumerate(reasons, 1))
+
+    def gap(self, method: str, column: str) -> str:
+        """What stands in a cell without a score, with the number of its footnote where it lacks rows."""
+        reason = self.layout.empty.get((method, column))
+        reasons = list(dict.fromkeys(self.layout.empty.values()))
+        return "–" if reason is None else f"–{_raised(reasons.index(reason) + 1)}"
+
+
+def _raised(number: int) -> str:
+    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
 
 def tables(rows: Sequence[Row], layouts: Layouts) -> list[Table]:
     """One table per task, by the task's first metric, methods in the order of the rows."""
@@ -136,11 +172,12 @@ def method_name(row: Row) -> str:
 
 def _table(task: str, metric: str, rows: Sequence[Row], layout: Layout) -> Table:
     mine = [row for row in rows if (row["task"], row["metric"]) == (task, metric)]
+    layout = replace(layout, averages=with_rows(layout.averages, mine))
     lines = tuple(
         _line(name, [row for row in mine if method_name(row) == name], layout)
         for name in dict.fromkeys(map(method_name, mine))
     )
-    shown = {column for line in lines for column in line.cells}
+    shown = {column for line in lines for column in line.cells} | {code for _, code in layout.empty}
     columns = tuple(name for name in (layout.source, *layout.targets, *layout.averages) if name in shown)
     sizes = sorted({row["n"] for row in mine})
     return Table(
@@ -165,7 +202,29 @@ def _line(name: str, rows: Sequence[Row], layout: Layout) -> Line:
         if scores:
             cells[average] = Mean.of(scores)
     weights = tuple(sorted({row["weight"] for row in rows if row["weight"] is not None}))
-    return Line(name, cells, weights, sum(row["malformed"] for row in rows))
+    return Line(name, cells, weights, sum(row["malformed"] for row in rows), dict(_others(rows)))
+
+
+def _others(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[float, int]]]:
+    """As `Line.others`, of the rows of a line."""
+    for reading in rows[0].get("readings") or ():
+        if reading != rows[0]["reading"]:
+            read = [row["readings"][reading] for row in rows]
+            score = statistics.fmean(one["score"] for one in read)
+            yield reading, (score, sum(one["malformed"] for one in read))
+
+
+def other_readings(table: Table) -> list[str]:
+    """What another reading of the generated answers scores, a sentence each; none where it reads the same."""
+    found: dict[str, list[str]] = {}
+    for line in table.lines:
+        for reading, (score, count) in line.others.items():
+            if count != line.malformed:
+                found.setdefault(reading, []).append(f"{line.method} {score:.1f} ({count} malformed)")
+    return [
+        f"By the {reading} reading, on average over all languages of a line: {', '.join(told)}."
+        for reading, told in found.items()
+    ]
 
 
 def seed_averages(rows: Iterable[Row], languages: Sequence[str]) -> dict[Any, float]:
@@ -223,6 +282,8 @@ def findings(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: La
         headline = f"{who}clearly above {BASELINE} ({base.mean:.1f}) over {where} ({members}){names}."
         openings = {"level with": "No clear difference", "below": "Clearly below"}
         rest = [f"{opening}: {told[verdict]}." for verdict, opening in openings.items() if told[verdict]]
+        parted = [line.method for line in table.lines if average not in line.cells]
+        rest += [f"Not compared, for want of rows: {', '.join(parted)}."] if parted else []
         rest += [
             f"Labels in the target language: {signed(one.gain)} (upper bound)."
             for one in mine
@@ -296,7 +357,12 @@ def to_markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts:
     comparisons = [Comparison(**marked(vars(one))) for one in comparisons]
     shown = {
         in_markdown(task): replace(
-            layout, averages={in_markdown(name): members for name, members in layout.averages.items()}
+            layout,
+            averages={in_markdown(name): members for name, members in layout.averages.items()},
+            empty={
+                (in_markdown(method), code): in_markdown(reason)
+                for (method, code), reason in layout.empty.items()
+            },
         )
         for task, layout in layouts.items()
     }
@@ -312,9 +378,9 @@ def _markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: L
         body = [
             [
                 line.method,
-                *(str(line.cells.get(column, "–")) for column in table.columns),
+                *(str(line.cells.get(column, table.gap(line.method, column))) for column in table.columns),
                 _weights(line),
-                str(line.malformed),
+                line.unread,
             ]
             for line in table.lines
         ]
@@ -323,6 +389,7 @@ def _markdown(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: L
         parts.append(
             "\n".join(_cells(row, widths) for row in [head, ["-" * width for width in widths], *body])
         )
+        parts += [*table.notes, *other_readings(table)]
     return "\n\n".join([*parts, in_words(rows, comparisons, layouts)]) + "\n"
 
 
