@@ -171,7 +171,7 @@ def predict(
         found = predict_rows(asked, rows, beside, progress, lambda _, record: keep(line(record)))
         write_jsonl(output, found.records)
     other = "".join(
-        f", {count} by the {name} reading" for name, count in found.unread.items() if name != reading
+        f"; {count} by the {name} reading" for name, count in found.unread.items() if name != reading
     )
     Terminal().print(
         f"{len(found.records)} rows answered, {found.malformed} of them malformed (prediction null{other}); "
