@@ -93,6 +93,7 @@ Norm: TypeAlias = Annotated[_Real, Field(ge=0), _at_most(1e36, "float32 overflow
 Share: TypeAlias = Annotated[_Real, Field(ge=0, lt=1)]
 Split: TypeAlias = Literal["train", "validation", "test"]
 Tracker: TypeAlias = Literal["tensorboard", "trackio", "wandb"]
+Reading: TypeAlias = Literal["strict", "lenient"]
 
 
 def _known_language(code: str) -> str:
@@ -707,6 +708,10 @@ class Scoring(_Record):
     "Tokens of a generated answer, at most; as many as its task says when left out, never more."
     unicode_normalization: Literal["none", "NFC"] = "none"
     "Compare written answers with the gold as they are, as the official scorers do, or both in Unicode's NFC."
+    reading: Reading = "strict"
+    "Written answers: by their format alone, or `lenient`ly, as models write them (docs/tasks.md); both are counted."
+    source_language: bool = True
+    "Score in the source language too, by the methods for which that means something."
 
     def new_tokens(self, of_task: int) -> int:
         """Longest generated answer, in tokens, of a task whose own bound is `of_task`."""

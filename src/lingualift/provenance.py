@@ -216,9 +216,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text(value))
 
 
+def jsonl_text(rows: Iterable[Any]) -> str:
+    """The text of a JSON Lines file."""
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Write JSON Lines by one rename."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    write_text(path, jsonl_text(rows))
 
 
 def open_to_all(folder: Path) -> None:

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lingualift.config import dump_experiment, parse_experiment
-from lingualift.metrics.comparisons import compare
+from lingualift.metrics.comparisons import compare, with_rows
 from lingualift.metrics.scores import METRICS
 
+_CELL = ("task", "method", "variant", "language")
 CODES = ("de", "ru", "fr", "es", "zh", "vi", "tr", "ar", "el", "th", "hi", "sw")
 METHODS = {  # each with its variant, and how often it is right in percent
     ("vanilla", ""): 40,
@@ -46,14 +47,23 @@ def large_experiment(codes=CODES, methods=tuple(METHODS), tasks=("xnli",), seeds
     return parse_experiment(raw | more)
 
 
-def write_run(folder: Path, experiment=None, *, methods=METHODS, n=40, ids="row", better=0.0) -> Path:
-    """A run folder with predictions; `ids` begins the name of each test row, `better` is added to every method."""
+def write_run(
+    folder: Path, experiment=None, *, methods=METHODS, n=40, ids="row", better=0.0, empty=None
+) -> Path:
+    """A run folder with predictions.
+
+    `ids` begins the name of each test row, `better` is added to every method, and `empty` says of the cells that lack
+    rows (task, method, variant, language) which ones.
+    """
+    lacking = empty or {}
     experiment = experiment or large_experiment(methods=tuple(methods))
     rows, answers, compared = [], {}, []
     (folder / "predictions").mkdir(parents=True)
     for point in experiment.points():
         mine = []
         for row in _rows(point, methods):
+            if tuple(row[name] for name in _CELL) in lacking:
+                continue
             name = ".".join(map(str, (*row["grid"].values(), *list(row.values())[:4], row["seed"])))
             row["predictions"] = f"predictions/{name}.jsonl"
             answers[row["predictions"]] = _answers(
@@ -66,12 +76,16 @@ def write_run(folder: Path, experiment=None, *, methods=METHODS, n=40, ids="row"
             lines = "".join(json.dumps(one) + "\n" for one in found)
             (folder / row["predictions"]).write_text(lines, encoding="utf-8")
             mine.append(row)
-        averages = point.experiment.averages()
+        averages = with_rows(point.experiment.averages(), mine)
         found = compare(mine, lambda row: answers[row["predictions"]], averages)
         compared += [{**asdict(one), "grid": dict(point.grid)} for one in found]
         rows += mine
     (folder / "experiment.yaml").write_text(dump_experiment(experiment), encoding="utf-8")
     results = {"schema": 1, "rows": rows, "comparisons": compared}
+    results["empty"] = [
+        {**dict(zip(_CELL, cell, strict=True)), "grid": {}, "reason": reason}
+        for cell, reason in lacking.items()
+    ]
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     return folder
 

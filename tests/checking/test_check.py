@@ -181,9 +181,15 @@ def test_what_a_plan_refuses_is_refused(cli, world, plant, found):
 
 
 def test_a_file_that_is_not_there_is_refused(cli, world):
-    (world / "reference/sw/train.jsonl").unlink()
+    (world / "reference/en/train.jsonl").unlink()
     path = write_experiment(world.parent / "e.yaml", merging(world))
-    check_refusal(cli("check", path), "reference/sw/train.jsonl", "not there", "'sw'")
+    check_refusal(cli("check", path), "reference/en/train.jsonl", "not there", "'en'")
+
+
+def test_a_cell_that_stays_empty_is_told(world):
+    (world / "reference/sw/train.jsonl").unlink()
+    found = told(look(world), "warning")
+    assert any(line.startswith("warning mini-sentiment sw: adamergex stays empty: ") for line in found)
 
 
 # -- what is measured is right

@@ -329,6 +329,13 @@ def test_without_text_no_head_is_trained(backbone, tmp_path):
     labelled = {"task": "nusax", "data": {"files": "{language}/train.jsonl"}}
     assert "words-head" not in kinds(reference=labelled)
     assert kinds(methods=["arithmetic"])["words-head"].languages == ("id", "jv")
+    path = shipped.write_experiment(
+        tmp_path, "e", backbone("e5").source, "nusax", methods=["source-ft", "arithmetic"]
+    )
+    (tmp_path / "jv/text.txt").unlink()
+    plan, _ = plan_of(path, output=tmp_path / "out")
+    (head,) = (step for step in plan.steps if step.kind == "words-head")
+    assert (head.languages, [one.language for one in plan.empty]) == (("id",), ["jv"])
     path = shipped.write_experiment(tmp_path, "e", backbone("bert").source, "nusax")
     assert "words-head" not in {step.kind for step in plan_of(path, output=tmp_path / "out")[0].steps}
 

@@ -75,6 +75,82 @@ def test_there_is_none_where_no_average_lacks_a_language():
     assert layout.papers == {PAPER: ("fr", "sw", "th"), "all with fr*": ("fr", "sw")}
 
 
+GAPS = {  # Greek has no rows at all; one method lacks them in Swahili, another in the language that λ is chosen on
+    **{("xnli", *method, "el"): "xnli/el/test.jsonl is not there" for method in METHODS},
+    ("xnli", "translate-test", "", "sw"): "into-source/sw/test.jsonl is not there",
+    ("xnli", "flare", "add_relu", "fr"): "into-source/fr/test.jsonl is not there",
+}
+
+
+@pytest.fixture(scope="module")
+def gaps(tmp_path_factory):
+    return read_run(write_run(tmp_path_factory.mktemp("gaps") / "run", n=20, empty=GAPS))
+
+
+def test_averages_are_over_the_languages_of_the_task_and_none_is_over_fewer(gaps):
+    (table,) = tables(gaps.rows, Layout.of(gaps.experiment, gaps.empty))
+    there = tuple(code for code in CODES if code != "el")
+    assert table.layout.papers == {PAPER: there}
+    assert table.layout.averages == {"average": tuple(code for code in there if code != "fr")}
+    assert table.columns == ("en", *CODES, "average", PAPER)
+    lines = {line.method: line.cells for line in table.lines}
+    assert [name for name, cells in lines.items() if "average" not in cells] == ["translate-test"]
+    assert [name for name, cells in lines.items() if PAPER not in cells] == [
+        "translate-test",
+        "flare add_relu",
+    ]
+    assert lines["x-mixup"][PAPER].mean == pytest.approx(mean_over(gaps, "x-mixup", "", there))
+
+
+def test_an_average_for_papers_needs_rows_in_the_tuning_language(tmp_path):
+    empty = {("xnli", *method, "fr"): "xnli/fr/test.jsonl is not there" for method in METHODS}
+    found = read_run(write_run(tmp_path / "run", n=4, empty=empty))
+    (table,) = tables(found.rows, Layout.of(found.experiment, found.empty))
+    assert table.columns == ("en", *CODES, "average")
+    assert table.layout.papers == {}
+
+
+def test_a_cell_that_lacks_rows_says_so_in_the_chart_and_its_line_stands_below(gaps):
+    (chart,) = gain_charts(gaps.rows, gaps.comparisons, Layout.of(gaps.experiment, gaps.empty))
+    places = [place.name for place in chart.places]
+    assert "el" not in places
+    assert chart.lines[-1][0] == "translate-test"
+    shown = {
+        (method, where): gain
+        for method, _, gains in chart.lines
+        for where, gain in zip(places, gains, strict=True)
+    }
+    (two, three) = chart.notes
+    assert shown["translate-test", "sw"] == f"–{two[0]}"
+    assert two[2:] == GAPS["xnli", "translate-test", "", "sw"]
+    assert shown["flare", "fr"] == f"–{three[0]}"
+    assert three[2:] == GAPS["xnli", "flare", "add_relu", "fr"]
+    assert shown["translate-test", "average"] == "–"
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_a_terminal_shows_cells_that_lack_rows_and_why(gaps, width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    show(gaps.rows, gaps.comparisons, Layout.of(gaps.experiment, gaps.empty), Terminal())
+    shown = capsys.readouterr().out
+    assert [shown.count(f"–{number}") for number in "¹²³"] == [len(METHODS), 1, 1]
+    for number, reason in zip("¹²³", dict.fromkeys(GAPS.values()), strict=True):
+        assert f"{number} {reason}\n" in shown
+    assert "Not compared, for want of rows: translate-test." in " ".join(shown.split())
+
+
+def test_page_and_markdown_of_many_methods_show_cells_that_lack_rows_and_why(gaps):
+    html = write_report(gaps.folder).read_text(encoding="utf-8")
+    table = (gaps.folder / "table.md").read_text(encoding="utf-8")
+    (scores,) = re.findall(r'<table class="scores turned".*?</table>', html, re.DOTALL)
+    (chart,) = re.findall(r'<table class="gains".*?</table>', html, re.DOTALL)
+    for text, greek in ((scores, len(METHODS)), (table, len(METHODS)), (chart, 0)):
+        assert [text.count(f"–{number}") for number in "¹²³"] == [greek, 1, 1]
+    for number, reason, told in zip("¹²³", dict.fromkeys(GAPS.values()), (1, 2, 2), strict=True):
+        assert html.count(f"<bdi>{number} {reason}</bdi>") == told
+        assert f"\n\n{number} {reason}\n\n" in table
+
+
 def test_a_single_target_that_decides_is_in_no_average(run):
     found = findings(run.rows, run.comparisons, {"xnli": Layout("en", CODES, "fr")})
     assert found == []
@@ -140,8 +216,8 @@ def test_the_dots_of_the_chart_stand_to_scale_the_largest_gain_first(run, layout
     for method, variant, found in chart.lines:
         for place, gain in zip(chart.places, found, strict=True):
             one = compared.get((method, variant, place.name))
-            assert (gain is None) == (one is None)
             if one is None:
+                assert gain == "–"
                 continue
             drawn += 1
             for at, value in (

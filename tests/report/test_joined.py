@@ -116,6 +116,39 @@ def test_tasks_in_other_languages_have_tables_apart(runs, tmp_path):
     assert any("whose languages or averages differ: small, large; wide" in note for note in found.notes)
 
 
+def test_a_cell_that_lacks_rows_says_so_in_the_line_of_its_run(runs, tmp_path):
+    reason = "into-source/sw/test.jsonl is not there"
+    empty = {("xnli", "flare", "add_relu", "sw"): reason, ("xnli", "adamergex", "factors", "fr"): reason}
+    other = write_run(tmp_path / "gaps", asked(), methods=FEW, n=20, better=5, empty=empty)
+    found = join([read_run(folder) for folder in (*runs, other)])
+    (xnli, _) = tables(found.told.rows, found.told.layouts)
+    lines = {line.method: line for line in xnli.lines}
+    for method, code in (("flare add_relu", "sw"), ("adamergex factors", "fr")):
+        assert code not in lines[f"{method} (gaps)"].cells
+        assert xnli.gap(f"{method} (gaps)", code) == "–¹"
+        assert all(code in lines[f"{method} ({run})"].cells for run in ("small", "large"))
+    assert "average" not in lines["flare add_relu (gaps)"].cells
+    page = write_report(*runs, other, output=tmp_path / "page")
+    html, table = page.read_text(encoding="utf-8"), (tmp_path / "page/table.md").read_text(encoding="utf-8")
+    assert 'class="scores turned"' in html
+    assert html.count(f"<bdi>¹ {reason}</bdi>") == 2  # below the chart, and below the table
+    assert html.count("–¹") == 4
+    assert table.count("–¹") == 2
+    assert f"\n\n¹ {reason}\n\n" in table
+
+
+def test_runs_of_which_one_has_no_rows_in_a_language_have_tables_apart(runs, tmp_path):
+    reason = "xnli/sw/test.jsonl is not there"
+    empty = {("xnli", *method, "sw"): reason for method in FEW}
+    other = write_run(tmp_path / "gaps", asked(), methods=FEW, n=20, better=5, empty=empty)
+    found = join([read_run(folder) for folder in (*runs, other)])
+    shown = {table.task: table for table in tables(found.told.rows, found.told.layouts)}
+    assert list(shown) == ["xnli (small, large)", "xcopa", "xnli (gaps)"]
+    assert shown["xnli (gaps)"].layout.averages == {"average": ("th",)}
+    assert shown["xnli (gaps)"].gap("source-ft", "sw") == "–¹"
+    assert shown["xnli (small, large)"].notes == ()
+
+
 def test_folders_of_one_name_are_told_apart_by_what_stands_before(runs, tmp_path):
     for name, folder in zip(("one", "two"), runs, strict=True):
         shutil.copytree(folder, tmp_path / name / "run")

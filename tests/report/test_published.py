@@ -133,6 +133,37 @@ def test_page_and_markdown_hold_them(folder):
     assert "published.0" not in page  # they are no setting of the run
 
 
+def test_a_number_that_lacks_rows_says_so(tmp_path):
+    reason, none = "into-source/sw/test.jsonl is not there", "xnli/de/test.jsonl is not there"
+    paper = {
+        **PAPER,
+        "scores": {
+            "xnli": {"source-ft": {"sw": 40.0}, "adamergex delta": {"average": 55.5, "sw": 44.0, "fr": 50.0}}
+        },
+    }
+    empty = {("xnli", "adamergex", "delta", "sw"): reason, ("xnli", "adamergex", "delta", "de"): none}
+    folder = write_run(tmp_path / "run", with_papers(paper), methods=FEW, n=8, empty=empty)
+    (found,) = beside_papers(read_run(folder))
+    shown = {(line.method, line.where): (line.measured is None, found.gap(line)) for line in found.lines}
+    assert shown == {
+        ("source-ft", "sw"): (False, "–"),
+        ("adamergex delta", "average with fr*"): (True, "–¹"),
+        ("adamergex delta", "sw"): (True, "–²"),
+        ("adamergex delta", "fr"): (False, "–"),
+    }
+    assert found.gaps == (f"¹ {none}; {reason}", f"² {reason}")
+    html = (
+        write_report(folder)
+        .read_text(encoding="utf-8")
+        .split('<section id="papers"')[1]
+        .split("</section>")[0]
+    )
+    beside = (folder / "table.md").read_text(encoding="utf-8").split(f"**{found.title}**")[1]
+    for text in (html, beside):
+        assert [text.count(f"–{number}") for number in "¹²"] == [1, 1]
+        assert all(note in text for note in found.gaps)
+
+
 def test_without_predictions_there_is_no_interval_and_no_other_number(folder, tmp_path):
     other = write_run(tmp_path / "run", with_papers(PAPER), methods=FEW, n=30)
     for path in other.glob("predictions/*"):

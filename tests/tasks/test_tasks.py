@@ -621,14 +621,14 @@ def test_xlt_asks_the_backbone_and_the_adapter_that_source_ft_has(tmp_path, bpe_
     assert len(trained) == 2  # one per seed, for source-ft and xlt alike
     asked = {}
     for cell in planned.cells:
-        name = cell.cell.method.method, cell.cell.method.ask
+        name = cell.cell.method.method, cell.cell.method.variant("lora")
         asked.setdefault(name, []).append(cell.evaluation)
         rows = cell.evaluation.dataset.rows(cell.cell.language, "test")
         assert ("step-by-step" in rows[0].prompt) == (name[0] == "xlt")
         assert cell.evaluation.adapter in (None, *trained)
     assert {name: len(found) for name, found in asked.items()} == {
-        ("vanilla", "vanilla"): 2,
-        ("source-ft", "vanilla"): 4,
+        ("vanilla", ""): 2,
+        ("source-ft", ""): 4,
         ("xlt", "vanilla"): 2,
         ("xlt", "source-ft"): 4,
     }

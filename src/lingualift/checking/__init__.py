@@ -16,6 +16,7 @@ from lingualift.checking.findings import (
     Finding,
     by_grade,
     in_backbone,
+    in_gaps,
     in_labels,
     in_lengths,
     in_overlap,
@@ -35,6 +36,7 @@ from lingualift.languages import knowing
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.cost import estimate, misfits
 from lingualift.pipeline.plan import Plan
+from lingualift.runs.folder import task_at
 
 ROWS = 200
 """Rows per language and task that the backbone reads: a score's standard error is then at most 3.5 points."""
@@ -105,13 +107,16 @@ def check(
 
     with knowing(plan.experiment.languages.added()):
         every = [_check(point, rows, part_of(index)) for index, point in enumerate(points)]
-    errors = (Finding("error", each.where, each.found, each.expected, each.mend) for each in problems)
+    errors = [Finding("error", each.where, each.found, each.expected, each.mend) for each in problems]
+    gaps = in_gaps((task_at(one.task, one.grid), one.language, one.method, one.reason) for one in plan.empty)
     return Check(
         every[0].source,
         tuple(dict.fromkeys(record for one in every for record in one.languages)),
         tuple(record for one in every for record in one.tasks),
         tuple(dict.fromkeys(record for one in every for record in one.overlaps)),
-        by_grade(list(dict.fromkeys([*errors, *(finding for one in every for finding in one.findings)]))),
+        by_grade(
+            list(dict.fromkeys([*errors, *gaps, *(finding for one in every for finding in one.findings)]))
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -53,6 +53,18 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON."""
         return asdict(self)
+
+
+def in_gaps(empty: Iterable[tuple[str, str, str, str]]) -> Iterator[Finding]:
+    """Cells of the table that stay empty: task, language, method, and which rows are not there."""
+    for task, language, method, reason in empty:
+        yield Finding(
+            "warning",
+            f"{task} {language}",
+            f"{method} stays empty: {reason}",
+            "rows for every method in every language",
+            "check the path, or let it stay empty: no average of that method has the language",
+        )
 
 
 def in_backbone(name: str, lacks_words: bool, learns_text: bool) -> Iterator[Finding]:
@@ -188,7 +200,8 @@ def in_scores(records: Sequence[TaskRecord], source: str) -> Iterator[Finding]:
             _where(mute),
             f"most answers of the plain backbone cannot be read (its score: {_range(mute)})",
             "",
-            "nothing, where training teaches the form of an answer; this score says little until then",
+            "nothing, where training teaches the form of an answer: this score says little until then; "
+            "`scoring: {reading: lenient}` reads more forms",
         )
     if guessed:
         yield Finding(

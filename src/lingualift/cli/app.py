@@ -52,6 +52,12 @@ Answers = Annotated[
         "--answers", help="Classes by the likelihood of their words, or generated as in the papers."
     ),
 ]
+ReadingName = Annotated[
+    Literal["strict", "lenient"],
+    typer.Option(
+        "--reading", help="Generated answers: by their format alone, or leniently, as chat models write them."
+    ),
+]
 Dtype = Annotated[str, typer.Option(help="Number format of the backbone.")]
 Quantization = Annotated[
     str | None, typer.Option(help="nf4: round the backbone to 4 bits (needs bitsandbytes).")

@@ -176,7 +176,7 @@ def plan(
             machine=gpu,
             tell=lambda step: now(f"measuring: {step.label()}"),
         )
-    show_plan(planned.steps, found, Terminal())
+    show_plan(planned.steps, found, Terminal(), planned.empty)
     check_fits(found)
     next_step(f"lingualift run {experiment}")
 
@@ -253,4 +253,5 @@ def _show(finished: Run) -> None:
     from lingualift.runs.folder import at_points, task_at
 
     compared = [replace(one, task=task_at(one.task, one.grid)) for one in finished.comparisons]
-    show(at_points(finished.rows), compared, Layout.of(finished.experiment), Terminal())
+    layouts = Layout.of(finished.experiment, at_points(finished.empty))
+    show(at_points(finished.rows), compared, layouts, Terminal())

@@ -19,6 +19,7 @@ from lingualift.cli.app import (
     PromptLanguage,
     PromptName,
     Quantization,
+    ReadingName,
     Revision,
     TaskName,
     app,
@@ -59,6 +60,7 @@ def evaluate(
     prompt: PromptName = None,
     prompt_language: PromptLanguage = None,
     answers: Answers = "ranked",
+    reading: ReadingName = "strict",
     revision: Revision = None,
     dtype: Dtype = "float32",
     quantization: Quantization = None,
@@ -76,6 +78,7 @@ def evaluate(
         batch_size=batch_size,
         max_length=max_length,
         unicode_normalization=unicode_normalization,
+        reading=reading,
     )
     with counting(Terminal(stderr=True), f"evaluate {task} in {language}") as progress:
         found = score(
@@ -99,6 +102,10 @@ def evaluate(
     for metric, values in found.scores.items():
         error = "" if values["stderr"] is None else f" ± {values['stderr']:.1f}"
         Terminal().print(f"{metric} {values['score']:.1f}{error} (n {n}, chance {values['chance']:.1f})")
+    metric = next(iter(found.scores))
+    for name, read in found.readings.items():
+        told = f"{metric} {read['scores'][metric]['score']:.1f}, {read['malformed']} malformed"
+        Terminal().print(f"by the {name} reading: {told}")
     next_step(f"read {output.with_suffix('.predictions.jsonl')}")
 
 
@@ -127,6 +134,7 @@ def predict(
     prompt: PromptName = None,
     prompt_language: PromptLanguage = None,
     answers: Answers = "ranked",
+    reading: ReadingName = "strict",
     revision: Revision = None,
     dtype: Dtype = "float32",
     quantization: Quantization = None,
@@ -141,7 +149,11 @@ def predict(
     from lingualift.terminal import counting
 
     scoring = checked(
-        Scoring, length_normalization=length_normalization, batch_size=batch_size, max_length=max_length
+        Scoring,
+        length_normalization=length_normalization,
+        batch_size=batch_size,
+        max_length=max_length,
+        reading=reading,
     )
     asked = Asked(
         backbone_of(backbone, revision, dtype, quantization, chat_template),
@@ -163,8 +175,11 @@ def predict(
     with growing(output) as keep, bar as progress:
         found = predict_rows(asked, rows, beside, progress, lambda _, record: keep(line(record)))
         write_jsonl(output, found.records)
+    other = "".join(
+        f"; {count} by the {name} reading" for name, count in found.unread.items() if name != reading
+    )
     Terminal().print(
-        f"{len(found.records)} rows answered, {found.malformed} of them malformed (prediction null); "
+        f"{len(found.records)} rows answered, {found.malformed} of them malformed (prediction null{other}); "
         f"{found.truncated} prompts cut to {max_length} tokens"
     )
     next_step(f"read {output}, for example with pandas.read_json({str(output)!r}, lines=True)")

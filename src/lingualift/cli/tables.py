@@ -13,9 +13,22 @@ from rich.table import Table as RichTable
 from lingualift.metrics.comparisons import Comparison
 from lingualift.pipeline.cost import Estimate
 from lingualift.pipeline.machines import LAUNCH, UTILISATION, Machine
+from lingualift.pipeline.plan import Empty
 from lingualift.pipeline.steps import Step
 from lingualift.pipeline.store import Entry
-from lingualift.report.tables import Layouts, Mean, Row, Table, caption, in_words, merge_weights, tables
+from lingualift.report.tables import (
+    Layouts,
+    Mean,
+    Row,
+    Table,
+    caption,
+    in_words,
+    merge_weights,
+    method_name,
+    other_readings,
+    tables,
+)
+from lingualift.runs.folder import task_at
 from lingualift.terminal import Terminal, duration, readable
 
 _ANY = 10_000  # columns: wider than any table
@@ -36,6 +49,8 @@ def show(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layout
             if number:
                 console.print()
             console.print(drawn)
+        for note in (*table.notes, *other_readings(table)):
+            console.print(note)
     console.print()
     console.print(in_words(rows, comparisons, layouts))
 
@@ -63,8 +78,8 @@ def _width(drawn: RichTable, console: Terminal) -> int:
     return Measurement.get(console, console.options.update(width=_ANY), drawn).maximum
 
 
-def show_plan(steps: Sequence[Step], found: Estimate, console: Terminal) -> None:
-    """Print the steps of a plan, how many of them are done, and what the others will cost."""
+def show_plan(steps: Sequence[Step], found: Estimate, console: Terminal, empty: Sequence[Empty] = ()) -> None:
+    """Print the steps of a plan, how many of them are done, what the others will cost, and cells that stay empty."""
     timed, counted = found.seconds is not None, found.machine is not None
     table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("steps", no_wrap=True)
@@ -90,6 +105,9 @@ def show_plan(steps: Sequence[Step], found: Estimate, console: Terminal) -> None
             cells += [] if counted else [readable(sum(cost.disk for cost in costs))]
         table.add_row(what, *cells)
     console.print(table)
+    for one in empty:
+        task = task_at(one.task, one.grid)
+        console.print(f"Stays empty: {task}, {method_name(vars(one))} in {one.language}: {one.reason}")
     count, done = len(found.costs), len(steps) - len(found.costs)
     if not count:
         console.print(f"All {done} steps are done.")
@@ -157,6 +175,7 @@ def _rich(table: Table, columns: Sequence[str], *, wide: bool, within: int | Non
                 merge_weights(line.weights)
                 if column == _WEIGHTS
                 else _cell(line.cells.get(column), column in table.layout.means, wide)
+                or table.gap(line.method, column)
                 for column in columns
             ),
         )
@@ -164,9 +183,9 @@ def _rich(table: Table, columns: Sequence[str], *, wide: bool, within: int | Non
 
 
 def _cell(mean: Mean | None, average: bool, wide: bool) -> str:
-    """A score; narrow tables show languages without decimals and averages without deviation."""
+    """A score, "" for none; narrow tables show languages without decimals and averages without deviation."""
     if mean is None:
-        return "–"
+        return ""
     if average and wide:
         return str(mean)
     return f"{mean.mean:.1f}" if average or wide else f"{mean.mean:.0f}"

@@ -109,7 +109,8 @@ def evaluate(
                 lambda _, one: keep(json_line(one.to_dict(), f"the answer to {one.id!r}")),
             )
             write_jsonl(_predictions(target), found.rows())
-            write_json(target, {**about, **found.summary()})
+            read_by = reading.reading if found.readings else None
+            write_json(target, {**about, "reading": read_by, **found.summary()})
         return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from lingualift.data.rows import Given, load_unlabelled
 from lingualift.encoding.parallel import source_language
 from lingualift.errors import UserError
 from lingualift.evaluation.likelihood import Progress, Tell
-from lingualift.evaluation.runner import Prediction, adapted
+from lingualift.evaluation.runner import Prediction, adapted, malformed
 from lingualift.evaluation.runner import predict as answer
 from lingualift.languages import OwnLanguages, knowing, own_languages
 from lingualift.languages import language as find_language
@@ -50,12 +50,14 @@ class Predictions:
             `scores` (log-likelihood of each label, normalised as `Scoring` says) with `probabilities` (their softmax, 1
             in sum), or `generated`, the whole text that the prediction was read from.
         malformed: Answers that could not be read.
+        unread: Reading -> answers that it could not read; empty where none is read off a generated text.
         truncated: Prompts that had to be cut to `max_length`.
     """
 
     records: list[dict[str, Any]]
     malformed: int
     truncated: int
+    unread: dict[str, int] = field(default_factory=dict)
 
 
 def predict(
@@ -155,8 +157,12 @@ def _predict_rows(
 
     with adapted(ref, asked.adapter) as (model, tokenizer):
         answered, truncated = answer(ref, model, tokenizer, task, examples, asked.scoring, progress, record)
-    malformed = sum(found.prediction is None for found in answered)
-    return Predictions([records[place] for place in range(len(examples))], malformed, truncated)
+    unread = {
+        reading: sum((one.readings or {})[reading]["prediction"] is None for one in answered)
+        for reading in answered[0].readings or ()
+    }
+    every = [records[place] for place in range(len(examples))]
+    return Predictions(every, malformed(answered), truncated, unread)
 
 
 _ADDED = ("prediction", "scores", "probabilities", "generated")

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from lingualift.config import Data
 from lingualift.data.rows import (
+    NoRows,
     data_fingerprint,
     instead,
     load_examples,
@@ -74,6 +75,14 @@ class _Rows(ABC, Generic[Row]):
     def identity(self, language: str, split: str) -> dict[str, Any]:
         """What determines the rows and how answers to them are read; `rows` hashes them as they are built."""
         return {**self._origin(language, split), "rows": self._read_once(language, split)[1]}
+
+    def has_file(self, language: str, split: str) -> bool:
+        """Whether there are rows, as far as can be told without reading them or asking the hub."""
+        try:
+            data_fingerprint(self.data, language, split, self.base)
+        except NoRows:
+            return False
+        return True
 
     @abstractmethod
     def _load(self, language: str, split: str) -> list[Row]:

@@ -23,6 +23,10 @@ Made = TypeVar("Made")
 _SHOWN = 5  # bad rows that one message names
 
 
+class NoRows(UserError):
+    """A split that is not there in a language, while it may be in others: a cell of the table may lack it."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """The rows of one split in one language.
@@ -541,7 +545,7 @@ def data_file(data: Data, language: str, split: str, base: Path) -> Path:
     """Path of the local file that holds a split of a language.
 
     Raises:
-        UserError: the template cannot tell the splits apart, or there is no such file that may be looked at.
+        UserError: the template cannot tell the splits apart, or there is no such file (`NoRows`) that may be looked at.
     """
     whole, (data, split) = data, _place(data, split)
     assert data.files is not None
@@ -553,21 +557,22 @@ def data_file(data: Data, language: str, split: str, base: Path) -> Path:
             "write for example data/{language}/{split}.jsonl",
         )
     path = base / fill_in(data.files, language, data.splits.get(split, split), data.names)  # type: ignore[call-overload]
-    return _there(path, f"the {split} data of language {language!r}", "leave the language out")
+    return _there(path, f"the {split} data of language {language!r}", "leave the language out", NoRows)
 
 
-def _there(path: Path, expected: str, otherwise: str = "") -> Path:
+def _there(path: Path, expected: str, otherwise: str = "", missing: type[UserError] = UserError) -> Path:
     """The path of a file that is there, be it readable or not.
 
     Raises:
-        UserError: it is not, is a folder, has a name that no disk takes, or lies in a folder that may not be read.
+        UserError: it is not (`missing`), is a folder, has a name that no disk takes, or lies in a folder that may not
+            be read.
     """
     with reading(path):
         if path.is_dir():
             raise UserError(path, "is a folder", expected, "name a file in it")
         if not path.is_file():
             mend = ", or ".join(filter(None, ("check the path", otherwise)))
-            raise UserError(path, "is not there", expected, _nearby(path) or mend)
+            raise missing(path, "is not there", expected, _nearby(path) or mend)
     return path
 
 
@@ -580,6 +585,10 @@ def _nearby(path: Path) -> str:
     return f"{parent} holds {', '.join(names)}" if names else ""
 
 
+_LACKING = ("BuilderConfig ", "Unknown split ")
+"""How `datasets` begins to say that a data set has no such configuration, or split."""
+
+
 def _load_hub(data: Data, language: str, split: str) -> tuple[str, Table]:
     import datasets
 
@@ -590,7 +599,8 @@ def _load_hub(data: Data, language: str, split: str) -> tuple[str, Table]:
         found = datasets.load_dataset(data.hub, config, revision=data.revision, split=name)
     except Exception as error:  # the hub client raises many kinds; each means that the rows are not to be had
         reason = " ".join(str(error).split())[:300]
-        raise UserError(
+        lacking = isinstance(error, ValueError) and reason.startswith(_LACKING)
+        raise (NoRows if lacking else UserError)(
             where,
             f"cannot be loaded from the hub ({type(error).__name__}: {reason})",
             "a parquet data set at that revision",

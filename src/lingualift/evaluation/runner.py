@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from lingualift.attachment import answering, attach, check_labels, detach
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import BackboneRef
-from lingualift.config import Scoring
+from lingualift.config import Reading, Scoring
 from lingualift.encoding.parallel import is_fused
 from lingualift.encoding.text import set_language
 from lingualift.errors import UserError
@@ -41,6 +41,7 @@ class Prediction:
         correct: Whether the prediction is right by the task's first metric: worth all there is to have.
         text: The generated text, None for ranked choices.
         scores: Label -> log-likelihood, None for generated answers.
+        readings: Reading -> `prediction` and `correct` by it; None for answers that are not read off a generated text.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Prediction:
     correct: bool
     text: str | None = None
     scores: dict[str, float] | None = None
+    readings: dict[str, dict[str, Any]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, which has no word for a likelihood of nought."""
@@ -67,6 +69,8 @@ class Evaluation:
         truncated: Prompts that had to be cut.
         activations: For each fused layer of a FLARE adapter its `layer`, `module`, and the mean activations `source`,
             `target` and `fused` of its bottleneck over the prompts; empty for others.
+        readings: Reading -> `scores` and `malformed` by it, those of the chosen one among them; empty where no answer
+            is read off a generated text.
     """
 
     predictions: list[Prediction]
@@ -74,6 +78,7 @@ class Evaluation:
     malformed: int
     truncated: int
     activations: list[dict[str, Any]] = field(default_factory=list)
+    readings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """Everything but the predictions, as JSON."""
@@ -82,6 +87,7 @@ class Evaluation:
             "n": len(self.predictions),
             "malformed": self.malformed,
             "truncated": self.truncated,
+            "readings": self.readings,
             **({"activations": self.activations} if self.activations else {}),
         }
 
@@ -146,13 +152,36 @@ def evaluate(
         recording() if is_fused(model) else contextlib.nullcontext() as record,
     ):
         predictions, truncated = predict(ref, model, tokenizer, task, examples, scoring, progress, tell)
+    labels, code = len(labels_of(task, examples[0])), examples[0].language
     return Evaluation(
         predictions,
-        score(task, predictions, len(labels_of(task, examples[0])), examples[0].language),
-        sum(prediction.prediction is None for prediction in predictions),
+        score(task, predictions, labels, code),
+        malformed(predictions),
         truncated,
         record.means() if record else [],
+        _by_readings(task, predictions, labels, code),
     )
+
+
+def by_reading(found: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
+    """What was scored, or answered, as a reading has it: of `Evaluation.summary`, or of `Prediction.to_dict`."""
+    return {**found, **(found["readings"] or {}).get(reading, {})}
+
+
+def malformed(predictions: Sequence[Prediction]) -> int:
+    """How many answers could not be read."""
+    return sum(prediction.prediction is None for prediction in predictions)
+
+
+def _by_readings(
+    task: Task, predictions: Sequence[Prediction], choices: int, language: str
+) -> dict[str, dict[str, Any]]:
+    """As `Evaluation.readings`; arguments as for `score`."""
+    found = {}
+    for reading in predictions[0].readings or ():
+        read = [replace(one, **(one.readings or {})[reading]) for one in predictions]
+        found[reading] = {"scores": score(task, read, choices, language), "malformed": malformed(read)}
+    return found
 
 
 def entropy(
@@ -214,7 +243,8 @@ def predict(
         add(place, _found(task, compared[place], text, _nfc(text) if composed else text))
 
     def parsed(place: int, text: str) -> None:
-        add(place, _parsed(task, compared[place], text, _nfc(text) if composed else text))
+        read = _nfc(text) if composed else text
+        add(place, _parsed(task, compared[place], text, read, scoring.reading))
 
     truncated = 0
     if ref.head.kind == "span":
@@ -267,9 +297,15 @@ def _found(task: Task, example: Example, text: str, span: str) -> Prediction:
     return Prediction(example.id, example.gold, span, _is_right(task, example, span), text=text)
 
 
-def _parsed(task: Task, example: Example, text: str, read: str) -> Prediction:
-    answer = task.parse(read, example)
-    return Prediction(example.id, example.gold, answer, _is_right(task, example, answer), text=text)
+def _parsed(task: Task, example: Example, text: str, read: str, reading: Reading) -> Prediction:
+    """The answer by each reading; what the strict one reads, the lenient one reads alike."""
+    strict = task.parse(read, example)
+    answers = {"strict": strict, "lenient": task.parse_lenient(read, example) if strict is None else strict}
+    readings: dict[str, dict[str, Any]] = {
+        name: {"prediction": answer, "correct": _is_right(task, example, answer)}
+        for name, answer in answers.items()
+    }
+    return Prediction(example.id, example.gold, **readings[reading], text=text, readings=readings)
 
 
 def _is_right(task: Task, example: Example, answer: str | None) -> bool:

@@ -103,6 +103,13 @@ def compare(
     return found
 
 
+def with_rows(averages: Mapping[str, Sequence[str]], rows: Iterable[Row]) -> dict[str, tuple[str, ...]]:
+    """Averages over those of their languages that any row is in; those of none are left out."""
+    there = {row["language"] for row in rows}
+    found = {name: tuple(code for code in members if code in there) for name, members in averages.items()}
+    return {name: members for name, members in found.items() if members}
+
+
 def paired(metric: str, language: str, before: Answers, after: Answers) -> tuple[float, float, float]:
     """Gain of one set of answers over another to the same items, and its 95% interval over items: gain, low, high."""
     ids = tuple(answer["id"] for answer in before)

@@ -45,11 +45,16 @@ def find_number(text: str) -> str | None:
     Args:
         text: What was generated, the prompt not in it.
     """
-    _, mark, marked = text.translate(_SAME).partition(_MARK)
-    found: list[str] = _LITERAL.findall(marked if mark else text.translate(_SAME))
+    _, mark, marked = text.partition(_MARK)
+    found = find_numbers(marked if mark else text)
     if not found:
         return None
     return found[0 if mark else -1]
+
+
+def find_numbers(text: str) -> list[str]:
+    """All numbers of a text, in order; signs and separators as `find_number` gives them."""
+    return _LITERAL.findall(text.translate(_SAME))
 
 
 def parse_number(text: str, language: str) -> Decimal | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Run:
         experiment: The settings.
         trained: Steps that ran; the others were finished before.
         notes: What a tiny run changed in its experiment, and whose tags languages of its own borrow, a sentence each.
+        empty: The cells that lack rows, as in `results.json`.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Run:
     experiment: Experiment
     trained: int
     notes: tuple[str, ...] = ()
+    empty: tuple[dict[str, Any], ...] = ()
 
     @property
     def page(self) -> Path:
@@ -204,7 +206,8 @@ def _run_plan(
         with still_there(folder, plan.experiment):
             rows, comparisons = collect(plan, store, folder)
     write_report(folder)
-    return Run(folder, rows, comparisons, plan.experiment, len(missing), notes)
+    empty = tuple(asdict(one) for one in plan.empty)
+    return Run(folder, rows, comparisons, plan.experiment, len(missing), notes, empty)
 
 
 __all__ = ["RESULTS_FILE", "Event", "Run", "make_plan", "plan_of", "run", "run_plan"]

@@ -233,14 +233,15 @@ def check_templates(experiment: Experiment) -> None:
         (entry.task, entry.data, 1 + len(targets)) for entry in (*experiment.tasks, *reference)
     ]
     weights, named = experiment.weights, {method.method for method in experiment.methods}
-    several = {
-        "train": "target-ft" in named,
-        "validation": bool(weights.curves) or weights.by == "entropy",
-        "test": True,
+    every = 1 + len(targets)
+    languages_of = {
+        "train": every if "target-ft" in named else 1,
+        "validation": every if weights.curves or weights.by == "entropy" else 1,
+        "test": len(targets) + experiment.scoring.source_language,
     }
     for entry in experiment.tasks:
-        own_place = (getattr(entry.data, split) for split, several_read in several.items() if several_read)
-        read += [(entry.task, own, 1 + len(targets)) for own in own_place if isinstance(own, SplitData)]
+        own_place = ((getattr(entry.data, split), count) for split, count in languages_of.items())
+        read += [(entry.task, own, count) for own, count in own_place if isinstance(own, SplitData)]
     for entry in experiment.tasks:
         into = entry.translated
         read += [(entry.task, into.into_targets, len(targets))] if into.into_targets else []

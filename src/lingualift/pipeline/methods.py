@@ -73,7 +73,8 @@ class Cell:
         if not (self.backbone.lacks_words and isinstance(self.reference, Texts)):
             return trained
         source, targets = self.experiment.languages.source, self.experiment.languages.targets
-        read = (source, *targets) if _subtracts(self.experiment) else targets
+        every = (source, *targets) if _subtracts(self.experiment) else targets
+        read = tuple(code for code in every if self.reference.has_file(code, "train"))
         how = (self.backbone, self.reference, read, trained.settings, self.seed, trained.segment_tokens)
         return replace(trained, words=words_head(*how))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from lingualift.backbone.loading import check_loadable, skeleton
 from lingualift.backbone.reference import BackboneRef, find_backbone, load_tokenizer
 from lingualift.config import Experiment, MethodSettings, Point, grid_name
 from lingualift.data.datasets import Dataset, Examples, Texts, dataset_of
-from lingualift.data.rows import check_aligned, load_rows
+from lingualift.data.rows import NoRows, check_aligned, load_rows
 from lingualift.encoding.heads import head_of
 from lingualift.encoding.limits import check_kept, check_own_texts, check_sources
 from lingualift.encoding.text import set_language
@@ -47,6 +47,39 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Empty:
+    """A cell of the table that stays empty, for all seeds: its method has no rows in its language.
+
+    Attributes:
+        method: Method.
+        variant: Its variant.
+        task: Task.
+        language: Language.
+        grid: Where on the experiment's grid it stands: axis -> name of its value.
+        reason: Which rows are not there.
+    """
+
+    method: str
+    variant: str
+    task: str
+    language: str
+    grid: Mapping[str, str]
+    reason: str
+
+    @classmethod
+    def of(cls, planned: Planned, lacking: NoRows) -> Empty:
+        """The cell that lacks rows."""
+        cell = planned.cell
+        place = lacking.where.removeprefix(f"{cell.task.base}/")
+        kind = cell.method.variant(cell.experiment.adapter.type)
+        named = (cell.method.method, kind, Path(cell.task.task).stem, cell.language)
+        return cls(*named, planned.grid, f"{place} {lacking.found}")
+
+
+Lacking = list[tuple[Planned, NoRows]]
+
+
+@dataclass(frozen=True)
 class Plan:
     """What an experiment comes down to.
 
@@ -54,11 +87,13 @@ class Plan:
         experiment: The settings.
         cells: The table, of all tasks and all points of the grid.
         steps: Every step once, each after its inputs.
+        empty: The cells that cannot be filled.
     """
 
     experiment: Experiment
     cells: tuple[Planned, ...]
     steps: tuple[Step, ...]
+    empty: tuple[Empty, ...] = ()
 
     @property
     def backbone(self) -> BackboneRef:
@@ -103,17 +138,26 @@ def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> P
         logs: Folder for the files of experiment trackers.
 
     Raises:
-        UserError: anything that would fail later: unknown task or method, missing file, bad row, no backbone.
+        UserError: anything that would fail later: unknown task or method, bad row, no backbone; a missing file, where
+            a method then has no cell at a task, or a language none at all. Other cells that lack rows are left empty.
     """
     check_trackers(experiment.report_to)
     backbones: dict[str, BackboneRef] = {}
     cells: list[Planned] = []
+    lacking: Lacking = []
     with knowing(experiment.languages.added()):
         for point in experiment.points():
             with _told_where(point):
-                cells += _plan_point(point, backbones, base, logs)
+                filled, without = _plan_point(point, backbones, base, logs)
+            cells += filled
+            lacking += without
+        _check_languages(cells, lacking)
         check_published(experiment, list(map(_named, cells)))
-        return _plan(experiment, cells)
+        found = [Empty.of(*one) for one in lacking]
+        empty = tuple(
+            one for index, one in enumerate(found) if one not in found[:index]
+        )  # once for all seeds
+        return replace(_plan(experiment, cells), empty=empty)
 
 
 def _named(planned: Planned) -> tuple[str, str, str]:
@@ -123,6 +167,20 @@ def _named(planned: Planned) -> tuple[str, str, str]:
     return task, cell.method.method, cell.method.variant(cell.experiment.adapter.type)
 
 
+def _check_languages(cells: Sequence[Planned], lacking: Lacking) -> None:
+    """Refuse a language in which every cell lacks rows, whatever the task: it may be misspelt."""
+    filled = {planned.cell.language for planned in cells}
+    for planned, error in lacking:
+        cell = planned.cell
+        if cell.language not in filled:
+            if cell.language != cell.experiment.languages.source:
+                raise error
+            mend = (
+                "check the path, or set `scoring: {source_language: false}`, which scores the targets alone"
+            )
+            raise UserError(error.where, error.found, error.expected, mend)
+
+
 def _plan(experiment: Experiment, cells: Sequence[Planned]) -> Plan:
     steps = in_order(end for planned in cells for end in _ends(planned.evaluation))
     return Plan(experiment, tuple(cells), tuple(steps))
@@ -130,8 +188,8 @@ def _plan(experiment: Experiment, cells: Sequence[Planned]) -> Plan:
 
 def _plan_point(
     point: Point, backbones: dict[str, BackboneRef], base: Path, logs: Path | None
-) -> list[Planned]:
-    """The cells of one task at a point of the grid, all of whose data was checked."""
+) -> tuple[list[Planned], Lacking]:
+    """The cells of one task at a point of the grid, all of whose data was checked, and those that lack rows."""
     experiment = point.experiment
     if not experiment.methods:
         raise UserError("methods", "is empty", "at least one method", "see `lingualift methods`")
@@ -144,13 +202,35 @@ def _plan_point(
     backbone = backbones[asked]
     check_family(point, backbone)
     check_modules(experiment, backbone)
-    cells = list(_planned(point, backbone, base, logs))
+    cells, lacking = _with_rows(_planned(point, backbone, base, logs))
     steps = list(in_order(end for planned in cells for end in _ends(planned.evaluation)))
     check_data(experiment, backbone, steps)
     check_samples(point, base)
     check_tags(backbone, steps)
     check_fusion(backbone, steps)
-    return cells
+    return cells, lacking
+
+
+def _with_rows(cells: Iterable[Planned]) -> tuple[list[Planned], Lacking]:
+    """The cells all of whose rows are there, which are read, and those that lack some.
+
+    Raises:
+        NoRows: every cell of a method lacks some.
+    """
+    filled: list[Planned] = []
+    lacking: Lacking = []
+    for planned in cells:
+        try:
+            _ = list(in_order(_ends(planned.evaluation)))
+        except NoRows as error:
+            lacking.append((planned, error))
+        else:
+            filled.append(planned)
+    there = [planned.cell.method for planned in filled]
+    for planned, missing in lacking:
+        if planned.cell.method not in there:
+            raise missing
+    return filled, lacking
 
 
 @contextlib.contextmanager
@@ -181,7 +261,7 @@ def _cells(experiment: Experiment, backbone: BackboneRef, base: Path, logs: Path
 
 
 def _languages(method: MethodSettings, experiment: Experiment) -> tuple[str, ...]:
-    on_source = METHODS[method.method].on_source
+    on_source = METHODS[method.method].on_source and experiment.scoring.source_language
     return (*((experiment.languages.source,) if on_source else ()), *experiment.languages.targets)
 
 
@@ -334,7 +414,10 @@ def check_samples(point: Point, base: Path) -> None:
         return
     rows = load_rows(entry.data, experiment.languages.source, "train", base, ())
     for target in experiment.languages.targets:
-        theirs = load_rows(into, target, "train", base, ())
+        try:
+            theirs = load_rows(into, target, "train", base, ())
+        except NoRows:
+            continue  # its cells are empty
         if len(theirs.table) != len(rows.table):
             raise UserError(
                 theirs.where,

@@ -11,12 +11,13 @@ from typing import Any
 from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.config import grid_name
-from lingualift.metrics.comparisons import Comparison, compare
+from lingualift.evaluation.runner import by_reading
+from lingualift.metrics.comparisons import Comparison, compare, with_rows
 from lingualift.pipeline.methods import METHODS
 from lingualift.pipeline.plan import Plan, Planned
 from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Step
 from lingualift.pipeline.store import RECIPE_FILE, Store
-from lingualift.provenance import PROVENANCE_FILE, fingerprint, json_text, read_json
+from lingualift.provenance import PROVENANCE_FILE, fingerprint, json_text, jsonl_text, read_json
 from lingualift.runs.claims import RESULTS_FILE, STEPS_FILE, discard, made, place
 
 SCHEMA = 1
@@ -42,8 +43,9 @@ def collect(plan: Plan, store: Store, output: Path) -> tuple[list[dict[str, Any]
         name = cell_name(planned)
         text = (store.folder(planned.evaluation) / PREDICTIONS_FILE).read_text(encoding="utf-8")
         file, link = f"predictions/{name}.jsonl", None
-        files[file] = text
-        answers[file] = [json.loads(line) for line in text.split("\n") if line]
+        reading = planned.cell.experiment.scoring.reading
+        answers[file] = [by_reading(json.loads(line), reading) for line in text.split("\n") if line]
+        files[file] = jsonl_text(answers[file])
         if planned.evaluation.adapter is not None:
             link = f"adapters/{name}"
             files |= _shared(store.folder(planned.evaluation.adapter), link)
@@ -53,6 +55,7 @@ def collect(plan: Plan, store: Store, output: Path) -> tuple[list[dict[str, Any]
     found = list(_compared(plan, rows, answers))
     results = {"schema": SCHEMA, "rows": rows, "comparisons": [asdict(comparison) for comparison in found]}
     results |= {"activations": activations} if activations else {}
+    results |= {"empty": [asdict(one) for one in plan.empty]} if plan.empty else {}
     points = plan.points_of()
     steps = {"schema": SCHEMA, "steps": [_told(step, store, points[step]) for step in plan.steps]}
     files |= {STEPS_FILE: json_text(steps), RESULTS_FILE: json_text(results)}
@@ -68,7 +71,7 @@ def _compared(
     for planned in {(grid_name(each.grid), each.cell.task.task): each for each in plan.cells}.values():
         task = Path(planned.cell.task.task).stem
         there = [row for row in rows if row["grid"] == planned.grid and row["task"] == task]
-        averages = planned.cell.experiment.averages()
+        averages = with_rows(planned.cell.experiment.averages(), there)
         for one in compare(there, lambda row: answers[row["predictions"]], averages):
             yield replace(one, grid=planned.grid)
 
@@ -118,7 +121,8 @@ def cell_name(planned: Planned) -> str:
 
 def _rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
     cell, evaluation = planned.cell, planned.evaluation
-    found = read_json(store.folder(evaluation) / SCORES_FILE)
+    reading = cell.experiment.scoring.reading
+    found = by_reading(read_json(store.folder(evaluation) / SCORES_FILE), reading)
     seconds = store.recipe(evaluation)["seconds"]
     if evaluation.adapter is not None:
         seconds += store.recipe(evaluation.adapter)["seconds"]
@@ -141,13 +145,28 @@ def _rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
         "n": found["n"],
         "n_train": _training_rows(planned, store),
         "malformed": found["malformed"],
+        "reading": reading if found["readings"] else None,
         "truncated": found["truncated"],
         "seed": planned.seed,
         "weight": _weight(planned, store),
         "seconds": round(seconds, 3),
     }
     shared["grid"] = dict(planned.grid)
-    return [{**shared, "metric": metric, **values, **further} for metric, values in found["scores"].items()]
+    return [
+        {**shared, "metric": metric, **values, **further, "readings": _readings(found, metric)}
+        for metric, values in found["scores"].items()
+    ]
+
+
+def _readings(found: Mapping[str, Any], metric: str) -> dict[str, dict[str, Any]]:
+    """Reading -> score by a metric, its standard error, and answers that could not be read."""
+    return {
+        reading: {
+            **{name: one["scores"][metric][name] for name in ("score", "stderr")},
+            "malformed": one["malformed"],
+        }
+        for reading, one in found["readings"].items()
+    }
 
 
 def _activations(row: Mapping[str, Any], evaluation: Path) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from lingualift.config import (
     Translated,
     XMixupMethod,
 )
-from lingualift.data.rows import data_file, load_rows
+from lingualift.data.rows import NoRows, data_file, load_rows
 from lingualift.errors import UserError
 from lingualift.fusion.config import find_block
 from lingualift.fusion.translator import find_translator
@@ -383,7 +383,8 @@ class _Rows:
                     {**other, "id": row.get("id", line)}
                     for line, (row, other) in enumerate(zip(rows, told, strict=False), 1)
                 ]
-                self._put(f"{name}-{key}", target, split, paired)
+                if paired:
+                    self._put(f"{name}-{key}", target, split, paired)
         return Translated(**chosen)
 
     def _shown(self, name: str, language: str, split: str) -> list[dict[str, Any]]:
@@ -430,7 +431,10 @@ class _Rows:
         columns = asked.columns if isinstance(asked, TextTask) else (*asked.columns, asked.gold_column)
         for language, split in self._splits(data):
             renamed = {**{column: column for column in columns}, **data.of_split(split).columns}
-            found = load_rows(data, language, split, self._base, columns)
+            try:
+                found = load_rows(data, language, split, self._base, columns)
+            except NoRows:
+                continue  # planned as those of the real run: an empty cell, or refused
             rows = [found.row(index) for index in list(found.chosen)[:_ROWS]]
             self._put(
                 name,

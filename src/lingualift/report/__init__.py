@@ -34,7 +34,8 @@ def write_report(*runs: Path | str, output: Path | str | None = None) -> Path:
         (run,) = found
         with knowing(run.experiment.languages.added()):
             page, papers = render(run), markdown_beside(beside_papers(run))
-        return _write(folder, page, to_markdown(run.rows, run.comparisons, Layout.of(run.experiment), papers))
+        layouts = Layout.of(run.experiment, run.empty)
+        return _write(folder, page, to_markdown(run.rows, run.comparisons, layouts, papers))
     joined = join(found)
     own = {added.code: added for run in found for added in run.experiment.languages.added()}
     with knowing(tuple(own.values())):

@@ -50,9 +50,12 @@ class Joined:
         """Everything, for tables: a table of several runs has the run's name with each method."""
         whole = Told([], [], {})
         for name, run in self.runs.items():
-            for task, layout in Layout.of(run.experiment).items():
+            for task, layout in Layout.of(run.experiment, run.empty).items():
                 if task in self.groups:
-                    whole.layouts[self._called(task, name)] = layout
+                    key = self._called(task, name)
+                    others = whole.layouts[key].empty if key in whole.layouts else {}
+                    mine = self._renamed_cells(layout.empty, task, name)
+                    whole.layouts[key] = replace(layout, empty={**others, **mine})
             whole.rows.extend({**row, **self._renamed(row, name)} for row in run.rows)
             for one in run.comparisons:
                 called = self._renamed(vars(one), name)
@@ -65,9 +68,19 @@ class Joined:
 
     def _renamed(self, row: Mapping[str, Any], name: str) -> dict[str, str]:
         task = row["task"]
+        variant = f"{row['variant']} {self._mark(task, name)}".strip()
+        return {"task": self._called(task, name), "variant": variant}
+
+    def _renamed_cells(
+        self, empty: Mapping[tuple[str, str], str], task: str, name: str
+    ) -> dict[tuple[str, str], str]:
+        mark = self._mark(task, name)
+        return {(f"{method} {mark}".strip(), code): reason for (method, code), reason in empty.items()}
+
+    def _mark(self, task: str, name: str) -> str:
+        """What is said of a method of a run, where its table has other runs too."""
         (mine,) = (group for group in self.groups[task] if name in group)
-        run = f"({name})" if len(mine) > 1 else ""
-        return {"task": self._called(task, name), "variant": f"{row['variant']} {run}".strip()}
+        return f"({name})" if len(mine) > 1 else ""
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -154,18 +167,22 @@ def join(runs: Sequence[RunFolder]) -> Joined:
             raise UserError(second.folder, found, "runs of their own", f"leave {other} out")
     groups: dict[str, list[list[str]]] = {}
     for name, run in named.items():
-        layouts = Layout.of(run.experiment)
+        layouts = _measured(run)
         for task in dict.fromkeys(row["task"] for row in run.rows):
             of_task = groups.setdefault(task, [])
             _check_metrics(task, run, [named[other] for group in of_task for other in group])
-            alike = [
-                group for group in of_task if Layout.of(named[group[0]].experiment)[task] == layouts[task]
-            ]
+            alike = [group for group in of_task if _measured(named[group[0]])[task] == layouts[task]]
             if alike:
                 alike[0].append(name)
             else:
                 of_task.append([name])
     return Joined(named, groups)
+
+
+def _measured(run: RunFolder) -> dict[str, Layout]:
+    """Task -> its layout, with averages over the languages that it has rows in."""
+    found = Layout.of(run.experiment).items()
+    return {task: layout.over([row for row in run.rows if row["task"] == task]) for task, layout in found}
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -9,7 +9,16 @@ from typing import Any
 
 from lingualift.errors import one_line
 from lingualift.metrics.comparisons import Comparison
-from lingualift.report.tables import Layout, Layouts, Row, caption, in_words, merge_weights, tables
+from lingualift.report.tables import (
+    Layout,
+    Layouts,
+    Row,
+    caption,
+    in_words,
+    merge_weights,
+    other_readings,
+    tables,
+)
 
 _MARKS = re.compile(r"[\\`*\[\]|~#$]|(?<!\w)_|_(?!\w)")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -31,21 +40,22 @@ def to_markdown(
 
 
 def markdown_tables(rows: Sequence[Row], layouts: Layouts) -> list[str]:
-    """Captions and tables, one after the other."""
+    """Captions and tables with their notes, one after the other."""
     parts = []
     for table in tables([_marked(row) for row in rows], _marked_layouts(layouts)):
         columns = (f"{column}*" if column == table.layout.tuned_on else column for column in table.columns)
         body = [
             [
                 line.method,
-                *(str(line.cells.get(column, "–")) for column in table.columns),
+                *(str(line.cells.get(column, table.gap(line.method, column))) for column in table.columns),
                 merge_weights(line.weights) or "–",
-                str(line.malformed),
+                line.unread,
             ]
             for line in table.lines
         ]
         parts.append(f"**{table.task}**: {caption(table)}")
         parts.append(grid_of(["method", *columns, "λ", "malformed"], body))
+        parts += [*table.notes, *other_readings(table)]
     return parts
 
 
@@ -73,7 +83,15 @@ def _marked_layouts(layouts: Layouts) -> dict[str, Layout]:
     def named(sets: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         return {in_markdown(name): members for name, members in sets.items()}
 
+    def told(empty: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], str]:
+        return {(in_markdown(method), code): in_markdown(reason) for (method, code), reason in empty.items()}
+
     return {
-        in_markdown(task): replace(layout, averages=named(layout.averages), papers=named(layout.papers))
+        in_markdown(task): replace(
+            layout,
+            averages=named(layout.averages),
+            papers=named(layout.papers),
+            empty=told(layout.empty),
+        )
         for task, layout in layouts.items()
     }

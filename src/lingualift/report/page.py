@@ -29,6 +29,7 @@ from lingualift.report.tables import (
     in_words,
     merge_weights,
     method_name,
+    other_readings,
     signed,
     tables,
 )
@@ -41,7 +42,7 @@ TEMPLATE = "report.html.j2"
 
 def render(run: RunFolder) -> str:
     """The page as HTML: one file that loads nothing, runs nothing and escapes everything it shows."""
-    layouts = Layout.of(run.experiment)
+    layouts = Layout.of(run.experiment, run.empty)
     return _rendered(
         run=run,
         joined=None,
@@ -336,6 +337,7 @@ class _Counted:
     lines: tuple[
         tuple[str, tuple[tuple[int, int] | None, ...]], ...
     ]  # method, (malformed, answers) by language
+    others: list[str]  # what other readings score
 
 
 def _malformed(run: RunFolder, layouts: Layouts) -> list[_Counted]:
@@ -355,7 +357,8 @@ def _malformed(run: RunFolder, layouts: Layouts) -> list[_Counted]:
         answers, malformed, truncated = (
             sum(row[name] for row in mine) for name in ("n", "malformed", "truncated")
         )
-        found.append(_Counted(table.task, answers, malformed, truncated, languages, lines))
+        others = other_readings(table)
+        found.append(_Counted(table.task, answers, malformed, truncated, languages, lines, others))
     return found
 
 

@@ -12,7 +12,7 @@ from lingualift.config import Experiment, Published, grid_name, value_at
 from lingualift.errors import UserError, did_you_mean
 from lingualift.metrics.comparisons import intervals
 from lingualift.report.markdown import grid_of, in_markdown
-from lingualift.report.tables import seed_averages, signed
+from lingualift.report.tables import footnotes, gap, method_name, seed_averages, signed
 from lingualift.runs.folder import RunFolder, task_at
 
 Row = Mapping[str, Any]
@@ -31,6 +31,7 @@ class Beside:
         published: In percent.
         measured: The run's mean over seeds, in percent; None where it has none.
         interval: The ends of its 95% interval; None where the run folder holds no predictions.
+        lacks: Which rows are not there, where that is why there is no measured number.
     """
 
     task: str
@@ -40,6 +41,7 @@ class Beside:
     published: float
     measured: float | None
     interval: tuple[float, float] | None
+    lacks: str | None = None
 
     @property
     def difference(self) -> float | None:
@@ -76,6 +78,19 @@ class Compared:
     lines: tuple[Beside, ...]
     differs: tuple[Differing, ...]
     note: str
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """The footnotes of what was not measured for want of rows."""
+        return footnotes(self._lacking)
+
+    def gap(self, line: Beside) -> str:
+        """What stands for a number that was not measured."""
+        return gap(line.lacks, self._lacking)
+
+    @property
+    def _lacking(self) -> list[str]:
+        return [line.lacks for line in self.lines if line.lacks]
 
 
 def beside_papers(run: RunFolder) -> list[Compared]:
@@ -176,11 +191,20 @@ def _lines(
     places = {one.shown: one.languages for one in columns}
     told = rows and all(answers.values())
     spread = intervals(spoken, lambda row: answers[row["predictions"]] or [], places) if told else {}
+    lacking = _lacking(run, rows)
     for one in columns:
         means = list(seed_averages(rows, one.languages).values())
         measured = statistics.fmean(means) if means else None
         ends = spread[one.shown][1:] if one.shown in spread else None
-        yield Beside(task, method, one.shown, one.average, one.published, measured, ends)
+        reasons = dict.fromkeys(lacking[code] for code in one.languages if code in lacking)
+        lacks = "; ".join(reasons) or None
+        yield Beside(task, method, one.shown, one.average, one.published, measured, ends, lacks)
+
+
+def _lacking(run: RunFolder, rows: Sequence[Row]) -> dict[str, str]:
+    """Language -> which rows are not there, of the empty cells of the rows' method."""
+    names = {(row["task"], method_name(row)) for row in rows}
+    return {one["language"]: one["reason"] for one in run.empty if (one["task"], method_name(one)) in names}
 
 
 def _settings(experiment: Experiment, entry: Published) -> list[Differing]:
@@ -232,13 +256,13 @@ def markdown_beside(found: Iterable[Compared]) -> list[str]:
                 in_markdown(line.method),
                 in_markdown(line.where),
                 _NUMBER(line.published),
-                "–" if line.measured is None else _NUMBER(line.measured),
+                one.gap(line) if line.measured is None else _NUMBER(line.measured),
                 _with_interval(line),
             ]
             for line in one.lines
         ]
         parts.append(grid_of(["task", "method", "language", "published", "measured", "difference"], body))
-        parts += [in_markdown(text) for text in in_sentences(one)]
+        parts += [in_markdown(text) for text in (*one.gaps, *in_sentences(one))]
     return parts
 
 

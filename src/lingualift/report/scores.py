@@ -64,13 +64,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Cell:
-    """A method in a place; `comparison` is None for `source-ft` and where there is none."""
+    """A method in a place; `comparison` is None for `source-ft` and where there is none.
+
+    Where there is no `score`, `gap` is shown.
+    """
 
     method: str
     variant: str
     where: str
     score: Mean | None
     comparison: Comparison | None
+    gap: str
 
     @property
     def tone(self) -> str:
@@ -139,6 +143,7 @@ def _scores(rows: Sequence[Row], comparisons: Sequence[Comparison], table: Table
                 where,
                 line.cells.get(where),
                 found.get((*names[line.method], where)),
+                table.gap(line.method, where),
             )
             for where in table.columns
         )
@@ -179,14 +184,17 @@ class Gains:
         places: The averages that are compared, then the languages, as far as a method is under test there.
         ticks: Percent points at which the scale is marked: its ends, and 0.
         marks: Where they are, in percent of a cell's width.
-        lines: Method, variant and gains in the order of the places, the largest gain first.
+        lines: Method, variant and gains in the order of the places, or what is shown where there is none; the largest
+            gain first, and last the methods that lack the first place.
+        notes: The footnotes of empty cells that the lines show.
     """
 
     task: str
     places: tuple[Place, ...]
     ticks: tuple[float, float, float]
     marks: tuple[float, float, float]
-    lines: tuple[tuple[str, str, tuple[Gain | None, ...]], ...]
+    lines: tuple[tuple[str, str, tuple[Gain | str, ...]], ...]
+    notes: tuple[str, ...]
 
 
 def gain_charts(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layouts) -> list[Gains]:
@@ -204,15 +212,30 @@ def _gains(comparisons: Sequence[Comparison], table: Table) -> Gains:
     low, high = _scale(tested)
     lines = []
     for method, variant in dict.fromkeys((one.method, one.variant) for one in found.values()):
-        mine = [found.get((method, variant, where)) for where in places]
-        gains = tuple(
-            one and Gain(one, _tone(one), whisker(one.gain, one.low, one.high, low, high)) for one in mine
-        )
-        lines.append((method, variant, gains))
-    lines.sort(key=lambda line: -next((gain.comparison.gain for gain in line[2] if gain), -math.inf))
+        gains = [
+            Gain(one, _tone(one), whisker(one.gain, one.low, one.high, low, high))
+            if (one := found.get((method, variant, where)))
+            else table.gap(f"{method} {variant}".strip(), where)
+            for where in places
+        ]
+        lines.append((method, variant, tuple(gains)))
+    lines.sort(key=_order)
     ticks = (low, 0.0, high)
     marks = tuple(whisker(tick, tick, tick, low, high).at for tick in ticks)
-    return Gains(table.task, tuple(_place(table, where) for where in places), ticks, marks, tuple(lines))  # type: ignore[arg-type]
+    heads, shown = tuple(_place(table, where) for where in places), tuple(lines)
+    return Gains(table.task, heads, ticks, marks, shown, _notes(table, shown))  # type: ignore[arg-type]
+
+
+def _notes(table: Table, lines: Sequence[tuple[str, str, tuple[Gain | str, ...]]]) -> tuple[str, ...]:
+    """The footnotes whose numbers stand in the lines."""
+    shown = {gain for line in lines for gain in line[2] if isinstance(gain, str)}
+    return tuple(note for note in table.notes if f"–{note.split()[0]}" in shown)
+
+
+def _order(line: tuple[str, str, tuple[Gain | str, ...]]) -> tuple[bool, float]:
+    """The place of a line in the chart: by the gain in the first place, or else below, by the first that there is."""
+    gains = [gain for gain in line[2] if isinstance(gain, Gain)]
+    return gains[:1] != list(line[2][:1]), -gains[0].comparison.gain if gains else math.inf
 
 
 def _tone(comparison: Comparison) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lingualift.config import Experiment
-from lingualift.metrics.comparisons import BASELINE, Comparison
+from lingualift.metrics.comparisons import BASELINE, Comparison, with_rows
 from lingualift.runs.folder import task_at
 
 Row = Mapping[str, Any]
@@ -25,6 +25,7 @@ class Layout:
         tuned_on: The language that weights were tuned on, left out of every average that is compared.
         averages: Name -> the target languages in it.
         papers: Name -> the target languages in an average that contains `tuned_on`, as those of papers do.
+        empty: Method (as shown) and language of the cells that lack rows -> which rows are not there.
     """
 
     source: str
@@ -32,10 +33,17 @@ class Layout:
     tuned_on: str | None = None
     averages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     papers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    empty: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, experiment: Experiment) -> dict[str, Layout]:
-        """Task, with its point of the grid -> columns and averages of its tables."""
+    def of(cls, experiment: Experiment, empty: Iterable[Row] = ()) -> dict[str, Layout]:
+        """Task, with its point of the grid -> columns and averages of its tables.
+
+        Args:
+            experiment: What was asked.
+            empty: The cells that lack rows, their task with its point of the grid.
+        """
+        lacking = list(empty)
         found = {}
         for point in experiment.points():
             asked = point.experiment
@@ -47,13 +55,28 @@ class Layout:
                 for each, members in sets.items()
                 if tuned in members and each in averages
             }
-            found[name] = cls(languages.source, languages.targets, tuned, averages, papers)
+            gaps = {
+                (method_name(one), one["language"]): one["reason"] for one in lacking if one["task"] == name
+            }
+            found[name] = cls(languages.source, languages.targets, tuned, averages, papers, gaps)
         return found
 
     @property
     def means(self) -> dict[str, tuple[str, ...]]:
         """Every average of a table: those that are compared, and after them those that contain the tuning language."""
         return {**self.averages, **self.papers}
+
+    def over(self, rows: Sequence[Row]) -> Layout:
+        """The layout whose averages are over those of their languages that a row is in.
+
+        An average for papers stays as long as it has the tuning language and another one.
+        """
+        papers = {
+            name: members
+            for name, members in with_rows(self.papers, rows).items()
+            if self.tuned_on in members and len(members) > 1
+        }
+        return replace(self, averages=with_rows(self.averages, rows), papers=papers)
 
 
 Layouts = Mapping[str, Layout]
@@ -92,12 +115,21 @@ class Line:
         cells: Column (language or average) -> mean over seeds.
         weights: The merge weights of the seeds.
         malformed: Malformed answers over all languages and seeds.
+        others: Reading that was not chosen -> what its score is on average over the line's languages, and how many
+            answers are malformed by it; empty where no answer is read off a generated text.
     """
 
     method: str
     cells: dict[str, Mean]
     weights: tuple[float, ...]
     malformed: int
+    others: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+
+    @property
+    def unread(self) -> str:
+        """Malformed answers as shown: `12 (lenient 3)` where another reading can read more or fewer."""
+        further = [f"{name} {count}" for name, (_, count) in self.others.items() if count != self.malformed]
+        return f"{self.malformed} ({', '.join(further)})" if further else str(self.malformed)
 
 
 @dataclass(frozen=True)
@@ -132,6 +164,29 @@ class Table:
         columns = tuple(name for name in self.columns if name not in self.layout.papers)
         return replace(self, columns=columns, layout=replace(self.layout, papers={}))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The footnotes of empty cells: the number that `gap` shows, and which rows are not there."""
+        return footnotes(self.layout.empty.values())
+
+    def gap(self, method: str, column: str) -> str:
+        """What stands in a cell without a score, with the number of its footnote where it lacks rows."""
+        return gap(self.layout.empty.get((method, column)), self.layout.empty.values())
+
+
+def footnotes(reasons: Iterable[str]) -> tuple[str, ...]:
+    """Reasons, each once, behind the numbers that `gap` shows."""
+    return tuple(f"{_raised(number)} {reason}" for number, reason in enumerate(dict.fromkeys(reasons), 1))
+
+
+def gap(reason: str | None, reasons: Iterable[str]) -> str:
+    """What stands for a number that is not there, with the number of its reason among the reasons."""
+    return "–" if reason is None else f"–{_raised(list(dict.fromkeys(reasons)).index(reason) + 1)}"
+
+
+def _raised(number: int) -> str:
+    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
 
 def tables(rows: Sequence[Row], layouts: Layouts) -> list[Table]:
     """One table per task, by the task's first metric, methods in the order of the rows."""
@@ -152,11 +207,12 @@ def method_name(row: Row) -> str:
 
 def _table(task: str, metric: str, rows: Sequence[Row], layout: Layout) -> Table:
     mine = [row for row in rows if (row["task"], row["metric"]) == (task, metric)]
+    layout = layout.over(mine)
     lines = tuple(
         _line(name, [row for row in mine if method_name(row) == name], layout)
         for name in dict.fromkeys(map(method_name, mine))
     )
-    shown = {column for line in lines for column in line.cells}
+    shown = {column for line in lines for column in line.cells} | {code for _, code in layout.empty}
     columns = tuple(name for name in (layout.source, *layout.targets, *layout.means) if name in shown)
     sizes = sorted({row["n"] for row in mine})
     return Table(
@@ -181,7 +237,29 @@ def _line(name: str, rows: Sequence[Row], layout: Layout) -> Line:
         if scores:
             cells[average] = Mean.of(scores)
     weights = tuple(sorted({row["weight"] for row in rows if row["weight"] is not None}))
-    return Line(name, cells, weights, sum(row["malformed"] for row in rows))
+    return Line(name, cells, weights, sum(row["malformed"] for row in rows), dict(_others(rows)))
+
+
+def _others(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[float, int]]]:
+    """As `Line.others`, of the rows of a line."""
+    for reading in rows[0].get("readings") or ():
+        if reading != rows[0]["reading"]:
+            read = [row["readings"][reading] for row in rows]
+            score = statistics.fmean(one["score"] for one in read)
+            yield reading, (score, sum(one["malformed"] for one in read))
+
+
+def other_readings(table: Table) -> list[str]:
+    """What another reading of the generated answers scores, a sentence each; none where it reads the same."""
+    found: dict[str, list[str]] = {}
+    for line in table.lines:
+        for reading, (score, count) in line.others.items():
+            if count != line.malformed:
+                found.setdefault(reading, []).append(f"{line.method} {score:.1f} ({count} malformed)")
+    return [
+        f"By the {reading} reading, on average over all languages of a line: {', '.join(told)}."
+        for reading, told in found.items()
+    ]
 
 
 def seed_averages(rows: Iterable[Row], languages: Sequence[str]) -> dict[Any, float]:
@@ -239,6 +317,8 @@ def findings(rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: La
         headline = f"{who}clearly above {BASELINE} ({base.mean:.1f}) over {where} ({members}){names}."
         openings = {"level with": "No clear difference", "below": "Clearly below"}
         rest = [f"{opening}: {told[verdict]}." for verdict, opening in openings.items() if told[verdict]]
+        parted = [line.method for line in table.lines if average not in line.cells]
+        rest += [f"Not compared, for want of rows: {', '.join(parted)}."] if parted else []
         rest += [
             f"Labels in the target language: {signed(one.gain)} (upper bound)."
             for one in mine

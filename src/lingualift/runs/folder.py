@@ -30,6 +30,7 @@ class RunFolder:
         rows: Rows of `results.json`.
         comparisons: Every method against `source-ft`.
         activations: For each evaluation of a FLARE adapter its `layers`, as `Evaluation.activations` has them.
+        empty: The cells that lack rows, with the `reason`.
         steps: The steps; None if the folder does not tell.
         log: Entries of `log.jsonl`; None if there is none.
         garbled: Lines of the log that are not JSON.
@@ -42,6 +43,7 @@ class RunFolder:
     rows: list[dict[str, Any]]
     comparisons: list[Comparison]
     activations: list[dict[str, Any]]
+    empty: list[dict[str, Any]]
     steps: tuple[Step, ...] | None
     log: tuple[Mapping[str, Any], ...] | None
     garbled: int
@@ -110,6 +112,7 @@ def read_run(folder: Path) -> RunFolder:
         rows=rows,
         comparisons=[Comparison(**one) for one in at_points(results["comparisons"])],
         activations=at_points(results["activations"]),
+        empty=at_points(results["empty"]),
         steps=_steps(steps) if steps.is_file() else None,
         log=log,
         garbled=garbled,

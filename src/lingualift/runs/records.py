@@ -16,6 +16,13 @@ class _Record(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
+class Read(_Record):
+    """What a reading of generated answers makes of a row."""
+
+    score: Number
+    malformed: Count
+
+
 class Row(_Record):
     """A score: of a method on a task, in a language, by a metric, for a seed."""
 
@@ -34,6 +41,19 @@ class Row(_Record):
     grid: dict[str, str] = {}
     answer_language: str | None = None
     predictions: str | None = None
+    reading: str | None = None
+    readings: dict[str, Read] = {}
+
+
+class Empty(_Record):
+    """A cell that lacks rows."""
+
+    method: str
+    variant: str
+    task: str
+    language: str
+    grid: dict[str, str] = {}
+    reason: str
 
 
 class Answer(_Record):
@@ -89,6 +109,7 @@ class Results(_Record):
     rows: list[Row]
     comparisons: list[Compared]
     activations: list[Activations] = []
+    empty: list[Empty] = []
 
 
 class Tried(_Record):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from lingualift.provenance import reading, sha256_file
 from lingualift.registry import Registry
+from lingualift.tasks.reading import Names, read_label
 
 
 class RowError(Exception):
@@ -133,7 +134,7 @@ class Task:
         return ()
 
     def parse(self, text: str, example: Example) -> str | None:
-        """The answer in a generated text (the prompt is not in it), or None where there is none.
+        """The answer in a generated text (the prompt is not in it), or None where there is none: the strict reading.
 
         By default the first line, or None if it is empty.
 
@@ -143,6 +144,17 @@ class Task:
         """
         lines = text.strip().splitlines()
         return lines[0].strip() if lines else None
+
+    def parse_lenient(self, text: str, example: Example) -> str | None:
+        """The answer in a generated text in which `parse` finds none, by the lenient reading (docs/tasks.md).
+
+        By default one of `labels`, if it is given without a doubt; None for a task without them.
+
+        Args:
+            text: What the model generated.
+            example: As for `parse`.
+        """
+        return read_label(text, Names.of({label: (label,) for label in self.labels}, example.options))
 
 
 class TextTask:

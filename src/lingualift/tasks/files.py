@@ -25,7 +25,7 @@ MOST_NEW_TOKENS = 2**20
 
 _SHOWN = 80  # characters of a value, and five times as many of an error, in a message
 _ORDER = "return a tuple: text is one answer only within one, and sets and generators have no order"
-_METHODS = ("example", "gold", "completion", "starts", "parse")
+_METHODS = ("example", "gold", "completion", "starts", "parse", "parse_lenient")
 
 
 class TaskError(UserError):
@@ -229,6 +229,7 @@ class _Checked(Task):
             self.entry.ranked[language] = bool(found.choices)
             if not found.choices:  # a model may answer nothing; told now, not after hours of training
                 self.parse("", replace(found, language=language))
+                self.parse_lenient("", replace(found, language=language))
         elif ranked != bool(found.choices):
             first = "the first row has choices" if ranked else "the first row has none"
             _wrong(self, "example", f"gives choices {shown(found.choices)}, and {first}", "all rows or none")
@@ -266,20 +267,28 @@ class _Checked(Task):
         return tuple(found)
 
     def parse(self, text: str, example: Example) -> str | None:
-        try:
-            found = _call(self, "parse", text, example)
-            if found is not None and not is_text(found):
-                mend = "return None where there is no answer"
-                _wrong(self, "parse", f"gives {shown(found)}", "text or None", mend)
-        except TaskError as error:
-            raise error.at(f"example {example.id!r}, answer {text[:_SHOWN]!r}") from error
-        return None if found is None else str(found)
+        return _parsed(self, "parse", text, example)
+
+    def parse_lenient(self, text: str, example: Example) -> str | None:
+        return _parsed(self, "parse_lenient", text, example)
+
+
+def _parsed(task: _Checked, method: str, text: str, example: Example) -> str | None:
+    """What a method of the user's class reads in a generated text."""
+    try:
+        found = _call(task, method, text, example)
+        if found is not None and not is_text(found):
+            mend = "return None where there is no answer"
+            _wrong(task, method, f"gives {shown(found)}", "text or None", mend)
+    except TaskError as error:
+        raise error.at(f"example {example.id!r}, answer {text[:_SHOWN]!r}") from error
+    return None if found is None else str(found)
 
 
 def _call(task: _Checked, method: str, *given: Any) -> Any:
     """What a method of the user's class answers."""
     what = f"`{method}` of {type(task).__name__}"
-    with _running(task.entry.file, what, rows=method != "parse"):
+    with _running(task.entry.file, what, rows=not method.startswith("parse")):
         return getattr(super(_Checked, task), method)(*given)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from lingualift.metrics.numbers import find_number, parse_number
 from lingualift.tasks.base import TASKS, Example, RowError, text_of
 from lingualift.tasks.prompts import PromptedTask, prompts_of
+from lingualift.tasks.reading import read_number
 
 _ENGLISH = re.compile(r"[-+]?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?")
 
@@ -62,6 +63,10 @@ class MGSM(PromptedTask):
         line = super().parse(text, example) if self.prompt_for(example.language).answer else text
         number = find_number(line or "")
         return number if number and parse_number(number, example.language) is not None else None
+
+    def parse_lenient(self, text: str, example: Example) -> str | None:
+        """The number that the text says its answer is, or else its last one, whichever format was asked for."""
+        return read_number(text, example.language, self.prompt_for(example.language).nouns)
 
 
 def _digits(value: Decimal) -> str:

@@ -13,6 +13,7 @@ import yaml
 from lingualift.errors import UserError, did_you_mean
 from lingualift.languages import language as find_language
 from lingualift.tasks.base import Example, RowError, Task, class_of, text_of
+from lingualift.tasks.reading import Names, read_label, read_text
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,22 @@ class Prompt:
         labels: Class -> the words that stand for it (verbalizer); empty for a task without classes.
         labels_source: Where these words are from.
         answer: What the answer stands behind in a generated text; "" where the text is the answer.
+        also: Class -> other words that the template has for it, which the lenient reading takes for it too.
+        subject: What the template says these words of, such as `hypothesis`; "" where it does not.
     """
 
     template: str
     labels: Mapping[str, str] = field(default_factory=dict)
     labels_source: str = ""
     answer: str = ""
+    also: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    subject: str = ""
+
+    @property
+    def nouns(self) -> tuple[str, ...]:
+        """The word by which it asks for the answer, `Label` or `Step-by-Step Answer`, if it ends in one."""
+        last = self.answer or self.template.splitlines()[-1]
+        return (last.strip(" :：'"),) if last.endswith((":", "：")) else ()
 
 
 @dataclass(frozen=True)
@@ -162,6 +173,15 @@ class PromptedTask(Task):
             return line
         words = {word.casefold(): label for label, word in prompt.labels.items()}
         return words.get(line.strip("'\"“”.。 ").casefold())
+
+    def parse_lenient(self, text: str, example: Example) -> str | None:
+        """The class, by its words, its name or the text of its option; else the text that the answer is said to be."""
+        prompt = self.prompt_for(example.language)
+        if not self.labels:
+            return read_text(text, prompt.nouns)
+        words = {label: (label, word, *prompt.also.get(label, ())) for label, word in prompt.labels.items()}
+        subjects = (prompt.subject,) if prompt.subject else ()
+        return read_label(text, Names.of(words, example.options), prompt.nouns, subjects)
 
 
 def starts_of(row: Mapping[str, Any], column: str, gold: Sequence[str], context: str) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from lingualift.tasks import Example, Task
 
 PREDICTIONS_FILE, SCORES_FILE, SWEEP_FILE = "predictions.jsonl", "scores.json", "sweep.json"
 _PREDICTION = 400  # bytes per answered row on disk
-_CODE = ("evaluation", "metrics", *READING)  # that decides a score
+_CODE = ("evaluation", "metrics", "tasks/reading.py", *READING)  # that decides a score
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class _Scores(Step):
     def _asked(self) -> dict[str, Any]:
         return {
             "rows": self.dataset.identity(self.language, self.split),
-            "scoring": self.scoring.model_dump(mode="json", exclude={"batch_size"}),
+            "scoring": self.scoring.model_dump(mode="json", exclude={"batch_size", "source_language"}),
         }
 
     @override
@@ -285,7 +285,10 @@ class Merge(Adapted):
 
 @dataclass(frozen=True, eq=False)
 class Evaluate(_Scores):
-    """Score the backbone, or an adapter on it, on a task in a language."""
+    """Score the backbone, or an adapter on it, on a task in a language.
+
+    It keeps what every reading reads: another choice of `scoring.reading` asks nothing anew.
+    """
 
     kind = "evaluation"
     code = _CODE
@@ -326,7 +329,9 @@ class Evaluate(_Scores):
 
     def recipe(self) -> dict[str, Any]:
         """Backbone, rows and scoring."""
-        return {"backbone": self.backbone.identity(), **self._asked()}
+        asked = self._asked()
+        asked["scoring"].pop("reading")
+        return {"backbone": self.backbone.identity(), **asked}
 
     @override
     def what(self) -> str:
@@ -341,7 +346,8 @@ class Evaluate(_Scores):
         """Write predictions and scores."""
         from lingualift.evaluation.runner import evaluate
 
-        found = evaluate(self.backbone, inputs.get("adapter"), *self.headed, self.scoring, progress)
+        scoring = self.scoring.model_copy(update={"reading": "strict"})
+        found = evaluate(self.backbone, inputs.get("adapter"), *self.headed, scoring, progress)
         write_jsonl(output / PREDICTIONS_FILE, found.rows())
         write_json(output / SCORES_FILE, found.summary())
 
