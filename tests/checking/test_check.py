@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lingualift as ll
+import lingualift.checking as checking
 from builders.refusals import check_refusal, refused
 from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
 from lingualift.backbone.loading import load_backbone
@@ -444,3 +445,16 @@ def test_validation_rows_that_only_the_look_reads_must_be_right_too(world):
     change(world / "sentiment/sw/validation.jsonl", lambda rows: [{**rows[0], "label": "?"}, *rows[1:]])
     with refused("validation.jsonl", ":1: label is '?'"):
         look(world)
+
+
+def test_the_backbone_is_asked_once_for_all_points_of_a_grid(world, monkeypatch):
+    asked = []
+    for name in ("mean_nats", "vanilla_score"):
+        real = getattr(checking, name)
+        monkeypatch.setattr(checking, name, lambda *given, real=real: asked.append(real) or real(*given))
+    alone = look(world)
+    count = len(asked)
+    grid = {"rank": {"low": {"adapter.rank": 1}, "high": {"adapter.rank": 4}}}
+    found = look(world, grid=grid)
+    assert len(asked) == 2 * count > 0
+    assert found.languages == alone.languages

@@ -5,10 +5,10 @@ Read the function `check` below top to bottom; `findings.py` says what counts as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lingualift.backbone.loading import load_backbone
 from lingualift.checking.backbone import label_counts, lengths, vanilla_score
@@ -36,8 +36,12 @@ from lingualift.languages import knowing
 from lingualift.pipeline import plan_of
 from lingualift.pipeline.cost import estimate, misfits
 from lingualift.pipeline.plan import Plan
+from lingualift.provenance import fingerprint
 from lingualift.runs.folder import task_at
 
+Said = TypeVar("Said")
+Known = dict[str, Any]
+"""Fingerprint of what a backbone was asked -> what it said."""
 ROWS = 200
 """Rows per language and task that the backbone reads: a score's standard error is then at most 3.5 points."""
 
@@ -105,8 +109,9 @@ def check(
     def part_of(index: int) -> Progress:
         return lambda done, total: progress(index * total + done, len(points) * total)
 
+    known: Known = {}
     with knowing(plan.experiment.languages.added()):
-        every = [_check(point, rows, part_of(index)) for index, point in enumerate(points)]
+        every = [_check(point, rows, part_of(index), known) for index, point in enumerate(points)]
     errors = [Finding("error", each.where, each.found, each.expected, each.mend) for each in problems]
     gaps = in_gaps((task_at(one.task, one.grid), one.language, one.method, one.reason) for one in plan.empty)
     return Check(
@@ -120,8 +125,17 @@ def check(
     )
 
 
-def _check(plan: Plan, rows: int, progress: Progress) -> Check:
-    """Check a plan that has one backbone; arguments as of `check`."""
+def _once(known: Known, make: Callable[[], Said], *asked: Any) -> Said:
+    """What a backbone says of some text, measured once for all points of a grid that ask for the same."""
+    key = fingerprint(asked)
+    if key not in known:
+        known[key] = make()
+    said: Said = known[key]
+    return said
+
+
+def _check(plan: Plan, rows: int, progress: Progress, known: Known) -> Check:
+    """Check a plan that has one backbone; arguments as of `check`, with what is known from other plans."""
     parts = parts_of(plan)
     source = plan.experiment.languages.source
     asked = [point.experiment.languages for point in plan.experiment.points()]
@@ -130,8 +144,8 @@ def _check(plan: Plan, rows: int, progress: Progress) -> Check:
     )
     pairs = list(dict.fromkeys((part.dataset.task, part.language) for part in parts if part.is_labelled()))
     stage = _stages(progress, len(languages) + len(pairs))
-    seen = tuple(_languages(plan, languages, rows, stage))
-    tasks = tuple(_task(plan, parts, task, language, rows, next(stage)) for task, language in pairs)
+    seen = tuple(_languages(plan, languages, rows, stage, known))
+    tasks = tuple(_task(plan, parts, task, language, rows, next(stage), known) for task, language in pairs)
     overlaps = tuple(_overlaps(parts, languages))
     limits = {
         "train": ("training.task.max_length", plan.experiment.training.task.max_length),
@@ -169,7 +183,7 @@ def _context(model: Any) -> int | None:
 
 
 def _languages(
-    plan: Plan, languages: Sequence[str], rows: int, stage: Iterator[Progress]
+    plan: Plan, languages: Sequence[str], rows: int, stage: Iterator[Progress], known: Known
 ) -> Iterator[LanguageRecord]:
     """The languages' text: the reference text, or the test rows of the first task where there is none."""
     model, tokenizer = load_backbone(plan.backbone)
@@ -197,7 +211,13 @@ def _languages(
             longest=max(len(ids) for ids in tokenizer(some, add_special_tokens=False)["input_ids"]),
             nats=None
             if plan.backbone.lacks_words
-            else mean_nats(plan.backbone, model, tokenizer, some, window, language, progress),
+            else _once(
+                known,
+                lambda some=some, language=language, progress=progress: mean_nats(  # type: ignore[misc]
+                    plan.backbone, model, tokenizer, some, window, language, progress
+                ),
+                *(plan.backbone.identity(), some, window, language),
+            ),
         )
         if language == languages[0]:
             base = record
@@ -229,7 +249,13 @@ def _parallel(plan: Plan, languages: Sequence[str], rows: int) -> dict[str, list
 
 
 def _task(
-    plan: Plan, parts: Sequence[Part], name: str, language: str, rows: int, progress: Progress
+    plan: Plan,
+    parts: Sequence[Part],
+    name: str,
+    language: str,
+    rows: int,
+    progress: Progress,
+    known: Known,
 ) -> TaskRecord:
     """A task in a language: its rows by split, and the plain backbone's score on a sample of validation rows.
 
@@ -262,7 +288,12 @@ def _task(
     vanilla = (
         None
         if plan.backbone.family == "encoder"
-        else vanilla_score(plan.backbone, task, best.split, some, experiment.scoring, progress)
+        else _once(
+            known,
+            lambda: vanilla_score(plan.backbone, task, best.split, some, experiment.scoring, progress),
+            *(plan.backbone.identity(), name, best.split, [asdict(one) for one in some]),
+            experiment.scoring.model_dump(mode="json"),
+        )
     )
     return TaskRecord(Path(name).stem, language, counts, labels, cut, longest, vanilla)
 
