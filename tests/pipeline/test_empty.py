@@ -73,6 +73,18 @@ def test_a_method_without_rows_in_a_language_leaves_its_cell_empty(world, missin
     assert {(one.cell.method.method, one.cell.language) for one in plan.cells} == cells
 
 
+def test_rows_of_a_method_whose_settings_differ_are_told_apart(world):
+    folder, raw = world
+    merged = {"method": "adamergex", "weight": 1.0}
+    entries = [merged, {**merged, "module_weights": {"q_proj": 0.5}}]
+    (folder / "reference/sw/train.jsonl").unlink()
+    plan = planned(folder, {**raw, "methods": ["source-ft", *entries]})
+    assert [(one.variant, one.language) for one in plan.empty] == [
+        ("factors-weight=1", "sw"),
+        ("factors-module_weights=q_proj:0.5-weight=1", "sw"),
+    ]
+
+
 @pytest.mark.parametrize(
     "missing",
     [
