@@ -238,6 +238,8 @@ def _factors(request: Request, names: Sequence[str]) -> dict[str, float]:
 
 
 def _module_factors(weights: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    if not weights:
+        return dict.fromkeys(names, 1.0)
     bounded = Patterns(setting("module_weights"))
     patterns = [(bounded.end(text), text) for text in weights]
     factors, used = {}, set()
