@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from lingualift.backbone.loading import check_loadable, skeleton
 from lingualift.backbone.reference import BackboneRef, find_backbone, load_tokenizer
 from lingualift.config import Experiment, MethodSettings, Point, grid_name
 from lingualift.data.datasets import Dataset, Examples, Texts, dataset_of
-from lingualift.data.rows import NoRows, check_aligned, load_rows
+from lingualift.data.rows import NoRows, check_aligned, data_fingerprint, load_rows
 from lingualift.encoding.heads import head_of
 from lingualift.encoding.limits import check_kept, check_own_texts, check_sources
 from lingualift.encoding.text import set_language
@@ -212,8 +212,15 @@ def _plan_point(
     return cells, lacking
 
 
-def _with_rows(cells: Iterable[Planned]) -> tuple[list[Planned], Lacking]:
-    """The cells all of whose rows are there, which are read, and those that lack some.
+def _read(planned: Planned) -> None:
+    """Read all rows of a cell; raises as `load_rows`."""
+    _ = list(in_order(_ends(planned.evaluation)))
+
+
+def _with_rows(
+    cells: Iterable[Planned], look: Callable[[Planned], None] = _read
+) -> tuple[list[Planned], Lacking]:
+    """The cells all of whose rows are there, as `look` tells, and those that lack some.
 
     Raises:
         NoRows: every cell of a method lacks some.
@@ -222,7 +229,7 @@ def _with_rows(cells: Iterable[Planned]) -> tuple[list[Planned], Lacking]:
     lacking: Lacking = []
     for planned in cells:
         try:
-            _ = list(in_order(_ends(planned.evaluation)))
+            look(planned)
         except NoRows as error:
             lacking.append((planned, error))
         else:
@@ -302,16 +309,45 @@ def in_order(ends: Iterable[Step]) -> Iterator[Step]:
 
 def rows_read(experiment: Experiment, backbone: BackboneRef, base: Path) -> Iterator[Part]:
     """All rows that an experiment without a grid reads, some more than once; none is looked at."""
+    for point in experiment.points():
+        for planned in _planned(point, backbone, base, None):
+            yield from _parts(planned)
+
+
+def _parts(planned: Planned) -> Iterator[Part]:
+    """The rows of a cell, none of which is looked at."""
 
     def visit(step: Step) -> Iterator[Part]:
         yield from step.reads
         for needed in step.inputs.values():
             yield from visit(needed)
 
-    for point in experiment.points():
-        for planned in _planned(point, backbone, base, None):
-            for end in _ends(planned.evaluation):
-                yield from visit(end)
+    for end in _ends(planned.evaluation):
+        yield from visit(end)
+
+
+def check_there(
+    experiment: Experiment, backbone: BackboneRef, base: Path, looked_at: Collection[str]
+) -> None:
+    """Refuse an experiment without a grid for files that are not there as `make_plan` does, before any is read.
+
+    Args:
+        experiment: The settings.
+        backbone: The backbone.
+        base: Folder that relative paths start from.
+        looked_at: Tasks whose files count; those of others are taken to be there.
+
+    Raises:
+        NoRows: a method then has no cell at a task, or a language none at all.
+    """
+
+    def look(planned: Planned) -> None:
+        for dataset, language, split, _ in _parts(planned):
+            if dataset.task in looked_at:
+                data_fingerprint(dataset.data, language, split, base)
+
+    found = [_with_rows(_planned(point, backbone, base, None), look) for point in experiment.points()]
+    _check_languages(*([one for part in parts for one in part] for parts in zip(*found, strict=True)))
 
 
 def check_data(experiment: Experiment, backbone: BackboneRef, steps: Iterable[Step]) -> None:

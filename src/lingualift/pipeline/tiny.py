@@ -35,7 +35,7 @@ from lingualift.fusion.translator import find_translator
 from lingualift.languages import knowing
 from lingualift.languages import language as find_language
 from lingualift.pipeline.checks import check_family, check_methods, check_modules, check_templates
-from lingualift.pipeline.plan import rows_read
+from lingualift.pipeline.plan import check_there, rows_read
 from lingualift.provenance import open_to_all, write_jsonl, writing
 from lingualift.runs.claims import discard, made, place
 from lingualift.tasks import TASKS, Task, TextTask, get_task, shipped_languages, shipped_rows
@@ -156,6 +156,8 @@ def _shrink(experiment: Experiment, base: Path) -> Tiny:
         if isinstance(method, XMixupMethod) and method.layer is not None:
             find_block(skeleton(ref), method.layer)  # of the whole backbone; the small one has fewer
     check_modules(experiment, ref)
+    own = {entry.task for entry in experiment.tasks if not shipped_languages(_resolved(entry.task, base))}
+    check_there(experiment, ref, base, own)
     rows = _Rows(experiment, ref, base)
     name, models = _tiny(ref)
     encoder = experiment.flare.source_encoder
