@@ -271,13 +271,49 @@ class Data(_Record):
         )
 
 
-class Translated(_Record):
-    """The rows of a task in the other language, paired with its own by `id`; `lingualift translate` writes them."""
+class Translation(_Record):
+    """How a translation model writes."""
+
+    beams: Beams = 4
+    "Beams of the search; 1 is greedy."
+    max_length: Annotated[Tokens, Field(ge=16)] = 256
+    "Tokens of a sentence, at most; a longer one is cut at white space. Its translation may take twice as many."
+    batch_size: Batch = 16
+    "Sentences per batch."
+
+
+class _Translator(_Record):
+    model: Annotated[str, Field(min_length=1)] | None = None
+    "The translation model (NLLB, M2M100, mBART) of what is not named below; a hub id or a folder."
+    revision: str | None = None
+    "Its commit, tag or branch on the hub."
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    "Number format of its weights."
+
+
+class Translated(Translation, _Translator):  # whose keys stand in this order: model, how it writes, data
+    """The rows of a task in the other language: translated by a model, or data of yours that pairs by `id`."""
 
     into_targets: Data | None = None
     "The source language's training rows, translated into `{language}`, labels kept: what stage 2 trains on."
     into_source: Data | None = None
     "The test rows of `{language}`, translated into the source language; no label of theirs is read."
+
+    @model_validator(mode="after")
+    def _check(self) -> Translated:
+        idle = self.given() - {"model", "into_targets", "into_source"}
+        if idle and self.model is None:
+            raise ValueError(f"{min(idle)}: is set, and no `model` translates")
+        if self.model and self.into_targets and self.into_source:
+            raise ValueError(
+                "model: translates nothing, since `into_targets` and `into_source` are both named"
+            )
+        return self
+
+    @property
+    def settings(self) -> Translation:
+        """How the model writes."""
+        return Translation(**{name: getattr(self, name) for name in Translation.model_fields})
 
 
 class TaskData(_Record):
@@ -470,17 +506,6 @@ class Scoring(_Record):
     def new_tokens(self, of_task: int) -> int:
         """Longest generated answer, in tokens, of a task whose own bound is `of_task`."""
         return min(of_task, self.max_new_tokens or of_task)
-
-
-class Translation(_Record):
-    """How a translation model writes."""
-
-    beams: Beams = 4
-    "Beams of the search; 1 is greedy."
-    max_length: Annotated[Tokens, Field(ge=16)] = 256
-    "Tokens of a sentence, at most; a longer one is cut at white space. Its translation may take twice as many."
-    batch_size: Batch = 16
-    "Sentences per batch."
 
 
 _GridName: TypeAlias = Annotated[str, Field(pattern=r"^[\w.+-]{1,40}$")]

@@ -13,7 +13,7 @@ from rich.table import Table as RichTable
 from lingualift.metrics.comparisons import Comparison
 from lingualift.pipeline.cost import Estimate
 from lingualift.pipeline.machines import LAUNCH, UTILISATION, Machine
-from lingualift.pipeline.steps import Step
+from lingualift.pipeline.steps import Step, Translate
 from lingualift.pipeline.store import Entry
 from lingualift.report.tables import Layouts, Mean, Row, Table, caption, in_words, merge_weights, tables
 from lingualift.terminal import Terminal, duration, readable
@@ -64,6 +64,13 @@ def show_plan(steps: Sequence[Step], found: Estimate, console: Terminal) -> None
             cells += [] if counted else [readable(sum(cost.disk for cost in costs))]
         table.add_row(what, *cells)
     console.print(table)
+    translated = [step for step in found.costs if isinstance(step, Translate)]
+    if translated:
+        rows, sentences = (
+            sum(step.count for step in translated),
+            sum(len(step.sentences) for step in translated),
+        )
+        console.print(f"{rows:,} rows to translate, {sentences:,} different sentences.")
     count, done = len(found.costs), len(steps) - len(found.costs)
     if not count:
         console.print(f"All {done} steps are done.")

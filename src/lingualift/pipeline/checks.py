@@ -134,13 +134,15 @@ def _check_translations(where: str, method: Method, entry: TransferMethod, point
         "into_targets": (entry.trains_on_translations, f"training rows translated from {source!r}", "train"),
         "into_source": (entry.reads is not None, f"test rows translated into {source!r}", "test"),
     }
+    given = point.task.translated
     for key, (asked_for, what, split) in needed.items():
-        if asked_for and getattr(point.task.translated, key) is None:
+        if asked_for and given.model is None and getattr(given, key) is None:
             raise UserError(
                 f"tasks.{point.index}.translated.{key}",
                 "is not set",
                 f"the {what}, which {method.method} reads ({where})",
-                f"write them by `lingualift translate --split {split} …` and name their files (docs/translate.md)",
+                f"name a `model` beside it, or write them by `lingualift translate --split {split} …` and name their "
+                "files (docs/translate.md)",
             )
     if entry.translated_by_model and experiment.flare.source_encoder is None:
         raise UserError(

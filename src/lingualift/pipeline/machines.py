@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lingualift.attachment import answering
-from lingualift.backbone.loading import skeleton
+from lingualift.backbone.loading import skeleton, weight_bytes
 from lingualift.backbone.reference import BackboneRef, load_tokenizer, read_config
 from lingualift.config import Training
 from lingualift.data.datasets import Texts
 from lingualift.evaluation.runner import is_ranked
-from lingualift.pipeline.steps import Evaluate, Step, Sweep, Train, WordsHead
+from lingualift.pipeline.steps import Evaluate, Step, Sweep, Train, Translate, WordsHead
 from lingualift.provenance import fingerprint
 from lingualift.registry import Registry
 from lingualift.tasks import Example
@@ -177,6 +177,25 @@ class Estimator:
         memory = scoring.batch_size * (found.most + answer) * self._width * (4 * self._layers + _KEPT)
         memory += scoring.batch_size * self._words // self._width * 6
         return Work(0, round(times * tokens), times * seconds, int(memory))
+
+    @work.register
+    def _translating(self, step: Translate) -> Work:
+        other = Estimator(step.model, self.machine, weight_bytes(step.model))
+        return other._written(step)
+
+    def _written(self, step: Translate) -> Work:
+        """The work of a translation by this model, whose sentences become as long as they are in tokens."""
+        every, settings = step.sentences, step.settings
+        some = every[:: max(1, len(every) // _SAMPLED)]
+        counts = _counts(self._tokenizer, some, settings.max_length)
+        mean, most = sum(counts) / len(counts), max(counts)
+        tokens, batches = 2 * mean * len(every), math.ceil(len(every) / settings.batch_size)
+        half = self._inside / 2  # of the weights, which encoder and decoder share out
+        operations = 2 * mean * len(every) * (half + settings.beams * (half + self._words))
+        each = max(self.weights / (READING * self.machine.bandwidth), self._layers * LAUNCH)
+        seconds = self._at_speed(operations) + batches * (self._layers * LAUNCH + mean * each)
+        memory = settings.batch_size * settings.beams * 2 * most * self._width * (4 * self._layers + _KEPT)
+        return Work(0, round(tokens), seconds, int(memory))
 
     def _at_speed(self, operations: float) -> float:
         return float(operations / (UTILISATION * self.machine.speeds[self.ref.dtype]))

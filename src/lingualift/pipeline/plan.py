@@ -21,12 +21,13 @@ from lingualift.errors import UserError
 from lingualift.evaluation.runner import is_ranked
 from lingualift.pipeline.checks import check_family, check_methods, check_modules, check_templates
 from lingualift.pipeline.methods import METHODS, Cell, asked
-from lingualift.pipeline.steps import Evaluate, Part, Step, Train
+from lingualift.pipeline.steps import Evaluate, Part, Step, Train, Translate
 from lingualift.pipeline.store import Store
 from lingualift.tasks import Task
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
 from lingualift.training.data import check_objective
 from lingualift.training.trainer import check_trackers
+from lingualift.translation.model import check_languages
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ def _plan_point(
     check_data(experiment, backbone, steps)
     check_samples(point, base)
     check_tags(backbone, steps)
+    check_translators(steps)
     check_fusion(backbone, steps)
     return cells
 
@@ -231,7 +233,8 @@ def check_data(experiment: Experiment, backbone: BackboneRef, steps: Iterable[St
     parallel: dict[tuple[str, str, str], dict[str, Dataset]] = {}
     for dataset, language, split, _ in (part for step in steps for part in step.reads):
         use = dataset.task, dataset.data.model_dump_json(), split
-        parallel.setdefault(use, {})[language] = dataset
+        if not dataset.made:
+            parallel.setdefault(use, {})[language] = dataset
         if isinstance(dataset, Texts):
             check_objective(backbone, dataset.get_task())
             continue
@@ -262,6 +265,16 @@ def check_tags(backbone: BackboneRef, steps: Iterable[Step]) -> None:
             set_language(tokenizer, code)
 
 
+def check_translators(steps: Iterable[Step]) -> None:
+    """Check that the models that translate do so, and know the languages; raises as `check_languages`."""
+    asked: dict[BackboneRef, dict[str, None]] = {}
+    for step in steps:
+        if isinstance(step, Translate):
+            asked.setdefault(step.model, {}).update({step.language: None, step.into: None})
+    for model, languages in asked.items():
+        check_languages(model, languages)
+
+
 def check_fusion(backbone: BackboneRef, steps: Sequence[Step]) -> None:
     """Check what adapters fuse, and that the source sides that they read fit.
 
@@ -288,9 +301,10 @@ def check_fusion(backbone: BackboneRef, steps: Sequence[Step]) -> None:
             if step.fused and step.fused.source_encoder:
                 translator = translator_of(step.fused.source_encoder)
                 translator.tag(language)
-                check_own_texts(translator, backbone, dataset.rows(language, split))
+                if not dataset.maker:
+                    check_own_texts(translator, backbone, dataset.rows(language, split))
             beside = dataset.beside
-            if beside and beside.use == "beside":
+            if beside and beside.use == "beside" and not dataset.maker:
                 rows = dataset.rows(language, split)
                 check_sources(backbone, model.config, tokenizer, rows, limit, beside.labelled)
 

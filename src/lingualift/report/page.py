@@ -407,6 +407,7 @@ class _Cost:
 
 
 _VERBS = {
+    "translation": "translate",
     "initialisation": "initialise",
     "words-head": "train a head for words",
     "adapter": "train",

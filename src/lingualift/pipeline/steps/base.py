@@ -174,6 +174,11 @@ def _code_fingerprint(parts: tuple[str, ...]) -> str:
     )
 
 
+def makers(dataset: Dataset) -> dict[str, Step]:
+    """The step that makes rows, by its role among the inputs of those that read them."""
+    return {"translations": dataset.maker} if isinstance(dataset.maker, Step) else {}
+
+
 def losses(folder: Path) -> list[list[float]]:
     """Step and loss, along the training that filled a folder."""
     log = map(json.loads, (folder / TRAINING_LOG_FILE).read_text(encoding="utf-8").splitlines())

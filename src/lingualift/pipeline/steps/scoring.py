@@ -16,7 +16,7 @@ from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Scoring
 from lingualift.data.datasets import Examples
 from lingualift.errors import UserError
-from lingualift.pipeline.steps.base import READING, READS, Part, Progress, Step
+from lingualift.pipeline.steps.base import READING, READS, Part, Progress, Step, makers
 from lingualift.pipeline.steps.training import Adapted, InitialiseFused, Train
 from lingualift.provenance import PROVENANCE_FILE, fingerprint, read_json, write_json, write_jsonl
 from lingualift.tasks import Example, Task
@@ -296,8 +296,8 @@ class Evaluate(_Scores):
 
     @property
     def inputs(self) -> dict[str, Step]:
-        """The adapter, if there is one."""
-        return {"adapter": self.adapter} if self.adapter else {}
+        """The adapter and the translations, if there are any."""
+        return {**({"adapter": self.adapter} if self.adapter else {}), **makers(self.dataset)}
 
     @property
     def cost(self) -> int:
@@ -339,7 +339,8 @@ class Evaluate(_Scores):
         """Write predictions and scores."""
         from lingualift.evaluation.runner import evaluate
 
-        found = evaluate(self.backbone, inputs.get("adapter"), *self.headed, self.scoring, progress)
+        rows = self.dataset.within(inputs.get("translations")).labelled(self.language, self.split)
+        found = evaluate(self.backbone, inputs.get("adapter"), *rows, self.scoring, progress)
         write_jsonl(output / PREDICTIONS_FILE, found.rows())
         write_json(output / SCORES_FILE, found.summary())
 

@@ -1,0 +1,148 @@
+"""The step that translates the rows of a task."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from typing_extensions import override
+
+from lingualift.backbone.reference import BackboneRef, find_backbone
+from lingualift.config import Backbone, Translated, Translation
+from lingualift.data.datasets import Examples, Made
+from lingualift.errors import UserError
+from lingualift.languages import language as find_language
+from lingualift.pipeline.steps.base import Progress, Step
+from lingualift.provenance import PROVENANCE_FILE, read_json
+from lingualift.translation import CACHE_FILE, Work, file_of, translate_rows
+from lingualift.translation.sentences import sentences
+
+_LOG = logging.getLogger("lingualift.pipeline")
+
+
+@dataclass(frozen=True, eq=False)
+class Translate(Step):
+    """Translate the rows of a split, once for all methods, prompts, adapters and seeds that read them.
+
+    Attributes:
+        model: The translation model.
+        settings: How it writes.
+        rows: Task and data; of test rows no label is looked at.
+        language: Code of the rows' language.
+        into: Code of the language that is written.
+    """
+
+    kind = "translation"
+    code = ("translation", "encoding", "backbone", "data", "tasks", "languages.py", "languages.tsv")
+    loads: ClassVar[bool] = False
+    model: BackboneRef
+    settings: Translation
+    rows: Examples
+    language: str
+    into: str
+    split: str
+
+    @property
+    def cost(self) -> int:
+        """About a hundred training steps."""
+        return 100
+
+    @property
+    def count(self) -> int:
+        """Rows that it reads."""
+        return _read(self)[0]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What it translates, each sentence once: without marks around answers, and however long."""
+        return _read(self)[1]
+
+    @override
+    def workload(self) -> list[Any]:
+        settings = self.settings.model_dump(mode="json")
+        return [self.kind, self.model.identity(), self.rows.task, self.split, settings]
+
+    @override
+    def units(self, rows: int) -> int:
+        return rows
+
+    @override
+    def sizes(self, numbers: int, row: int, rows: int) -> tuple[int, int]:
+        return row * self.settings.batch_size, sum(len(text.encode()) for text in self.sentences)
+
+    def recipe(self) -> dict[str, Any]:
+        """Model, rows, languages, and how it writes; not in what batches, by which rounding alone differs."""
+        return {
+            "model": self.model.identity(),
+            "settings": self.settings.model_dump(mode="json", exclude={"batch_size"}),
+            "rows": self.rows.identity(self.language, self.split),
+            "into": find_language(self.into).code,
+        }
+
+    @override
+    def what(self) -> str:
+        return f"translate {Path(self.rows.task).stem} ({self.split}) by {Path(self.model.name).name}"
+
+    @override
+    def label(self) -> str:
+        return f"{self.what()} from {self.language} into {self.into}"
+
+    def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
+        """Write the rows; the sentences that are translated stay in `work` until all of them are."""
+        output.rmdir()  # the translation makes its folder by one rename of its own
+        asked = (self.rows, self.language, self.into, [self.split], self.model, self.settings)
+        counts = translate_rows(*asked, output, work / CACHE_FILE, progress).splits[self.split]
+        if counts.dropped or counts.unfinished or counts.empty:
+            _LOG.warning("%s: %s", self.label(), counts.told())
+
+    def facts(self, folder: Path) -> dict[str, Any]:
+        """Model, languages, and what became of the rows, in numbers."""
+        recorded = read_json(folder / PROVENANCE_FILE)
+        counts = recorded["splits"][self.split]
+        lists = ("dropped", "cut", "unfinished", "empty")
+        return {
+            "task": Path(self.rows.task).stem,
+            "split": self.split,
+            "language": self.language,
+            "into": self.into,
+            "model": recorded["model"]["name"],
+            **{name: counts[name] for name in ("rows", "written", "projected", "other_answers")},
+            **{name: len(counts[name]) for name in lists},
+        }
+
+    def written(self) -> Made:
+        """The rows that it writes, for those who read them."""
+        return Made(self, self.language, file_of(self.rows.data, self.split, "{split}"))
+
+
+def translation(task: Examples, how: Translated, language: str, into: str, split: str) -> Translate:
+    """The step that translates a split of a task, as its experiment says.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    assert how.model is not None
+    entry = Backbone(name=how.model, revision=how.revision, dtype=how.dtype)
+    rows = Examples(task.task, task.data, task.base, unlabelled=split == "test")
+    return Translate(_model(entry, task.base), how.settings, rows, language, into, split)
+
+
+@functools.lru_cache(maxsize=64)
+def _read(step: Translate) -> tuple[int, tuple[str, ...]]:
+    work = Work(step.rows, step.language, step.split)
+    texts = [*work.texts.values(), *(span.passage for span in work.spans.values() if span)]
+    found = (text[begin:end] for text in texts for begin, end in sentences(text))
+    return len(work.rows), tuple(dict.fromkeys(found))
+
+
+@functools.cache
+def _model(entry: Backbone, base: Path) -> BackboneRef:
+    try:
+        return find_backbone(entry, base)
+    except UserError as error:
+        where = f"translation model {entry.name!r}"
+        raise UserError(where, error.found, error.expected, error.mend) from None

@@ -1,0 +1,201 @@
+"""Translation as a step of the plan: what it makes, who shares it, and what it is refused for."""
+
+import json
+import sqlite3
+
+import pytest
+import transformers
+
+import lingualift as ll
+from builders import tiny
+from builders.refusals import refused
+from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
+from lingualift.cli.tables import show_plan
+from lingualift.config import Translation
+from lingualift.pipeline import plan_of, run
+from lingualift.pipeline.cost import estimate
+from lingualift.pipeline.machines import MACHINES
+from lingualift.terminal import Terminal
+
+READING = ["source-ft", "translate-test", "translate-train", "input-fusion", "flare", "x-mixup"]
+
+
+@pytest.fixture(scope="module")
+def nllb(tmp_path_factory):
+    folder = tiny.build("nllb", tmp_path_factory.mktemp("nllb") / "model")
+    return tiny.widened(folder, transformers.AutoConfig.from_pretrained(folder))
+
+
+def translating(data, nllb, methods=READING, **changes):
+    raw = experiment(data, methods=methods, languages={"source": "en", "targets": ["sw"]}, **changes)
+    raw["tasks"][0]["translated"] = {"model": str(nllb), "beams": 1, "max_length": 16}
+    return raw
+
+
+@pytest.fixture(scope="module")
+def finished(data, nllb, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("translating")
+    return run(write_experiment(folder / "e.yaml", translating(data, nllb)), output=folder / "run")
+
+
+def translations(finished):
+    steps = json.loads((finished.folder / "steps.json").read_text())["steps"]
+    return [step for step in steps if step["kind"] == "translation"]
+
+
+def test_results_are_those_of_rows_that_lingualift_translate_writes(finished, data, nllb, tmp_path):
+    files = f"{data}/sentiment/{{language}}/{{split}}.jsonl"
+    about = {"model": str(nllb), "task": "mini-sentiment", "data": files}
+    about["settings"] = Translation(beams=1, max_length=16)
+    ll.translate(**about, source="en", target="sw", splits=["train"], output=tmp_path / "into")
+    ll.translate(**about, source="sw", target="en", splits=["test"], output=tmp_path / "from")
+    raw = translating(data, nllb)
+    raw["tasks"][0]["translated"] = {
+        "into_targets": {"files": f"{tmp_path}/into/{{language}}/{{split}}.jsonl"},
+        "into_source": {"files": f"{tmp_path}/from/en/{{split}}.jsonl"},
+    }
+    other = run(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")
+    assert len(other.rows) == len(finished.rows) == 2 * 7
+    for file in (other.folder / "predictions").iterdir():
+        assert file.read_bytes() == (finished.folder / "predictions" / file.name).read_bytes(), file.name
+
+
+def test_a_finished_translation_says_what_it_made(finished, data):
+    told = [step["facts"] for step in translations(finished)]
+    found = {(one["split"], one["language"], one["into"]): one for one in told}
+    assert set(found) == {("train", "en", "sw"), ("test", "sw", "en")}
+    for (split, language, _), one in found.items():
+        rows = len(read_jsonl(data / "sentiment" / language / f"{split}.jsonl"))
+        assert one["rows"] == one["written"] == rows
+    assert "translate: mini-sentiment" in finished.page.read_text(encoding="utf-8")
+
+
+def test_each_direction_is_translated_once_for_all_methods_and_seeds(data, nllb, tmp_path):
+    raw = translating(data, nllb, seeds=[0, 1])
+    plan, _ = plan_of(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")
+    made = [step for step in plan.steps if step.kind == "translation"]
+    asked = [(step.split, step.language, step.into) for step in made]
+    assert sorted(asked) == [("test", "sw", "en"), ("train", "en", "sw")]
+    readers = [step for step in plan.steps if "translations" in step.inputs]
+    assert {step.inputs["translations"] for step in readers} == set(made)
+    assert len(readers) == 2 * (4 + 4)
+
+
+def test_a_plan_counts_the_translations_before_a_row_of_them_is_there(data, nllb, tmp_path, capsys):
+    path = write_experiment(tmp_path / "e.yaml", translating(data, nllb, ["translate-train"]))
+    plan, store = plan_of(path, output=tmp_path / "run")
+    (step,) = (step for step in plan.steps if step.kind == "translation")
+    assert step.count == 48
+    measured = estimate(plan, store, calibrate=True)
+    assert measured.costs[step].seconds > 0
+    assert all(cost.seconds is not None for cost in measured.costs.values())
+    counted = estimate(plan, store, calibrate=False, machine=MACHINES["l4"])
+    assert counted.costs[step].tokens > 0
+    show_plan(plan.steps, measured, Terminal())
+    assert f"48 rows to translate, {len(step.sentences)} different sentences" in capsys.readouterr().out
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_run_that_is_stopped_while_it_translates_goes_on_from_its_last_batch(data, nllb, tmp_path):
+    raw = translating(data, nllb, ["translate-test"])
+    raw["tasks"][0]["translated"]["batch_size"] = 4
+    path = write_experiment(tmp_path / "e.yaml", raw)
+
+    def stop(event):
+        if event.what == "progress" and event.step.kind == "translation" and event.done > event.total / 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(path, output=tmp_path / "run", watch=stop)
+    (cache,) = (tmp_path / "store/work").glob("*/*.sqlite")
+    file = sqlite3.connect(cache)
+    file.execute(
+        "UPDATE sentences SET text = text || ' kept'"
+    )  # so that it shows what is not translated again
+    file.commit()
+    file.close()
+    again = run(path, output=tmp_path / "run")
+    assert not cache.parent.exists()
+    (told,) = translations(again)
+    (file,) = (tmp_path / "store/translation" / told["key"][:20]).glob("*.jsonl")
+    rows = read_jsonl(file)
+    assert sum(" kept" in row["text"] for row in rows) > 0
+    assert len(rows) == 16
+
+
+def test_what_does_not_change_a_translation_makes_none_anew(data, nllb, tmp_path):
+    def keys(translated=None, max_rows=None, **changes):
+        raw = translating(data, nllb, **changes)
+        raw["tasks"][0]["translated"] |= translated or {}
+        raw["tasks"][0]["data"]["max_rows"] = max_rows or {}
+        plan, _ = plan_of(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")
+        return {step.split: step.key for step in plan.steps if step.kind == "translation"}
+
+    first = keys()
+    assert first == keys(adapter={"rank": 4}) == keys(translated={"batch_size": 2}) == keys(seeds=[3])
+    beams = keys(translated={"beams": 2})
+    assert all(beams[split] != first[split] for split in first)
+    sampled = keys(max_rows={"train": 9})
+    assert sampled["train"] != first["train"]
+    assert sampled["test"] == first["test"]
+
+
+def test_a_sample_alone_is_translated_and_what_you_name_is_not(data, nllb, tmp_path):
+    raw = translating(data, nllb, ["translate-train", "translate-test"])
+    raw["tasks"][0]["data"]["max_rows"] = {"train": 9, "test": 5}
+    rows = read_jsonl(data / "sentiment/en/test.jsonl")
+    write_jsonl(tmp_path / "sw/test.jsonl", [{"id": row["id"], "text": row["text"]} for row in rows])
+    raw["tasks"][0]["translated"]["into_source"] = {"files": f"{tmp_path}/{{language}}/{{split}}.jsonl"}
+    done = run(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")
+    (told,) = translations(done)
+    assert (told["facts"]["split"], told["facts"]["rows"]) == ("train", 9)
+    assert {row["n_train"] for row in done.rows if row["method"] == "translate-train"} == {9}
+    assert {row["n"] for row in done.rows} == {5}
+
+
+@pytest.mark.parametrize(
+    ("translated", "where", "found"),
+    [
+        ({"beams": 2}, "e.yaml", "no `model` translates"),
+        ({"model": "miniworld"}, "miniworld", "decoder"),
+        ({"model": "nowhere/nothing"}, "nowhere/nothing", ""),
+        ({"into_targets": {"files": "a"}, "into_source": {"files": "a"}, "model": "b"}, "e.yaml", "nothing"),
+    ],
+)
+def test_what_cannot_translate_is_told_before_anything_runs(data, nllb, tmp_path, translated, where, found):
+    raw = translating(data, nllb)
+    raw["tasks"][0]["translated"] = translated
+    with refused(where, found):
+        plan_of(write_experiment(tmp_path / "e.yaml", raw))
+
+
+def test_a_language_that_the_model_does_not_know_is_told_before_anything_runs(data, nllb, tmp_path):
+    for code, split in (("en", "train"), ("en", "test"), ("bug", "test")):
+        write_jsonl(tmp_path / code / f"{split}.jsonl", read_jsonl(data / f"sentiment/en/{split}.jsonl"))
+    raw = translating(data, nllb)
+    raw["languages"]["targets"] = ["bug"]
+    raw["tasks"][0]["data"]["files"] = f"{tmp_path}/{{language}}/{{split}}.jsonl"
+    with refused("bug", str(nllb), mend="translation model"):
+        plan_of(write_experiment(tmp_path / "e.yaml", raw))
+
+
+def test_a_tiny_run_translates_by_a_tiny_model(data, nllb, tmp_path):
+    path = write_experiment(tmp_path / "e.yaml", translating(data, nllb))
+    done = run(path, output=tmp_path / "tiny", tiny=True)
+    told = [step["facts"] for step in translations(done)]
+    assert {one["split"] for one in told} == {"train", "test"}
+    assert all(one["model"].startswith("tiny-random-M2M100") for one in told)
+    assert any("M2M100" in note for note in done.notes)
+    assert {row["method"] for row in done.rows} == set(READING)
+
+
+def test_a_tiny_run_of_spans_has_pairs_in_the_place_of_translated_training_rows(nllb, tmp_path):
+    raw = translating(tmp_path, nllb, ["translate-test", "translate-train"])
+    raw["languages"]["targets"] = ["de"]
+    raw["tasks"][0] |= {"task": "xquad", "data": {"files": "{language}/{split}.jsonl"}}
+    done = run(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "tiny", tiny=True)
+    assert [step["facts"]["split"] for step in translations(done)] == ["test"]
+    assert any("no answer would be found" in note for note in done.notes)
