@@ -426,6 +426,13 @@ class TrainingRoles(_Record):
     task: Training
     reference: Training | None = None
     "For the reference task; needed by methods that read unlabelled text."
+    translated: Training | None = None
+    "For stage 2, which learns from translated rows (flare, translate-train, …); those of `task` when left out."
+
+    @property
+    def second(self) -> Training:
+        """The settings of stage 2."""
+        return self.translated or self.task
 
 
 class Method(_Record):

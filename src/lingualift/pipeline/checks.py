@@ -61,6 +61,11 @@ def _check_shared(point: Point) -> None:
     for key in sorted(experiment.flare.given()):
         if not uses[key]:
             raise UserError(f"flare.{key}", "is set, and no method here uses it", mend="remove it")
+    if experiment.training.translated and not any(
+        METHODS[method.method].trains_on_translations for method in experiment.methods
+    ):
+        found = "is set, and no method here trains on translations"
+        raise UserError("training.translated", found, mend="remove it")
     into = point.task.translated.into_source
     idle = {"max_rows", "sample_seed", "aligned_on"} & into.given() if into else set()
     if idle:
@@ -98,7 +103,7 @@ def check_family(point: Point, backbone: BackboneRef) -> None:
     if backbone.family == "decoder":
         found = f"is prefix, and {backbone.name!r} is a decoder"
         raise UserError("adapter.type", found, "lora or ia3", "choose one of them")
-    for role in ("task", "reference"):
+    for role in ("task", "reference", "translated"):
         settings = getattr(experiment.training, role)
         if settings and settings.gradient_checkpointing:
             raise UserError(
@@ -112,8 +117,10 @@ def check_family(point: Point, backbone: BackboneRef) -> None:
 def _check_lengths(experiment: Experiment, backbone: BackboneRef) -> None:
     """Check that the backbone has positions for the longest rows that the experiment allows."""
     prefix = experiment.adapter.tokens if experiment.adapter.type == "prefix" else 0
+    second = experiment.training.translated
     lengths = {
         "training.task.max_length": experiment.training.task.max_length,
+        **({"training.translated.max_length": second.max_length} if second else {}),
         "scoring.max_length": experiment.scoring.max_length,
     }
     if experiment.reference:

@@ -74,7 +74,7 @@ class Cell:
         Args:
             use: How the original stands with each row; None for translations alone.
         """
-        return self._train(self._translations(use), self.language, "task", self._first_stage())
+        return self._train(self._translations(use), self.language, "second", self._first_stage())
 
     def flare_adapter(self, use: Use | None, **settings: Any) -> Train:
         """A FLARE adapter beside stage 1; arguments as for `fused_adapter`."""
@@ -97,7 +97,7 @@ class Cell:
             settings: As for `InitialiseFused`.
         """
         start = InitialiseFused(self._first_stage(), self.experiment.adapter, settings)
-        return self._train(rows, self.language, "task", start)
+        return self._train(rows, self.language, "second", start)
 
     def _first_stage(self) -> Train:
         return self.task_adapter(self.experiment.languages.source)
@@ -118,7 +118,7 @@ class Cell:
         self,
         dataset: Dataset,
         language: str,
-        role: str,
+        role: Literal["task", "reference", "second"],
         start: Initialise | InitialiseFused | Train | None = None,
     ) -> Train:
         start = start or Initialise(self.backbone, self.experiment.adapter, self.seed)
