@@ -192,6 +192,8 @@ class SplitData(_Record):
     "Configuration name of the hub data set."
     columns: dict[str, str] | None = None
     "What these rows call a column; as of the whole when left out."
+    where: dict[str, Template] | None = None
+    "Which of the rows that lie there are read; as of the whole when left out."
 
     @model_validator(mode="after")
     def _check(self) -> SplitData:
@@ -235,6 +237,8 @@ class Data(_Record):
     "What the data calls a split, where it differs: `validation: valid`."
     columns: dict[str, str] = {}
     "What the data calls a column, where it differs: `text: sentence`."
+    where: dict[str, Template] = {}
+    "Column of the data -> what rows have there that are read, `*` for any text: `id: '{language}-*'`."
     aligned_on: str | None = None
     "Column whose values must be equal row by row in all languages (parallel data)."
     max_rows: dict[Split, Count] = {}
@@ -266,9 +270,8 @@ class Data(_Record):
         if own is None:
             return self
         place = {name: getattr(own, name) for name in ("files", "hub", "revision", "config")}
-        return self.model_copy(
-            update={**place, "columns": own.columns if own.columns is not None else self.columns}
-        )
+        named = {name: getattr(own, name) for name in ("columns", "where") if getattr(own, name) is not None}
+        return self.model_copy(update={**place, **named})
 
 
 class Translation(_Record):

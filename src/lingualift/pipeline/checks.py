@@ -210,7 +210,7 @@ def check_templates(experiment: Experiment) -> None:
     """
     source, targets = experiment.languages.source, experiment.languages.targets
     reference = (experiment.reference,) if experiment.reference else ()
-    read: list[tuple[str | None, Data | SplitData, int]] = [
+    read: list[tuple[str | None, Data, int]] = [
         (entry.task, entry.data, 1 + len(targets)) for entry in (*experiment.tasks, *reference)
     ]
     weights, named = experiment.weights, {method.method for method in experiment.methods}
@@ -220,8 +220,9 @@ def check_templates(experiment: Experiment) -> None:
         "test": True,
     }
     for entry in experiment.tasks:
-        own_place = (getattr(entry.data, split) for split, several_read in several.items() if several_read)
-        read += [(entry.task, own, 1 + len(targets)) for own in own_place if isinstance(own, SplitData)]
+        own_place = [split for split, read_in_all in several.items() if read_in_all]
+        own_place = [split for split in own_place if isinstance(getattr(entry.data, split), SplitData)]
+        read += [(entry.task, entry.data.of_split(split), 1 + len(targets)) for split in own_place]
     for entry in experiment.tasks:
         into = entry.translated
         read += [(entry.task, into.into_targets, len(targets))] if into.into_targets else []
@@ -229,12 +230,14 @@ def check_templates(experiment: Experiment) -> None:
         if into.into_source and into.into_source.files != own:
             read.append((entry.task, into.into_source, len(targets)))
     for task, data, languages in read:
-        template = data.files or data.config or ""
+        template = " ".join((data.files or data.config or "", *data.where.values()))
         if languages > 1 and not any(place in template for place in LANGUAGE_PLACES):
             what, where = ("file", "path") if data.files else ("configuration of the hub's", "`config`")
             raise UserError(
                 data.files or str(data.hub),
                 f"names one {what} of task {task!r} for {languages} languages",
-                f"{{language}} in the {where}" if data.files else f"{{language}} in {where}",
+                f"{{language}} in the {where}, or in `where`"
+                if data.files
+                else f"{{language}} in {where}, or in `where`",
                 "write for example data/{language}/{split}.jsonl" if data.files else "write it there",
             )
