@@ -287,7 +287,7 @@ class Translation(_Record):
 
 class _Translator(_Record):
     model: Annotated[str, Field(min_length=1)] | None = None
-    "The translation model (NLLB, M2M100, mBART) of what is not named below; a hub id or a folder."
+    "The translation model (NLLB, M2M100, mBART) of what is not named below, and of answers; a hub id or a folder."
     revision: str | None = None
     "Its commit, tag or branch on the hub."
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -307,10 +307,6 @@ class Translated(Translation, _Translator):  # whose keys stand in this order: m
         idle = self.given() - {"model", "into_targets", "into_source"}
         if idle and self.model is None:
             raise ValueError(f"{min(idle)}: is set, and no `model` translates")
-        if self.model and self.into_targets and self.into_source:
-            raise ValueError(
-                "model: translates nothing, since `into_targets` and `into_source` are both named"
-            )
         return self
 
     @property

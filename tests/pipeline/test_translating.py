@@ -10,12 +10,15 @@ import lingualift as ll
 from builders import tiny
 from builders.refusals import refused
 from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
+from lingualift.backbone.reference import find_backbone
 from lingualift.cli.tables import show_plan
-from lingualift.config import Translation
+from lingualift.config import Backbone, Translation
+from lingualift.metrics.scores import METRICS
 from lingualift.pipeline import plan_of, run
 from lingualift.pipeline.cost import estimate
 from lingualift.pipeline.machines import MACHINES
 from lingualift.terminal import Terminal
+from lingualift.translation.model import Model
 
 READING = ["source-ft", "translate-test", "translate-train", "input-fusion", "flare", "x-mixup"]
 
@@ -38,9 +41,12 @@ def finished(data, nllb, tmp_path_factory):
     return run(write_experiment(folder / "e.yaml", translating(data, nllb)), output=folder / "run")
 
 
+def steps_of(finished):
+    return json.loads((finished.folder / "steps.json").read_text())["steps"]
+
+
 def translations(finished):
-    steps = json.loads((finished.folder / "steps.json").read_text())["steps"]
-    return [step for step in steps if step["kind"] == "translation"]
+    return [step for step in steps_of(finished) if step["kind"] == "translation"]
 
 
 def test_results_are_those_of_rows_that_lingualift_translate_writes(finished, data, nllb, tmp_path):
@@ -162,7 +168,6 @@ def test_a_sample_alone_is_translated_and_what_you_name_is_not(data, nllb, tmp_p
         ({"beams": 2}, "e.yaml", "no `model` translates"),
         ({"model": "miniworld"}, "miniworld", "decoder"),
         ({"model": "nowhere/nothing"}, "nowhere/nothing", ""),
-        ({"into_targets": {"files": "a"}, "into_source": {"files": "a"}, "model": "b"}, "e.yaml", "nothing"),
     ],
 )
 def test_what_cannot_translate_is_told_before_anything_runs(data, nllb, tmp_path, translated, where, found):
@@ -199,3 +204,52 @@ def test_a_tiny_run_of_spans_has_pairs_in_the_place_of_translated_training_rows(
     done = run(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "tiny", tiny=True)
     assert [step["facts"]["split"] for step in translations(done)] == ["test"]
     assert any("no answer would be found" in note for note in done.notes)
+
+
+def asking(data, nllb, folder, task="qa"):
+    """An experiment of translate-test on translations that lie in a folder: the rows of the source."""
+    raw = translating(data, nllb, ["translate-test"])
+    name = {"qa": "mini-qa", "sentiment": "mini-sentiment"}[task]
+    raw["tasks"][0] |= {"task": name, "data": {"files": f"{data}/{task}/{{language}}/{{split}}.jsonl"}}
+    raw["tasks"][0]["translated"]["into_source"] = {"files": f"{data}/{task}/en/{{split}}.jsonl"}
+    raw["training"]["task"] |= {"steps": 30, "learning_rate": 1e-2}
+    return raw, folder / "e.yaml"
+
+
+def test_answers_in_words_come_back_into_the_language_of_the_gold(data, nllb, tmp_path):
+    raw, path = asking(data, nllb, tmp_path)
+    done = run(write_experiment(path, raw), output=tmp_path / "run")
+    row = done.rows[0]
+    assert row["answer_language"] == "sw"
+    answers = read_jsonl(tmp_path / "run" / row["predictions"])
+    translator = Model(
+        find_backbone(Backbone(name=str(nllb))), "en", "sw", Translation(beams=1, max_length=16)
+    )
+    gold = [(one["answer"],) for one in read_jsonl(data / "qa/sw/test.jsonl")]
+    assert [tuple(one["gold"]) for one in answers] == gold
+    assert len({one["text"] for one in answers}) > 1
+    for one in answers:
+        (alone,) = translator.translate([one["text"].strip()])
+        assert one["prediction"] == (alone.text or one["text"].strip())
+        assert one["correct"] == METRICS[row["metric"]].is_right(one["prediction"], tuple(one["gold"]), "sw")
+    scored = METRICS[row["metric"]].score([one["prediction"] for one in answers], gold, "sw")
+    assert row["score"] == pytest.approx(scored.value)
+    assert any("translated back" in step["label"] for step in steps_of(done))
+
+
+def test_answers_in_words_that_nothing_translates_back_are_refused(data, nllb, tmp_path):
+    raw, path = asking(data, nllb, tmp_path)
+    raw["tasks"][0]["translated"] = {"into_source": raw["tasks"][0]["translated"]["into_source"]}
+    with refused("tasks.0.translated.model", "mini-qa", "'en'", "'sw'", mend="translate-test"):
+        plan_of(write_experiment(path, raw))
+
+
+def test_a_model_for_which_nothing_is_left_is_refused(data, nllb, tmp_path):
+    raw, path = asking(data, nllb, tmp_path, "sentiment")
+    plan, _ = plan_of(write_experiment(path, raw))
+    assert all(step.back is None for step in plan.steps if step.kind == "evaluation")
+    raw["tasks"][0]["translated"]["into_targets"] = {
+        "files": f"{data}/sentiment/{{language}}/{{split}}.jsonl"
+    }
+    with refused("tasks.0.translated.model", "nothing", mend="remove"):
+        plan_of(write_experiment(path, raw))

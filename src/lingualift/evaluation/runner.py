@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,31 @@ def evaluate(
         truncated,
         record.means() if record else [],
     )
+
+
+def told_in(
+    found: Evaluation, task: Task, language: str, told: Mapping[str, str], scoring: Scoring
+) -> Evaluation:
+    """The evaluation of answers that were given in another language than their gold's, told in that one.
+
+    Args:
+        found: As they were given; what was written stays in `text`.
+        task: Has the metrics.
+        language: Code of the gold's language.
+        told: Answer -> what it is in that language.
+        scoring: By which both are compared.
+    """
+
+    def tell(answer: str | None) -> str | None:
+        text = None if answer is None else told[answer]
+        return _nfc(text) if text and scoring.unicode_normalization == "NFC" else text
+
+    predictions = [
+        replace(one, prediction=answer, correct=METRICS[task.metrics[0]].is_right(answer, one.gold, language))
+        for one in found.predictions
+        for answer in (tell(one.prediction),)
+    ]
+    return replace(found, predictions=predictions, scores=score(task, predictions, 0, language))
 
 
 def entropy(

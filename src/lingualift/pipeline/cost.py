@@ -18,7 +18,7 @@ from lingualift.pipeline.calibration import Pace, measure_all
 from lingualift.pipeline.executors import default_workers, processors, ways
 from lingualift.pipeline.machines import Estimator, Machine, Work
 from lingualift.pipeline.plan import Plan
-from lingualift.pipeline.steps import Step, Translate
+from lingualift.pipeline.steps import Evaluate, Step, Translate
 from lingualift.pipeline.store import Store
 from lingualift.processes import device, free_memory
 from lingualift.provenance import fingerprint
@@ -219,6 +219,8 @@ def _translator_bytes(step: Step) -> int:
     """Weights of the translation model that is loaded, beside the backbone or alone; 0 for steps without one."""
     if isinstance(step, Translate):
         return weight_bytes(step.model)
+    if isinstance(step, Evaluate) and step.back:
+        return weight_bytes(step.back.model)
     encoder = step.fused.source_encoder if step.fused else None
     return _encoder_bytes(encoder) if encoder else 0
 

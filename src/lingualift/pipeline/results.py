@@ -127,7 +127,7 @@ def _rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
         "variant": variant(cell.method, cell.experiment.adapter.type),
         "task": Path(cell.task.task).stem,
         "language": cell.language,
-        "answer_language": evaluation.dataset.answer_language(cell.language),
+        "answer_language": evaluation.answer_language,
         "split": evaluation.split,
         "backbone": cell.backbone.name,
         "quantization": cell.backbone.quantization,

@@ -183,6 +183,29 @@ def translate_rows(
     return Translated(folder, files, counts, len(desk.found), desk.new)
 
 
+def translate_texts(
+    texts: Sequence[str],
+    source: str,
+    target: str,
+    ref: BackboneRef,
+    settings: Translation,
+    cache: Path,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, str]:
+    """Translate texts, sentence by sentence; arguments and errors as of `translate_rows`.
+
+    Returns:
+        Text -> its translation, without white space at its ends; a sentence of which the model makes nothing stays.
+    """
+    translator = Model(ref, source, target, settings)
+    cut = {text: pieces(text.strip(), translator.fits) for text in texts}
+    with Cache(cache) as opened:
+        desk = Desk(translator, opened, settings.batch_size, progress)
+        desk.translate([piece.text for parts in cut.values() for piece in parts])
+    words = {text: [desk.found[part.text].text or part.text for part in parts] for text, parts in cut.items()}
+    return {text: joined(parts, words[text], translator.script).strip() for text, parts in cut.items()}
+
+
 def _splits(data: Data, language: str, wanted: Sequence[str] | None) -> list[str]:
     """The splits to translate, in their usual order."""
     for split in wanted or ():

@@ -11,7 +11,7 @@ from lingualift.pipeline.steps.scoring import (
     Sweep,
 )
 from lingualift.pipeline.steps.training import Adapted, Initialise, InitialiseFused, Train
-from lingualift.pipeline.steps.translation import Translate, translation
+from lingualift.pipeline.steps.translation import Back, Translate, back, translation
 from lingualift.pipeline.steps.words import WordsHead, words_head
 
 KINDS: dict[str, type[Step]] = {
@@ -25,6 +25,7 @@ __all__ = [
     "SCORES_FILE",
     "SWEEP_FILE",
     "Adapted",
+    "Back",
     "Evaluate",
     "Initialise",
     "InitialiseFused",
@@ -37,6 +38,7 @@ __all__ = [
     "Train",
     "Translate",
     "WordsHead",
+    "back",
     "translation",
     "words_head",
 ]

@@ -143,7 +143,7 @@ class Step(ABC):
             "label": self.label(),
             "recipe": self.recipe(),
             "inputs": {role: step.key for role, step in self.inputs.items()},
-            "code": _code_fingerprint(self.code),
+            "code": code_fingerprint(self.code),
             "libraries": library_versions(*_LIBRARIES),
         }
 
@@ -156,7 +156,7 @@ class Step(ABC):
     def made(cls, recipe: Mapping[str, Any]) -> bool:
         """Whether a finished step of this kind was made by the code and the libraries of now."""
         same_libraries = recipe.get("libraries") == library_versions(*_LIBRARIES)
-        return recipe.get("code") == _code_fingerprint(cls.code) and same_libraries
+        return recipe.get("code") == code_fingerprint(cls.code) and same_libraries
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -166,7 +166,8 @@ class Step(ABC):
 
 
 @functools.cache
-def _code_fingerprint(parts: tuple[str, ...]) -> str:
+def code_fingerprint(parts: tuple[str, ...]) -> str:
+    """What files and folders of the package are known by."""
     package = Path(__file__).parents[2]
     paths = [package / part for part in parts]
     return fingerprint(

@@ -18,6 +18,7 @@ from lingualift.data.datasets import Examples
 from lingualift.errors import UserError
 from lingualift.pipeline.steps.base import READING, READS, Part, Progress, Step, makers
 from lingualift.pipeline.steps.training import Adapted, InitialiseFused, Train
+from lingualift.pipeline.steps.translation import Back
 from lingualift.provenance import PROVENANCE_FILE, fingerprint, read_json, write_json, write_jsonl
 from lingualift.tasks import Example, Task
 
@@ -283,7 +284,11 @@ class Merge(Adapted):
 
 @dataclass(frozen=True, eq=False)
 class Evaluate(_Scores):
-    """Score the backbone, or an adapter on it, on a task in a language."""
+    """Score the backbone, or an adapter on it, on a task in a language.
+
+    Attributes:
+        back: How answers in words that were asked in translation come back into the language.
+    """
 
     kind = "evaluation"
     code = _CODE
@@ -293,6 +298,12 @@ class Evaluate(_Scores):
     language: str
     split: str
     scoring: Scoring
+    back: Back | None = None
+
+    @property
+    def answer_language(self) -> str:
+        """Code of the language that answers are scored in."""
+        return self.language if self.back else self.dataset.answer_language(self.language)
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -324,12 +335,14 @@ class Evaluate(_Scores):
 
     def recipe(self) -> dict[str, Any]:
         """Backbone, rows and scoring."""
-        return {"backbone": self.backbone.identity(), **self._asked()}
+        back = {"back": self.back.recipe()} if self.back else {}
+        return {"backbone": self.backbone.identity(), **self._asked(), **back}
 
     @override
     def what(self) -> str:
         reads = READS[self.dataset.beside.use] if self.dataset.beside else ""
-        return f"evaluate {Path(self.dataset.task).stem}{reads}"
+        told = ", answers translated back" if self.back else ""
+        return f"evaluate {Path(self.dataset.task).stem}{reads}{told}"
 
     @override
     def label(self) -> str:
@@ -337,10 +350,13 @@ class Evaluate(_Scores):
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Write predictions and scores."""
-        from lingualift.evaluation.runner import evaluate
+        from lingualift.evaluation.runner import evaluate, told_in
 
-        rows = self.dataset.within(inputs.get("translations")).labelled(self.language, self.split)
-        found = evaluate(self.backbone, inputs.get("adapter"), *rows, self.scoring, progress)
+        task, rows = self.dataset.within(inputs.get("translations")).labelled(self.language, self.split)
+        found = evaluate(self.backbone, inputs.get("adapter"), task, rows, self.scoring, progress)
+        if self.back:
+            told = self.back.told((one.prediction for one in found.predictions), work)
+            found = told_in(found, task, self.language, told, self.scoring)
         write_jsonl(output / PREDICTIONS_FILE, found.rows())
         write_json(output / SCORES_FILE, found.summary())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,9 +16,9 @@ from lingualift.config import Backbone, Translated, Translation
 from lingualift.data.datasets import Examples, Made
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language
-from lingualift.pipeline.steps.base import Progress, Step
+from lingualift.pipeline.steps.base import Progress, Step, code_fingerprint
 from lingualift.provenance import PROVENANCE_FILE, read_json
-from lingualift.translation import CACHE_FILE, Work, file_of, translate_rows
+from lingualift.translation import CACHE_FILE, Work, file_of, translate_rows, translate_texts
 from lingualift.translation.sentences import sentences
 
 _LOG = logging.getLogger("lingualift.pipeline")
@@ -119,16 +119,56 @@ class Translate(Step):
         return Made(self, self.language, file_of(self.rows.data, self.split, "{split}"))
 
 
+@dataclass(frozen=True)
+class Back:
+    """How answers that were given in translation are translated back, into the language of their gold.
+
+    Attributes:
+        model: The translation model.
+        settings: How it writes.
+        language: Code of the language that the answers are in.
+        into: Code of the language that is written.
+    """
+
+    model: BackboneRef
+    settings: Translation
+    language: str
+    into: str
+
+    def recipe(self) -> dict[str, Any]:
+        """What determines the translations."""
+        return {
+            "model": self.model.identity(),
+            "settings": self.settings.model_dump(mode="json", exclude={"batch_size"}),
+            "languages": [find_language(code).code for code in (self.language, self.into)],
+            "code": code_fingerprint(("translation",)),
+        }
+
+    def told(self, answers: Iterable[str | None], work: Path) -> dict[str, str]:
+        """Answer -> its translation; the sentences stay in `work` until the step is finished."""
+        texts = list(dict.fromkeys(answer for answer in answers if answer is not None))
+        how = (self.language, self.into, self.model, self.settings, work / CACHE_FILE)
+        return translate_texts(texts, *how)
+
+
+def back(how: Translated, language: str, into: str, base: Path) -> Back:
+    """How answers are translated back, as an experiment says; arguments and errors as of `translation`."""
+    return Back(_found(how, base), how.settings, language, into)
+
+
 def translation(task: Examples, how: Translated, language: str, into: str, split: str) -> Translate:
     """The step that translates a split of a task, as its experiment says.
 
     Raises:
         UserError: there is no such model.
     """
-    assert how.model is not None
-    entry = Backbone(name=how.model, revision=how.revision, dtype=how.dtype)
     rows = Examples(task.task, task.data, task.base, unlabelled=split == "test")
-    return Translate(_model(entry, task.base), how.settings, rows, language, into, split)
+    return Translate(_found(how, task.base), how.settings, rows, language, into, split)
+
+
+def _found(how: Translated, base: Path) -> BackboneRef:
+    assert how.model is not None
+    return _model(Backbone(name=how.model, revision=how.revision, dtype=how.dtype), base)
 
 
 @functools.lru_cache(maxsize=64)
