@@ -1,9 +1,11 @@
 """Translation as a step of the plan: what it makes, who shares it, and what it is refused for."""
 
 import json
+import shutil
 import sqlite3
 
 import pytest
+import safetensors
 import transformers
 
 import lingualift as ll
@@ -253,3 +255,32 @@ def test_a_model_for_which_nothing_is_left_is_refused(data, nllb, tmp_path):
     }
     with refused("tasks.0.translated.model", "nothing", mend="remove"):
         plan_of(write_experiment(path, raw))
+
+
+def test_several_translation_models_are_an_axis_of_a_grid(data, nllb, tmp_path):
+    large = shutil.copytree(nllb, tmp_path / "large")
+    tiny.widened(large, transformers.AutoConfig.from_pretrained(nllb, encoder_layers=5))
+    axis = {"small": {"tasks.0.translated.model": str(nllb), "flare.source_encoder": str(nllb)}}
+    axis["large"] = {key: str(large) for key in axis["small"]}
+    raw = translating(data, nllb, ["source-ft", "translate-test", "flare-mt"], grid={"mt": axis})
+    done = run(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")
+    labels = [step["label"] for step in steps_of(done)]
+    assert labels.count("train mini-sentiment in en, seed 0") == 1
+    assert sum(label.startswith("translate ") for label in labels) == 4
+    sizes = {}
+    for name, folder in (("small", nllb), ("large", large)):
+        with safetensors.safe_open(folder / "model.safetensors", "np") as file:
+            sizes[name] = sum(file.get_tensor(key).size for key in file.keys())  # noqa: SIM118
+    rows = json.loads((done.folder / "results.json").read_text())["rows"]
+    for row in rows:
+        reads = row["method"] != "source-ft"
+        assert row["translator_parameters"] == (sizes[row["grid"]["mt"]] if reads else None)
+        assert bool(row["translator"]) == reads
+    page = done.page.read_text(encoding="utf-8")
+    section = page.partition('<section id="sizes"')[2].partition("</section>")[0]
+    for method in ("translate-test", "flare-mt"):
+        mine = [row for row in rows if row["method"] == method and row["metric"] == "accuracy"]
+        by_size = {row["translator_parameters"]: row["score"] for row in mine}
+        told = "; ".join(f"{size / 1e6:.3g}M: {by_size[size]:.1f}" for size in sorted(by_size))
+        assert told in section
+    assert "source-ft" not in section

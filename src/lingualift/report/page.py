@@ -17,7 +17,7 @@ from lingualift.config import grid_name
 from lingualift.errors import UserError
 from lingualift.languages import language
 from lingualift.metrics.comparisons import BASELINE, Comparison
-from lingualift.report.figures import HEIGHT, WIDTH, Plot, line_plot
+from lingualift.report.figures import HEIGHT, WIDTH, Plot, line_plot, millions, size_plot
 from lingualift.report.tables import (
     BOUNDS,
     Layout,
@@ -34,7 +34,7 @@ from lingualift.report.tables import (
     signed,
     tables,
 )
-from lingualift.runs.folder import RunFolder
+from lingualift.runs.folder import RunFolder, task_at
 from lingualift.runs.records import Step
 from lingualift.terminal import duration
 
@@ -56,6 +56,7 @@ def render(run: RunFolder) -> str:
         scores=_scores(run, layouts),
         steps=STEPS,
         curves=_curves(run),
+        sizes=_sizes(run, layouts),
         activations=_activations(run),
         malformed=_malformed(run, layouts),
         losses=_losses(run),
@@ -302,6 +303,52 @@ def _losses(run: RunFolder) -> list[tuple[str, list[_Panel]]]:
             panels.append(_Panel(_named(code), f"at the end {ends}", False, plot))
         found.append((name, panels))
     return found
+
+
+def _sizes(run: RunFolder, layouts: Layouts) -> list[tuple[str, list[_Panel]]]:
+    """Task and panels: a method's average by the size of the translation model, where several are in the run."""
+    means: dict[tuple[str, str], dict[int, float]] = {}
+    for (task, metric, name, size), rows in _grouped(
+        [{**row, "name": method_name(row)} for row in run.rows if row["translator_parameters"]],
+        "task",
+        "metric",
+        "name",
+        "translator_parameters",
+    ):
+        scores = [
+            [row["score"] for row in rows if row["language"] == code]
+            for code in layouts[task].averages.get("average", ())
+        ]
+        if scores and all(scores):
+            where = f"{_without_translator(run, rows[0])}, {metric}"
+            means.setdefault((where, name), {})[size] = statistics.fmean(map(statistics.fmean, scores))
+    several = {key: sorted(by_size.items()) for key, by_size in means.items() if len(by_size) > 1}
+    found = []
+    for where in dict.fromkeys(where for where, _ in several):
+        mine = {name: points for (other, name), points in several.items() if other == where}
+        scale = _scale(
+            {"tried": [{"score": y, "stderr": None} for _, y in points]} for points in mine.values()
+        )
+        found.append((where, [_size(where, name, points, scale) for name, points in mine.items()]))
+    return found
+
+
+def _without_translator(run: RunFolder, row: Mapping[str, Any]) -> str:
+    """A row's task at its point of the grid, but for the axes along which translation models change."""
+    changing = {
+        axis
+        for axis, values in run.experiment.grid.items()
+        for keys in values.values()
+        if any(key.endswith((".translated.model", "source_encoder")) for key in keys)
+    }
+    task = row["task"].removesuffix(f" ({grid_name(row['grid'])})")
+    return task_at(task, {axis: name for axis, name in row["grid"].items() if axis not in changing})
+
+
+def _size(where: str, name: str, points: list[tuple[int, float]], scale: tuple[float, float]) -> _Panel:
+    told = "; ".join(f"{millions(size)}: {score:.1f}" for size, score in points)
+    label = f"{where}, {name}: average by the size of the translation model. {told}."
+    return _Panel(name, told, False, size_plot(points, label, within=scale))
 
 
 _SIDES = ("source", "target", "fused")

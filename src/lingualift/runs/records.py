@@ -32,6 +32,8 @@ class Row(_Record):
     seed: Count | None
     weight: Number | None
     grid: dict[str, str] = {}
+    translator: str | None = None
+    translator_parameters: Count | None = None
 
 
 class Compared(_Record):
