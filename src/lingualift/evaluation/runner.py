@@ -66,7 +66,8 @@ class Evaluation:
         malformed: Answers that could not be read.
         truncated: Prompts that had to be cut.
         activations: For each fused layer of a FLARE adapter its `layer`, `module`, and the mean activations `source`,
-            `target` and `fused` of its bottleneck over the prompts; empty for others.
+            `target` and `fused` of its bottleneck over the prompts; of those of the first block also its `units`.
+            Empty for other adapters.
     """
 
     predictions: list[Prediction]
@@ -151,8 +152,17 @@ def evaluate(
         score(task, predictions, len(labels_of(task, examples[0])), examples[0].language),
         sum(prediction.prediction is None for prediction in predictions),
         truncated,
-        record.means() if record else [],
+        _first_units(record.means()) if record else [],
     )
+
+
+def _first_units(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Activations by layer, with the units of the first block that fuses alone: those of all would be many numbers."""
+    first = min((layer["layer"] for layer in layers), default=0)
+    return [
+        {name: value for name, value in layer.items() if name != "units" or layer["layer"] == first}
+        for layer in layers
+    ]
 
 
 def told_in(

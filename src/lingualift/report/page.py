@@ -369,9 +369,14 @@ def _activations(run: RunFolder) -> list[tuple[str, str, list[_Panel]]]:
         ]
         top = max((layer[side] or 0.0 for layer in layers for side in _SIDES), default=0.0)
         for (name,), of_method in _grouped(layers, "name"):
+            groups = _grouped(of_method, "language", "module")
             panels = [
-                _activation(task, name, where, module, group, top or 1.0)
-                for (where, module), group in _grouped(of_method, "language", "module")
+                _activation(task, name, where, module, group, top or 1.0) for (where, module), group in groups
+            ]
+            panels += [
+                _units(task, name, where, module, group)
+                for (where, module), group in groups
+                if any(layer["units"] for layer in group)
             ]
             found.append((task, name, panels))
     return found
@@ -396,6 +401,27 @@ def _activation(
     label = f"{task}, {name}, {module}, {_named(where)}: mean activation by layer. {told}."
     plot = line_plot(list(drawn.values()), label, within=(0.0, top), names=list(drawn))
     return _Panel(module, _named(where), False, plot)
+
+
+def _units(task: str, name: str, where: str, module: str, layers: list[Mapping[str, Any]]) -> _Panel:
+    """Mean activation of each unit of the first layer, over seeds."""
+    first = [layer for layer in layers if layer["units"]]
+    series = {
+        side: [
+            (float(unit), statistics.fmean(values))
+            for unit, values in enumerate(zip(*(layer["units"][side] for layer in first), strict=True), 1)
+        ]
+        for side in _SIDES
+        if all(layer["units"][side] for layer in first)
+    }
+    told = "; ".join(
+        f"{side}: " + ", ".join(f"{y:.3g}" for _, y in points) for side, points in series.items()
+    )
+    number = first[0]["layer"]
+    label = f"{task}, {name}, {module} of layer {number}, {_named(where)}: mean activation by unit. {told}."
+    top = max(y for points in series.values() for _, y in points) or 1.0
+    plot = line_plot(list(series.values()), label, within=(0.0, top), names=list(series))
+    return _Panel(f"{module}, units of layer {number}", _named(where), False, plot)
 
 
 def _grouped(
