@@ -236,7 +236,7 @@ def test_answers_in_words_come_back_into_the_language_of_the_gold(data, nllb, tm
         assert one["correct"] == METRICS[row["metric"]].is_right(one["prediction"], tuple(one["gold"]), "sw")
     scored = METRICS[row["metric"]].score([one["prediction"] for one in answers], gold, "sw")
     assert row["score"] == pytest.approx(scored.value)
-    assert any("translated back" in step["label"] for step in steps_of(done))
+    assert any("answered back" in step["label"] for step in steps_of(done))
 
 
 def test_answers_in_words_that_nothing_translates_back_are_refused(data, nllb, tmp_path):
@@ -284,3 +284,9 @@ def test_several_translation_models_are_an_axis_of_a_grid(data, nllb, tmp_path):
         told = "; ".join(f"{size / 1e6:.3g}M: {by_size[size]:.1f}" for size in sorted(by_size))
         assert told in section
     assert "source-ft" not in section
+
+
+def test_a_translation_that_is_too_long_is_told_with_what_bounds_it(data, nllb, tmp_path):
+    raw = translating(data, nllb, ["flare"], scoring={"max_length": 24})
+    with refused("example '", "24", mend="`translated.max_length`"):
+        run(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")

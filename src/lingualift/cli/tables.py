@@ -41,7 +41,7 @@ def show_plan(steps: Sequence[Step], found: Estimate, console: Terminal) -> None
     """Print the steps of a plan, how many of them are done, and what the others will cost."""
     timed, counted = found.seconds is not None, found.machine is not None
     table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("steps", no_wrap=True)
+    table.add_column("steps", overflow="fold")
     here, there = (
         ("done", "to do", "time", "memory", "disk"),
         ("to do", "optimiser steps", "tokens", "time", "memory"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from lingualift.data.datasets import Dataset
+from lingualift.errors import UserError
 from lingualift.provenance import fingerprint, library_versions, sha256_file, sha256_folder
 from lingualift.tasks import Example, Task
 from lingualift.training.trainer import TRAINING_LOG_FILE
@@ -178,6 +180,21 @@ def code_fingerprint(parts: tuple[str, ...]) -> str:
 def makers(dataset: Dataset) -> dict[str, Step]:
     """The step that makes rows, by its role among the inputs of those that read them."""
     return {"translations": dataset.maker} if isinstance(dataset.maker, Step) else {}
+
+
+@contextlib.contextmanager
+def telling(dataset: Dataset) -> Iterator[None]:
+    """Say of an example that cannot be read that this run has translated it: it stands in no file of the user's."""
+    try:
+        yield
+    except UserError as error:
+        if dataset.maker is None or not error.where.startswith(("example ", "source of example ")):
+            raise
+        mend = (
+            "it was translated in this run: lower `translated.max_length`, which bounds a sentence, or raise the "
+            "`max_length` of training and scoring"
+        )
+        raise UserError(error.where, error.found, error.expected, mend) from None
 
 
 def losses(folder: Path) -> list[list[float]]:

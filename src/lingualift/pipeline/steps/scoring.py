@@ -16,7 +16,7 @@ from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Scoring
 from lingualift.data.datasets import Examples
 from lingualift.errors import UserError
-from lingualift.pipeline.steps.base import READING, READS, Part, Progress, Step, makers
+from lingualift.pipeline.steps.base import READING, READS, Part, Progress, Step, makers, telling
 from lingualift.pipeline.steps.training import Adapted, InitialiseFused, Train
 from lingualift.pipeline.steps.translation import Back
 from lingualift.provenance import PROVENANCE_FILE, fingerprint, read_json, write_json, write_jsonl
@@ -341,7 +341,7 @@ class Evaluate(_Scores):
     @override
     def what(self) -> str:
         reads = READS[self.dataset.beside.use] if self.dataset.beside else ""
-        told = ", answers translated back" if self.back else ""
+        told = ", answered back" if self.back else ""
         return f"evaluate {Path(self.dataset.task).stem}{reads}{told}"
 
     @override
@@ -353,7 +353,8 @@ class Evaluate(_Scores):
         from lingualift.evaluation.runner import evaluate, told_in
 
         task, rows = self.dataset.within(inputs.get("translations")).labelled(self.language, self.split)
-        found = evaluate(self.backbone, inputs.get("adapter"), task, rows, self.scoring, progress)
+        with telling(self.dataset):
+            found = evaluate(self.backbone, inputs.get("adapter"), task, rows, self.scoring, progress)
         if self.back:
             told = self.back.told((one.prediction for one in found.predictions), work)
             found = told_in(found, task, self.language, told, self.scoring)

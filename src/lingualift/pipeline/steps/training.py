@@ -13,7 +13,17 @@ from typing_extensions import override
 from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Adapter, GivenAdapter, Method, Training
 from lingualift.data.datasets import Dataset, Examples, Texts
-from lingualift.pipeline.steps.base import READING, READS, TRAINED, Part, Progress, Step, losses, makers
+from lingualift.pipeline.steps.base import (
+    READING,
+    READS,
+    TRAINED,
+    Part,
+    Progress,
+    Step,
+    losses,
+    makers,
+    telling,
+)
 from lingualift.pipeline.steps.words import WordsHead
 from lingualift.provenance import PROVENANCE_FILE, read_json
 from lingualift.tasks import Example, Task
@@ -288,26 +298,27 @@ class Train(Adapted):
 
         name = f"{self._name.replace(' ', '-')}.{self.language}.seed{self.seed}"
         dataset = self.dataset.within(inputs.get("translations"))
-        train(
-            self.backbone.with_words(inputs.get("words")),
-            dataset.get_task(),
-            dataset.rows(self.language, self.split),
-            self.settings,
-            start=inputs["start"],
-            seed=self.seed,
-            output=output,
-            work=work,
-            language=self.language,
-            segment_tokens=self.segment_tokens,
-            about={
-                "task": Path(self.dataset.task).stem,
-                "language": self.language,
-                "data": dataset.identity(self.language, self.split)["data"],
-            },
-            progress=progress,
-            tracking=Tracking(self.report_to, name, self.logs / name if self.logs else None),
-            cache_sources=self.cache_sources,
-        )
+        with telling(self.dataset):
+            train(
+                self.backbone.with_words(inputs.get("words")),
+                dataset.get_task(),
+                dataset.rows(self.language, self.split),
+                self.settings,
+                start=inputs["start"],
+                seed=self.seed,
+                output=output,
+                work=work,
+                language=self.language,
+                segment_tokens=self.segment_tokens,
+                about={
+                    "task": Path(self.dataset.task).stem,
+                    "language": self.language,
+                    "data": dataset.identity(self.language, self.split)["data"],
+                },
+                progress=progress,
+                tracking=Tracking(self.report_to, name, self.logs / name if self.logs else None),
+                cache_sources=self.cache_sources,
+            )
 
     def facts(self, folder: Path) -> dict[str, Any]:
         """Task, what the adapter is, rows, settings, and the loss along the way."""

@@ -17,7 +17,7 @@ from lingualift.data.datasets import Examples, Made
 from lingualift.errors import UserError
 from lingualift.languages import language as find_language
 from lingualift.pipeline.steps.base import Progress, Step, code_fingerprint
-from lingualift.provenance import PROVENANCE_FILE, read_json
+from lingualift.provenance import PROVENANCE_FILE, fingerprint, read_json
 from lingualift.translation import CACHE_FILE, Work, file_of, translate_rows, translate_texts
 from lingualift.translation.sentences import sentences
 
@@ -171,12 +171,17 @@ def _found(how: Translated, base: Path) -> BackboneRef:
     return _model(Backbone(name=how.model, revision=how.revision, dtype=how.dtype), base)
 
 
-@functools.lru_cache(maxsize=64)
+_known: dict[str, tuple[int, tuple[str, ...]]] = {}  # of a process: the same rows go into many languages
+
+
 def _read(step: Translate) -> tuple[int, tuple[str, ...]]:
-    work = Work(step.rows, step.language, step.split)
-    texts = [*work.texts.values(), *(span.passage for span in work.spans.values() if span)]
-    found = (text[begin:end] for text in texts for begin, end in sentences(text))
-    return len(work.rows), tuple(dict.fromkeys(found))
+    key = fingerprint(step.rows.identity(step.language, step.split))
+    if key not in _known:
+        work = Work(step.rows, step.language, step.split)
+        texts = [*work.texts.values(), *(span.passage for span in work.spans.values() if span)]
+        found = (text[begin:end] for text in texts for begin, end in sentences(text))
+        _known[key] = len(work.rows), tuple(dict.fromkeys(found))
+    return _known[key]
 
 
 @functools.cache
