@@ -1,5 +1,8 @@
 """Splits that lie elsewhere than the others, rows that are put aside, and what data call a language."""
 
+from pathlib import Path
+
+import datasets
 import pyarrow.parquet
 import pytest
 from hypothesis import given
@@ -109,6 +112,18 @@ def test_languages_of_one_file_are_told_apart_by_a_column(together, kind, most):
         places.append(list(rows.chosen))
     assert places[0] == places[1] == places[2]  # a sample is the same rows in every language
     assert len({number for numbers in found.values() for number in numbers}) == (12 if most else 30)
+
+
+def test_a_data_set_of_the_hub_is_told_apart_alike(monkeypatch):
+    features = {"id": datasets.Value("string"), "lang": datasets.ClassLabel(names=["english", "swahili"])}
+    rows = {"id": list("abcd"), "lang": [0, 1, 1, 0]}
+    built = datasets.Dataset.from_dict(rows, datasets.Features(features))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: built)
+    data = Data(hub="some/set", revision="0" * 40, names=NAMES, where={"lang": "{language}"})
+    read = load_rows(data, "sw", "test", Path(), ("id",))
+    assert [(read.row(index)["id"], read.number(index)) for index in read.chosen] == [("b", 2), ("c", 3)]
+    with refused("some/set", "'finnish'", "'english'", mend="where"):
+        load_rows(data, "fi", "test", Path(), ("id",))
 
 
 def test_what_is_read_of_a_file_is_part_of_what_rows_are_known_by(together):

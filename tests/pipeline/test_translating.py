@@ -1,6 +1,7 @@
 """Translation as a step of the plan: what it makes, who shares it, and what it is refused for."""
 
 import json
+import re
 import shutil
 import sqlite3
 
@@ -9,7 +10,7 @@ import safetensors
 import transformers
 
 import lingualift as ll
-from builders import tiny
+from builders import prefixing, tiny
 from builders.refusals import refused
 from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
 from lingualift.backbone.reference import find_backbone
@@ -19,6 +20,8 @@ from lingualift.metrics.scores import METRICS
 from lingualift.pipeline import plan_of, run
 from lingualift.pipeline.cost import estimate
 from lingualift.pipeline.machines import MACHINES
+from lingualift.pipeline.store import Store
+from lingualift.tasks import shipped_rows
 from lingualift.terminal import Terminal
 from lingualift.translation.model import Model
 
@@ -93,14 +96,22 @@ def test_a_plan_counts_the_translations_before_a_row_of_them_is_there(data, nllb
     path = write_experiment(tmp_path / "e.yaml", translating(data, nllb, ["translate-train"]))
     plan, store = plan_of(path, output=tmp_path / "run")
     (step,) = (step for step in plan.steps if step.kind == "translation")
-    assert step.count == 48
+    counted = estimate(plan, store, calibrate=False, machine=MACHINES["l4"])
+    assert counted.costs[step].tokens > len(step.sentences)
+    assert counted.costs[step].seconds > 0
+    show_plan(plan.steps, counted, Terminal())
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"48 rows to translate, {len(step.sentences)} different sentences" in told
+
+
+@pytest.mark.slow  # it measures every kind of step
+def test_a_plan_measures_how_long_translations_take(data, nllb, tmp_path):
+    path = write_experiment(tmp_path / "e.yaml", translating(data, nllb, ["translate-train"]))
+    plan, store = plan_of(path, output=tmp_path / "run")
+    (step,) = (step for step in plan.steps if step.kind == "translation")
     measured = estimate(plan, store, calibrate=True)
     assert measured.costs[step].seconds > 0
     assert all(cost.seconds is not None for cost in measured.costs.values())
-    counted = estimate(plan, store, calibrate=False, machine=MACHINES["l4"])
-    assert counted.costs[step].tokens > 0
-    show_plan(plan.steps, measured, Terminal())
-    assert f"48 rows to translate, {len(step.sentences)} different sentences" in capsys.readouterr().out
 
 
 class Stopped(Exception):
@@ -119,6 +130,7 @@ def test_a_run_that_is_stopped_while_it_translates_goes_on_from_its_last_batch(d
     with pytest.raises(Stopped):
         run(path, output=tmp_path / "run", watch=stop)
     (cache,) = (tmp_path / "store/work").glob("*/*.sqlite")
+    assert "checkpoint" in [entry.kind for entry in Store(tmp_path / "store").entries()]
     file = sqlite3.connect(cache)
     file.execute(
         "UPDATE sentences SET text = text || ' kept'"
@@ -286,7 +298,53 @@ def test_several_translation_models_are_an_axis_of_a_grid(data, nllb, tmp_path):
     assert "source-ft" not in section
 
 
+def of_spans(folder, nllb):
+    """An experiment on the rows of XQuAD that ship, by an encoder."""
+    for code, split in (("en", "train"), ("en", "test"), ("de", "test")):
+        write_jsonl(folder / code / f"{split}.jsonl", shipped_rows("xquad", code))
+    tiny.build("xlmr", folder / "xlmr")
+    raw = translating(folder, nllb, ["translate-train"])
+    raw["backbone"], raw["languages"]["targets"] = {"name": "xlmr"}, ["de"]
+    raw["tasks"][0] |= {"task": "xquad", "data": {"files": "{language}/{split}.jsonl"}}
+    return raw
+
+
+def test_spans_are_learnt_where_they_stand_in_the_translation_and_rows_without_are_left_out(
+    nllb, tmp_path, monkeypatch
+):
+    """By a translator that is known to the letter, and loses the marks of one answer."""
+    rows = shipped_rows("xquad", "en")
+    lost = prefixing.foreign(rows[2]["answers"]["text"][0])
+
+    def treat(text):
+        marks = re.sub(r"[][<>\"]", "", text)
+        return "elsewhere" if marks == lost else marks if lost in text else text
+
+    class Known(prefixing.Prefixing):
+        def __init__(self, *_):
+            super().__init__(treat)
+
+        limit = new_tokens = 1000
+        tags = ("eng_Latn", "deu_Latn")
+
+    monkeypatch.setattr("lingualift.translation.Model", Known)
+    raw = of_spans(tmp_path, nllb)
+    done = run(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")
+    (told,) = translations(done)
+    assert told["facts"]["dropped"] == len(rows) - told["facts"]["written"]
+    assert 0 < told["facts"]["dropped"] < len(rows)
+    assert any("dropped" in warning for warning in told["warnings"])
+    assert {row["n_train"] for row in done.rows} == {told["facts"]["written"]}
+
+
 def test_a_translation_that_is_too_long_is_told_with_what_bounds_it(data, nllb, tmp_path):
     raw = translating(data, nllb, ["flare"], scoring={"max_length": 24})
     with refused("example '", "24", mend="`translated.max_length`"):
         run(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")
+
+
+def test_translations_in_which_no_answer_is_found_are_refused_with_their_step(nllb, tmp_path):
+    raw = of_spans(tmp_path, nllb)
+    with refused("translate xquad (train)", "none of the answers of its 8 rows", mend="translated already"):
+        run(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")
+    assert not list((tmp_path / "store").glob("translation/*"))

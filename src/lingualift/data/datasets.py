@@ -54,7 +54,7 @@ class Made:
     file: str
     folder: Path | None = None
 
-    def where(self, others: Data, language: str, split: str) -> tuple[Data, str]:
+    def place(self, others: Data, language: str, split: str) -> tuple[Data, str]:
         """Where rows of a language are read, and the code that fills in `{language}` there."""
         if self.folder is None:
             return others, self.language
@@ -85,10 +85,10 @@ class Beside:
     labelled: bool = False
     made: Made | None = None
 
-    def where(self, language: str, split: str) -> tuple[Data, str]:
+    def place(self, language: str, split: str) -> tuple[Data, str]:
         """Where the source side of rows of a language is read, and the code that fills in `{language}` there."""
         if self.made:
-            return self.made.where(self.data, language, split)
+            return self.made.place(self.data, language, split)
         return self.data, self.filled_by or language
 
 
@@ -248,23 +248,23 @@ class Examples(_Rows[Example]):
 
     @override
     def _files(self, language: str, split: str) -> list[str | None]:
-        read = [self._where(language, split)]
-        read += [self.beside.where(language, split)] if self.beside else []
+        read = [self._place(language, split)]
+        read += [self.beside.place(language, split)] if self.beside else []
         return [data.of_split(split).files for data, _ in read]
 
-    def _where(self, language: str, split: str) -> tuple[Data, str]:
+    def _place(self, language: str, split: str) -> tuple[Data, str]:
         """Where rows of a language are read, and the code that fills in `{language}` there."""
-        return self.made.where(self.data, language, split) if self.made else (self.data, language)
+        return self.made.place(self.data, language, split) if self.made else (self.data, language)
 
     @override
     def _load(self, language: str, split: str) -> list[Example]:
         task, beside = self.get_task(), self.beside
-        data, code = self._where(language, split)
+        data, code = self._place(language, split)
         if self.unlabelled:
             return load_questions(task, data, code, split, self.base)
         if beside is None:
             return load_examples(task, data, code, split, self.base)
-        theirs, filled_by = beside.where(language, split)
+        theirs, filled_by = beside.place(language, split)
         if beside.use == "joined":
             return load_joined(task, data, theirs, code, split, self.base, filled_by)
         read = (code, split, self.base, beside.language, filled_by, beside.labelled)

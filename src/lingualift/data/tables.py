@@ -144,8 +144,11 @@ class ArrowTable:
 
     def only(self, keep: Keep) -> ArrowTable:
         """The rows that belong to the data, of a table that nothing was chosen from; raises as `row`."""
+        import pyarrow
+
         kept = _kept([self.content], keep, self.classes)
-        return ArrowTable(self.content.take(kept), len(kept), None, self.classes, kept)
+        taken = self.content.take(pyarrow.array(kept, pyarrow.int64()))
+        return ArrowTable(taken, len(kept), None, self.classes, kept)
 
     @property
     def column_names(self) -> list[str]:

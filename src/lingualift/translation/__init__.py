@@ -364,7 +364,8 @@ def _assembled(
         raise UserError(
             f"split {work.split!r}",
             f"none of the answers of its {len(work.rows)} rows was found in the translations",
-            mend="take another translation model, or translate the test split alone (--split test)",
+            mend="take another translation model, name training rows that are translated already, or have the test "
+            "split alone translated (`lingualift translate --split test`)",
         )
     counts = Counts(len(work.rows), len(written), dropped, dict(how), others, **told)
     return written, counts

@@ -95,7 +95,10 @@ class Translate(Step):
         """Write the rows; the sentences that are translated stay in `work` until all of them are."""
         output.rmdir()  # the translation makes its folder by one rename of its own
         asked = (self.rows, self.language, self.into, [self.split], self.model, self.settings)
-        counts = translate_rows(*asked, output, work / CACHE_FILE, progress).splits[self.split]
+        try:
+            counts = translate_rows(*asked, output, work / CACHE_FILE, progress).splits[self.split]
+        except UserError as error:
+            raise error.located(f" ({self.label()})") from None
         if counts.dropped or counts.unfinished or counts.empty:
             _LOG.warning("%s: %s", self.label(), counts.told())
 
