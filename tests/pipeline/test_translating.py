@@ -111,6 +111,12 @@ def test_a_plan_measures_how_long_translations_take(data, nllb, tmp_path):
     (step,) = (step for step in plan.steps if step.kind == "translation")
     measured = estimate(plan, store, calibrate=True)
     assert measured.costs[step].seconds > 0
+    raw, _ = asking(data, nllb, tmp_path)
+    raw["methods"] = ["source-ft", "translate-test"]
+    told, store = plan_of(write_experiment(path, raw), output=tmp_path / "run")
+    costs = estimate(told, store, calibrate=True).costs
+    back = {step.back is not None: cost.seconds for step, cost in costs.items() if step.kind == "evaluation"}
+    assert back[True] > 2 * back[False]  # answers are a word, and the model writes until its limit
     assert all(cost.seconds is not None for cost in measured.costs.values())
 
 

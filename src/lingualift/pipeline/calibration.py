@@ -75,7 +75,7 @@ def measure_all(
     paces: dict[str, Pace] = {}
     with _threads(threads), tempfile.TemporaryDirectory() as scratch:
         heads = {name: _answering(ref, step).head for name, step in steps.items()}
-        order = sorted(steps, key=lambda name: (isinstance(steps[name], Translate), heads[name].kind))
+        order = sorted(steps, key=lambda name: (_translates(steps[name]), heads[name].kind))
         began = time.perf_counter()  # another head is another model to load, and so is a translator
         load_backbone(ref.answering(heads[order[0]]))
         loading = time.perf_counter() - began
@@ -208,13 +208,20 @@ def _scoring(step: Evaluate | Sweep, ref: BackboneRef, drawn: Path, budget: floa
     model, tokenizer = load_backbone(ref)
     length = len(encode_prompt(tokenizer, rows[-1].prompt)) + longest
     memory = scored_bytes(model, min(length, step.scoring.max_length))
+    if isinstance(step, Evaluate) and step.back:
+        told = step.back
+        texts = [example.gold[0] for example in examples]  # about as long as the answers
+        each += _written(Model(told.model, told.language, told.into, told.settings), texts, budget)
     return Pace(each, memory, len(examples))
 
 
-def _translating(step: Translate, budget: float) -> Pace:
-    """The pace of a translation, whose sentences are translated once, however many rows they stand in."""
-    model = Model(step.model, step.language, step.into, step.settings)
-    rows, found = step.count, sorted(step.sentences, key=len)
+def _translates(step: Step) -> bool:
+    return isinstance(step, Translate) or (isinstance(step, Evaluate) and step.back is not None)
+
+
+def _written(model: Model, texts: Sequence[str], budget: float) -> float:
+    """Seconds that the translation of a text takes, of such as these."""
+    found = sorted(set(texts), key=len)
 
     def seconds(few: Sequence[str]) -> float:
         began = time.perf_counter()
@@ -222,8 +229,15 @@ def _translating(step: Translate, budget: float) -> Pace:
         return time.perf_counter() - began
 
     seconds(found[:1])  # the first is slow
-    batch = step.settings.batch_size
-    each = seconds_of_batch(seconds, found, batch, budget) / batch * len(found) / rows
+    batch = model.settings.batch_size
+    return seconds_of_batch(seconds, found, batch, budget) / batch
+
+
+def _translating(step: Translate, budget: float) -> Pace:
+    """The pace of a translation, whose sentences are translated once, however many rows they stand in."""
+    model = Model(step.model, step.language, step.into, step.settings)
+    rows, found = step.count, step.sentences
+    each = _written(model, found, budget) * len(found) / rows
     loaded, _ = load_backbone(step.model)
     memory = step.settings.beams * scored_bytes(loaded, model.limit + model.new_tokens)
     return Pace(each, memory, rows)

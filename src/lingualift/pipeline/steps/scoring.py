@@ -323,7 +323,7 @@ class Evaluate(_Scores):
     @override
     def workload(self) -> list[Any]:
         trained = self.adapter.task_training.alike() if self.adapter and self.fused else []
-        return [*super().workload(), *trained]
+        return [*super().workload(), *trained, *([self.back.recipe()] if self.back else [])]
 
     @override
     def units(self, rows: int) -> int:
