@@ -257,6 +257,19 @@ def test_answers_in_words_come_back_into_the_language_of_the_gold(data, nllb, tm
     assert any("answered back" in step["label"] for step in steps_of(done))
 
 
+def test_answers_that_come_back_are_counted_for_other_machines(data, nllb, tmp_path):
+    raw, path = asking(data, nllb, tmp_path)
+    raw["methods"] = ["source-ft", "translate-test"]
+    plan, store = plan_of(write_experiment(path, raw), output=tmp_path / "run")
+    costs = estimate(plan, store, calibrate=False, machine=MACHINES["l4"]).costs
+    tokens = {step.back is not None: cost.tokens for step, cost in costs.items() if step.kind == "evaluation"}
+    seconds = {
+        step.back is not None: cost.seconds for step, cost in costs.items() if step.kind == "evaluation"
+    }
+    assert tokens[True] > 0
+    assert seconds[True] > seconds[False]
+
+
 def test_answers_in_words_that_nothing_translates_back_are_refused(data, nllb, tmp_path):
     raw, path = asking(data, nllb, tmp_path)
     raw["tasks"][0]["translated"] = {"into_source": raw["tasks"][0]["translated"]["into_source"]}
