@@ -196,6 +196,7 @@ def train(
     from lingualift.commands.train import adapter_of, side_of, train_once
     from lingualift.config import Data, Training, checked
     from lingualift.data.datasets import Texts, dataset_of
+    from lingualift.languages import knowing, own_languages
     from lingualift.terminal import counting
 
     check_push(push_to_hub, private)
@@ -214,7 +215,8 @@ def train(
     }
     made = adapter_of(adapter, named, given, fusing)
     dataset = dataset_of(task, rows, Path(), prompt, prompt_language, answers == "generated")
-    side = side_of(beside, beside_language, adapter, first_stage, start)
+    with knowing(own_languages(languages)):
+        side = side_of(beside, beside_language, adapter, first_stage, start)
     if side is not None and isinstance(dataset, Texts):
         raise UserError("--beside", f"is given, and {task} reads text alone", mend="leave it out")
     source = dataset if isinstance(dataset, Texts) else replace(dataset, beside=side)

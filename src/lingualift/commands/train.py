@@ -77,10 +77,10 @@ def train_once(
     check_number(Seed, "seed", seed)
     check_trackers(report_to)
     ref = _speaking(find_backbone(backbone), source, words)
-    _check_stages(adapter, source, start, first_stage, cache_sources)
-    for folder in filter(None, (start, first_stage)):
-        check_adapter(ref, folder)
     with knowing(own_languages(languages)):
+        _check_stages(adapter, source, start, first_stage, cache_sources)
+        for folder in filter(None, (start, first_stage)):
+            check_adapter(ref, folder)
         rows = source.rows(language, "train")
         everything = {
             "backbone": ref.identity(),
