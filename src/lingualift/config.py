@@ -230,6 +230,8 @@ class SplitData(_Record):
     "Configuration name of the hub data set."
     columns: dict[str, str] | None = None
     "What these rows call a column; as of the whole when left out."
+    where: dict[str, Template] | None = None
+    "Which of the rows that lie there are read; as of the whole when left out."
 
     @model_validator(mode="after")
     def _check(self) -> SplitData:
@@ -273,6 +275,8 @@ class Data(_Record):
     "What the data calls a split, where it differs: `validation: valid`."
     columns: dict[str, str] = {}
     "What the data calls a column, where it differs: `text: sentence`."
+    where: dict[str, Template] = {}
+    "Column of the data -> what rows have there that are read, `*` for any text: `id: '{language}-*'`."
     aligned_on: str | None = None
     "Column whose values must be equal row by row in all languages (parallel data)."
     max_rows: dict[Split, Count] = {}
@@ -304,18 +308,49 @@ class Data(_Record):
         if own is None:
             return self
         place = {name: getattr(own, name) for name in ("files", "hub", "revision", "config")}
-        return self.model_copy(
-            update={**place, "columns": own.columns if own.columns is not None else self.columns}
-        )
+        named = {name: getattr(own, name) for name in ("columns", "where") if getattr(own, name) is not None}
+        return self.model_copy(update={**place, **named})
 
 
-class Translated(_Record):
-    """The rows of a task in the other language, paired with its own by `id`; `lingualift translate` writes them."""
+class Translation(_Record):
+    """How a translation model writes."""
+
+    beams: Beams = 4
+    "Beams of the search; 1 is greedy."
+    max_length: Annotated[Tokens, Field(ge=16)] = 256
+    "Tokens of a sentence, at most; a longer one is cut at white space. Its translation may take twice as many."
+    batch_size: Batch = 16
+    "Sentences per batch."
+
+
+class _Translator(_Record):
+    model: Annotated[str, Field(min_length=1)] | None = None
+    "The translation model (NLLB, M2M100, mBART) of what is not named below, and of answers; a hub id or a folder."
+    revision: str | None = None
+    "Its commit, tag or branch on the hub."
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    "Number format of its weights."
+
+
+class Translated(Translation, _Translator):  # whose keys stand in this order: model, how it writes, data
+    """The rows of a task in the other language: translated by a model, or data of yours that pairs by `id`."""
 
     into_targets: Data | None = None
     "The source language's training rows, translated into `{language}`, labels kept: what stage 2 trains on."
     into_source: Data | None = None
     "The test rows of `{language}`, translated into the source language; no label of theirs is read."
+
+    @model_validator(mode="after")
+    def _check(self) -> Translated:
+        idle = self.given() - {"model", "into_targets", "into_source"}
+        if idle and self.model is None:
+            raise ValueError(f"{min(idle)}: is set, and no `model` translates")
+        return self
+
+    @property
+    def settings(self) -> Translation:
+        """How the model writes."""
+        return Translation(**{name: getattr(self, name) for name in Translation.model_fields})
 
 
 class TaskData(_Record):
@@ -428,6 +463,13 @@ class TrainingRoles(_Record):
     task: Training
     reference: Training | None = None
     "For the reference task; needed by methods that read unlabelled text."
+    translated: Training | None = None
+    "For stage 2, which learns from translated rows (flare, translate-train, …); those of `task` when left out."
+
+    @property
+    def second(self) -> Training:
+        """The settings of stage 2."""
+        return self.translated or self.task
 
 
 _NOTHING = object()
@@ -716,17 +758,6 @@ class Scoring(_Record):
     def new_tokens(self, of_task: int) -> int:
         """Longest generated answer, in tokens, of a task whose own bound is `of_task`."""
         return min(of_task, self.max_new_tokens or of_task)
-
-
-class Translation(_Record):
-    """How a translation model writes."""
-
-    beams: Beams = 4
-    "Beams of the search; 1 is greedy."
-    max_length: Annotated[Tokens, Field(ge=16)] = 256
-    "Tokens of a sentence, at most; a longer one is cut at white space. Its translation may take twice as many."
-    batch_size: Batch = 16
-    "Sentences per batch."
 
 
 _Percent: TypeAlias = Annotated[_Real, Field(ge=0, le=100)]

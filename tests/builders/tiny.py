@@ -179,3 +179,13 @@ def build(name, folder: Path) -> Path:
         kinds[name].from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def widened(folder, config):
+    """Weights so wide that texts differ in their translations, and that some of them end before the limit."""
+    config.init_std = 1.0
+    torch.manual_seed(0)
+    model = hf.AutoModelForSeq2SeqLM.from_config(config)
+    model.get_input_embeddings().weight.data[config.eos_token_id] *= 2
+    model.save_pretrained(folder)
+    return folder

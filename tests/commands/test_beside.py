@@ -10,7 +10,9 @@ import pytest
 import lingualift as ll
 from builders.refusals import check_refusal, refused
 from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
-from lingualift.config import Scoring
+from lingualift.commands.train import train_once
+from lingualift.config import Backbone, Data, Scoring, Training
+from lingualift.data.datasets import Beside, Examples
 from lingualift.data.rows import load_unlabelled
 from lingualift.encoding.parallel import source_language
 from lingualift.tasks import get_task
@@ -301,3 +303,88 @@ def test_the_commands_of_the_document_run(cli, placed, flare):
         done = cli(name, *(str(part) for pair in chosen.items() for part in pair))
         assert done.code == 0, done.err
         Path("out.json").unlink()
+
+
+def test_the_commands_of_the_document_train(cli, inside, run, data, plain):
+    """With this test's files in the place of the document's."""
+    section = DOCUMENT.read_text(encoding="utf-8").split("## One adapter at a time")[1].split("\n## ")[0]
+    lines = [shlex.split(line) for line in section.splitlines() if line.startswith("    lingualift ")]
+    ours = {"--backbone": "miniworld", "--task": "mini-sentiment"}
+    ours |= {
+        "jav": "sw",
+        "eng": "en",
+        "data/{language}/{split}.jsonl": f"{data}/sentiment/{{language}}/{{split}}.jsonl",
+    }
+    ours |= {"data/eng/{split}.jsonl": f"{data}/sentiment/en/{{split}}.jsonl"}
+    ours |= {"into-targets/{language}/{split}.jsonl": f"{run.parent}/targets/{{language}}/{{split}}.jsonl"}
+    assert [line[1] for line in lines] == ["train", "train"]
+    for _, name, *options in lines:
+        pairs = zip(options[::2], options[1::2], strict=True)
+        chosen = [part for key, value in pairs for part in (key, ours.get(key, ours.get(value, value)))]
+        done = cli(name, *chosen, "--steps", "2", "--batch-size", "4")
+        assert done.code == 0, done.err
+    assert "--beside" in done.err.splitlines()[-1]
+
+
+SETTINGS = {"rank": 2, "alpha": 4, "steps": 15, "batch-size": 8, "learning-rate": 5e-3}
+
+
+def training(run, data, plain, kind, output, **options):
+    """The command that trains what the run trained."""
+    files = {
+        "data": run.parent / "targets/{language}/{split}.jsonl",
+        "beside": data / "sentiment/en/{split}.jsonl",
+    }
+    asked = {"backbone": "miniworld", "task": "mini-sentiment", "language": "sw", "adapter": kind}
+    every = asked | SETTINGS | files | {"first-stage": plain, "output": output} | options
+    return ["train", *(f"--{name}={value}" for name, value in every.items() if value is not None)]
+
+
+@pytest.mark.parametrize(("kind", "options"), [("flare", {"fusion": "add_relu"}), ("x-mixup", {})])
+def test_train_makes_the_adapter_of_an_experiment(cli, run, data, plain, inside, kind, options):
+    done = cli(*training(run, data, plain, kind, "mine", **options))
+    assert done.code == 0, done.err
+    name = ".".join(["mini-sentiment.sw", kind, *options.values(), "seed0"])
+    theirs, mine = run / "adapters" / name, inside / "mine"
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (mine / file).read_bytes() == (theirs / file).read_bytes()
+    told = json.loads((mine / "provenance.json").read_text())
+    assert told["beside_language"] == "en"
+
+
+def test_train_makes_a_flare_adapter_from_python(run, data, plain, flare, tmp_path):
+    beside = Beside(Data(files=f"{data}/sentiment/en/{{split}}.jsonl"), "en")
+    where = Data(files=f"{run.parent}/targets/{{language}}/{{split}}.jsonl")
+    rows = Examples("mini-sentiment", where, Path(), beside=beside)
+    config = ll.FlareConfig.from_folder(flare)
+    settings = Training(steps=15, batch_size=8, learning_rate=5e-3)
+    train_once(
+        Backbone(name="miniworld"), rows, "sw", config, settings, output=tmp_path / "mine", first_stage=plain
+    )
+    file = "adapter_model.safetensors"
+    assert (tmp_path / "mine" / file).read_bytes() == (flare / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("flare", {"first-stage": None}, "--first-stage: is missing"),
+        ("flare", {"beside": None}, "--beside: is missing"),
+        ("flare", {"ratio": 0.5}, "--ratio: is set, and flare has no such setting"),
+        ("x-mixup", {"fusion": "add"}, "--fusion: is set, and x-mixup has no such setting"),
+        ("x-mixup", {"cache-sources": ""}, "--cache-sources"),
+        ("lora", {"beside": None}, "--first-stage: is given"),
+        ("lora", {"first-stage": None, "beside-language": "en"}, "beside"),
+        ("lora", {"first-stage": None, "beside": None, "fusion": "add"}, "--fusion: is set, and lora"),
+        ("flare", {"fusion": "add_rellu"}, "add_relu"),
+        ("flare", {"source-encoder": "miniworld"}, "--beside: is given"),
+    ],
+)
+def test_train_refuses_what_an_adapter_does_not_read_or_lacks(
+    cli, run, data, plain, inside, kind, options, said
+):
+    command = training(run, data, plain, kind, "mine", **options)
+    done = cli(*(part.rstrip("=") for part in command))
+    assert done.code == 2
+    assert said in done.err
+    assert not any(inside.iterdir())

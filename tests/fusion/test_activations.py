@@ -31,7 +31,7 @@ def inputs_of(model, paths, run):
 
 
 def by_hand(name, model, given):
-    """Path -> means of |A·x_S|, |A·x_T| and |f|, row by row, without padding."""
+    """Path -> means of |A·x_S|, |A·x_T| and |f| for every unit, row by row, without padding."""
     plain, base = small.plain(name), model.get_base_model()
     paths = [path for path, module in base.named_modules() if getattr(module, "fusion", None)]
     sums = {path: [0.0] * 5 for path in paths}
@@ -59,15 +59,18 @@ def by_hand(name, model, given):
             A = base.get_submodule(path).lora_A["default"].weight.detach()
             met = min(prompt, source.shape[1])
             found = (
-                ((theirs[path] @ A.T)[0].abs().mean(-1)[-met:], met),
-                ((ours[layer] @ A.T)[0].abs().mean(-1)[:prompt], prompt),
-                (ours[up][0].abs().mean(-1)[:prompt], prompt),
+                ((theirs[path] @ A.T)[0].abs()[-met:], met),
+                ((ours[layer] @ A.T)[0].abs()[:prompt], prompt),
+                (ours[up][0].abs()[:prompt], prompt),
             )
             for place, (values, count) in enumerate(found):
-                sums[path][place] += float(values.sum())
+                sums[path][place] += values.sum(0)
                 sums[path][3] += count if place == 0 else 0
                 sums[path][4] += count if place == 1 else 0
-    return {path: (s / met, t / real, f / real) for path, (s, t, f, met, real) in sums.items()}
+    return {
+        path: {"source": s / met, "target": t / real, "fused": f / real}
+        for path, (s, t, f, met, real) in sums.items()
+    }
 
 
 def told(found):
@@ -95,12 +98,14 @@ def test_they_are_what_the_formula_gives(name, fusion):
         for rows in (slice(0, 1), slice(1, 3)):
             model(**{key: value[rows] for key, value in given.items()})
     assert len(whole.means()) == len(expected)
-    for path, sums in expected.items():
+    for path, units in expected.items():
         number = int(next(part for part in path.split(".") if part.isdigit()))
         ends = path.rsplit(".", 1)[-1]
         for found in (whole, parts):
             one = next(one for one in found.means() if (one["layer"], one["module"]) == (number, ends))
-            assert [one[key] for key in ("source", "target", "fused")] == pytest.approx(list(sums), rel=1e-4)
+            for side, each in units.items():
+                assert one["units"][side] == pytest.approx(each.tolist(), rel=1e-4, abs=1e-7)
+                assert one[side] == pytest.approx(float(each.mean()), rel=1e-4)
 
 
 def test_nothing_is_recorded_outside():
@@ -126,7 +131,7 @@ def test_what_is_generated_is_not_counted():
     with recording() as written:
         model.generate(**prompt, **beside, max_new_tokens=5, do_sample=False)
     assert same(written, whole)
-    counts = {tuple(sums.tolist()[3:]) for sums in written.totals.values()}
+    counts = {tuple(sums.tolist()[-2:]) for sums in written.totals.values()}
     assert counts == {(3 + 4 + 5, 5 + 4 + 7)}  # met positions, and positions
 
 
@@ -135,7 +140,7 @@ def test_a_position_that_meets_nothing_counts_for_the_target_alone():
     one = {key: value[2:] for key, value in given.items()}  # 7 tokens beside 3
     with torch.no_grad(), recording() as found:
         model(**one)
-    assert {tuple(sums.tolist()[3:]) for sums in found.totals.values()} == {(3, 7)}
+    assert {tuple(sums.tolist()[-2:]) for sums in found.totals.values()} == {(3, 7)}
 
 
 def test_a_batch_that_fails_is_not_counted_twice():
@@ -177,6 +182,7 @@ def test_an_evaluation_tells_them_whatever_its_batches(refs, tmp_path, name):
     assert [(each["layer"], each["module"]) for each in one.activations] == [
         (layer, module) for layer in range(layers) for module in modules
     ]
+    assert {each["layer"] for each in one.activations if "units" in each} == {0}
     for here, there in zip(told(one.activations), told(other.activations), strict=True):
         assert here[2:] == pytest.approx(there[2:], rel=1e-5)
         assert min(here[2:]) > 0

@@ -425,3 +425,32 @@ def test_the_resolved_experiment_means_the_same(finished, data):
     assert again.tasks[0].translated.into_source is not None
     assert yaml.safe_load(written.read_text())["methods"][4]["fusion"] == "add_relu"
     assert [method.given() for method in again.methods][4] == {"method"}
+
+
+def test_stage_2_is_trained_by_settings_of_its_own(data, tmp_path):
+    raw = one_target(data, tmp_path)
+    second = {**raw["training"]["task"], "steps": 5, "learning_rate": 1e-4}
+
+    def trainings(**roles):
+        changed = raw | {"training": raw["training"] | roles}
+        plan, _ = plan_of(write_experiment(tmp_path / "e.yaml", changed), output=tmp_path / "run")
+        return {step.label(): step for step in plan.steps if step.kind == "adapter"}
+
+    before, after = trainings(), trainings(translated=second)
+    assert before.keys() == after.keys()
+    first = "train mini-sentiment in en, seed 0"
+    assert before[first].key == after[first].key
+    for label in before.keys() - {first}:
+        assert before[label].settings.steps == 3
+        assert (after[label].settings.steps, after[label].settings.learning_rate) == (5, 1e-4)
+    same = trainings(translated=raw["training"]["task"])
+    assert {label: step.key for label, step in same.items()} == {
+        label: step.key for label, step in before.items()
+    }
+
+
+def test_settings_of_a_stage_2_that_nothing_has_are_refused(data, tmp_path):
+    raw = experiment(data)
+    raw["training"]["translated"] = {"steps": 2}
+    with refused("training.translated", "no method", mend="remove"):
+        plan_of(write_experiment(tmp_path / "e.yaml", raw))

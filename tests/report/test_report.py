@@ -317,6 +317,21 @@ def lines_of(svg):
     return found
 
 
+def test_units_of_the_first_layer_are_drawn_behind_the_layers(folder):
+    found = results(with_activations(folder))
+    for entry in found["activations"]:
+        for layer in entry["layers"][:2]:
+            layer["units"] = {side: [0.5 * entry["seed"], 1.0, 2.5] for side in ("target", "fused")}
+            layer["units"]["source"] = None
+    (folder / "results.json").write_text(json.dumps(found), encoding="utf-8")
+    page = write_report(folder).read_text(encoding="utf-8")
+    labels = re.findall(r'aria-label="([^"]*mean activation by unit[^"]*)"', page)
+    assert len(labels) == 4
+    for label in labels:
+        assert "target: 0.25, 1, 2.5; fused: 0.25, 1, 2.5." in label
+        assert "source" not in label
+
+
 def test_the_bottleneck_activations_are_those_of_the_results(folder):
     page = write_report(with_activations(folder)).read_text(encoding="utf-8")
     part = page.split('<section id="activations"')[1].split("</section>")[0]

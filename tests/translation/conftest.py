@@ -3,26 +3,15 @@
 import json
 
 import pytest
-import torch
 import transformers
 
 from builders import tiny
 
 
-def widened(folder, config):
-    """Weights so wide that texts differ in their translations, and that some of them end before the limit."""
-    config.init_std = 1.0
-    torch.manual_seed(0)
-    model = transformers.AutoModelForSeq2SeqLM.from_config(config)
-    model.get_input_embeddings().weight.data[config.eos_token_id] *= 2
-    model.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def nllb(tmp_path_factory):
     folder = tiny.build("nllb", tmp_path_factory.mktemp("nllb") / "model")
-    return widened(folder, transformers.AutoConfig.from_pretrained(folder))
+    return tiny.widened(folder, transformers.AutoConfig.from_pretrained(folder))
 
 
 @pytest.fixture(scope="session")
@@ -38,4 +27,4 @@ def mbart(tmp_path_factory):
         eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.eos_token_id,
         forced_eos_token_id=None,
     )  # fmt: skip
-    return widened(folder, config)
+    return tiny.widened(folder, config)

@@ -140,6 +140,12 @@ def _headed(config: Any, head: Head, *, tied: bool = False) -> Any:
     return changed
 
 
+@functools.cache
+def parameters_of(ref: BackboneRef) -> int:
+    """Numbers in a model's weights, from its configuration alone; what is shared counts once."""
+    return sum(parameter.numel() for parameter in skeleton(ref).parameters())
+
+
 def weight_bytes(ref: BackboneRef) -> int:
     """Bytes that the weights take once they are loaded, told from the config alone.
 

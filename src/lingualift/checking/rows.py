@@ -70,10 +70,11 @@ class Part:
 
 
 def parts_of(plan: Plan) -> list[Part]:
-    """Every split that the steps of a plan read, once."""
+    """Every split that the steps of a plan read, once; not what a step will have made of others."""
     parts: dict[tuple[str, str, str], Part] = {}
     for dataset, language, split, _ in (part for step in plan.steps for part in step.reads):
-        parts.setdefault((dataset.task, language, split), Part(dataset, language, split))
+        if not dataset.made:
+            parts.setdefault((dataset.task, language, split), Part(dataset, language, split))
     return list(parts.values())
 
 

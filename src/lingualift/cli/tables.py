@@ -14,7 +14,7 @@ from lingualift.metrics.comparisons import Comparison
 from lingualift.pipeline.cost import Estimate
 from lingualift.pipeline.machines import LAUNCH, UTILISATION, Machine
 from lingualift.pipeline.plan import Empty
-from lingualift.pipeline.steps import Step
+from lingualift.pipeline.steps import Step, Translate
 from lingualift.pipeline.store import Entry
 from lingualift.report.tables import (
     Layouts,
@@ -82,7 +82,7 @@ def show_plan(steps: Sequence[Step], found: Estimate, console: Terminal, empty: 
     """Print the steps of a plan, how many of them are done, what the others will cost, and cells that stay empty."""
     timed, counted = found.seconds is not None, found.machine is not None
     table = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("steps", no_wrap=True)
+    table.add_column("steps", overflow="fold")
     here, there = (
         ("done", "to do", "time", "memory", "disk"),
         ("to do", "optimiser steps", "tokens", "time", "memory"),
@@ -105,6 +105,13 @@ def show_plan(steps: Sequence[Step], found: Estimate, console: Terminal, empty: 
             cells += [] if counted else [readable(sum(cost.disk for cost in costs))]
         table.add_row(what, *cells)
     console.print(table)
+    translated = [step for step in found.costs if isinstance(step, Translate)]
+    if translated:
+        rows, sentences = (
+            sum(step.count for step in translated),
+            sum(len(step.sentences) for step in translated),
+        )
+        console.print(f"{rows:,} rows to translate, {sentences:,} different sentences.")
     for one in empty:
         task = task_at(one.task, one.grid)
         console.print(f"Stays empty: {task}, {method_name(vars(one))} in {one.language}: {one.reason}")

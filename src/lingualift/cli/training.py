@@ -31,6 +31,7 @@ from lingualift.cli.app import (
     push_to,
     show_list,
 )
+from lingualift.errors import UserError
 from lingualift.terminal import Terminal, say
 
 
@@ -107,7 +108,10 @@ def train(
     language: LanguageCode,
     data: DataTemplate,
     output: OutputFolder,
-    adapter: Annotated[Literal["lora", "ia3", "prefix"], typer.Option(help="Kind of adapter.")] = "lora",
+    adapter: Annotated[
+        Literal["lora", "ia3", "prefix", "flare", "x-mixup"],
+        typer.Option(help="Kind of adapter; the last two read rows in two languages (docs/fusing.md)."),
+    ] = "lora",
     rank: Annotated[int, typer.Option(help="Rank of LoRA's factors.")] = 8,
     alpha: Annotated[int, typer.Option(help="LoRA's update is scaled by alpha / rank.")] = 16,
     modules: Annotated[
@@ -126,6 +130,46 @@ def train(
     ] = 0,
     start: Annotated[
         Path | None, typer.Option(help="Adapter to start from, so that factors share a basis.")
+    ] = None,
+    first_stage: Annotated[
+        Path | None,
+        typer.Option(help="flare, x-mixup: the LoRA adapter of the source language, which stays beside."),
+    ] = None,
+    beside: Annotated[
+        str | None,
+        typer.Option(help="flare, x-mixup: the same rows in the source language, a path template as --data."),
+    ] = None,
+    beside_language: Annotated[
+        str | None, typer.Option(help="Code of the rows in --beside; the first stage's if left out.")
+    ] = None,
+    fusion: Annotated[
+        str | None, typer.Option(help="flare: how source and target meet; add_relu if left out.")
+    ] = None,
+    fusion_modules: Annotated[
+        str | None,
+        typer.Option(help="flare: layers that fuse, separated by commas; queries and values if left out."),
+    ] = None,
+    source_state: Annotated[
+        str | None, typer.Option(help="flare: block-input (if left out), block-output or projection-input.")
+    ] = None,
+    padding: Annotated[
+        str | None, typer.Option(help="flare: the side that is filled up, left (if left out) or right.")
+    ] = None,
+    answer_source: Annotated[
+        str | None, typer.Option(help="flare, decoders: what answers meet: last, none or generate.")
+    ] = None,
+    source_encoder: Annotated[
+        str | None,
+        typer.Option(help="flare: a translation model that reads the rows themselves, without --beside."),
+    ] = None,
+    cache_sources: Annotated[
+        bool, typer.Option("--cache-sources", help="flare: keep the source's states on disk meanwhile.")
+    ] = False,
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="x-mixup: the block; the middle one if left out.")
+    ] = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="x-mixup: the target's own share; 0.5 if left out.")
     ] = None,
     words_head: Annotated[
         Path | None,
@@ -147,25 +191,48 @@ def train(
     private: Private = False,
 ) -> None:
     """Train one adapter on a task, or on raw text (`--task causal-lm`)."""
-    from lingualift.commands.train import train_once
-    from lingualift.config import Adapter, Data, Training, checked
-    from lingualift.data.datasets import dataset_of
+    from dataclasses import replace
+
+    from lingualift.commands.train import adapter_of, side_of, train_once
+    from lingualift.config import Data, Training, checked
+    from lingualift.data.datasets import Texts, dataset_of
+    from lingualift.languages import knowing, own_languages
     from lingualift.terminal import counting
 
     check_push(push_to_hub, private)
     rows = checked(Data, files=data)
-    names = tuple(modules.split(",")) if modules else None
+    named = backbone_of(backbone, revision, dtype, quantization, chat_template)
+    given = {"rank": rank, "alpha": alpha, "modules": _names(modules), "tokens": tokens}
+    fusing = {
+        "fusion": fusion,
+        "fusion_modules": _names(fusion_modules),
+        "source_state": source_state,
+        "padding": padding,
+        "answer_source": answer_source,
+        "source_encoder": source_encoder,
+        "layer": layer,
+        "ratio": ratio,
+    }
+    made = adapter_of(adapter, named, given, fusing)
+    dataset = dataset_of(task, rows, Path(), prompt, prompt_language, answers == "generated")
+    with knowing(own_languages(languages)):
+        side = side_of(beside, beside_language, adapter, first_stage, start)
+    if side is not None and isinstance(dataset, Texts):
+        raise UserError("--beside", f"is given, and {task} reads text alone", mend="leave it out")
+    source = dataset if isinstance(dataset, Texts) else replace(dataset, beside=side)
     settings = {"steps": steps, "epochs": epochs if epochs or steps else 3, "batch_size": batch_size}
     more = {"learning_rate": learning_rate, "max_length": max_length, "precision": precision}
     with counting(Terminal(stderr=True), f"train {task} in {language}") as progress:
         train_once(
-            backbone_of(backbone, revision, dtype, quantization, chat_template),
-            dataset_of(task, rows, Path(), prompt, prompt_language, answers == "generated"),
+            named,
+            source,
             language,
-            checked(Adapter, type=adapter, rank=rank, alpha=alpha, modules=names, tokens=tokens),
+            made,
             checked(Training, **settings, **more),
             seed=seed,
             start=start,
+            first_stage=first_stage,
+            cache_sources=cache_sources,
             output=output,
             progress=progress,
             report_to=report_to or (),
@@ -173,7 +240,13 @@ def train(
             languages=languages,
         )
     push_to(output, push_to_hub, private)
-    next_step(f"lingualift evaluate --backbone {backbone} --adapter {output} --task … --language … --data …")
+    asked = "--data …" if side is None else "--data … --beside …"
+    next_step(f"lingualift evaluate --backbone {backbone} --adapter {output} --task … --language … {asked}")
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    """Names that are separated by commas."""
+    return tuple(text.split(",")) if text else None
 
 
 @app.command()

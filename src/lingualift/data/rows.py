@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lingualift.config import Data
-from lingualift.data.tables import ArrowTable, Choice, Table, TextTable, read_table
+from lingualift.data.tables import ArrowTable, Choice, Keep, Table, TextTable, read_table
 from lingualift.errors import UserError, did_you_mean
 from lingualift.languages import language as find_language
 from lingualift.parsing import jsonable
@@ -48,7 +48,10 @@ class Rows:
 
     def number(self, index: int) -> int:
         """Line (JSON Lines, CSV) or place (other data, the first is 1) of a row of `table`."""
-        return self.table.lines[index] if isinstance(self.table, TextTable) else index + 1
+        if isinstance(self.table, TextTable):
+            return self.table.lines[index]
+        numbers = getattr(self.table, "numbers", None)
+        return 1 + (index if numbers is None else numbers[index])
 
     def locate(self, index: int) -> str:
         """File and line, or row, of a row of `table`, for messages."""
@@ -470,7 +473,7 @@ def load_rows(data: Data, language: str, split: str, base: Path, columns: tuple[
     if data.files is not None:
         path = data_file(data, language, split, base)
         wanted = [data.columns.get(name, name) for name in columns]
-        where, (table, chosen) = str(path), read_table(path, wanted, choose)
+        where, (table, chosen) = str(path), read_table(path, wanted, choose, _keep(data, language, split))
     else:
         where, table = _load_hub(data, language, split)
         chosen = choose(len(table)) if choose else range(len(table))
@@ -494,6 +497,14 @@ def _check_columns(
                 f"{did_you_mean(name, table.column_names)} "
                 + ("rename it" if names is None else "map it under `columns:` or rename it"),
             )
+
+
+def _keep(data: Data, language: str, split: str) -> Keep | None:
+    """Which rows of a file are those of a split in a language; None for all."""
+    if not data.where:
+        return None
+    name = data.splits.get(split, split)  # type: ignore[call-overload]
+    return Keep({column: fill_in(value, language, name, data.names) for column, value in data.where.items()})
 
 
 def _place(data: Data, split: str) -> tuple[Data, str]:
@@ -612,7 +623,16 @@ def _load_hub(data: Data, language: str, split: str) -> tuple[str, Table]:
         for column, feature in found.features.items()
         if isinstance(feature, datasets.ClassLabel)
     }
-    return where, ArrowTable(content, len(content), None, labels)
+    table, keep = ArrowTable(content, len(content), None, labels), _keep(data, language, split)
+    if keep is None:
+        return where, table
+    keep.check(where, table.column_names, len(content))
+    try:
+        kept = table.only(keep)
+    except RowError as error:
+        raise UserError(where, str(error), mend="correct or remove the row") from None
+    keep.check(where, table.column_names, len(kept))
+    return where, kept
 
 
 def data_fingerprint(data: Data, language: str, split: str, base: Path) -> dict[str, Any]:
@@ -624,6 +644,10 @@ def data_fingerprint(data: Data, language: str, split: str, base: Path) -> dict[
     }
     if data.aside and split in ("validation", data.aside.of):
         how["aside"] = [data.aside.rows, split == "validation"]
+    place, there = _place(data, split)
+    keep = _keep(place, language, there)
+    if keep is not None:
+        how["where"] = dict(keep.patterns)
     if data.of_split(split).files is not None:
         path = data_file(data, language, split, base)
         with reading(path):

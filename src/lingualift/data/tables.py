@@ -6,14 +6,15 @@ import csv
 import gzip
 import io
 import os
+import re
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from lingualift.errors import UserError
+from lingualift.errors import UserError, did_you_mean
 from lingualift.parsing import is_missing, parse_json
 from lingualift.provenance import reading
 from lingualift.tasks import RowError
@@ -30,9 +31,46 @@ LINE, RATIO = "LINGUALIFT_LINE_MIB", "LINGUALIFT_UNPACK_RATIO"
 """What raises the bounds of a line, and of what a packed file may unpack to (docs/experiment.md)."""
 _USUAL = {LINE: 64, RATIO: 100}  # no row of text is so long; text packs to a tenth, a twentieth at best
 _FREE = 16 << 20  # bytes that anything may unpack to
+_TOLD = 3  # values that a message names
 _BATCH = 1024  # rows of a parquet file that are read at once
 Choice = Callable[[int], Sequence[int]]
 """Which of so many rows are wanted, in order."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which rows of a file belong to the data: it is as if the others were not there.
+
+    Attributes:
+        patterns: Column -> what its values match, `*` for any text.
+        others: Column -> a few values that matched nothing, as they are found.
+    """
+
+    patterns: Mapping[str, str]
+    others: dict[str, dict[str, None]] = field(default_factory=dict)
+
+    def __call__(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row is one of them."""
+        for column, pattern in self.patterns.items():
+            value = str(row.get(column))
+            if not re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), value, re.DOTALL):
+                known = self.others.setdefault(column, {})
+                if len(known) < _TOLD:
+                    known[value] = None
+                return False
+        return True
+
+    def check(self, where: object, columns: Collection[str], left: int) -> None:
+        """Refuse data that has no such column, or no row that belongs to it."""
+        for name in self.patterns:
+            if name not in columns:
+                mend = f"{did_you_mean(name, columns)} correct `where`"
+                raise UserError(where, f"has no column {name!r}", f"columns {', '.join(self.patterns)}", mend)
+        if left == 0 and self.others:
+            column, values = next(iter(self.others.items()))
+            found = f"has no row whose {column} is {self.patterns[column]!r}"
+            mend = "correct `where`, or say under `names` what the data calls the language"
+            raise UserError(where, f"{found}, but {', '.join(map(repr, values))}", mend=mend)
 
 
 class Table(Protocol):
@@ -95,12 +133,22 @@ class ArrowTable:
         total: Rows in all.
         places: Index -> place in `content`; None where all are kept.
         classes: Column -> the names of its classes, which stand there by their numbers.
+        numbers: Index -> place in the file, from 0, where rows were left out; None where it is the index.
     """
 
     content: Any
     total: int
     places: Mapping[int, int] | None
     classes: Mapping[str, Sequence[str]]
+    numbers: Sequence[int] | None = None
+
+    def only(self, keep: Keep) -> ArrowTable:
+        """The rows that belong to the data, of a table that nothing was chosen from; raises as `row`."""
+        import pyarrow
+
+        kept = _kept([self.content], keep, self.classes)
+        taken = self.content.take(pyarrow.array(kept, pyarrow.int64()))
+        return ArrowTable(taken, len(kept), None, self.classes, kept)
 
     @property
     def column_names(self) -> list[str]:
@@ -118,29 +166,41 @@ class ArrowTable:
         """
         place = index if self.places is None else self.places[index]
         row = self.content.slice(place, 1)
-        return {name: self._values(row, name)[0] for name in row.column_names}
+        return {name: _values(row, name, self.classes)[0] for name in row.column_names}
 
     def column(self, name: str) -> list[Any]:
         """All values of a column, classes by their names; raises as `row`."""
-        return self._values(self.content, name)
+        return _values(self.content, name, self.classes)
 
-    def _values(self, rows: Any, name: str) -> list[Any]:
-        """The values of a column of some rows.
 
-        The order of classes is each data set's own: a number says nothing without it. -1 is no class, as in test splits
-        whose labels are kept back.
-        """
-        try:
-            values = rows.column(name).to_pylist()
-        except UnicodeDecodeError:
-            raise RowError(f"column {name!r} holds bytes that are no UTF-8") from None
-        except (ValueError, OverflowError, ArithmeticError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise RowError(f"column {name!r} holds a value that cannot be read ({reason})") from None
-        names = self.classes.get(name)
-        if names is None:
-            return [None if is_missing(value) else value for value in values]
-        return [_class_name(name, names, value) for value in values]
+def _values(rows: Any, name: str, classes: Mapping[str, Sequence[str]]) -> list[Any]:
+    """The values of a column of some rows.
+
+    The order of classes is each data set's own: a number says nothing without it. -1 is no class, as in test splits
+    whose labels are kept back.
+    """
+    try:
+        values = rows.column(name).to_pylist()
+    except UnicodeDecodeError:
+        raise RowError(f"column {name!r} holds bytes that are no UTF-8") from None
+    except (ValueError, OverflowError, ArithmeticError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RowError(f"column {name!r} holds a value that cannot be read ({reason})") from None
+    names = classes.get(name)
+    if names is None:
+        return [None if is_missing(value) else value for value in values]
+    return [_class_name(name, names, value) for value in values]
+
+
+def _kept(batches: Iterable[Any], keep: Keep, classes: Mapping[str, Sequence[str]]) -> list[int]:
+    """Places of the rows that belong to the data."""
+    kept, begin = [], 0
+    for batch in batches:
+        columns = {name: _values(batch, name, classes) for name in keep.patterns}
+        rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        kept += [begin + place for place, row in enumerate(rows) if keep(row)]
+        begin += batch.num_rows
+    return kept
 
 
 def _class_name(column: str, names: Sequence[str], value: Any) -> str | None:
@@ -151,13 +211,16 @@ def _class_name(column: str, names: Sequence[str], value: Any) -> str | None:
     return names[value]
 
 
-def read_table(path: Path, columns: Sequence[str], choose: Choice | None) -> tuple[Table, Sequence[int]]:
+def read_table(
+    path: Path, columns: Sequence[str], choose: Choice | None, keep: Keep | None = None
+) -> tuple[Table, Sequence[int]]:
     """Read a file of rows; every line is looked at, and what is not chosen is not kept.
 
     Args:
         path: The file.
         columns: Those that are wanted, which tell what separates the cells of a CSV file.
         choose: Which rows are wanted; all if None.
+        keep: Which rows belong to the data, among which is chosen; all if None.
 
     Returns:
         The table, and the indices of the rows that are chosen.
@@ -170,9 +233,9 @@ def read_table(path: Path, columns: Sequence[str], choose: Choice | None) -> tup
         if path.stat().st_size == 0:
             raise UserError(path, "is empty", "at least one row", "check the file")
         if kind == "parquet":
-            return _read_parquet(path, choose)
+            return _read_parquet(path, choose, keep)
         try:
-            return _read_text(lambda: _READERS[kind](path, columns), choose)
+            return _read_text(path, lambda: _READERS[kind](path, columns), choose, keep)
         except UnicodeDecodeError:
             raise _no_utf8(path) from None
 
@@ -192,23 +255,30 @@ def _suffix(path: Path) -> str:
 Lines = Iterator[tuple[int, dict[str, Any]]]
 
 
-def _read_text(read: Callable[[], Lines], choose: Choice | None) -> tuple[TextTable, Sequence[int]]:
+def _read_text(
+    path: Path, read: Callable[[], Lines], choose: Choice | None, keep: Keep | None
+) -> tuple[TextTable, Sequence[int]]:
     """Rows of a text file. Where some are chosen it is read twice: how many there are decides which."""
     lines, names, every = array("Q"), dict[str, None](), list[dict[str, Any]]()
     for line, row in read():
-        lines.append(line)
         names.update(dict.fromkeys(row))
+        if keep is not None and not keep(row):
+            continue
+        lines.append(line)
         if choose is None:
             every.append(row)
+    if keep is not None:
+        keep.check(path, names, len(lines))
     if choose is None:
         return TextTable(every, lines, list(names)), range(len(lines))
     chosen = choose(len(lines))
     wanted = set(chosen)
-    some = {index: row for index, (_, row) in enumerate(read()) if index in wanted}
+    rows = (row for _, row in read() if keep is None or keep(row))
+    some = {index: row for index, row in enumerate(rows) if index in wanted}
     return TextTable(some, lines, list(names)), chosen
 
 
-def _read_parquet(path: Path, choose: Choice | None) -> tuple[ArrowTable, Sequence[int]]:
+def _read_parquet(path: Path, choose: Choice | None, keep: Keep | None) -> tuple[ArrowTable, Sequence[int]]:
     import pyarrow
     from pyarrow import parquet
 
@@ -219,9 +289,11 @@ def _read_parquet(path: Path, choose: Choice | None) -> tuple[ArrowTable, Sequen
             schema, total = opened.schema_arrow, opened.metadata.num_rows
             if len(set(schema.names)) < len(schema.names):
                 raise UserError(path, "names a column twice", "one name per column", "rename it")
-            chosen = choose(total) if choose else range(total)
+            numbers = _numbers(path, opened, keep) if keep else range(total)
+            chosen = choose(len(numbers)) if choose else range(len(numbers))
             kept, size = [], 0
-            for batch in _chosen(opened.iter_batches(_BATCH, use_threads=False), chosen):
+            read = [numbers[index] for index in chosen] if keep else chosen
+            for batch in _chosen(opened.iter_batches(_BATCH, use_threads=False), read):
                 kept.append(batch)
                 size += batch.nbytes
                 if size > most:
@@ -233,7 +305,21 @@ def _read_parquet(path: Path, choose: Choice | None) -> tuple[ArrowTable, Sequen
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(path, f"cannot be read ({reason})", mend="fetch or write the file again") from None
     places = {index: place for place, index in enumerate(chosen)} if choose else None
-    return ArrowTable(content, total, places, _classes(schema)), chosen
+    told = numbers if keep else None
+    return ArrowTable(content, len(numbers), places, _classes(schema), told), chosen
+
+
+def _numbers(path: Path, opened: Any, keep: Keep) -> Sequence[int]:
+    """Places of the rows of a parquet file that belong to the data."""
+    schema = opened.schema_arrow
+    keep.check(path, schema.names, len(schema.names))
+    columns = list(keep.patterns)
+    try:
+        found = _kept(opened.iter_batches(_BATCH, columns=columns, use_threads=False), keep, _classes(schema))
+    except RowError as error:
+        raise UserError(path, str(error), mend="correct or remove the row") from None
+    keep.check(path, schema.names, len(found))
+    return found
 
 
 def _chosen(batches: Iterator[Any], chosen: Sequence[int]) -> Iterator[Any]:

@@ -68,7 +68,8 @@ class Evaluation:
         malformed: Answers that could not be read.
         truncated: Prompts that had to be cut.
         activations: For each fused layer of a FLARE adapter its `layer`, `module`, and the mean activations `source`,
-            `target` and `fused` of its bottleneck over the prompts; empty for others.
+            `target` and `fused` of its bottleneck over the prompts; of those of the first block also its `units`.
+            Empty for other adapters.
         readings: Reading -> `scores` and `malformed` by it, those of the chosen one among them; empty where no answer
             is read off a generated text.
     """
@@ -158,7 +159,7 @@ def evaluate(
         score(task, predictions, labels, code),
         malformed(predictions),
         truncated,
-        record.means() if record else [],
+        _first_units(record.means()) if record else [],
         _by_readings(task, predictions, labels, code),
     )
 
@@ -182,6 +183,52 @@ def _by_readings(
         read = [replace(one, **(one.readings or {})[reading]) for one in predictions]
         found[reading] = {"scores": score(task, read, choices, language), "malformed": malformed(read)}
     return found
+
+
+def _first_units(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Activations by layer, with the units of the first block that fuses alone: those of all would be many numbers."""
+    first = min((layer["layer"] for layer in layers), default=0)
+    return [
+        {name: value for name, value in layer.items() if name != "units" or layer["layer"] == first}
+        for layer in layers
+    ]
+
+
+def answers(found: Evaluation) -> Iterator[str | None]:
+    """Every answer, by whichever reading."""
+    for one in found.predictions:
+        yield from (one.prediction, *(read["prediction"] for read in (one.readings or {}).values()))
+
+
+def told_in(
+    found: Evaluation, task: Task, language: str, told: Mapping[str, str], scoring: Scoring
+) -> Evaluation:
+    """The evaluation of answers that were given in another language than their gold's, told in that one.
+
+    Args:
+        found: As they were given; what was written stays in `text`.
+        task: Has the metrics.
+        language: Code of the gold's language.
+        told: Answer -> what it is in that language.
+        scoring: By which both are compared.
+    """
+    metric = METRICS[task.metrics[0]]
+
+    def tell(answer: str | None, gold: tuple[str, ...]) -> dict[str, Any]:
+        text = None if answer is None else told[answer]
+        text = _nfc(text) if text and scoring.unicode_normalization == "NFC" else text
+        return {"prediction": text, "correct": metric.is_right(text, gold, language)}
+
+    predictions = []
+    for one in found.predictions:
+        read = {name: tell(read["prediction"], one.gold) for name, read in (one.readings or {}).items()}
+        predictions.append(replace(one, **tell(one.prediction, one.gold), readings=read or None))
+    return replace(
+        found,
+        predictions=predictions,
+        scores=score(task, predictions, 0, language),
+        readings=_by_readings(task, predictions, 0, language),
+    )
 
 
 def entropy(

@@ -7,6 +7,7 @@ Nothing is recorded outside of `recording`.
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -151,8 +152,8 @@ class Activations:
     """Sums over the prompts' positions, by path of the fused layer.
 
     Attributes:
-        totals: Sums of |A·x_S|, |A·x_T| and |f|, each a mean over the bottleneck, the number of positions that met a
-            source, and the number of positions (5,).
+        totals: Sums of |A·x_S|, |A·x_T| and |f|, each for all units of the bottleneck, the number of positions that met
+            a source, and the number of positions (3r + 2,).
         pending: The same of a batch that is not done yet.
     """
 
@@ -170,10 +171,10 @@ class Activations:
         """
         masks = (met, real, real)
         sums = [
-            each.detach().float().abs().mean(-1).masked_fill(~mask, 0).sum()
+            each.detach().float().abs().masked_fill(~mask[..., None], 0).sum((0, 1))
             for each, mask in zip(states, masks, strict=True)
         ]
-        found = torch.stack([*sums, met.sum(), real.sum()])
+        found = torch.cat([*sums, torch.stack([met.sum(), real.sum()])])
         self.pending[path] = self.pending[path] + found if path in self.pending else found
 
     def settle(self) -> None:
@@ -188,8 +189,8 @@ class Activations:
         """For each layer, in the order of the blocks, what it does on average.
 
         Returns:
-            `layer`, the number of its block; `module`, its name within; and the means `source` (None where nothing met
-            one), `target` and `fused`.
+            `layer`, the number of its block; `module`, its name within; the means `source` (None where nothing met
+            one), `target` and `fused`; and `units`, of each of these its means for every unit of the bottleneck.
         """
         places = {path: _PLACE.fullmatch(path) for path in self.totals}
         tails = {path: place[2] if place else path for path, place in places.items()}
@@ -197,16 +198,20 @@ class Activations:
         alone = len(set(ends.values())) == len(ends)
         found = []
         for path, sums in self.totals.items():
-            source, target, fused, met, real = sums.tolist()
+            met, real = sums[-2:].tolist()
             if real:
                 place = places[path]
+                counts = {"source": met, "target": real, "fused": real}
+                units = {
+                    side: (each / count).tolist() if count else None
+                    for (side, count), each in zip(counts.items(), sums[:-2].chunk(3), strict=True)
+                }
                 found.append(
                     {
                         "layer": int(place[1]) if place else 0,
                         "module": ends[tails[path]] if alone else tails[path],
-                        "source": source / met if met else None,
-                        "target": target / real,
-                        "fused": fused / real,
+                        **{side: statistics.fmean(each) if each else None for side, each in units.items()},
+                        "units": units,
                     }
                 )
         return sorted(found, key=lambda one: (one["layer"], one["module"]))

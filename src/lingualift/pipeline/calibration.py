@@ -23,6 +23,7 @@ from lingualift.pipeline.steps import (
     Step,
     Sweep,
     Train,
+    Translate,
     WordsHead,
 )
 from lingualift.processes import device, use_threads
@@ -31,6 +32,7 @@ from lingualift.tasks import Example
 from lingualift.training.measuring import measure_step, seconds_of_batch
 from lingualift.training.trainer import initialise
 from lingualift.training.words import initialise_words
+from lingualift.translation.model import Model
 
 _BUDGET = 12.0  # seconds of arithmetic, shared by all that is measured; each is done a little of, however long it takes
 _TOKENS, _WRITTEN = 4, 4  # tokens that are generated to tell how long each takes, and for how many rows
@@ -73,13 +75,12 @@ def measure_all(
     paces: dict[str, Pace] = {}
     with _threads(threads), tempfile.TemporaryDirectory() as scratch:
         heads = {name: _answering(ref, step).head for name, step in steps.items()}
-        order = sorted(steps, key=lambda name: heads[name].kind)  # another head is another model to load
-        began = time.perf_counter()
+        order = sorted(steps, key=lambda name: (_translates(steps[name]), heads[name].kind))
+        began = time.perf_counter()  # another head is another model to load, and so is a translator
         load_backbone(ref.answering(heads[order[0]]))
         loading = time.perf_counter() - began
-        long = [
-            step for step in steps.values() if step.kind in ("adapter", "words-head", "sweep", "evaluation")
-        ]
+        kinds = ("translation", "adapter", "words-head", "sweep", "evaluation")
+        long = [step for step in steps.values() if step.kind in kinds]
         bench = _Bench(ref, adapter, Path(scratch), _BUDGET / max(1, len(long)))
         for name in order:
             tell(steps[name])
@@ -120,6 +121,10 @@ class _Bench:
     def _score(self, step: Evaluate | Sweep) -> Pace:
         drawn, _ = self._draw(step)
         return _scoring(step, self.ref, drawn, self.budget)
+
+    @measure.register
+    def _translate(self, step: Translate) -> Pace:
+        return _translating(step, self.budget)
 
     @measure.register
     def _merge(self, step: Merge) -> Pace:
@@ -203,7 +208,39 @@ def _scoring(step: Evaluate | Sweep, ref: BackboneRef, drawn: Path, budget: floa
     model, tokenizer = load_backbone(ref)
     length = len(encode_prompt(tokenizer, rows[-1].prompt)) + longest
     memory = scored_bytes(model, min(length, step.scoring.max_length))
+    if isinstance(step, Evaluate) and step.back:
+        told = step.back
+        texts = [example.gold[0] for example in examples]  # about as long as the answers
+        each += _written(Model(told.model, told.language, told.into, told.settings), texts, budget)
     return Pace(each, memory, len(examples))
+
+
+def _translates(step: Step) -> bool:
+    return isinstance(step, Translate) or (isinstance(step, Evaluate) and step.back is not None)
+
+
+def _written(model: Model, texts: Sequence[str], budget: float) -> float:
+    """Seconds that the translation of a text takes, of such as these."""
+    found = sorted(set(texts), key=len)
+
+    def seconds(few: Sequence[str]) -> float:
+        began = time.perf_counter()
+        model.translate(few)
+        return time.perf_counter() - began
+
+    seconds(found[:1])  # the first is slow
+    batch = model.settings.batch_size
+    return seconds_of_batch(seconds, found, batch, budget) / batch
+
+
+def _translating(step: Translate, budget: float) -> Pace:
+    """The pace of a translation, whose sentences are translated once, however many rows they stand in."""
+    model = Model(step.model, step.language, step.into, step.settings)
+    rows, found = step.count, step.sentences
+    each = _written(model, found, budget) * len(found) / rows
+    loaded, _ = load_backbone(step.model)
+    memory = step.settings.beams * scored_bytes(loaded, model.limit + model.new_tokens)
+    return Pace(each, memory, rows)
 
 
 @contextmanager

@@ -90,6 +90,11 @@ def _check_shared(point: Point) -> None:
     for key in sorted(experiment.flare.given()):
         if not uses[key]:
             raise UserError(f"flare.{key}", "is set, and no method here uses it", mend="remove it")
+    if experiment.training.translated and not any(
+        METHODS[method.method].trains_on_translations for method in experiment.methods
+    ):
+        found = "is set, and no method here trains on translations"
+        raise UserError("training.translated", found, mend="remove it")
     into = point.task.translated.into_source
     idle = {"max_rows", "sample_seed", "aligned_on"} & into.given() if into else set()
     if idle:
@@ -127,7 +132,7 @@ def check_family(point: Point, backbone: BackboneRef) -> None:
     if backbone.family == "decoder":
         found = f"is prefix, and {backbone.name!r} is a decoder"
         raise UserError("adapter.type", found, "lora or ia3", "choose one of them")
-    for role in ("task", "reference"):
+    for role in ("task", "reference", "translated"):
         settings = getattr(experiment.training, role)
         if settings and settings.gradient_checkpointing:
             raise UserError(
@@ -141,8 +146,10 @@ def check_family(point: Point, backbone: BackboneRef) -> None:
 def _check_lengths(experiment: Experiment, backbone: BackboneRef) -> None:
     """Check that the backbone has positions for the longest rows that the experiment allows."""
     prefix = experiment.adapter.tokens if experiment.adapter.type == "prefix" else 0
+    second = experiment.training.translated
     lengths = {
         "training.task.max_length": experiment.training.task.max_length,
+        **({"training.translated.max_length": second.max_length} if second else {}),
         "scoring.max_length": experiment.scoring.max_length,
     }
     if experiment.reference:
@@ -163,13 +170,15 @@ def _check_translations(where: str, method: MethodSettings, entry: TransferMetho
         "into_targets": (entry.trains_on_translations, f"training rows translated from {source!r}", "train"),
         "into_source": (entry.reads is not None, f"test rows translated into {source!r}", "test"),
     }
+    given = point.task.translated
     for key, (asked_for, what, split) in needed.items():
-        if asked_for and getattr(point.task.translated, key) is None:
+        if asked_for and given.model is None and getattr(given, key) is None:
             raise UserError(
                 f"tasks.{point.index}.translated.{key}",
                 "is not set",
                 f"the {what}, which {method.method} reads ({where})",
-                f"write them by `lingualift translate --split {split} …` and name their files (docs/translate.md)",
+                f"name a `model` beside it, or write them by `lingualift translate --split {split} …` and name their "
+                "files (docs/translate.md)",
             )
     if entry.translated_by_model and experiment.flare.source_encoder is None:
         raise UserError(
@@ -229,7 +238,7 @@ def check_templates(experiment: Experiment) -> None:
     """
     source, targets = experiment.languages.source, experiment.languages.targets
     reference = (experiment.reference,) if experiment.reference else ()
-    read: list[tuple[str | None, Data | SplitData, int]] = [
+    read: list[tuple[str | None, Data, int]] = [
         (entry.task, entry.data, 1 + len(targets)) for entry in (*experiment.tasks, *reference)
     ]
     weights, named = experiment.weights, {method.method for method in experiment.methods}
@@ -240,8 +249,8 @@ def check_templates(experiment: Experiment) -> None:
         "test": len(targets) + experiment.scoring.source_language,
     }
     for entry in experiment.tasks:
-        own_place = ((getattr(entry.data, split), count) for split, count in languages_of.items())
-        read += [(entry.task, own, count) for own, count in own_place if isinstance(own, SplitData)]
+        own_place = [split for split in languages_of if isinstance(getattr(entry.data, split), SplitData)]
+        read += [(entry.task, entry.data.of_split(split), languages_of[split]) for split in own_place]
     for entry in experiment.tasks:
         into = entry.translated
         read += [(entry.task, into.into_targets, len(targets))] if into.into_targets else []
@@ -249,12 +258,14 @@ def check_templates(experiment: Experiment) -> None:
         if into.into_source and into.into_source.files != own:
             read.append((entry.task, into.into_source, len(targets)))
     for task, data, languages in read:
-        template = data.files or data.config or ""
+        template = " ".join((data.files or data.config or "", *data.where.values()))
         if languages > 1 and not any(place in template for place in LANGUAGE_PLACES):
             what, where = ("file", "path") if data.files else ("configuration of the hub's", "`config`")
             raise UserError(
                 data.files or str(data.hub),
                 f"names one {what} of task {task!r} for {languages} languages",
-                f"{{language}} in the {where}" if data.files else f"{{language}} in {where}",
+                f"{{language}} in the {where}, or in `where`"
+                if data.files
+                else f"{{language}} in {where}, or in `where`",
                 "write for example data/{language}/{split}.jsonl" if data.files else "write it there",
             )

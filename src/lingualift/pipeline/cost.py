@@ -19,7 +19,7 @@ from lingualift.pipeline.calibration import Pace, measure_all
 from lingualift.pipeline.executors import default_workers, processors, ways
 from lingualift.pipeline.machines import Estimator, Machine, Work
 from lingualift.pipeline.plan import Plan
-from lingualift.pipeline.steps import Step
+from lingualift.pipeline.steps import Evaluate, Step, Translate
 from lingualift.pipeline.store import Store
 from lingualift.processes import device, free_memory
 from lingualift.provenance import fingerprint
@@ -217,20 +217,24 @@ def _cost(step: Step, sizes: _Sizes, pace: Pace | None, process: int | None = No
     if process is None:
         process = _PROCESS if device() == "cpu" else 0
     seconds = pace.seconds * step.units(pace.rows) if pace else None
-    loaded = sizes.backbone + _encoder_bytes(step) if step.loads else 0
+    loaded = sizes.backbone * step.loads + _translator_bytes(step)
     row, rows = (pace.memory, pace.rows) if pace else (0, 0)
     held, kept = step.sizes(sizes.adapter, row, rows)
     return Cost(seconds, process + loaded + held, kept)
 
 
-def _encoder_bytes(step: Step) -> int:
-    """Weights of the translation model that is loaded beside the backbone; 0 for steps without one."""
+def _translator_bytes(step: Step) -> int:
+    """Weights of the translation model that is loaded, beside the backbone or alone; 0 for steps without one."""
+    if isinstance(step, Translate):
+        return weight_bytes(step.model)
+    if isinstance(step, Evaluate) and step.back:
+        return weight_bytes(step.back.model)
     encoder = step.fused.source_encoder if step.fused else None
-    return _translator_bytes(encoder) if encoder else 0
+    return _encoder_bytes(encoder) if encoder else 0
 
 
 @functools.cache
-def _translator_bytes(name: str) -> int:
+def _encoder_bytes(name: str) -> int:
     from lingualift.fusion.translator import find_translator
 
     return weight_bytes(find_translator(name).ref)

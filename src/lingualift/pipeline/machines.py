@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lingualift.attachment import answering
-from lingualift.backbone.loading import skeleton
+from lingualift.backbone.loading import skeleton, weight_bytes
 from lingualift.backbone.reference import BackboneRef, load_tokenizer, read_config
-from lingualift.config import Training
+from lingualift.config import Training, Translation
 from lingualift.data.datasets import Texts
 from lingualift.evaluation.runner import is_ranked
-from lingualift.pipeline.steps import Evaluate, Step, Sweep, Train, WordsHead
+from lingualift.pipeline.steps import Evaluate, Step, Sweep, Train, Translate, WordsHead
 from lingualift.provenance import fingerprint
 from lingualift.registry import Registry
 from lingualift.tasks import Example
@@ -176,7 +176,33 @@ class Estimator:
         seconds += batches * answer * each
         memory = scoring.batch_size * (found.most + answer) * self._width * (4 * self._layers + _KEPT)
         memory += scoring.batch_size * self._words // self._width * 6
+        if isinstance(step, Evaluate) and step.back:
+            told = self._other(step.back.model)._written(
+                [row.gold[0] for row in examples], step.back.settings
+            )
+            tokens, seconds, memory = tokens + told.tokens, seconds + told.seconds, max(memory, told.memory)
         return Work(0, round(times * tokens), times * seconds, int(memory))
+
+    @work.register
+    def _translating(self, step: Translate) -> Work:
+        return self._other(step.model)._written(step.sentences, step.settings)
+
+    def _other(self, model: BackboneRef) -> Estimator:
+        """Counts the work of a translation model."""
+        return Estimator(model, self.machine, weight_bytes(model))
+
+    def _written(self, every: Sequence[str], settings: Translation) -> Work:
+        """The work of translating sentences by this model; they become as long as they are, in tokens."""
+        some = every[:: max(1, len(every) // _SAMPLED)]
+        counts = _counts(self._tokenizer, some, settings.max_length)
+        mean, most = sum(counts) / len(counts), max(counts)
+        tokens, batches = 2 * mean * len(every), math.ceil(len(every) / settings.batch_size)
+        half = self._inside / 2  # of the weights, which encoder and decoder share out
+        operations = 2 * mean * len(every) * (half + settings.beams * (half + self._words))
+        each = max(self.weights / (READING * self.machine.bandwidth), self._layers * LAUNCH)
+        seconds = self._at_speed(operations) + batches * (self._layers * LAUNCH + mean * each)
+        memory = settings.batch_size * settings.beams * 2 * most * self._width * (4 * self._layers + _KEPT)
+        return Work(0, round(tokens), seconds, int(memory))
 
     def _at_speed(self, operations: float) -> float:
         return float(operations / (UTILISATION * self.machine.speeds[self.ref.dtype]))

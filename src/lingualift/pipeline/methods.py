@@ -31,6 +31,7 @@ from lingualift.pipeline.steps import (
     MergeRecipe,
     Sweep,
     Train,
+    translation,
     words_head,
 )
 from lingualift.registry import Registry
@@ -84,7 +85,7 @@ class Cell:
         Args:
             use: How the original stands with each row; None for translations alone.
         """
-        return self._train(self._translations(use), self.language, "task", self._first_stage())
+        return self._train(self._translations(use), self.language, "second", self._first_stage())
 
     def flare_adapter(self, use: Use | None, **settings: Any) -> Train:
         """A FLARE adapter beside stage 1; arguments as for `fused_adapter`."""
@@ -109,26 +110,28 @@ class Cell:
             settings: As for `InitialiseFused`.
         """
         start = InitialiseFused(self._first_stage(), self.experiment.adapter, settings)
-        return self._train(rows, self.language, "task", start)
+        return self._train(rows, self.language, "second", start)
 
     def _first_stage(self) -> Train:
         return self.task_adapter(self.experiment.languages.source)
 
     def _translations(self, use: Use | None, *, labelled: bool = False) -> Examples:
         """Training rows translated into the target language, with their originals if these are used."""
-        assert self.translated.into_targets is not None
         original, source = self.task.data, self.experiment.languages.source
-        sample = {"max_rows": original.max_rows, "sample_seed": original.sample_seed}
-        data = self.translated.into_targets
-        data = data if "train" in data.max_rows else data.model_copy(update=sample)
         beside = Beside(_whole(original), source, use, source, labelled) if use else None
+        data = self.translated.into_targets
+        if data is None:
+            step = translation(self.task, self.translated, source, self.language, "train")
+            return replace(self.task, made=step.written(), beside=beside)
+        sample = {"max_rows": original.max_rows, "sample_seed": original.sample_seed}
+        data = data if "train" in data.max_rows else data.model_copy(update=sample)
         return replace(self.task, data=data, beside=beside)
 
     def _train(
         self,
         dataset: Dataset,
         language: str,
-        role: str,
+        role: Literal["task", "reference", "second"],
         start: Initialise | InitialiseFused | Train | None = None,
     ) -> Train:
         start = start or Initialise(self.backbone, self.experiment.adapter, self.seed)
@@ -391,7 +394,9 @@ def asked(cell: Cell) -> Examples:
     """The task of a cell as its method asks it: by a prompt of its own, with translations."""
     method = METHODS[cell.method.method]
     if method.reads:
-        assert cell.translated.into_source is not None
-        data = _whole(cell.translated.into_source)
-        return replace(cell.task, beside=Beside(data, cell.experiment.languages.source, method.reads))
+        source, data = cell.experiment.languages.source, cell.translated.into_source
+        if data is not None:
+            return replace(cell.task, beside=Beside(_whole(data), source, method.reads))
+        step = translation(cell.task, cell.translated, cell.language, source, "test")
+        return replace(cell.task, beside=Beside(cell.task.data, source, method.reads, made=step.written()))
     return replace(cell.task, prompt=method.prompt, prompt_language=None) if method.prompt else cell.task

@@ -22,7 +22,7 @@ from lingualift.evaluation.runner import is_ranked
 from lingualift.languages import knowing
 from lingualift.pipeline.checks import check_family, check_methods, check_modules, check_templates
 from lingualift.pipeline.methods import METHODS, Cell, asked
-from lingualift.pipeline.steps import Evaluate, Part, Step, Train
+from lingualift.pipeline.steps import Back, Evaluate, Part, Step, Train, Translate, back
 from lingualift.pipeline.store import Store
 from lingualift.report.published import check_published
 from lingualift.runs.folder import task_at
@@ -30,6 +30,7 @@ from lingualift.tasks import Task
 from lingualift.tasks.language_modelling import REFERENCE_TASKS
 from lingualift.training.data import check_objective
 from lingualift.training.trainer import check_trackers
+from lingualift.translation.model import check_languages
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ def _plan_point(
     check_data(experiment, backbone, steps)
     check_samples(point, base)
     check_tags(backbone, steps)
+    check_translators(point, steps)
     check_fusion(backbone, steps)
     return cells, lacking
 
@@ -280,8 +282,30 @@ def _planned(point: Point, backbone: BackboneRef, base: Path, logs: Path | None)
         adapter = METHODS[cell.method.method].adapter(cell)
         if adapter is not None or cell.seed == experiment.seeds[0]:
             scoring = experiment.scoring
-            step = Evaluate(backbone, adapter, asked(cell), cell.language, "test", scoring)
+            told = _back(point, cell)
+            step = Evaluate(backbone, adapter, asked(cell), cell.language, "test", scoring, told)
             yield Planned(cell, step, point.grid)
+
+
+def _back(point: Point, cell: Cell) -> Back | None:
+    """How the answers of a cell come back into the language of their gold; None where they are in it, or no text.
+
+    Raises:
+        UserError: they are not, and no model translates them.
+    """
+    source, where = cell.experiment.languages.source, f"tasks.{point.index}.translated"
+    given = cell.translated
+    if METHODS[cell.method.method].reads != "instead" or not cell.task.get_task().writes:
+        return None
+    if given.model is None:
+        raise UserError(
+            f"{where}.model",
+            f"is not set, and {cell.method.method} answers {Path(cell.task.task).stem} in {source!r}, where the gold "
+            f"answers are in {cell.language!r}",
+            "a translation model, which translates the answers back",
+            f"name one, or remove {cell.method.method}",
+        )
+    return back(given, source, cell.language, cell.task.base)
 
 
 def _ends(evaluation: Evaluate) -> Iterator[Step]:
@@ -360,7 +384,8 @@ def check_data(experiment: Experiment, backbone: BackboneRef, steps: Iterable[St
     parallel: dict[tuple[str, str, str], dict[str, Dataset]] = {}
     for dataset, language, split, _ in (part for step in steps for part in step.reads):
         use = dataset.task, dataset.data.model_dump_json(), split
-        parallel.setdefault(use, {})[language] = dataset
+        if not dataset.made:
+            parallel.setdefault(use, {})[language] = dataset
         if isinstance(dataset, Texts):
             check_objective(backbone, dataset.get_task())
             continue
@@ -391,6 +416,25 @@ def check_tags(backbone: BackboneRef, steps: Iterable[Step]) -> None:
             set_language(tokenizer, code)
 
 
+def check_translators(point: Point, steps: Iterable[Step]) -> None:
+    """Check that the models that translate do so, and know the languages.
+
+    Raises:
+        UserError: as `check_languages`; a model is named and nothing is left for it.
+    """
+    asked: dict[BackboneRef, dict[str, None]] = {}
+    for step in steps:
+        one = step.back if isinstance(step, Evaluate) else step
+        if isinstance(one, Back | Translate):
+            asked.setdefault(one.model, {}).update({one.language: None, one.into: None})
+    for model, languages in asked.items():
+        check_languages(model, languages)
+    given = point.task.translated
+    if given.model and not asked and given.into_targets and given.into_source:
+        found = "is set, and translates nothing: `into_targets` and `into_source` are both named"
+        raise UserError(f"tasks.{point.index}.translated.model", found, mend="remove it, or one of them")
+
+
 def check_fusion(backbone: BackboneRef, steps: Sequence[Step]) -> None:
     """Check what adapters fuse, and that the source sides that they read fit.
 
@@ -417,9 +461,10 @@ def check_fusion(backbone: BackboneRef, steps: Sequence[Step]) -> None:
             if step.fused and step.fused.source_encoder:
                 translator = translator_of(step.fused.source_encoder)
                 translator.tag(language)
-                check_own_texts(translator, backbone, dataset.rows(language, split))
+                if not dataset.maker:
+                    check_own_texts(translator, backbone, dataset.rows(language, split))
             beside = dataset.beside
-            if beside and beside.use == "beside":
+            if beside and beside.use == "beside" and not dataset.maker:
                 rows = dataset.rows(language, split)
                 check_sources(backbone, model.config, tokenizer, rows, limit, beside.labelled)
 

@@ -10,12 +10,14 @@ from typing import Any
 
 from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.folder import WEIGHTS_FILE
+from lingualift.backbone.loading import parameters_of
 from lingualift.config import grid_name
 from lingualift.evaluation.runner import by_reading
+from lingualift.fusion.translator import find_translator
 from lingualift.metrics.comparisons import Comparison, compare, with_rows
 from lingualift.pipeline.methods import METHODS
-from lingualift.pipeline.plan import Plan, Planned
-from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Merge, Step
+from lingualift.pipeline.plan import Plan, Planned, in_order
+from lingualift.pipeline.steps import PREDICTIONS_FILE, SCORES_FILE, Evaluate, Merge, Step, Translate
 from lingualift.pipeline.store import RECIPE_FILE, Store
 from lingualift.provenance import PROVENANCE_FILE, fingerprint, json_text, jsonl_text, read_json
 from lingualift.runs.claims import RESULTS_FILE, STEPS_FILE, discard, made, place
@@ -131,7 +133,7 @@ def _rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
         "variant": cell.method.variant(cell.experiment.adapter.type),
         "task": Path(cell.task.task).stem,
         "language": cell.language,
-        "answer_language": evaluation.dataset.answer_language(cell.language),
+        "answer_language": evaluation.answer_language,
         "split": evaluation.split,
         "backbone": cell.backbone.name,
         "quantization": cell.backbone.quantization,
@@ -152,6 +154,7 @@ def _rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
         "seconds": round(seconds, 3),
     }
     shared["grid"] = dict(planned.grid)
+    shared |= _translator(evaluation)
     return [
         {**shared, "metric": metric, **values, **further, "readings": _readings(found, metric)}
         for metric, values in found["scores"].items()
@@ -167,6 +170,19 @@ def _readings(found: Mapping[str, Any], metric: str) -> dict[str, dict[str, Any]
         }
         for reading, one in found["readings"].items()
     }
+
+
+def _translator(evaluation: Evaluate) -> dict[str, Any]:
+    """The translation model whose work a row depends on, and how many numbers its weights are; None without one."""
+    steps = list(in_order([evaluation]))
+    models = [step.model for step in steps if isinstance(step, Translate)]
+    models += [evaluation.back.model] if evaluation.back else []
+    encoder = evaluation.fused.source_encoder if evaluation.fused else None
+    models += [find_translator(encoder).ref] if encoder else []
+    if not models:
+        return {"translator": None, "translator_parameters": None}
+    largest = max(models, key=parameters_of)
+    return {"translator": largest.name, "translator_parameters": parameters_of(largest)}
 
 
 def _activations(row: Mapping[str, Any], evaluation: Path) -> list[dict[str, Any]]:

@@ -31,13 +31,15 @@ from lingualift.provenance import (
     writing,
 )
 from lingualift.training.trainer import LOGS, STATES
+from lingualift.translation import CACHE_FILE
 
 RECIPE_FILE, STORE_FILE = "step.json", "store.json"
 _LOG = logging.getLogger("lingualift.store")
 _WORK, _LOCKS = "work", "locks"
 _KEY = re.compile("[0-9a-f]{20}")
 _SCRATCH = re.compile(r"\.([0-9a-f]{20})\..*\.partial")
-_CHECKPOINT = re.compile(rf"checkpoint-\d+|seal-\d+\.json|\d+\.json|{LOGS}|{STATES}")
+_SENTENCES = rf"{re.escape(CACHE_FILE)}(-journal)?"
+_CHECKPOINT = re.compile(rf"checkpoint-\d+|seal-\d+\.json|\d+\.json|{LOGS}|{STATES}|{_SENTENCES}")
 """What a step leaves in its `work` folder."""
 State = Literal["whole", "altered", "unreadable", "stale", "unfinished"]
 

@@ -159,18 +159,18 @@ def _shrink(experiment: Experiment, base: Path) -> Tiny:
     own = {entry.task for entry in experiment.tasks if not shipped_languages(_resolved(entry.task, base))}
     check_there(experiment, ref, base, own)
     rows = _Rows(experiment, ref, base)
+    tasks = tuple(rows.of_task(point) for point in experiment.points())
     name, models = _tiny(ref)
+    models |= rows.models
     encoder = experiment.flare.source_encoder
     if encoder is not None:
-        translator = find_translator(encoder, base=base).ref
-        encoder, its = _tiny(translator)
+        encoder, its = _tiny_translator(find_translator(encoder, base=base).ref, rows.notes)
         models |= its
-        rows.notes.append(f"{encoder} is random and stands for {translator.name}")
     small = experiment.model_copy(
         update={
             "methods": _low(experiment.methods),
             "backbone": Backbone(name=name, chat_template=ref.chat, trust_remote_code=ref.trust_remote_code),
-            "tasks": tuple(rows.of_task(point) for point in experiment.points()),
+            "tasks": tasks,
             "reference": rows.of_reference(experiment.reference) if experiment.reference else None,
             "adapter": _few_tokens(experiment.adapter),
             "training": experiment.training.model_copy(
@@ -199,6 +199,14 @@ def _tiny(ref: BackboneRef) -> tuple[str, dict[str, tuple[Any, Any]]]:
     model, tokenizer = tiny_model(ref)
     name = f"{PREFIX}{type(model).__name__}-{ref.fingerprint[:8]}"
     return name, {name: (model, tokenizer)}
+
+
+def _tiny_translator(ref: BackboneRef, notes: list[str]) -> tuple[str, dict[str, tuple[Any, Any]]]:
+    """As `_tiny`, of a translation model; noted."""
+    name, models = _tiny(ref)
+    note = f"{name} is random and stands for {ref.name}"
+    notes += [] if note in notes else [note]
+    return name, models
 
 
 def tiny_model(ref: BackboneRef) -> tuple[Any, Any]:
@@ -348,16 +356,20 @@ class _Rows:
     Attributes:
         files: Path in the run folder -> rows.
         notes: Which rows they are.
+        models: Small translation models that translate them, as of `Tiny`.
     """
 
     def __init__(self, experiment: Experiment, ref: BackboneRef, base: Path) -> None:
         self.files: dict[str, list[dict[str, Any]]] = {}
         self.notes: list[str] = []
+        self.models: dict[str, tuple[Any, Any]] = {}
         self._base, self._objective = base, ref.objective
         asked = [point.experiment.languages for point in experiment.points()]
         self._languages = tuple(dict.fromkeys(code for one in asked for code in (one.source, *one.targets)))
         self._read = [
-            (part.dataset.data, part.language, part.split) for part in rows_read(experiment, ref, base)
+            (part.dataset.data, part.language, part.split)
+            for part in rows_read(experiment, ref, base)
+            if not part.dataset.made
         ]
 
     def of_task(self, point: Point) -> TaskData:
@@ -366,15 +378,23 @@ class _Rows:
         task = _resolved(entry.task, self._base)
         name = Path(task).stem
         data = self._labelled(task, name, entry.data)
-        translated = self._translated(name, entry.translated, languages)
+        translated = self._translated(task, name, entry.translated, languages)
         return entry.model_copy(update={"task": task, "data": data, "translated": translated})
 
-    def _translated(self, name: str, asked: Translated, languages: Languages) -> Translated:
+    def _translated(self, task: str, name: str, asked: Translated, languages: Languages) -> Translated:
         """Pairs of the run folder's own rows: those of one language stand for translations of those of the other."""
         source, targets = languages.source, languages.targets
-        chosen: dict[str, Data] = {}
+        chosen: dict[str, Any] = {}
+        by_hand = {"into_targets"} if asked.model and _is_span(task) else set()
+        if asked.model:
+            chosen |= self._translator(asked)
+        if by_hand and asked.into_targets is None:
+            self.notes.append(
+                f"{name}: rows of the other language stand for translations of training rows, since no answer would "
+                "be found again in what a random model writes"
+            )
         for key, split in (("into_targets", "train"), ("into_source", "test")):
-            if getattr(asked, key) is None:
+            if getattr(asked, key) is None and key not in by_hand:
                 continue
             chosen[key] = Data(files=_template(f"{name}-{key}"))
             for target in targets:
@@ -388,6 +408,13 @@ class _Rows:
                 if paired:
                     self._put(f"{name}-{key}", target, split, paired)
         return Translated(**chosen)
+
+    def _translator(self, asked: Translated) -> dict[str, Any]:
+        """The keys of a small model in the place of the one that translates."""
+        entry = Backbone(name=str(asked.model), revision=asked.revision, dtype=asked.dtype)
+        name, models = _tiny_translator(find_backbone(entry, self._base), self.notes)
+        self.models |= models
+        return {"model": name, "beams": 1, "max_length": 16, "batch_size": asked.batch_size}
 
     def _shown(self, name: str, language: str, split: str) -> list[dict[str, Any]]:
         """Rows of the run folder in a language, of the split or another one; none if it has none."""
@@ -494,6 +521,12 @@ class _Rows:
 
 def _template(name: str) -> str:
     return f"data/{name}/{{language}}/{{split}}.jsonl"
+
+
+def _is_span(task: str) -> bool:
+    """Whether the answers of a task are parts of a passage."""
+    found = get_task(task)
+    return isinstance(found, Task) and found.encoder_head == "span"
 
 
 def _resolved(task: str, base: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Point = tuple[float, float]
@@ -137,6 +137,24 @@ def whisker(value: float, low: float, high: float, first: float, last: float) ->
 
     beyond: Literal["", "below", "above"] = "below" if value < first else "above" if value > last else ""
     return Whisker(place(value), place(low), place(high), beyond)
+
+
+def size_plot(points: Sequence[tuple[int, float]], label: str, *, within: tuple[float, float]) -> Plot:
+    """Draw a score against the size of a model, on a logarithmic scale.
+
+    Args:
+        points: Numbers in the model's weights, and the score; by size, at least one.
+        label: What a screen reader says.
+        within: Lowest and highest value that the vertical axis must hold.
+    """
+    plot = line_plot([[(math.log10(size), score) for size, score in points]], label, within=within)
+    ticks = tuple(Tick(dot.x, millions(size)) for dot, (size, _) in zip(plot.dots, points, strict=True))
+    return replace(plot, x_ticks=ticks)
+
+
+def millions(size: int) -> str:
+    """The size of a model for people: 600M, 3.3B."""
+    return f"{size / 1e9:.2g}B" if size >= 1e9 else f"{size / 1e6:.3g}M"
 
 
 def nice_ticks(low: float, high: float) -> list[float]:

@@ -16,7 +16,7 @@ from lingualift.config import Experiment, grid_name
 from lingualift.errors import UserError
 from lingualift.languages import language
 from lingualift.metrics.comparisons import BASELINE
-from lingualift.report.figures import HEIGHT, WIDTH, Plot, line_plot
+from lingualift.report.figures import HEIGHT, WIDTH, Plot, line_plot, millions, size_plot
 from lingualift.report.joined import Joined
 from lingualift.report.published import beside_papers
 from lingualift.report.recipe import recipe
@@ -33,7 +33,7 @@ from lingualift.report.tables import (
     signed,
     tables,
 )
-from lingualift.runs.folder import RunFolder
+from lingualift.runs.folder import RunFolder, task_at
 from lingualift.runs.records import Step
 from lingualift.terminal import duration
 
@@ -58,6 +58,7 @@ def render(run: RunFolder) -> str:
         scores=score_tables(run.rows, run.comparisons, layouts),
         papers=beside_papers(run),
         curves=_curves(run),
+        sizes=_sizes(run, layouts),
         activations=_activations(run),
         malformed=_malformed(run, layouts),
         losses=_losses(run),
@@ -268,6 +269,52 @@ def _losses(run: RunFolder) -> list[tuple[str, list[_Panel]]]:
     return found
 
 
+def _sizes(run: RunFolder, layouts: Layouts) -> list[tuple[str, list[_Panel]]]:
+    """Task and panels: a method's average by the size of the translation model, where several are in the run."""
+    means: dict[tuple[str, str], dict[int, float]] = {}
+    for (task, metric, name, size), rows in _grouped(
+        [{**row, "name": method_name(row)} for row in run.rows if row["translator_parameters"]],
+        "task",
+        "metric",
+        "name",
+        "translator_parameters",
+    ):
+        scores = [
+            [row["score"] for row in rows if row["language"] == code]
+            for code in layouts[task].averages.get("average", ())
+        ]
+        if scores and all(scores):
+            where = f"{_without_translator(run, rows[0])}, {metric}"
+            means.setdefault((where, name), {})[size] = statistics.fmean(map(statistics.fmean, scores))
+    several = {key: sorted(by_size.items()) for key, by_size in means.items() if len(by_size) > 1}
+    found = []
+    for where in dict.fromkeys(where for where, _ in several):
+        mine = {name: points for (other, name), points in several.items() if other == where}
+        scale = _scale(
+            {"tried": [{"score": y, "stderr": None} for _, y in points]} for points in mine.values()
+        )
+        found.append((where, [_size(where, name, points, scale) for name, points in mine.items()]))
+    return found
+
+
+def _without_translator(run: RunFolder, row: Mapping[str, Any]) -> str:
+    """A row's task at its point of the grid, but for the axes along which translation models change."""
+    changing = {
+        axis
+        for axis, values in run.experiment.grid.items()
+        for keys in values.values()
+        if any(key.endswith((".translated.model", "source_encoder")) for key in keys)
+    }
+    task = row["task"].removesuffix(f" ({grid_name(row['grid'])})")
+    return task_at(task, {axis: name for axis, name in row["grid"].items() if axis not in changing})
+
+
+def _size(where: str, name: str, points: list[tuple[int, float]], scale: tuple[float, float]) -> _Panel:
+    told = "; ".join(f"{millions(size)}: {score:.1f}" for size, score in points)
+    label = f"{where}, {name}: average by the size of the translation model. {told}."
+    return _Panel(name, told, False, size_plot(points, label, within=scale))
+
+
 _SIDES = ("source", "target", "fused")
 
 
@@ -286,9 +333,14 @@ def _activations(run: RunFolder) -> list[tuple[str, str, list[_Panel]]]:
         ]
         top = max((layer[side] or 0.0 for layer in layers for side in _SIDES), default=0.0)
         for (name,), of_method in _grouped(layers, "name"):
+            groups = _grouped(of_method, "language", "module")
             panels = [
-                _activation(task, name, where, module, group, top or 1.0)
-                for (where, module), group in _grouped(of_method, "language", "module")
+                _activation(task, name, where, module, group, top or 1.0) for (where, module), group in groups
+            ]
+            panels += [
+                _units(task, name, where, module, group)
+                for (where, module), group in groups
+                if any(layer["units"] for layer in group)
             ]
             found.append((task, name, panels))
     return found
@@ -313,6 +365,27 @@ def _activation(
     label = f"{task}, {name}, {module}, {_named(where)}: mean activation by layer. {told}."
     plot = line_plot(list(drawn.values()), label, within=(0.0, top), names=list(drawn))
     return _Panel(module, _named(where), False, plot)
+
+
+def _units(task: str, name: str, where: str, module: str, layers: list[Mapping[str, Any]]) -> _Panel:
+    """Mean activation of each unit of the first layer, over seeds."""
+    first = [layer for layer in layers if layer["units"]]
+    series = {
+        side: [
+            (float(unit), statistics.fmean(values))
+            for unit, values in enumerate(zip(*(layer["units"][side] for layer in first), strict=True), 1)
+        ]
+        for side in _SIDES
+        if all(layer["units"][side] for layer in first)
+    }
+    told = "; ".join(
+        f"{side}: " + ", ".join(f"{y:.3g}" for _, y in points) for side, points in series.items()
+    )
+    number = first[0]["layer"]
+    label = f"{task}, {name}, {module} of layer {number}, {_named(where)}: mean activation by unit. {told}."
+    top = max(y for points in series.values() for _, y in points) or 1.0
+    plot = line_plot(list(series.values()), label, within=(0.0, top), names=list(series))
+    return _Panel(f"{module}, units of layer {number}", _named(where), False, plot)
 
 
 def _grouped(
@@ -373,6 +446,7 @@ class _Cost:
 
 
 _VERBS = {
+    "translation": "translate",
     "initialisation": "initialise",
     "words-head": "train a head for words",
     "adapter": "train",

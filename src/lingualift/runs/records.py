@@ -43,6 +43,8 @@ class Row(_Record):
     predictions: str | None = None
     reading: str | None = None
     readings: dict[str, Read] = {}
+    translator: str | None = None
+    translator_parameters: Count | None = None
 
 
 class Empty(_Record):
@@ -80,6 +82,14 @@ class Compared(_Record):
     grid: dict[str, str] = {}
 
 
+class Units(_Record):
+    """Mean activations of each unit of a bottleneck."""
+
+    source: list[Number] | None
+    target: Annotated[list[Number], Field(min_length=1)]
+    fused: Annotated[list[Number], Field(min_length=1)]
+
+
 class Layer(_Record):
     """Mean activations in a fused layer."""
 
@@ -88,6 +98,7 @@ class Layer(_Record):
     source: Number | None
     target: Number | None
     fused: Number | None
+    units: Units | None = None
 
 
 class Activations(_Record):

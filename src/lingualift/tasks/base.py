@@ -101,6 +101,11 @@ class Task:
         """
         raise RowError(f"{type(self).__name__} does not say how a row becomes an example")
 
+    @property
+    def writes(self) -> bool:
+        """Whether answers are text of a language: spans, or text that a model learns to write; no class or number."""
+        return self.encoder_head == "span" or self.gold_column in self.written_columns
+
     def gold(self, row: Mapping[str, Any], example: Example) -> tuple[str, ...]:
         """The accepted answers of a labelled row; by default the gold column, which holds one of the choices, or text.
 

@@ -65,6 +65,20 @@ class Counts:
     unfinished: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
 
+    def told(self) -> str:
+        """All of it in words."""
+        parts = [f"{self.written} of {self.rows} rows written"]
+        if self.dropped:
+            parts.append(f"{len(self.dropped)} dropped: answer not found in the translation")
+        parts += [f"{number} answers found by {how}" for how, number in self.projected.items()]
+        told = {
+            "further answers left out": self.other_answers,
+            "rows with a sentence cut in parts": len(self.cut),
+            "rows with a translation that ran into the limit of its length": len(self.unfinished),
+            "rows with a sentence that stays untranslated": len(self.empty),
+        }
+        return "; ".join([*parts, *(f"{number} {what}" for what, number in told.items() if number)])
+
 
 @dataclass(frozen=True)
 class Translated:
@@ -89,20 +103,7 @@ class Translated:
     def lines(self) -> list[str]:
         """All of it in words."""
         lines = [*self.notes, f"{self.sentences} sentences, {self.new} of them translated now"]
-        for split, counts in self.splits.items():
-            parts = [f"{counts.written} of {counts.rows} rows written"]
-            if counts.dropped:
-                parts.append(f"{len(counts.dropped)} dropped: answer not found in the translation")
-            parts += [f"{number} answers found by {how}" for how, number in counts.projected.items()]
-            told = {
-                "further answers left out": counts.other_answers,
-                "rows with a sentence cut in parts": len(counts.cut),
-                "rows with a translation that ran into the limit of its length": len(counts.unfinished),
-                "rows with a sentence that stays untranslated": len(counts.empty),
-            }
-            parts += [f"{number} {what}" for what, number in told.items() if number]
-            lines.append(f"{split}: " + "; ".join(parts))
-        return lines
+        return lines + [f"{split}: {counts.told()}" for split, counts in self.splits.items()]
 
 
 def translate(
@@ -147,19 +148,70 @@ def translate(
                 "target", f"{target!r} is the language of the rows", "another one", "name another --target"
             )
         check_output(folder, "folder")
-        works = [Work(where, source, split) for split in _splits(where.data, source, splits)]
+        asked = _splits(where.data, source, splits)
         ref = find_backbone(Backbone(name=model) if isinstance(model, str) else model)
-        translator = Model(ref, source, target, chosen)
         kept = Path(cache) if cache else Path(output).absolute().parent / CACHE_FILE
-        with Cache(kept) as opened:
-            desk = Desk(translator, opened, chosen.batch_size, progress)
-            results = translate_works(works, desk)
-        about = _provenance(ref, translator, where, source, target, chosen)
-        counts = _write(folder, works, results, about)
-        files = f"{output}/{{language}}/{_file('{split}', works[0])}"
-        spoken = zip(map(find_language, (source, target)), translator.tags, strict=True)
-        notes = [f"{known.name} ({known.code}) is tagged {tag}" for known, tag in spoken if known.near]
-        return Translated(folder, files, counts, len(desk.found), desk.new, tuple(notes))
+        return translate_rows(where, source, target, asked, ref, chosen, folder, kept, progress)
+
+
+def translate_rows(
+    where: Dataset,
+    source: str,
+    target: str,
+    splits: Sequence[str],
+    ref: BackboneRef,
+    settings: Translation,
+    folder: Path,
+    cache: Path,
+    progress: Progress,
+) -> Translated:
+    """Translate rows into a new folder; errors as of `translate`.
+
+    Args:
+        where: Task and data.
+        source: Code of the rows' language.
+        target: Code of the language to translate into.
+        splits: Of train, validation and test, at least one.
+        ref: The translation model.
+        settings: Beams, lengths and batches.
+        folder: Gets a file per split, and `provenance.json`.
+        cache: File of translated sentences.
+        progress: Called with characters done and characters in all.
+    """
+    works = [Work(where, source, split) for split in splits]
+    translator = Model(ref, source, target, settings)
+    with Cache(cache) as opened:
+        desk = Desk(translator, opened, settings.batch_size, progress)
+        results = translate_works(works, desk)
+    about = _provenance(ref, translator, where, source, target, settings)
+    counts = _write(folder, works, results, about)
+    files = f"{folder.parent}/{{language}}/{file_of(where.data, splits[0], '{split}')}"
+    spoken = zip(map(find_language, (source, target)), translator.tags, strict=True)
+    notes = [f"{known.name} ({known.code}) is tagged {tag}" for known, tag in spoken if known.near]
+    return Translated(folder, files, counts, len(desk.found), desk.new, tuple(notes))
+
+
+def translate_texts(
+    texts: Sequence[str],
+    source: str,
+    target: str,
+    ref: BackboneRef,
+    settings: Translation,
+    cache: Path,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, str]:
+    """Translate texts, sentence by sentence; arguments and errors as of `translate_rows`.
+
+    Returns:
+        Text -> its translation, without white space at its ends; a sentence of which the model makes nothing stays.
+    """
+    translator = Model(ref, source, target, settings)
+    cut = {text: pieces(text.strip(), translator.fits) for text in texts}
+    with Cache(cache) as opened:
+        desk = Desk(translator, opened, settings.batch_size, progress)
+        desk.translate([piece.text for parts in cut.values() for piece in parts])
+    words = {text: [desk.found[part.text].text or part.text for part in parts] for text, parts in cut.items()}
+    return {text: joined(parts, words[text], translator.script).strip() for text, parts in cut.items()}
 
 
 def _splits(data: Data, language: str, wanted: Sequence[str] | None) -> list[str]:
@@ -206,7 +258,7 @@ class Work:
     def __init__(self, where: Dataset, language: str, split: str) -> None:
         self.split = split
         place = where.data.of_split(split)
-        self.zipped = (place.files or "").endswith(".gz")
+        self.file = file_of(where.data, split, split)
         self.data = data_fingerprint(where.data, language, split, where.base)
         self.task = where.get_task()
         self.rows: list[dict[str, Any]] = []
@@ -240,7 +292,7 @@ class Work:
             self.rows.append(raw if raw.get(named) not in (None, "") else {**raw, named: number})
             self.ids.append(str(self.rows[-1][named]))
 
-        read_rows(where.data, language, split, Path(), (*columns, *also), add)
+        read_rows(where.data, language, split, where.base, (*columns, *also), add)
 
     def _span(self, index: int, task: Task, row: dict[str, Any], language: str, passage: str) -> None:
         example = task.example(row, language)
@@ -320,7 +372,8 @@ def _assembled(
         raise UserError(
             f"split {work.split!r}",
             f"none of the answers of its {len(work.rows)} rows was found in the translations",
-            mend="take another translation model, or translate the test split alone (--split test)",
+            mend="take another translation model, name training rows that are translated already, or have the test "
+            "split alone translated (`lingualift translate --split test`)",
         )
     counts = Counts(len(work.rows), len(written), dropped, dict(how), others, **told)
     return written, counts
@@ -337,10 +390,10 @@ def _write(
             split, (rows, counts) = work.split, results[work.split]
             lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
             content = "".join(lines).encode()
-            name = _file(split, work)
-            (scratch / name).write_bytes(gzip.compress(content, mtime=0) if work.zipped else content)
+            zipped = work.file.endswith(".gz")
+            (scratch / work.file).write_bytes(gzip.compress(content, mtime=0) if zipped else content)
             about["splits"][split] = {
-                "file": name,
+                "file": work.file,
                 "data": work.data,
                 "rows_sha256": sha256_bytes(content),
                 **asdict(counts),
@@ -349,8 +402,10 @@ def _write(
     return {split: counts for split, (_, counts) in results.items()}
 
 
-def _file(split: str, work: Work) -> str:
-    return f"{split}.jsonl.gz" if work.zipped else f"{split}.jsonl"
+def file_of(data: Data, split: str, name: str) -> str:
+    """What the file of a translated split is called, by a name; it is compressed where the rows are."""
+    zipped = (data.of_split(split).files or "").endswith(".gz")
+    return f"{name}.jsonl.gz" if zipped else f"{name}.jsonl"
 
 
 def _provenance(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lingualift.backbone.loading import load_backbone
@@ -30,11 +30,7 @@ class Model:
     """
 
     def __init__(self, ref: BackboneRef, source: str, target: str, settings: Translation) -> None:
-        if ref.family != "encoder-decoder":
-            raise _no_translator(ref, f"is one of the {ref.family}s")
-        self._tokenizer = load_tokenizer(ref)
-        if not hasattr(self._tokenizer, "src_lang"):
-            raise _no_translator(ref, "has a tokenizer without language tags")
+        self._tokenizer = _tokenizer(ref)
         self.ref, self.settings = ref, settings
         self.script = find_language(target).script
         self.tags = tuple(language_tag(self._tokenizer, code)[0] for code in (source, target))
@@ -102,6 +98,32 @@ class Model:
             decoder_start_token_id=end if start is None else start,
             forced_bos_token_id=tag,
         )
+
+
+def check_languages(ref: BackboneRef, languages: Iterable[str]) -> None:
+    """Check that a model translates, and that it knows these languages; no weights are loaded.
+
+    Raises:
+        UserError: no translation model, or none of one of these languages.
+    """
+    tokenizer = _tokenizer(ref)
+    for code in languages:
+        try:
+            language_tag(tokenizer, code)
+        except UserError as error:
+            found = f"has no tag in the tokenizer of {ref.name!r}"
+            mend = "choose a translation model that knows the language, or name translations of yours"
+            raise UserError(error.where, found, error.expected, mend) from None
+
+
+def _tokenizer(ref: BackboneRef) -> Any:
+    """The tokenizer of a translation model, which tags languages; raises as `check_languages`."""
+    if ref.family != "encoder-decoder":
+        raise _no_translator(ref, f"is one of the {ref.family}s")
+    found = load_tokenizer(ref)
+    if not hasattr(found, "src_lang"):
+        raise _no_translator(ref, "has a tokenizer without language tags")
+    return found
 
 
 def _no_translator(ref: BackboneRef, found: str) -> UserError:

@@ -11,10 +11,12 @@ from lingualift.pipeline.steps.scoring import (
     Sweep,
 )
 from lingualift.pipeline.steps.training import Adapted, Initialise, InitialiseFused, Train
+from lingualift.pipeline.steps.translation import Back, Translate, back, translation
 from lingualift.pipeline.steps.words import WordsHead, words_head
 
 KINDS: dict[str, type[Step]] = {
-    kind.kind: kind for kind in (Initialise, InitialiseFused, WordsHead, Train, Sweep, Merge, Evaluate)
+    kind.kind: kind
+    for kind in (Translate, Initialise, InitialiseFused, WordsHead, Train, Sweep, Merge, Evaluate)
 }
 """Every kind of step, by its folder in the store."""
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "SCORES_FILE",
     "SWEEP_FILE",
     "Adapted",
+    "Back",
     "Evaluate",
     "Initialise",
     "InitialiseFused",
@@ -33,6 +36,9 @@ __all__ = [
     "Step",
     "Sweep",
     "Train",
+    "Translate",
     "WordsHead",
+    "back",
+    "translation",
     "words_head",
 ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from lingualift.data.datasets import Dataset
+from lingualift.errors import UserError
 from lingualift.provenance import fingerprint, library_versions, sha256_file, sha256_folder
 from lingualift.tasks import Example, Task
 from lingualift.training.trainer import TRAINING_LOG_FILE
@@ -143,7 +145,7 @@ class Step(ABC):
             "label": self.label(),
             "recipe": self.recipe(),
             "inputs": {role: step.key for role, step in self.inputs.items()},
-            "code": _code_fingerprint(self.code),
+            "code": code_fingerprint(self.code),
             "libraries": library_versions(*_LIBRARIES),
         }
 
@@ -156,7 +158,7 @@ class Step(ABC):
     def made(cls, recipe: Mapping[str, Any]) -> bool:
         """Whether a finished step of this kind was made by the code and the libraries of now."""
         same_libraries = recipe.get("libraries") == library_versions(*_LIBRARIES)
-        return recipe.get("code") == _code_fingerprint(cls.code) and same_libraries
+        return recipe.get("code") == code_fingerprint(cls.code) and same_libraries
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -166,12 +168,33 @@ class Step(ABC):
 
 
 @functools.cache
-def _code_fingerprint(parts: tuple[str, ...]) -> str:
+def code_fingerprint(parts: tuple[str, ...]) -> str:
+    """What files and folders of the package are known by."""
     package = Path(__file__).parents[2]
     paths = [package / part for part in parts]
     return fingerprint(
         [sha256_folder(path, suffixes=(".py",)) if path.is_dir() else sha256_file(path) for path in paths]
     )
+
+
+def makers(dataset: Dataset) -> dict[str, Step]:
+    """The step that makes rows, by its role among the inputs of those that read them."""
+    return {"translations": dataset.maker} if isinstance(dataset.maker, Step) else {}
+
+
+@contextlib.contextmanager
+def telling(dataset: Dataset) -> Iterator[None]:
+    """Say of an example that cannot be read that this run has translated it: it stands in no file of the user's."""
+    try:
+        yield
+    except UserError as error:
+        if dataset.maker is None or not error.where.startswith(("example ", "source of example ")):
+            raise
+        mend = (
+            "it was translated in this run: lower `translated.max_length`, which bounds a sentence, or raise the "
+            "`max_length` of training and scoring"
+        )
+        raise UserError(error.where, error.found, error.expected, mend) from None
 
 
 def losses(folder: Path) -> list[list[float]]:

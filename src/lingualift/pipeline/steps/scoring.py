@@ -16,8 +16,9 @@ from lingualift.backbone.reference import BackboneRef
 from lingualift.config import AnyMergeMethod, MergeMethod, Scoring
 from lingualift.data.datasets import Examples
 from lingualift.errors import UserError
-from lingualift.pipeline.steps.base import READING, READS, Part, Progress, Step
+from lingualift.pipeline.steps.base import READING, READS, Part, Progress, Step, makers, telling
 from lingualift.pipeline.steps.training import Adapted, InitialiseFused, Train
+from lingualift.pipeline.steps.translation import Back
 from lingualift.provenance import PROVENANCE_FILE, fingerprint, read_json, write_json, write_jsonl
 from lingualift.tasks import Example, Task
 
@@ -288,6 +289,9 @@ class Evaluate(_Scores):
     """Score the backbone, or an adapter on it, on a task in a language.
 
     It keeps what every reading reads: another choice of `scoring.reading` asks nothing anew.
+
+    Attributes:
+        back: How answers in words that were asked in translation come back into the language.
     """
 
     kind = "evaluation"
@@ -298,11 +302,17 @@ class Evaluate(_Scores):
     language: str
     split: str
     scoring: Scoring
+    back: Back | None = None
+
+    @property
+    def answer_language(self) -> str:
+        """Code of the language that answers are scored in."""
+        return self.language if self.back else self.dataset.answer_language(self.language)
 
     @property
     def inputs(self) -> dict[str, Step]:
-        """The adapter, if there is one."""
-        return {"adapter": self.adapter} if self.adapter else {}
+        """The adapter and the translations, if there are any."""
+        return {**({"adapter": self.adapter} if self.adapter else {}), **makers(self.dataset)}
 
     @property
     def cost(self) -> int:
@@ -317,7 +327,7 @@ class Evaluate(_Scores):
     @override
     def workload(self) -> list[Any]:
         trained = self.adapter.task_training.alike() if self.adapter and self.fused else []
-        return [*super().workload(), *trained]
+        return [*super().workload(), *trained, *([self.back.recipe()] if self.back else [])]
 
     @override
     def units(self, rows: int) -> int:
@@ -331,12 +341,14 @@ class Evaluate(_Scores):
         """Backbone, rows and scoring."""
         asked = self._asked()
         asked["scoring"].pop("reading")
-        return {"backbone": self.backbone.identity(), **asked}
+        back = {"back": self.back.recipe()} if self.back else {}
+        return {"backbone": self.backbone.identity(), **asked, **back}
 
     @override
     def what(self) -> str:
         reads = READS[self.dataset.beside.use] if self.dataset.beside else ""
-        return f"evaluate {Path(self.dataset.task).stem}{reads}"
+        told = ", answered back" if self.back else ""
+        return f"evaluate {Path(self.dataset.task).stem}{reads}{told}"
 
     @override
     def label(self) -> str:
@@ -344,10 +356,15 @@ class Evaluate(_Scores):
 
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Write predictions and scores."""
-        from lingualift.evaluation.runner import evaluate
+        from lingualift.evaluation.runner import answers, evaluate, told_in
 
+        task, rows = self.dataset.within(inputs.get("translations")).labelled(self.language, self.split)
         scoring = self.scoring.model_copy(update={"reading": "strict"})
-        found = evaluate(self.backbone, inputs.get("adapter"), *self.headed, scoring, progress)
+        with telling(self.dataset):
+            found = evaluate(self.backbone, inputs.get("adapter"), task, rows, scoring, progress)
+        if self.back:
+            told = self.back.told(answers(found), work)
+            found = told_in(found, task, self.language, told, scoring)
         write_jsonl(output / PREDICTIONS_FILE, found.rows())
         write_json(output / SCORES_FILE, found.summary())
 

@@ -13,7 +13,17 @@ from typing_extensions import override
 from lingualift.backbone.reference import BackboneRef
 from lingualift.config import Adapter, GivenAdapter, Training, method_defaults
 from lingualift.data.datasets import Dataset, Examples, Texts
-from lingualift.pipeline.steps.base import READING, READS, TRAINED, Part, Progress, Step, losses
+from lingualift.pipeline.steps.base import (
+    READING,
+    READS,
+    TRAINED,
+    Part,
+    Progress,
+    Step,
+    losses,
+    makers,
+    telling,
+)
 from lingualift.pipeline.steps.words import WordsHead
 from lingualift.provenance import PROVENANCE_FILE, read_json
 from lingualift.tasks import Example, Task
@@ -245,8 +255,12 @@ class Train(Adapted):
 
     @property
     def inputs(self) -> dict[str, Step]:
-        """What it begins from, and the head for words that it reads by."""
-        return {"start": self.start, **({"words": self.words} if self.words else {})}
+        """What it begins from, the head for words that it reads by, and the translations that it learns from."""
+        return {
+            "start": self.start,
+            **({"words": self.words} if self.words else {}),
+            **makers(self.dataset),
+        }
 
     @property
     def cost(self) -> int:
@@ -283,26 +297,28 @@ class Train(Adapted):
         from lingualift.training.trainer import Tracking, train
 
         name = f"{self._name.replace(' ', '-')}.{self.language}.seed{self.seed}"
-        train(
-            self.backbone.with_words(inputs.get("words")),
-            self.dataset.get_task(),
-            self.dataset.rows(self.language, self.split),
-            self.settings,
-            start=inputs["start"],
-            seed=self.seed,
-            output=output,
-            work=work,
-            language=self.language,
-            segment_tokens=self.segment_tokens,
-            about={
-                "task": Path(self.dataset.task).stem,
-                "language": self.language,
-                "data": self.dataset.identity(self.language, self.split)["data"],
-            },
-            progress=progress,
-            tracking=Tracking(self.report_to, name, self.logs / name if self.logs else None),
-            cache_sources=self.cache_sources,
-        )
+        dataset = self.dataset.within(inputs.get("translations"))
+        with telling(self.dataset):
+            train(
+                self.backbone.with_words(inputs.get("words")),
+                dataset.get_task(),
+                dataset.rows(self.language, self.split),
+                self.settings,
+                start=inputs["start"],
+                seed=self.seed,
+                output=output,
+                work=work,
+                language=self.language,
+                segment_tokens=self.segment_tokens,
+                about={
+                    "task": Path(self.dataset.task).stem,
+                    "language": self.language,
+                    "data": dataset.identity(self.language, self.split)["data"],
+                },
+                progress=progress,
+                tracking=Tracking(self.report_to, name, self.logs / name if self.logs else None),
+                cache_sources=self.cache_sources,
+            )
 
     def facts(self, folder: Path) -> dict[str, Any]:
         """Task, what the adapter is, rows, settings, and the loss along the way."""
