@@ -4,7 +4,8 @@ import gzip
 import hashlib
 import json
 import random
-import string
+import re
+import shlex
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import lingualift as ll
 from builders.commands import fresh
 from builders.data_hub import CONVERTED, DataHub, jsonl, parquet
 from builders.refusals import refused
+from lingualift.cli import app
 from lingualift.config import Reference, TaskData
 from lingualift.data.hub import DRAWN, Part, drawn
 from lingualift.data.published import PUBLISHED, WIKIPEDIA
@@ -310,8 +313,10 @@ def test_rows_without_a_column_or_a_label_are_refused(hub, out):
 
 def articles(count, seed):
     draw = random.Random(seed)
-    texts = ("".join(draw.choices(string.ascii_letters, k=60_000)) for _ in range(count))
-    return [{"id": f"{seed}-{place}", "title": "t", "text": text} for place, text in enumerate(texts)]
+    return [
+        {"id": f"{seed}-{place}", "title": "t", "text": draw.randbytes(20_000).hex()}
+        for place in range(count)
+    ]
 
 
 def test_reference_text_is_a_sample_of_which_only_parts_are_fetched(hub, out):
@@ -400,8 +405,31 @@ def test_the_command_ends_with_the_lines_to_paste(hub, out):
     assert pasted["tasks"][1]["data"]["validation"] == {"of": "test", "rows": 50}
 
 
-def test_the_command_says_in_one_message_that_it_is_offline(out):
-    done = fresh("data", "export", "xnli", "--languages", "de", "--output", out)
-    assert "HF_HUB_OFFLINE" in done.message
-    assert "--revision" in fresh("data", "export", "mgsm", "--revision", "0" * 40, "--output", out).message
+def test_the_command_says_in_one_message_what_it_cannot_do(cli, out):
+    done = cli("data", "export", "xnli", "--languages", "de", "--output", out)
+    assert "HF_HUB_OFFLINE" in done.message  # as all tests are
+    assert "--revision" in cli("data", "export", "mgsm", "--revision", "0" * 40, "--output", out).message
     assert not out.exists()
+
+
+def test_the_commands_of_the_documents_write_what_the_documents_say(hub, out):
+    text = (Path(__file__).parents[2] / "docs/tasks.md").read_text(encoding="utf-8")
+    lines = [
+        shlex.split(line)[1:] for line in re.findall(r"^    (lingualift data export .*)$", text, re.MULTILINE)
+    ]
+    for task in ("xnli", "mgsm"):
+        put(hub, task)
+    packed = parquet(articles(2, 0))
+    codes = ("en", "de", "fr")
+    hub.put(
+        "wikimedia/wikipedia", {f"20231101.{code}/train-00000-of-00001.parquet": packed for code in codes}
+    )
+    hub.put("facebook/xnli", {f"{code}/test.jsonl": jsonl(shipped_rows("xnli", "en")) for code in codes})
+    files = {f"{code}/test/0000.parquet": parquet(shipped_rows("mgsm", "en")) for code in codes}
+    hub.put("juletxara/mgsm", files, CONVERTED)
+    for line in lines:
+        more = ["--split", "test"] if "mgsm" in line else []
+        result = CliRunner().invoke(app, [*line, *more], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert {path.name for path in out.iterdir()} == {"xnli", "mgsm", "wikipedia"}
+    assert all((out / "wikipedia" / code / "train.jsonl.gz").is_file() for code in codes)
