@@ -22,9 +22,9 @@ from builders.data_hub import CONVERTED, DataHub, jsonl, parquet
 from builders.refusals import refused
 from lingualift.cli import app
 from lingualift.config import Reference, TaskData
-from lingualift.data.hub import DRAWN, Part, drawn
+from lingualift.data.hub import DRAWN, Part, Snapshot, drawn
 from lingualift.data.published import PUBLISHED, WIKIPEDIA
-from lingualift.data.rows import load_examples, load_texts
+from lingualift.data.rows import fill_in, load_examples, load_texts
 from lingualift.languages import language as find_language
 from lingualift.tasks import TASKS, shipped_languages, shipped_rows
 
@@ -59,6 +59,44 @@ def examples(exported, task, language, split):
     (entry,) = [one for one in yaml.safe_load(exported.entries())["tasks"] if one["task"] == task]
     data = TaskData(**entry).data.model_copy(update={"validation": None})  # nothing put aside
     return load_examples(TASKS[task], data, language, split, Path())
+
+
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_what_is_known_of_the_hub_fits_together(task):
+    """Codes are the registry's, each called by one name, and no two data sets hold the same split of a language."""
+    offer = PUBLISHED[task]
+    held = [(code, split) for one in offer.sets for code in one.languages for split in one.splits]
+    assert len(held) == len(set(held))
+    assert [code for code, _ in held if find_language(code).code != code] == []
+    assert bool(offer.sets) != bool(offer.missing)
+    for one in offer.sets:
+        assert len(set(one.languages.values())) == len(one.languages)
+        for code in one.languages or ("de",):
+            assert "{" not in fill_in(one.config, code, "", one.languages)
+    splits = {split for one in offer.sets for split in one.splits}
+    assert not offer.aside or (offer.aside.of in splits and "validation" not in splits)
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ("de/train-00000-of-00002.parquet de/train-00001-of-00002.parquet de/validation.parquet", 2),
+        ("data/de/train-00000-of-00001-0a1b2c3d4e5f6a7b.parquet", 1),
+        (
+            "de/train/0000.parquet de/train/0001.parquet de/train/index.duckdb de/partial-train/0000.parquet",
+            2,
+        ),
+        ("de/set-train.parquet de/set-test.parquet", 1),
+        ("de/train/0000.parquet de/set-train.parquet", 1),
+        ("de/train.csv de/train.txt", 1),
+        ("de/train.parquet de/train.csv", 1),
+        ("de/partial-train/0000.parquet ude/train.parquet de/train.py train.parquet", 0),
+    ],
+)
+def test_files_of_a_split_are_found_in_every_layout_of_the_hub(files, found):
+    names = files.split()
+    snapshot = Snapshot("a/b", "main", "0" * 40, None, dict.fromkeys(reversed(names), 1))
+    assert snapshot.files("de", "train") == names[:found]
 
 
 LABELS = {

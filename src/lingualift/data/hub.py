@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lingualift.data.tables import FORMATS, ArrowTable, Table, read_table
+from lingualift.data.tables import ArrowTable, Table, read_table
 from lingualift.errors import UserError, did_you_mean, setting
 
 CONVERTED = "refs/convert/parquet"
@@ -38,9 +38,21 @@ class Snapshot:
 
     def files(self, config: str, split: str) -> list[str]:
         """The files of a split, in order; none where there are none that can be read."""
-        parts = re.compile(rf"(?:data/)?{re.escape(config)}/{re.escape(split)}(?:/\w+|-\d+-of-\d+(?:-\w+)?)?")
-        stems = {name: suffix for name in self.sizes for suffix in FORMATS if name.endswith(suffix)}
-        return sorted(name for name, suffix in stems.items() if parts.fullmatch(name.removesuffix(suffix)))
+        for layout in _LAYOUTS:
+            for suffix in _SUFFIXES:
+                parts = layout.format(config=re.escape(config), split=re.escape(split)) + re.escape(suffix)
+                if found := [name for name in self.sizes if re.fullmatch(parts, name)]:
+                    return sorted(found)
+        return []
+
+
+_SUFFIXES = (".parquet", ".jsonl.gz", ".jsonl", ".csv")
+_LAYOUTS = (
+    r"(?:data/)?{config}/{split}(?:-\d+-of-\d+(?:-\w+)?)?",  # what `datasets` pushes
+    r"{config}/{split}/\d+",  # what the hub converts
+    r"{config}/\w[\w-]*-{split}(?:-\d+-of-\d+)?",  # what it converted before August 2023
+)
+"""How files of a split are called, without their suffix; the first that there are hold it, in one format."""
 
 
 class Hub:
