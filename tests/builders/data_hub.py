@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+import time
 from urllib.parse import unquote
 
 import datasets
@@ -18,12 +19,15 @@ ROW_GROUP = 4
 
 
 class DataHub(Hub):
-    """`put` data sets; those in `gated` let nobody in, `served` counts bytes of files, `get`s of `refused` fail."""
+    """`put` data sets; those in `gated` let nobody in, and `served` counts bytes of files.
+
+    Files that hold `refused` in their names are not given, those that hold `held` not yet.
+    """
 
     def __init__(self):
         super().__init__()
         self.branches, self.commits, self.gated, self.served = {}, {}, set(), 0
-        self.refused = None
+        self.refused = self.held = None
 
     def put(self, name, files, branch=MAIN, licence=None):
         """Commit files, name -> bytes, to a branch; returns the commit."""
@@ -35,15 +39,25 @@ class DataHub(Hub):
         self.commits[name, commit] = (files, licence)
         return commit
 
+    def settings(self, cache):
+        """Constants of huggingface_hub by which it asks here, and keeps files in a cache."""
+        return {
+            "ENDPOINT": self.endpoint,
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_CACHE": str(cache),
+            "HF_HUB_DISABLE_XET": True,
+            "HUGGINGFACE_CO_URL_TEMPLATE": self.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+        }
+
     def use(self, monkeypatch, cache):
-        """Let huggingface_hub in this process ask here."""
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "ENDPOINT", self.endpoint)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        template = self.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        """Let this process ask here."""
+        for name, value in self.settings(cache).items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+
+    def code(self, cache):
+        """The same for another process: what it is to run first."""
+        lines = (f"constants.{name} = {value!r}" for name, value in self.settings(cache).items())
+        return "\n".join(("from huggingface_hub import constants", *lines))
 
     def handle(self, method, path, body, headers):
         path = unquote(path.split("?")[0])
@@ -70,6 +84,8 @@ class DataHub(Hub):
             return 200, {"id": name, "sha": commit, "siblings": siblings, "cardData": card}
         if self.refused and self.refused in file:
             return 403, {"error": "Forbidden"}
+        while self.held and self.held in file:
+            time.sleep(0.01)
         if file not in files:
             return 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"}
         return self._serve(method, files[file], commit, headers)

@@ -262,6 +262,24 @@ def test_an_export_that_stopped_goes_on_at_the_commit_that_it_read(hub, out):
         ll.export_data(["xnli"], languages=["de"], splits=["test"], revision="main", output=out)
 
 
+def test_an_export_that_is_killed_goes_on_and_leaves_nothing_behind(hub, out, cli, tmp_path):
+    put(hub, "xnli")
+    hub.held = "es/test"
+    command = ("data", "export", "xnli", "--languages", "de,es", "--split", "test", "--output", out)
+    waits = (out / "xnli/es").exists
+    killed = cli(*command, kill_when=waits, before=hub.code(tmp_path / "cache"))
+    hub.held = None
+    assert killed.code < 0
+    first = (out / "xnli/de/test.jsonl.gz").read_bytes()
+    assert not (out / "xnli/es/test.jsonl.gz").exists()
+    done = cli(*command, before=hub.code(tmp_path / "cache"))
+    assert "1 files written, 1 were there already" in done.out, done.err
+    assert (out / "xnli/de/test.jsonl.gz").read_bytes() == first
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == [
+        "xnli/.source.json.lock", "xnli/de/test.jsonl.gz", "xnli/es/test.jsonl.gz", "xnli/source.json",
+    ]  # fmt: skip
+
+
 def test_a_file_that_no_export_wrote_is_not_touched(hub, out):
     put(hub, "xnli")
     path = out / "xnli/de/test.jsonl.gz"
@@ -301,6 +319,8 @@ def test_a_file_that_was_noted_and_not_written_is_written(hub, out):
         ({"tasks": ["mgsm"], "splits": ["validation"]}, "'mgsm'", "validation", "name"),
         ({"tasks": ["wikipedia"]}, "languages", "hundreds", "name"),
         ({"tasks": ["wikipedia"], "languages": ["de"], "max_rows": 0}, "max_rows", "0", "leave"),
+        ({"max_rows": 5}, "max_rows", "wikipedia", "experiment file"),
+        ({"tasks": []}, "tasks", "none", "name one"),
         ({"tasks": ["mgsm"], "revision": "0" * 40}, "revision", "openai/gsm8k", "one by one"),
     ],
 )
@@ -433,7 +453,7 @@ def test_the_command_ends_with_the_lines_to_paste(hub, out):
     put(hub, "xnli")
     put(hub, "mgsm")
     command = ("data", "export", "xnli", "mgsm", "--languages", "de, en", "--split", "test", "--output", out)
-    done = fresh(*command, **hub.env(), HF_HUB_CACHE=str(out.absolute().parent / "cache"))
+    done = fresh(*command, **hub.env(), HF_HUB_CACHE=str(out.absolute() / "cache"))
     assert done.code == 0, done.err
     assert "data/xnli: 2 files, 16 rows of facebook/xnli at " in done.out
     assert "(licence: mit)" in done.out

@@ -247,9 +247,12 @@ def data_export(
         "data"
     ),
     max_rows: Annotated[
-        int, typer.Option(help="Rows of reference text per language, a sample; tasks come whole.")
-    ] = 10_000,
-    sample_seed: Annotated[int, typer.Option(help="Seed of that sample.")] = 0,
+        int | None,
+        typer.Option(
+            help="Rows of reference text per language, a sample; 10000 if left out. Tasks come whole."
+        ),
+    ] = None,
+    sample_seed: Annotated[int | None, typer.Option(help="Seed of that sample; 0 if left out.")] = None,
 ) -> None:
     """Write a task's rows from the hub as files for an experiment; source.json says where each came from."""
     from lingualift.commands.export import export_data

@@ -7,7 +7,6 @@ import gzip
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +112,8 @@ def export_data(
     splits: Sequence[str] | None = None,
     revision: str | None = None,
     output: Path | str = "data",
-    max_rows: int = ROWS,
-    sample_seed: int = 0,
+    max_rows: int | None = None,
+    sample_seed: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Exported:
     """Write the rows of tasks, which are read from the hub, as `<output>/<task>/{language}/{split}.jsonl.gz`.
@@ -131,32 +130,32 @@ def export_data(
         revision: Branch, tag or commit to read; the main branch if None, or where that holds a script, the branch that
             the hub converts to parquet.
         output: Folder to write into.
-        max_rows: Rows of reference text per language: a sample, of which only its parts of the files are fetched.
-        sample_seed: Seed of that sample.
+        max_rows: Rows of reference text per language, 10,000 if None: a sample, for which only parts of the files are
+            fetched.
+        sample_seed: Seed of that sample; 0 if None.
         progress: Told of bytes fetched and bytes in all.
 
     Raises:
         UserError: an unknown task, language or split; no rows on the hub; a file in the way that was not written so;
             no access to the hub. Files that are written stay.
     """
-    if max_rows < 1:
-        raise UserError(setting("max_rows"), f"is {max_rows}", "at least 1", f"leave it out for {ROWS:,}")
     folder = Path(output)
+    sample = _sample(tasks, max_rows, sample_seed)
     files, notes = _asked(tasks, languages, splits)
     _check_revision(files, revision)
     records = {task: _read_record(folder / task) for task in dict.fromkeys(file.task for file in files)}
     kept: list[_File] = []
     missing: list[_File] = []
     for file in files:
-        origin = file.origin(max_rows, sample_seed)
+        origin = file.origin(*sample)
         there = _is_there(folder / file.task / file.name, records[file.task].get(file.name), origin)
         (kept if there else missing).append(file)
-    known: dict[str, list[str]] = {}
-    for record in (one for files_of in records.values() for one in files_of.values()):
-        if record["commit"] not in known.setdefault(record["hub"], []):
-            known[record["hub"]].append(record["commit"])
-    if revision is not None or missing:
-        _write_all(folder, missing, kept, Hub(revision, known), (max_rows, sample_seed), progress)
+    hub = Hub(revision, _commits(records))
+    if revision is not None:
+        for file in kept:  # they are to be at the commit that is asked for
+            hub.find(file.rows.hub, file.of(file.rows.config), file.rows.splits[file.split])
+    if missing:
+        _write_all(folder, missing, hub, sample, progress)
     found = {task: _read_record(folder / task) for task in records}
     return Exported(
         folder,
@@ -170,18 +169,33 @@ def export_data(
 # What is asked for
 
 
+def _sample(tasks: Sequence[str], max_rows: int | None, sample_seed: int | None) -> tuple[int, int]:
+    """Rows of a sample of reference text, and its seed."""
+    for name, value in (("max_rows", max_rows), ("sample_seed", sample_seed)):
+        if value is not None and WIKIPEDIA not in tasks:
+            mend = f"write `data: {{{name}: …}}` in the experiment file, and leave it out here"
+            raise UserError(setting(name), f"is given without {WIKIPEDIA}", "reference text to sample", mend)
+    if max_rows is not None and max_rows < 1:
+        raise UserError(setting("max_rows"), f"is {max_rows}", "at least 1", f"leave it out for {ROWS:,}")
+    return max_rows or ROWS, sample_seed or 0
+
+
 def _asked(
     tasks: Sequence[str], languages: Sequence[str] | None, splits: Sequence[str] | None
 ) -> tuple[list[_File], list[str]]:
     """The files of tasks, and what there is none of, in words."""
     for split in splits or ():
         if split not in SPLITS:
-            raise UserError(setting("split"), f"is {split!r}", ", ".join(SPLITS), did_you_mean(split, SPLITS))
+            raise UserError(
+                setting("splits"), f"is {split!r}", ", ".join(SPLITS), did_you_mean(split, SPLITS)
+            )
     codes = list(dict.fromkeys(languages)) if languages is not None else None
     if codes is not None and not codes:
         raise UserError(
             setting("languages"), "names none", "codes: de,fr", "name one, or leave it out for all"
         )
+    if not tasks:
+        raise UserError("tasks", "names none", ", ".join(PUBLISHED), "name one")
     files: list[_File] = []
     notes: list[str] = []
     for task in dict.fromkeys(tasks):
@@ -208,9 +222,9 @@ def _of_task(task: str, codes: Sequence[str] | None, splits: Sequence[str]) -> t
     offer = PUBLISHED[task]
     if not offer.sets:
         mend = (
-            "write its rows as JSON Lines, data/{language}/{split}.jsonl, with the columns of docs/tasks.md"
+            f"write its rows, with the columns of docs/tasks.md, as data/{task}/{{language}}/{{split}}.jsonl"
         )
-        raise UserError(f"task {task!r}", offer.missing, mend=f"{mend.replace('data/', f'data/{task}/')}")
+        raise UserError(f"task {task!r}", offer.missing, mend=mend)
     if codes is None and any(not rows.languages for rows in offer.sets):
         raise UserError(
             setting("languages"), f"is not given, and {task} has hundreds", "codes: de,fr", "name them"
@@ -232,12 +246,12 @@ def _of_task(task: str, codes: Sequence[str] | None, splits: Sequence[str]) -> t
 def _check_revision(files: Sequence[_File], revision: str | None) -> None:
     """Refuse a commit for several data sets: it is one's alone."""
     sets = sorted({file.rows.hub for file in files})
-    if revision and re.fullmatch(r"[0-9a-f]{7,40}", revision) and len(sets) > 1:
+    if revision and re.fullmatch(r"[0-9a-f]{40}", revision) and len(sets) > 1:
         raise UserError(
             setting("revision"),
             f"is the commit {revision}, and rows are read from {', '.join(sets)}",
             "a commit of the one data set that is read",
-            f"export them one by one, with {setting('split')} and {setting('languages')}",
+            f"export them one by one, with {setting('splits')} and {setting('languages')}",
         )
 
 
@@ -258,6 +272,15 @@ def _read_record(folder: Path) -> dict[str, dict[str, Any]]:
         mend = f"move it away, or choose another {setting('output')}"
         raise UserError(path, "was not written by an export", "a record of exported files", mend) from None
     return files
+
+
+def _commits(records: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, list[str]]:
+    """The commits at which each data set was read."""
+    found: dict[str, list[str]] = {}
+    for one in (one for files in records.values() for one in files.values()):
+        commits = found.setdefault(one["hub"], [])
+        commits += [one["commit"]] if one["commit"] not in commits else []
+    return found
 
 
 def _is_there(path: Path, record: Mapping[str, Any] | None, origin: Mapping[str, Any]) -> bool:
@@ -287,15 +310,11 @@ def _is_there(path: Path, record: Mapping[str, Any] | None, origin: Mapping[str,
 def _write_all(
     folder: Path,
     missing: Sequence[_File],
-    kept: Sequence[_File],
     hub: Hub,
     sample: tuple[int, int],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Write the files that are missing, one after the other; the others are to be at the commit that is asked for."""
-    for file in kept:
-        origin = file.origin(*sample)
-        hub.find(origin["hub"], origin["config"], origin["split"])
+    """Write files, one after the other."""
     reads = [_Read.of(file, hub, sample) for file in missing]
     done, total = 0, sum(read.size for read in reads)
     progress(0, total)
@@ -402,7 +421,9 @@ def _row(file: _File, raw: Mapping[str, Any], place: int) -> dict[str, Any]:
 def _write(folder: Path, read: _Read, tell: Callable[[int], None]) -> None:
     """Write a file whole or not at all, and note it before it has its name, so that it is known for ours."""
     target = folder / read.file.name
-    with writing(target), _scratch(target) as scratch:
+    with writing(target), locked(folder / f".{RECORD}.lock"), _scratch(target) as scratch:
+        if target.exists():
+            raise UserError(target, "was written meanwhile", mend="run it again, when nobody else does")
         rows = _pack(scratch, read.rows(tell))
         if not rows:
             where = f"{read.origin['hub']} {read.origin['config']} {read.origin['split']}"
@@ -417,25 +438,21 @@ def _write(folder: Path, read: _Read, tell: Callable[[int], None]) -> None:
             "rows": rows,
             "sha256": sha256_file(scratch),
         }
-        with locked(folder / f".{RECORD}.lock"):
-            files = {**_read_record(folder), read.file.name: entry}
-            record = {"schema": 1, "task": read.file.task, "files": dict(sorted(files.items()))}
-            write_json(folder / RECORD, record)
-        if target.exists():
-            raise UserError(target, "was written meanwhile", mend="run it again, when nobody else does")
+        files = {**_read_record(folder), read.file.name: entry}
+        record = {"schema": 1, "task": read.file.task, "files": dict(sorted(files.items()))}
+        write_json(folder / RECORD, record)
         scratch.rename(target)
 
 
 @contextlib.contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
-    """A file beside `target` that is gone at the end, unless it was renamed."""
+    """A file beside `target`, gone at the end unless it was renamed; what a killed process left is written over."""
+    scratch = target.with_name(f".{target.name}.partial")
     with parents(target):
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-        os.close(handle)
         try:
-            yield Path(name)
+            yield scratch
         finally:
-            Path(name).unlink(missing_ok=True)
+            scratch.unlink(missing_ok=True)
 
 
 def _pack(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
