@@ -224,7 +224,10 @@ def test_several_tasks_each_have_the_languages_they_know(hub, out):
     assert {str(path.relative_to(out)) for path in done.written} == {
         "xnli/de/test.jsonl.gz", "xnli/en/test.jsonl.gz", "xcopa/id/test.jsonl.gz",
     }  # fmt: skip
-    assert done.notes == ("xnli has no rows in id", "xcopa has no rows in de")
+    assert [note.split(", but in ")[0] for note in done.notes] == [
+        "xnli has no rows in id", "xcopa has no rows in de", "xcopa has no test split in en",
+    ]  # fmt: skip
+    assert "de, el, en" in done.notes[0]
 
 
 def test_equal_rows_give_equal_files(hub, out):
@@ -316,7 +319,13 @@ def test_a_file_that_was_noted_and_not_written_is_written(hub, out):
         ({"languages": ["xx-yy"]}, "'xx-yy'", "not known", None),
         ({"languages": []}, "languages", "none", "leave"),
         ({"splits": ["dev"]}, "split", "'dev'", "known"),
-        ({"tasks": ["mgsm"], "splits": ["validation"]}, "'mgsm'", "validation", "name"),
+        ({"tasks": ["mgsm"], "splits": ["validation"]}, "mgsm", "validation", "leave"),
+        (
+            {"tasks": ["mgsm"], "splits": ["train"], "languages": ["de"]},
+            "'de'",
+            "no train split in de",
+            "leave",
+        ),
         ({"tasks": ["wikipedia"]}, "languages", "hundreds", "name"),
         ({"tasks": ["wikipedia"], "languages": ["de"], "max_rows": 0}, "max_rows", "0", "leave"),
         ({"max_rows": 5}, "max_rows", "wikipedia", "experiment file"),
@@ -491,3 +500,19 @@ def test_the_commands_of_the_documents_write_what_the_documents_say(hub, out):
         assert result.exit_code == 0, result.output
     assert {path.name for path in out.iterdir()} == {"xnli", "mgsm", "wikipedia"}
     assert all((out / "wikipedia" / code / "train.jsonl.gz").is_file() for code in codes)
+
+
+def test_the_commands_of_the_examples_name_what_is_there(hub, out):
+    """All that is missing is an answer of the hub."""
+    lines = [
+        shlex.split(line)
+        for path in (Path(__file__).parents[2] / "examples").glob("*.yaml")
+        for line in re.findall(
+            r"^#   lingualift data export (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    ]
+    assert len(lines) >= 4
+    for *tasks, option, codes in lines:
+        assert option == "--languages"
+        with refused("/", "is not on the hub"):
+            ll.export_data(tasks, languages=codes.split(","), output=out)

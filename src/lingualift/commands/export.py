@@ -201,46 +201,47 @@ def _asked(
     for task in dict.fromkeys(tasks):
         own, lacking = _of_task(task, codes, splits or SPLITS)
         files += own
-        notes += [f"{task} has no rows in {', '.join(lacking)}"] if lacking else []
+        notes += lacking
     had = {file.language for file in files}
-    for code in codes or ():
-        if code not in had:
-            known = sorted({one for task in tasks for rows in PUBLISHED[task].sets for one in rows.languages})
-            some = f" in {' or '.join(splits)}" if splits else ""
-            raise UserError(
-                f"language {code!r}", f"is none of {', '.join(tasks)}{some}", ", ".join(known), "leave it out"
-            )
+    nowhere = [code for code in codes or () if code not in had]
+    if nowhere or not files:
+        where = f"language {nowhere[0]!r}" if nowhere else ", ".join(tasks)
+        mend = "leave it out" if nowhere else f"leave {setting('splits')} out"
+        raise UserError(where, f"has nothing to export: {'; '.join(notes)}", mend=mend)
     return files, notes
 
 
 def _of_task(task: str, codes: Sequence[str] | None, splits: Sequence[str]) -> tuple[list[_File], list[str]]:
-    """The files of a task, and the languages that it lacks."""
+    """The files of a task, and what of it there is not, in words."""
     if task not in PUBLISHED:
         raise UserError(
             f"task {task!r}", "has no data set that is known here", "", did_you_mean(task, PUBLISHED)
         )
-    offer = PUBLISHED[task]
-    if not offer.sets:
+    sets, missing = PUBLISHED[task].sets, PUBLISHED[task].missing
+    if not sets:
         mend = (
             f"write its rows, with the columns of docs/tasks.md, as data/{task}/{{language}}/{{split}}.jsonl"
         )
-        raise UserError(f"task {task!r}", offer.missing, mend=mend)
-    if codes is None and any(not rows.languages for rows in offer.sets):
-        raise UserError(
-            setting("languages"), f"is not given, and {task} has hundreds", "codes: de,fr", "name them"
-        )
-    every = sorted({code for rows in offer.sets for code in rows.languages}) if codes is None else codes
-    found = [
+        raise UserError(f"task {task!r}", missing, mend=mend)
+    every = sorted({code for rows in sets for code in rows.languages})
+    if codes is None and not every:
+        found = f"is not given, and {task} has hundreds"
+        raise UserError(setting("languages"), found, "codes: de,fr", "name them")
+    files = [
         _File(task, code, split, rows)
-        for code in every
+        for code in (every if codes is None else codes)
         for split in SPLITS
-        for rows in offer.sets
+        for rows in sets
         if split in splits and split in rows.splits and rows.knows(code)
     ]
-    if not found and codes is None:
-        there = [split for split in SPLITS if any(split in rows.splits for rows in offer.sets)]
-        raise UserError(f"task {task!r}", f"has no {' or '.join(splits)} split", ", ".join(there), "name one")
-    return found, [code for code in every if not any(rows.knows(code) for rows in offer.sets)]
+    strange = [code for code in codes or () if not any(rows.knows(code) for rows in sets)]
+    bare = [code for code in codes or () if code not in {*strange, *(file.language for file in files)}]
+    notes = [f"{task} has no rows in {', '.join(strange)}, but in {', '.join(every)}"] if strange else []
+    if bare or (not files and not strange):
+        notes.append(
+            f"{task} has no {' or '.join(splits)} split" + (f" in {', '.join(bare)}" if bare else "")
+        )
+    return files, notes
 
 
 def _check_revision(files: Sequence[_File], revision: str | None) -> None:
