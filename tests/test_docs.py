@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from lingualift.checking import ROWS, findings, overlap, spelling
 from lingualift.commands.demo import run_demo
 from lingualift.config import Data, Reference, Scoring, TaskData, load_experiment
+from lingualift.data.published import PUBLISHED, WIKIPEDIA
 from lingualift.data.rows import load_examples
 from lingualift.metrics.comparisons import Comparison
 from lingualift.metrics.scores import METRICS
@@ -223,6 +224,16 @@ def test_the_demo_ends_with_a_table_of_what_it_measured(tmp_path):
     assert again.rows == finished.rows
 
 
+def split_names(rows):
+    """Our names of the splits of a data set, and its own where they are others."""
+    return [own if own == its else f"{own} (its {its})" for own, its in rows.splits.items()]
+
+
+def row_note(cells, task, hub):
+    """The last cell of a data set's row, which is in words."""
+    return next(row[4] for row in cells if len(row) == 5 and row[:2] == [f"`{task}`", f"`{hub}`"])
+
+
 def test_the_table_of_tasks_is_what_is_registered():
     text = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(.*) \|$", text, re.MULTILINE)
@@ -240,9 +251,24 @@ def test_the_table_of_tasks_is_what_is_registered():
             assert answered == ("ranking" if task.labels else f"{task.max_new_tokens} new tokens")
             assert metrics.split(", ") == list(task.metrics)
             assert f"({task.source})" in source
-    assert {row[0].strip("`") for row in cells if len(row) == 5} == {
+    assert [row for row in cells if len(row) == 5 and row[1]] == [
+        [
+            f"`{name}`",
+            f"`{one.hub}`",
+            f"`{one.config}`",
+            ", ".join(split_names(one)),
+            row_note(cells, name, one.hub),
+        ]
+        for name, offer in PUBLISHED.items()
+        for one in offer.sets
+    ]
+    assert {row[0].strip("`") for row in cells if len(row) == 5} == set(PUBLISHED)
+    assert set(PUBLISHED) - {WIKIPEDIA} == {
         name for name, task in TASKS.items() if isinstance(task, PromptedTask)
     }
+    left = {name: offer.aside.rows for name, offer in PUBLISHED.items() if offer.aside}
+    assert left == {"mgsm": 50, "xquad": 190, "tydiqa-goldp": 200}
+    assert "50 of MGSM's test rows, 190 of XQuAD's, 200 of TyDiQA's train rows" in text
     assert set(REFERENCE_TASKS.values()) <= {row[0].strip("`") for row in cells if len(row) == 4}
     wikipedia, sampled, asked = (
         yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)

@@ -63,9 +63,10 @@ COMMANDS = [
      "--data", FILES, "--split", "test", "--max-length", "16", "--beams", "1", "--output", "translated"],
 ]  # fmt: skip
 ELSEWHERE = {
+    "data",
     "demo",
     "push",
-}  # a run like any other; what is published goes where the user says (tests/commands)
+}  # the hub is asked for its rows; a run like any other; what is published goes where the user says (tests/commands)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lingualift.adapters import inspect as inspect
     from lingualift.checking import check as check
     from lingualift.commands.evaluate import evaluate as evaluate
+    from lingualift.commands.export import export_data as export_data
     from lingualift.commands.lift import lift as lift
     from lingualift.commands.predict import predict as predict
     from lingualift.commands.push import push as push
@@ -34,6 +35,7 @@ _HOMES = {
     "MixupConfig": "lingualift.fusion",
     "UserError": "lingualift.errors",
     "evaluate": "lingualift.commands.evaluate",
+    "export_data": "lingualift.commands.export",
     "flare": "lingualift.fusion",
     "inspect": "lingualift.adapters",
     "lift": "lingualift.commands.lift",
@@ -54,6 +56,7 @@ __all__ = [
     "UserError",
     "check",
     "evaluate",
+    "export_data",
     "flare",
     "inspect",
     "lift",

@@ -16,6 +16,7 @@ _OPTIONS = {
     "layer_weights": "layer-weight",
     "source_language": "from",
     "segment_tokens": "max-length",
+    "splits": "split",
 }
 """Options that are not called as their argument is."""
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -168,7 +168,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     try:
         with writing(target):
-            scratch.chmod(0o777 & ~_umask())
+            scratch.chmod(0o777 & ~umask())
             yield scratch
             open_to_all(scratch)
             for file in scratch.rglob("*"):
@@ -199,7 +199,7 @@ def write_text(path: Path, text: str) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o666 & ~_umask())
+            Path(name).chmod(0o666 & ~umask())
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -230,7 +230,7 @@ def open_to_all(folder: Path) -> None:
     """Let others read a folder's files as the umask says, however private the library that wrote them made them."""
     for path in folder.rglob("*"):
         if path.is_file():
-            path.chmod(0o666 & ~_umask())
+            path.chmod(0o666 & ~umask())
 
 
 def is_inside(name: str) -> bool:
@@ -267,7 +267,8 @@ def file_lock(path: Path) -> FileLock:
     return FileLock(path)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """What a process takes from the permissions of files that it makes."""
     current = os.umask(0o022)
     os.umask(current)
     return current

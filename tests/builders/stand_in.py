@@ -31,14 +31,16 @@ class Hub:
                 if hub.die_at and re.search(hub.die_at, self.path):
                     self.connection.close()
                     return
-                status, found = hub.handle(self.command, self.path, body, self.headers)
-                content = json.dumps(found).encode()
+                status, found, *more = hub.handle(self.command, self.path, body, self.headers)
+                content = found if isinstance(found, bytes) else json.dumps(found).encode()
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
+                for name, value in {"Content-Length": str(len(content)), **dict(*more)}.items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(content)
+                if self.command != "HEAD":
+                    self.wfile.write(content)
 
-            do_GET = do_POST = do_PUT = answer
+            do_GET = do_HEAD = do_POST = do_PUT = answer
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"

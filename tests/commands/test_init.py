@@ -13,6 +13,7 @@ from builders.refusals import refused
 from builders.worlds import write_jsonl
 from lingualift.commands.template import experiment_template
 from lingualift.config import METHOD_SETTINGS, Data, Experiment, MethodSettings, Training, load_experiment
+from lingualift.data.published import PUBLISHED
 from lingualift.miniworld.data import sentiment_rows
 from lingualift.pipeline import plan_of
 from lingualift.tasks import TASKS, Task
@@ -68,6 +69,8 @@ def test_every_task_has_a_valid_file_that_names_its_columns(tmp_path, task):
     comments = "\n".join(line for line in text.splitlines() if line.strip().startswith("#"))
     for column in (*TASKS[task].columns, TASKS[task].gold_column):
         assert f'"{column}"' in comments
+    on_hub = task in PUBLISHED and bool(PUBLISHED[task].sets)
+    assert (f"`lingualift data export {task}`" in comments) == on_hub
 
 
 def test_the_labels_and_the_prompt_of_a_ranked_task_are_told():

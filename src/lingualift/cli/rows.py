@@ -1,4 +1,4 @@
-"""Commands that score, answer and translate rows."""
+"""Commands that score, answer, translate and export rows."""
 
 from __future__ import annotations
 
@@ -236,3 +236,55 @@ def translate(
     for line in done.lines():
         say(line)
     next_step(f"read {done.folder / 'provenance.json'}; the rows are --data {done.files!r}")
+
+
+data_app = typer.Typer(help="Rows for experiment files.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("export")
+def data_export(
+    tasks: Annotated[
+        list[str], typer.Argument(help="Tasks of `lingualift tasks`; `wikipedia` for reference text.")
+    ],
+    languages: Annotated[
+        str | None, typer.Option(metavar="CODES", help="Codes: en,de,fr; all that a task has if left out.")
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="train, validation, test; those that there are if left out."),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(help="Branch, tag or commit of the data set; its main branch if left out."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder; TASK/ is made in it.")] = Path(
+        "data"
+    ),
+    max_rows: Annotated[
+        int | None,
+        typer.Option(
+            help="Rows of reference text per language, a sample; 10000 if left out. Tasks come whole."
+        ),
+    ] = None,
+    sample_seed: Annotated[int | None, typer.Option(help="Seed of that sample; 0 if left out.")] = None,
+) -> None:
+    """Write a task's rows from the hub as files for an experiment; source.json says where each came from."""
+    from lingualift.commands.export import export_data
+    from lingualift.terminal import counting
+
+    codes = None if languages is None else [code.strip() for code in languages.split(",") if code.strip()]
+    with counting(Terminal(stderr=True), f"export {', '.join(tasks)}") as progress:
+        done = export_data(
+            tasks,
+            languages=codes,
+            splits=split,
+            revision=revision,
+            output=output,
+            max_rows=max_rows,
+            sample_seed=sample_seed,
+            progress=progress,
+        )
+    for line in done.lines():
+        say(line)
+    next_step(f"lines for the experiment file:\n{done.entries()}")

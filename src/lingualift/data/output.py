@@ -25,7 +25,7 @@ def check_output(target: Path, kind: Literal["file", "folder"]) -> None:
     with writing(target):
         if target.exists() or target.is_symlink():
             raise taken(target, kind)
-        with _parents(target):
+        with parents(target):
             handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
             os.close(handle)
             Path(name).unlink()
@@ -52,7 +52,7 @@ def growing(target: Path) -> Iterator[Callable[[str], None]]:
             mend = f"move it away, or choose another {setting('output')}"
             raise UserError(partial, found, "a file that does not exist yet", mend)
     kept = 0
-    with _parents(target):
+    with parents(target):
         with writing(partial):
             file = partial.open("x", encoding="utf-8")
 
@@ -76,7 +76,7 @@ def growing(target: Path) -> Iterator[Callable[[str], None]]:
 
 
 @contextlib.contextmanager
-def _parents(target: Path) -> Iterator[None]:
+def parents(target: Path) -> Iterator[None]:
     """Make the folders above a file; those that were missing go again where the block leaves nothing in them."""
     missing = [folder for folder in target.absolute().parents if not folder.exists()]
     try:

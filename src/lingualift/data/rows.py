@@ -615,7 +615,8 @@ def _load_hub(data: Data, language: str, split: str) -> tuple[str, Table]:
             where,
             f"cannot be loaded from the hub ({type(error).__name__}: {reason})",
             "a parquet data set at that revision",
-            "check id, revision, config and split, or name local `files:`",
+            "check id, revision, config and split, or name local `files:`; `lingualift data export` writes them for "
+            "shipped tasks, also where a data set is a script",
         ) from error
     content = found.with_format("arrow")[:]
     labels = {

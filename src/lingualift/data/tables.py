@@ -89,6 +89,9 @@ class Table(Protocol):
     def column(self, name: str) -> list[Any]:
         """All values of a column of a table that nothing was chosen from."""
 
+    def each(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Every row in turn, of these columns, of a table that nothing was chosen from."""
+
 
 @dataclass(frozen=True)
 class TextTable:
@@ -120,6 +123,11 @@ class TextTable:
     def column(self, name: str) -> list[Any]:
         """All values of a column; None where a row lacks it."""
         return [self.rows[index].get(name) for index in range(len(self))]
+
+    def each(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Every row in turn, of these columns; None where it lacks one."""
+        for index in range(len(self)):
+            yield {name: self.rows[index].get(name) for name in columns}
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,13 @@ class ArrowTable:
     def column(self, name: str) -> list[Any]:
         """All values of a column, classes by their names; raises as `row`."""
         return _values(self.content, name, self.classes)
+
+    def each(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Every row that is kept in turn, of these columns; raises as `row`."""
+        for begin in range(0, self.content.num_rows, _BATCH):
+            part = self.content.slice(begin, _BATCH)
+            for values in zip(*(_values(part, name, self.classes) for name in columns), strict=True):
+                yield dict(zip(columns, values, strict=True))
 
 
 def _values(rows: Any, name: str, classes: Mapping[str, Sequence[str]]) -> list[Any]:
