@@ -152,6 +152,45 @@ def test_the_weight_of_all_cells_needs_its_rows(world):
     assert set(gaps(plan)) == {("mini-sentiment", "adamergex", "sw")}
 
 
+@pytest.mark.parametrize(
+    ("named", "empty"),
+    [
+        ([], {"translate-test": "into_source", "translate-train": "into_targets"}),
+        (["into_targets"], {"translate-test": "into_source"}),
+    ],
+)
+def test_a_task_that_names_no_translations_is_without_the_methods_that_read_them(world, named, empty):
+    folder, raw = world
+    other = qa(folder)
+    other["translated"] = dict.fromkeys(named, other["data"])
+    raw |= {"tasks": [*raw["tasks"], other], "methods": ["source-ft", "translate-test", "translate-train"]}
+    plan = planned(folder, {**raw, "seeds": [0, 1]})
+    assert gaps(plan) == {
+        ("mini-qa", method, code): f"tasks.1.translated.{key} is not set"
+        for method, key in empty.items()
+        for code in ("fr", "sw")
+    }
+    there = {one.cell.method.method for one in plan.cells if one.cell.task.task == "mini-qa"}
+    assert there == {"source-ft", "translate-test", "translate-train"} - {*empty}
+
+
+def test_a_method_without_translations_at_any_task_and_a_task_without_any_method_are_refused(world):
+    folder, raw = world
+    sentiment, answers = raw["tasks"][0], qa(folder)
+    for methods, tasks, grid, where in (
+        (["source-ft", "translate-test"], [answers], {}, "tasks.0.translated.into_source"),
+        (["translate-test"], [sentiment, answers], {}, "tasks.1.translated.into_source"),
+        (
+            ["source-ft", "translate-test"],
+            [sentiment, answers],
+            {"mt": {"with": {}, "without": {"tasks.0.translated": {}}}},
+            "tasks.0.translated.into_source, at mt=without",
+        ),
+    ):
+        with refused(where, "is not set", "translate-test reads", mend="lingualift translate --split test"):
+            planned(folder, {**raw, "methods": methods, "tasks": tasks, "grid": grid})
+
+
 def test_other_errors_are_no_gaps(world):
     folder, raw = world
     (folder / "into-source/sw/test.jsonl").write_text("")
@@ -191,7 +230,7 @@ def test_of_the_hub_a_configuration_that_is_not_there_is_a_gap_and_no_other_fail
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Two tasks: one without translations in `sw`, the other without test rows in `fr`."""
+    """Two tasks: one without translations in `sw`, the other without test rows in `fr`, and nothing to answer back."""
     folder, raw = built(tmp_path_factory.mktemp("gaps"))
     (folder / "into-source/sw/test.jsonl").unlink()
     (folder / "qa/fr/test.jsonl").unlink()
@@ -204,11 +243,20 @@ def finished(tmp_path_factory):
     return ll.run(path, output=folder / "run"), path
 
 
+UNNAMED = "tasks.1.translated"
 TOLD = [
     ("mini-sentiment", "translate-test", "sw", "into-source/sw/test.jsonl is not there"),
     ("mini-qa", "source-ft", "fr", "qa/fr/test.jsonl is not there"),
-    ("mini-qa", "translate-test", "fr", "qa/fr/test.jsonl is not there"),
     ("mini-qa", "target-ft", "fr", "qa/fr/test.jsonl is not there"),
+    *(
+        (
+            "mini-qa",
+            "translate-test",
+            code,
+            f"{UNNAMED}.model is not set, and translate-test answers mini-qa in 'en'",
+        )
+        for code in ("fr", "sw")
+    ),
 ]
 
 
@@ -223,8 +271,9 @@ def test_a_run_says_which_cells_are_empty_and_why(finished):
     assert not filled & {one[:3] for one in TOLD}
     write_report(run.folder)
     table, page = ((run.folder / name).read_text() for name in ("table.md", "report.html"))
-    for text, gaps_shown in ((table, 4), (page, 5)):  # the page has both metrics of the first task
+    for text, gaps_shown in ((table, 3), (page, 4)):  # the page has both metrics of the first task
         assert text.count("–¹") == gaps_shown
+        assert text.count("–²") == 2
         assert "into-source/sw/test.jsonl is not there" in text.replace("\\", "")
     sentiment, answers = table.split("**mini-qa**")
     assert re.search(
@@ -233,7 +282,8 @@ def test_a_run_says_which_cells_are_empty_and_why(finished):
     assert re.search(
         r"source-ft +\| [\d.]+ +\| –¹ +\| ([\d.]+) +\| \1 ", answers
     )  # nobody has fr: sw is all there is
-    assert "Not compared, for want of rows: translate-test." in table
+    assert re.search(r"translate-test +\| – +\| –² +\| –² +\| – +\|( –)? *(\| –)? +\| – ", answers)
+    assert table.count("Not compared, for want of rows: translate-test.") == 2
     found = {finding.where: finding.found for finding in check(path, rows=8).findings}
     assert "translate-test stays empty: into-source/sw/test.jsonl" in found["mini-sentiment sw"]
 
@@ -243,8 +293,6 @@ def test_comparisons_are_over_the_languages_that_a_task_has(finished):
     where = {(one.task, one.method, one.where) for one in run.comparisons if one.metric != "macro_f1"}
     assert where == {
         ("mini-sentiment", "translate-test", "fr"),
-        ("mini-qa", "translate-test", "sw"),
-        ("mini-qa", "translate-test", "average"),
         *(("mini-sentiment", "target-ft", where) for where in ("fr", "sw", "average")),
         *(("mini-qa", "target-ft", where) for where in ("sw", "average")),
     }

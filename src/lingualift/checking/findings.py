@@ -62,8 +62,8 @@ def in_gaps(empty: Iterable[tuple[str, str, str, str]]) -> Iterator[Finding]:
             "warning",
             f"{task} {language}",
             f"{method} stays empty: {reason}",
-            "rows for every method in every language",
-            "check the path, or let it stay empty: no average of that method has the language",
+            "rows, and translations, for every method in every language",
+            "check the path, or the setting, or let it stay empty: no average of that method has the language",
         )
 
 

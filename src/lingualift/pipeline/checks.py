@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
 from lingualift.adapters.patterns import Patterns
 from lingualift.backbone.architectures import bound_of, positions_of
 from lingualift.backbone.loading import check_positions, skeleton
@@ -15,7 +19,10 @@ from lingualift.config import (
     MethodSettings,
     Point,
     SplitData,
+    grid_name,
 )
+from lingualift.data.datasets import labelled_task
+from lingualift.data.rows import NoRows
 from lingualift.errors import UserError
 from lingualift.merging.methods import METHODS as MERGES
 from lingualift.merging.methods import check_merge
@@ -45,7 +52,7 @@ def check_methods(point: Point) -> None:
             raise UserError("training.reference", found, mend="say how: `training: {reference: {epochs: 1}}`")
         if isinstance(method, MergeMethod):
             _check_merge(where, method, experiment)
-        _check_translations(where, method, entry, point)
+        _check_fusing(where, method, entry, point)
     _check_shared(point)
 
 
@@ -162,24 +169,61 @@ def _check_lengths(experiment: Experiment, backbone: BackboneRef) -> None:
         check_positions(limit, where, tokens, prefix)
 
 
-def _check_translations(where: str, method: MethodSettings, entry: TransferMethod, point: Point) -> None:
-    """Refuse a method whose translations, or whose translation model, the experiment does not name."""
-    experiment = point.experiment
-    source = experiment.languages.source
+def check_translations(points: Sequence[Point], base: Path) -> None:
+    """Check that at each point of a grid every method has the translations of a task, and every task those of a method.
+
+    Args:
+        points: All of an experiment.
+        base: Folder that paths of tasks start from.
+
+    Raises:
+        UserError: a method has them at no task, or no method has those of a task.
+    """
+    for place, group in itertools.groupby(points, lambda point: grid_name(point.grid)):
+        lacking = [
+            [untranslated(point, method, base) for method in point.experiment.methods] for point in group
+        ]
+        for errors in (*zip(*lacking, strict=True), *lacking):
+            if errors and errors[0] and all(errors):
+                raise errors[0].located(f", at {place}") if place else errors[0]
+
+
+def untranslated(point: Point, method: MethodSettings, base: Path) -> NoRows | None:
+    """Which translations a method reads that its task does not name, so that its cells there are empty; None if none.
+
+    Arguments as for `check_translations`.
+    """
+    given, experiment, entry = point.task.translated, point.experiment, METHODS[method.method]
+    if given.model is not None:
+        return None
+    source, where = experiment.languages.source, f"tasks.{point.index}.translated"
     needed = {
         "into_targets": (entry.trains_on_translations, f"training rows translated from {source!r}", "train"),
         "into_source": (entry.reads is not None, f"test rows translated into {source!r}", "test"),
     }
-    given = point.task.translated
     for key, (asked_for, what, split) in needed.items():
-        if asked_for and given.model is None and getattr(given, key) is None:
-            raise UserError(
-                f"tasks.{point.index}.translated.{key}",
+        if asked_for and getattr(given, key) is None:
+            return NoRows(
+                f"{where}.{key}",
                 "is not set",
-                f"the {what}, which {method.method} reads ({where})",
+                f"the {what}, which {method.method} reads (methods.{experiment.methods.index(method)})",
                 f"name a `model` beside it, or write them by `lingualift translate --split {split} …` and name their "
                 "files (docs/translate.md)",
             )
+    if entry.reads == "instead" and labelled_task(point.task.task, base).writes:
+        targets = ", ".join(map(repr, experiment.languages.targets))
+        return NoRows(
+            f"{where}.model",
+            f"is not set, and {method.method} answers {Path(point.task.task).stem} in {source!r}",
+            f"a translation model, which translates the answers back into the language of the gold ones ({targets})",
+            f"name one, or remove {method.method}",
+        )
+    return None
+
+
+def _check_fusing(where: str, method: MethodSettings, entry: TransferMethod, point: Point) -> None:
+    """Refuse a method that fuses by what the experiment does not name, or in what is no LoRA."""
+    experiment = point.experiment
     if entry.translated_by_model and experiment.flare.source_encoder is None:
         raise UserError(
             "flare.source_encoder",

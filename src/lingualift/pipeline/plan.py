@@ -20,7 +20,14 @@ from lingualift.encoding.text import set_language
 from lingualift.errors import UserError
 from lingualift.evaluation.runner import is_ranked
 from lingualift.languages import knowing
-from lingualift.pipeline.checks import check_family, check_methods, check_modules, check_templates
+from lingualift.pipeline.checks import (
+    check_family,
+    check_methods,
+    check_modules,
+    check_templates,
+    check_translations,
+    untranslated,
+)
 from lingualift.pipeline.methods import METHODS, Cell, asked
 from lingualift.pipeline.steps import Back, Evaluate, Part, Step, Train, Translate, back
 from lingualift.pipeline.store import Store
@@ -49,7 +56,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Empty:
-    """A cell of the table that stays empty, for all seeds: its method has no rows in its language.
+    """A cell of the table that stays empty, for all seeds: its method has no rows in its language, or no translations.
 
     Attributes:
         method: Method.
@@ -57,7 +64,7 @@ class Empty:
         task: Task.
         language: Language.
         grid: Where on the experiment's grid it stands: axis -> name of its value.
-        reason: Which rows are not there.
+        reason: Which rows are not there, or which setting would name them.
     """
 
     method: str
@@ -68,16 +75,15 @@ class Empty:
     reason: str
 
     @classmethod
-    def of(cls, planned: Planned, lacking: NoRows) -> Empty:
-        """The cell that lacks rows."""
-        cell = planned.cell
+    def of(cls, cell: Cell, grid: Mapping[str, str], lacking: NoRows) -> Empty:
+        """The cell that lacks rows, at a point of the grid."""
         place = lacking.where.removeprefix(f"{cell.task.base}/")
         kind = cell.method.variant(cell.experiment.adapter.type)
         named = (cell.method.method, kind, Path(cell.task.task).stem, cell.language)
-        return cls(*named, planned.grid, f"{place} {lacking.found}")
+        return cls(*named, grid, f"{place} {lacking.found}")
 
 
-Lacking = list[tuple[Planned, NoRows]]
+Lacking = list[tuple[Cell, Mapping[str, str], NoRows]]
 
 
 @dataclass(frozen=True)
@@ -140,14 +146,17 @@ def make_plan(experiment: Experiment, base: Path, logs: Path | None = None) -> P
 
     Raises:
         UserError: anything that would fail later: unknown task or method, bad row, no backbone; a missing file, where
-            a method then has no cell at a task, or a language none at all. Other cells that lack rows are left empty.
+            a method then has no cell at a task, or a language none at all; translations that no task names. Other
+            cells that lack rows are left empty.
     """
     check_trackers(experiment.report_to)
     backbones: dict[str, BackboneRef] = {}
     cells: list[Planned] = []
     lacking: Lacking = []
     with knowing(experiment.languages.added()):
-        for point in experiment.points():
+        points = experiment.points()
+        check_translations(points, base)
+        for point in points:
             with _told_where(point):
                 filled, without = _plan_point(point, backbones, base, logs)
             cells += filled
@@ -172,8 +181,7 @@ def _named(planned: Planned) -> tuple[str, str, str]:
 def _check_languages(cells: Sequence[Planned], lacking: Lacking) -> None:
     """Refuse a language in which every cell lacks rows, whatever the task: it may be misspelt."""
     filled = {planned.cell.language for planned in cells}
-    for planned, error in lacking:
-        cell = planned.cell
+    for cell, _, error in lacking:
         if cell.language not in filled:
             if cell.language != cell.experiment.languages.source:
                 raise error
@@ -205,6 +213,9 @@ def _plan_point(
     check_family(point, backbone)
     check_modules(experiment, backbone)
     cells, lacking = _with_rows(_planned(point, backbone, base, logs))
+    for cell in _cells(experiment, backbone, base, logs):
+        unnamed = untranslated(point, cell.method, base)
+        lacking += [(cell, point.grid, unnamed)] if unnamed else []
     steps = list(in_order(end for planned in cells for end in _ends(planned.evaluation)))
     check_data(experiment, backbone, steps)
     check_samples(point, base)
@@ -233,12 +244,12 @@ def _with_rows(
         try:
             look(planned)
         except NoRows as error:
-            lacking.append((planned, error))
+            lacking.append((planned.cell, planned.grid, error))
         else:
             filled.append(planned)
     there = [planned.cell.method for planned in filled]
-    for planned, missing in lacking:
-        if planned.cell.method not in there:
+    for cell, _, missing in lacking:
+        if cell.method not in there:
             raise missing
     return filled, lacking
 
@@ -276,36 +287,24 @@ def _languages(method: MethodSettings, experiment: Experiment) -> tuple[str, ...
 
 
 def _planned(point: Point, backbone: BackboneRef, base: Path, logs: Path | None) -> Iterator[Planned]:
-    """The cells, those of the plain backbone for one seed: it is the same for all."""
+    """The cells whose translations are named, those of the plain backbone for one seed: it is the same for all."""
     experiment = point.experiment
     for cell in _cells(experiment, backbone, base, logs):
+        if untranslated(point, cell.method, base):
+            continue
         adapter = METHODS[cell.method.method].adapter(cell)
         if adapter is not None or cell.seed == experiment.seeds[0]:
             scoring = experiment.scoring
-            told = _back(point, cell)
+            told = _back(cell)
             step = Evaluate(backbone, adapter, asked(cell), cell.language, "test", scoring, told)
             yield Planned(cell, step, point.grid)
 
 
-def _back(point: Point, cell: Cell) -> Back | None:
-    """How the answers of a cell come back into the language of their gold; None where they are in it, or no text.
-
-    Raises:
-        UserError: they are not, and no model translates them.
-    """
-    source, where = cell.experiment.languages.source, f"tasks.{point.index}.translated"
-    given = cell.translated
+def _back(cell: Cell) -> Back | None:
+    """How the answers of a cell come back into the language of their gold; None where they are in it, or no text."""
     if METHODS[cell.method.method].reads != "instead" or not cell.task.get_task().writes:
         return None
-    if given.model is None:
-        raise UserError(
-            f"{where}.model",
-            f"is not set, and {cell.method.method} answers {Path(cell.task.task).stem} in {source!r}, where the gold "
-            f"answers are in {cell.language!r}",
-            "a translation model, which translates the answers back",
-            f"name one, or remove {cell.method.method}",
-        )
-    return back(given, source, cell.language, cell.task.base)
+    return back(cell.translated, cell.experiment.languages.source, cell.language, cell.task.base)
 
 
 def _ends(evaluation: Evaluate) -> Iterator[Step]:

@@ -34,7 +34,13 @@ from lingualift.fusion.config import find_block
 from lingualift.fusion.translator import find_translator
 from lingualift.languages import knowing
 from lingualift.languages import language as find_language
-from lingualift.pipeline.checks import check_family, check_methods, check_modules, check_templates
+from lingualift.pipeline.checks import (
+    check_family,
+    check_methods,
+    check_modules,
+    check_templates,
+    check_translations,
+)
 from lingualift.pipeline.plan import check_there, rows_read
 from lingualift.provenance import open_to_all, write_jsonl, writing
 from lingualift.runs.claims import discard, made, place
@@ -145,6 +151,7 @@ def _value_at(told: Any, key: str) -> Any:
 
 def _shrink(experiment: Experiment, base: Path) -> Tiny:
     """Make an experiment without a grid tiny; raises as `shrink`."""
+    check_translations(experiment.points(), base)
     for point in experiment.points():
         check_methods(point)
         check_templates(point.experiment)

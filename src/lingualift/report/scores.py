@@ -18,7 +18,6 @@ from lingualift.report.tables import (
     all_tables,
     caption,
     merge_weights,
-    method_name,
     tables,
 )
 
@@ -123,13 +122,13 @@ def score_tables(
     rows: Sequence[Row], comparisons: Sequence[Comparison], layouts: Layouts
 ) -> list[tuple[Scores, list[Scores]]]:
     """Per task, its first metric's table and the further ones."""
-    found = [_scores(rows, comparisons, table) for table in all_tables(rows, layouts)]
+    found = [_scores(comparisons, table) for table in all_tables(rows, layouts)]
     grouped = [list(group) for _, group in itertools.groupby(found, lambda one: one.table.task)]
     return [(group[0], group[1:]) for group in grouped]
 
 
-def _scores(rows: Sequence[Row], comparisons: Sequence[Comparison], table: Table) -> Scores:
-    names = {method_name(row): (row["method"], row["variant"]) for row in rows if row["task"] == table.task}
+def _scores(comparisons: Sequence[Comparison], table: Table) -> Scores:
+    names = {line.method: line.names for line in table.lines}
     found = _by_place(comparisons, table)
     heads = tuple(
         Head(*names[line.method], merge_weights(line.weights), ROLES.get(names[line.method][0], ""))

@@ -126,8 +126,16 @@ class Line:
     others: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
     @property
+    def names(self) -> tuple[str, str]:
+        """Method and variant, apart."""
+        method, _, variant = self.method.partition(" ")
+        return method, variant
+
+    @property
     def unread(self) -> str:
-        """Malformed answers as shown: `12 (lenient 3)` where another reading can read more or fewer."""
+        """Malformed answers as shown: `12 (lenient 3)` where another reading can read more or fewer; `–` of none."""
+        if not self.cells:
+            return "–"
         further = [f"{name} {count}" for name, (_, count) in self.others.items() if count != self.malformed]
         return f"{self.malformed} ({', '.join(further)})" if further else str(self.malformed)
 
@@ -142,7 +150,7 @@ class Table:
         chance: What guessing scores, in percent, averaged over languages.
         n: Test items per language, as a range if languages differ.
         columns: Languages, then averages.
-        lines: One per method and variant.
+        lines: One per method and variant; of those whose cells are all empty, after the others.
         layout: What it shows beside the rows.
     """
 
@@ -210,7 +218,7 @@ def _table(task: str, metric: str, rows: Sequence[Row], layout: Layout) -> Table
     layout = layout.over(mine)
     lines = tuple(
         _line(name, [row for row in mine if method_name(row) == name], layout)
-        for name in dict.fromkeys(map(method_name, mine))
+        for name in dict.fromkeys([*map(method_name, mine), *(method for method, _ in layout.empty)])
     )
     shown = {column for line in lines for column in line.cells} | {code for _, code in layout.empty}
     columns = tuple(name for name in (layout.source, *layout.targets, *layout.means) if name in shown)
@@ -242,7 +250,7 @@ def _line(name: str, rows: Sequence[Row], layout: Layout) -> Line:
 
 def _others(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[float, int]]]:
     """As `Line.others`, of the rows of a line."""
-    for reading in rows[0].get("readings") or ():
+    for reading in (rows[0].get("readings") if rows else None) or ():
         if reading != rows[0]["reading"]:
             read = [row["readings"][reading] for row in rows]
             score = statistics.fmean(one["score"] for one in read)
