@@ -13,7 +13,7 @@ import lingualift as ll
 from builders import tiny
 from lingualift.checking import check
 from lingualift.config import load_experiment
-from lingualift.languages import knowing
+from lingualift.languages import all_languages, knowing
 from lingualift.tasks import shipped_languages, shipped_rows
 
 ROOT = Path(__file__).parents[2]
@@ -98,12 +98,19 @@ def test_averages_of_table_2_are_those_of_the_languages():
     assert unlike == paper  # as the recipe's notes say
 
 
-def stand_in(backbone, name):
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory):
+    """Folder of a small NLLB that has the tags of the real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "NLLB_TAGS", [one.nllb for one in all_languages() if one.nllb])
+        return str(tiny.build("nllb", tmp_path_factory.mktemp("translator") / "nllb"))
+
+
+def stand_in(backbone, encoder, name):
     """Overrides that put small stand-ins in the place of the models."""
     models = [f"backbone.name={backbone(FAMILIES[name]).source}"]
     if not name.startswith("flare"):
         return models
-    encoder = backbone("nllb").source
     models += [f"tasks.{index}.translated.model={encoder}" for index in range(3)]
     models += [f"tasks.{index}.translated.dtype=float32" for index in range(3)]
     return models + ([f"flare.source_encoder={encoder}"] if name == "flare-main.yaml" else [])
@@ -149,7 +156,7 @@ def write_data(folder, experiment):
 
 
 @pytest.mark.parametrize("name", tiny.quick(FAMILIES, *TWO))
-def test_a_recipe_passes_check(backbone, tmp_path, name):
+def test_a_recipe_passes_check(backbone, translator, tmp_path, name):
     path = tmp_path / "recipes" / name
     path.parent.mkdir()
     path.write_bytes((ROOT / "recipes" / name).read_bytes())
@@ -158,7 +165,7 @@ def test_a_recipe_passes_check(backbone, tmp_path, name):
         for index, entry in enumerate(load_experiment(path).tasks)
         if entry.data.aside
     ]
-    overrides = [*stand_in(backbone, name), *four(name), *asides]
+    overrides = [*stand_in(backbone, translator, name), *four(name), *asides]
     experiment = load_experiment(path, overrides)
     with knowing(experiment.languages.added()):
         write_data(tmp_path, experiment)
@@ -167,9 +174,9 @@ def test_a_recipe_passes_check(backbone, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", tiny.quick(FAMILIES, *TWO))
-def test_a_recipe_runs(backbone, tmp_path, name):
+def test_a_recipe_runs(backbone, translator, tmp_path, name):
     path = ROOT / "recipes" / name
-    overrides = [*stand_in(backbone, name), *four(name), "workers=1"]
+    overrides = [*stand_in(backbone, translator, name), *four(name), "workers=1"]
     finished = ll.run(path, output=tmp_path / "run", overrides=overrides, tiny=True)
     asked = load_experiment(path)
     assert {row["task"] for row in finished.rows} == {entry.task for entry in asked.tasks}

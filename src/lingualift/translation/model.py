@@ -112,7 +112,10 @@ def check_languages(ref: BackboneRef, languages: Iterable[str]) -> None:
             language_tag(tokenizer, code)
         except UserError as error:
             found = f"has no tag in the tokenizer of {ref.name!r}"
-            mend = "choose a translation model that knows the language, or name translations of yours"
+            mend = (
+                "choose a translation model that knows the language, tell it a near language's tag (`nllb` of "
+                "`languages.own`), or name translations of yours"
+            )
             raise UserError(error.where, found, error.expected, mend) from None
 
 
