@@ -11,11 +11,18 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from lingualift.tasks import TASKS, shipped_languages, shipped_rows
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-NLLB_TAGS = """
-eng_Latn deu_Latn ind_Latn jav_Latn swh_Latn tha_Thai fra_Latn zho_Hans ita_Latn spa_Latn arb_Arab bul_Cyrl ell_Grek
-hin_Deva rus_Cyrl tur_Latn urd_Arab vie_Latn ben_Beng fin_Latn kor_Hang tel_Telu ace_Latn ban_Latn bjn_Latn bug_Latn
-min_Latn sun_Latn
-""".split()
+NLLB_TAGS = [
+    "eng_Latn",
+    "deu_Latn",
+    "ind_Latn",
+    "jav_Latn",
+    "swh_Latn",
+    "tha_Thai",
+    "fra_Latn",
+    "zho_Hans",
+    "ita_Latn",
+    "spa_Latn",
+]
 DECODERS = ("llama", "llama3", "gemma2", "qwen2", "qwen3")
 ENCODER_DECODERS = ("t5", "mt5", "nllb")
 ENCODERS = ("xlmr", "bert")
