@@ -319,3 +319,14 @@ def test_each_sentence_on_trust_names_a_test_that_is_there():
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
     claims = [line for line in text.split("## Not covered")[0].splitlines() if line.startswith("- ")]
     assert [line for line in claims if "`tests/" not in line] == []
+
+
+def test_the_three_examples_of_the_experiment_file_are_experiments():
+    """One language; what stands in a table of tasks instead; and a grid over that."""
+    text = (ROOT / "docs/experiment.md").read_text(encoding="utf-8")
+    raw, points = {}, []
+    for title in ("One language", "A table of tasks", "A grid"):
+        section = text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+        raw |= yaml.safe_load(re.search(r"```yaml\n(.*?)```", section, re.DOTALL)[1])
+        points.append(len(parse_experiment(raw).points()))
+    assert points == [1, 2, 8]
