@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lingualift.checking import ROWS, findings, overlap, spelling
 from lingualift.commands.demo import run_demo
-from lingualift.config import Data, Reference, Scoring, TaskData, load_experiment
+from lingualift.config import Data, Reference, Scoring, TaskData, load_experiment, parse_experiment
 from lingualift.data.published import PUBLISHED, WIKIPEDIA
 from lingualift.data.rows import load_examples
 from lingualift.metrics.comparisons import Comparison
