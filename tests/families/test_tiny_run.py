@@ -195,7 +195,7 @@ def test_an_experiment_that_fuses_runs_to_its_report(backbone, tmp_path, name):
     finished = ll.run(path, output=tmp_path / "run", tiny=True)
     assert {(row["task"], row["method"]) for row in finished.rows if row["language"] == "id"} == {
         (task, method) for task in tasks for method in methods
-    }
+    } - {("tydiqa-goldp", "translate-test")}  # for want of a model that translates its answers back
     assert {row["n"] for row in finished.rows} == {8}
     assert any("M2M100" in note for note in finished.notes)
     planned, _ = plan_of(finished.folder / "experiment.yaml", output=tmp_path / "again")
@@ -268,9 +268,9 @@ def test_references_of_languages_with_the_same_rows_differ(backbone, tmp_path):
         load_file(one / "adapter_model.safetensors")
         for one in (folder / "adapters").glob("*.reference-only.*")
     ]
-    assert len(kept) == 4
+    assert len(kept) == 3  # a tiny run takes three targets
     key = next(key for key in kept[0] if "lora_B" in key)
-    assert len({tuple(one[key].flatten().tolist()) for one in kept}) == 4
+    assert len({tuple(one[key].flatten().tolist()) for one in kept}) == 3
 
 
 def test_the_command_says_what_it_did_and_what_comes_next(backbone, tmp_path, monkeypatch):
