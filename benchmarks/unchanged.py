@@ -6,8 +6,9 @@
 
 Compared are `results.json` without `seconds`, and every tensor of every adapter in the run folders, by its hash. Keys
 of steps and provenance hold the code's own fingerprint and may differ; fields that only the later results have are
-left out. The demo; `examples/nusax.yaml` and `examples/flare_nusax.yaml` of the earlier commit at two steps; a prefix on an encoder-decoder; (IA)³ and a head on an encoder; an encoder
-that lacks a head for words: small backbones of the real classes with random weights, one worker and one thread.
+left out. The demo; `examples/nusax.yaml` and `examples/flare_nusax.yaml` of the earlier commit at two steps; a prefix
+on an encoder-decoder; (IA)³ and a head on an encoder; an encoder that lacks a head for words: small backbones of the
+real classes with random weights, one worker and one thread.
 """
 
 from __future__ import annotations
