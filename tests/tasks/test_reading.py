@@ -218,16 +218,19 @@ def test_numbers_and_texts_that_are_read_strictly_are_never_read_otherwise(name,
     row=st.integers(0, 7),
 )
 def test_a_label_in_the_prompt_is_never_found(which, start, length, row):
-    """No reading looks at the prompt, and a model that repeats it has not answered."""
+    """No answer is read off the prompt, and a model that repeats it, or some lines of it, has not answered."""
     name, prompt = which
     task = TASKS[name].asked(prompt, None, prompt != "xlt")
     example = task.example({"id": "0", **shipped_rows(name, "en")[row]}, "en")
     blind = replace(example, prompt="?")
     echo = example.prompt
     for text in (echo, f"{echo}\n{echo}", echo[:start]):
-        assert task.parse_lenient(text, example) is None
+        assert runner._lenient(task, text, example) is None
     part = echo[start : start + length]
-    assert task.parse_lenient(part, example) == task.parse_lenient(part, blind)
+    found = runner._lenient(task, part, example)
+    assert (
+        found is None if len(part.strip().splitlines()) > 1 else found == runner._lenient(task, part, blind)
+    )
 
 
 @pytest.mark.parametrize(("name", "prompt"), CLASSES)

@@ -28,6 +28,7 @@ from lingualift.metrics.scores import METRICS
 from lingualift.provenance import finite
 from lingualift.tasks import Example, Task
 from lingualift.tasks.base import labels_of
+from lingualift.tasks.reading import repeats
 
 
 @dataclass(frozen=True)
@@ -347,7 +348,7 @@ def _found(task: Task, example: Example, text: str, span: str) -> Prediction:
 def _parsed(task: Task, example: Example, text: str, read: str, reading: Reading) -> Prediction:
     """The answer by each reading; what the strict one reads, the lenient one reads alike."""
     strict = task.parse(read, example)
-    answers = {"strict": strict, "lenient": task.parse_lenient(read, example) if strict is None else strict}
+    answers = {"strict": strict, "lenient": _lenient(task, read, example) if strict is None else strict}
     readings: dict[str, dict[str, Any]] = {
         name: {"prediction": answer, "correct": _is_right(task, example, answer)}
         for name, answer in answers.items()
@@ -357,3 +358,8 @@ def _parsed(task: Task, example: Example, text: str, read: str, reading: Reading
 
 def _is_right(task: Task, example: Example, answer: str | None) -> bool:
     return METRICS[task.metrics[0]].is_right(answer, example.gold, example.language)
+
+
+def _lenient(task: Task, text: str, example: Example) -> str | None:
+    """The answer by the lenient reading; None where a model repeats what it was asked, which names every answer."""
+    return None if repeats(text, example.prompt) else task.parse_lenient(text, example)

@@ -186,6 +186,12 @@ def read_label(
     return found.pop() if len(found) == 1 else None
 
 
+def repeats(text: str, prompt: str) -> bool:
+    """Whether a text of several lines stands as it is in the prompt; a single one may be the text of an option."""
+    said, asked = ([" ".join(line.split()) for line in one.strip().splitlines()] for one in (text, prompt))
+    return len(said) > 1 and "\n".join(said) in "\n".join(asked)
+
+
 def _normal(text: str) -> str:
     """Text by which names are compared: case, width, white space and underscores are of no matter."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().replace("_", " ").split())
