@@ -571,7 +571,7 @@ class MergeMethod(MethodSettings):
         return "-".join(parts)
 
     def _combination(self) -> list[str]:
-        return ["mean"] if getattr(self, "mean", False) else []
+        return []
 
 
 def _brief(value: Any) -> str:
@@ -595,6 +595,10 @@ class SumMethod(MergeMethod):
 
     mean: bool = False
     "Divide the weights by their sum: with two adapters, by 1 + weight."
+
+    @override
+    def _combination(self) -> list[str]:
+        return ["mean"] if self.mean else []
 
 
 class ArithmeticMethod(SumMethod):
