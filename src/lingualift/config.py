@@ -246,6 +246,8 @@ class Aside(_Record):
     "The split that they are taken from."
     rows: Count
     "How many; which ones follows from `sample_seed`."
+    group_by: Annotated[str, Field(min_length=1)] | None = None
+    "Column whose values keep rows together: `context`, where several questions stand on one text. At least `rows`."
 
 
 def _check_place(files: str | None, hub: str | None, revision: str | None, config: str | None) -> None:

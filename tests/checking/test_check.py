@@ -107,6 +107,25 @@ def test_test_rows_among_training_rows_are_found(world):
     assert any("1 of 16 test items stand in the train rows of en" in one for one in told(look(world)))
 
 
+def test_rows_put_aside_that_share_a_text_with_test_rows_are_kept_together_by_it(world):
+    for file in world.glob("sentiment/*/test.jsonl"):
+        change(file, lambda rows: [*rows, *({**row, "id": f"{row['id']}-again"} for row in rows)])
+    data = {"files": str(world / "sentiment/{language}/{split}.jsonl")}
+    tasks = [{"task": "mini-sentiment", "data": data, "tune_on": "fr"}]
+    aside = data["validation"] = {"of": "test", "rows": 8}
+    changes = {
+        "tasks": tasks,
+        "methods": ["source-ft", "adamergex"],
+    }  # a weight is searched on validation rows
+    (finding,) = [one for one in look(world, **changes).findings if "stand in" in one.found]
+    assert finding.grade == "error"
+    assert "group_by" in finding.mend
+    aside["group_by"] = "text"
+    found = look(world, **changes)
+    assert [one for one in found.findings if "stand in" in one.found] == []
+    assert any("validation" in one.against for one in found.overlaps)
+
+
 def test_source_rows_left_untranslated_in_the_test_are_found(world):
     row = read_jsonl(world / "sentiment/en/train.jsonl")[0]
     change(world / "sentiment/sw/test.jsonl", lambda rows: [{**rows[0], "text": row["text"]}, *rows[1:]])

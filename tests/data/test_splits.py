@@ -46,6 +46,60 @@ def test_rows_that_are_put_aside_are_read_once_and_alike_in_every_language(aside
     assert sorted(kept + chosen(whole, "en", "test", folder)) == list(range(40))
 
 
+def passages(folder, kind):
+    """Twelve rows on each of a few passages, in two languages, not all in a row."""
+    for language in ("en", "sw"):
+        rows = [
+            {"id": f"{n}", "passage": f"{language} {n * n % 7}", "text": f"{language} {n}"} for n in range(40)
+        ]
+        if kind == "jsonl":
+            write_jsonl(folder / language / "test.jsonl", rows)
+        elif kind == "parquet":
+            (folder / language).mkdir(exist_ok=True)
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / language / "test.parquet")
+    return Data(
+        files=f"{{language}}/{{split}}.{kind}",
+        columns={"context": "passage"},
+        validation={"of": "test", "rows": 10, "group_by": "context"},
+    )
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("keep", [{}, {"id": "*1*"}])
+def test_rows_of_one_group_are_put_aside_together(tmp_path, kind, keep):
+    data = passages(tmp_path, kind).model_copy(update={"where": keep})
+    rows = {}
+    for language in ("en", "sw"):
+        for split in ("validation", "test"):
+            read = load_rows(data, language, split, tmp_path, ("text",))
+            rows[language, split] = [read.row(index) for index in read.chosen]
+    whole = [n for n in range(40) if not keep or "1" in str(n)]
+    for language in ("en", "sw"):
+        kept, left = rows[language, "validation"], rows[language, "test"]
+        assert sorted(int(row["id"]) for row in kept + left) == whole
+        assert {row["passage"] for row in kept}.isdisjoint(row["passage"] for row in left)
+        assert len(kept) >= 10
+    ids = [[row["id"] for row in rows[language, "validation"]] for language in ("en", "sw")]
+    assert ids[0] == ids[1]
+
+
+def test_a_group_needs_its_column_and_another_group(tmp_path):
+    data = passages(tmp_path, "jsonl")
+    for aside, place, found, mend in (
+        ({"group_by": "pasage"}, "test.jsonl", "no column 'pasage'", "passage"),
+        ({"rows": 39}, "data.validation.rows", "39 rows of test aside, of 40", "fewer"),
+    ):
+        few = data.model_copy(update={"validation": data.validation.model_copy(update=aside)})
+        with refused(place, found, mend=mend):
+            chosen(few, "en", "test", tmp_path)
+    (plain, grouped) = (
+        data.model_copy(update={"validation": data.validation.model_copy(update={"group_by": by})})
+        for by in (None, "context")
+    )
+    known = [data_fingerprint(one, "en", "test", tmp_path)["aside"] for one in (plain, grouped)]
+    assert known == [[10, False], [10, False, "context"]]  # earlier runs know their rows by the first
+
+
 def test_a_split_lies_elsewhere_under_columns_of_its_own(folder):
     data = Data(
         files="{language}/{split}.jsonl",

@@ -316,4 +316,6 @@ def _overlaps(parts: Sequence[Part], languages: Sequence[str]) -> Iterator[Overl
                 found = find_overlap(items, texts, spaced=is_spaced(language))
                 named = f"{other.split} rows of {other.language}" if other.is_labelled() else "reference text"
                 name = Path(test.dataset.task).stem
-                yield OverlapRecord(name, language, named, len(items), len(texts), tuple(found))
+                among = other.dataset.data.aside if other.split == "validation" else None
+                aside = among is not None and among.of == "test"
+                yield OverlapRecord(name, language, named, len(items), len(texts), tuple(found), aside)

@@ -232,13 +232,16 @@ def in_overlap(record: OverlapRecord) -> Iterator[Finding]:
         return
     share = len(record.matches) / record.items
     equal = sum(match.equal for match in record.matches)
+    mend = f"take them out of the {record.against}"
+    if record.aside:
+        mend = "name the column that such rows share as `data.validation.group_by`"
     found = f"{len(record.matches)} of {record.items} test items stand in the {record.against} ({equal} as a whole row)"
     yield Finding(
         "error" if share >= OVERLAP_REFUSED else "warning",
         f"{record.task} {record.language}",
         found,
         "none",
-        f"take them out of the {record.against}; scores would be memory in part",
+        f"{mend}; scores would be memory in part",
         tuple(f"{match.item} in {match.other}: {match.text}" for match in record.matches[:3]),
     )
 

@@ -154,6 +154,7 @@ class OverlapRecord:
         items: Test items.
         texts: Texts or rows they were looked for in.
         matches: Those that were found.
+        aside: Whether the others were put aside out of the test rows.
     """
 
     task: str
@@ -162,6 +163,7 @@ class OverlapRecord:
     items: int
     texts: int
     matches: tuple[Match, ...]
+    aside: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON."""

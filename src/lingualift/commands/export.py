@@ -70,7 +70,10 @@ class Exported:
 
 def _data(exported: Exported, task: str) -> str:
     aside = PUBLISHED[task].aside
-    left = f", validation: {{of: {aside.of}, rows: {aside.rows}}}" if aside else ""
+    shown = aside.model_dump(exclude_none=True) if aside else {}
+    left = (
+        f", validation: {{{', '.join(f'{key}: {value}' for key, value in shown.items())}}}" if aside else ""
+    )
     files = json.dumps(str(exported.folder / task / _FILES), ensure_ascii=False)
     return f"  data: {{files: {files}{left}}}"
 

@@ -139,7 +139,7 @@ PUBLISHED: dict[str, Published] = {
             # SQuAD's validation split holds the rows that XQuAD translates
             DataSet("rajpurkar/squad", "plain_text", {"train": "train"}, _codes("en")),
         ),
-        Aside(of="test", rows=190),
+        Aside(of="test", rows=190, group_by="context"),
     ),
     "tydiqa-goldp": Published(
         (
@@ -151,7 +151,7 @@ PUBLISHED: dict[str, Published] = {
                 beginning="{language}-",
             ),
         ),
-        Aside(of="train", rows=200),
+        Aside(of="train", rows=200, group_by="context"),
     ),
     "xlsum": Published((DataSet("csebuetnlp/xlsum", "{language}", _ALL, _XLSUM),)),
     "nusax": Published(

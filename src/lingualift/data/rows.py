@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lingualift.config import Data
+from lingualift.config import Aside, Data
 from lingualift.data.tables import ArrowTable, Choice, Keep, Table, TextTable, read_table
 from lingualift.errors import UserError, did_you_mean
 from lingualift.languages import language as find_language
@@ -476,7 +476,7 @@ def load_rows(data: Data, language: str, split: str, base: Path, columns: tuple[
         where, (table, chosen) = str(path), read_table(path, wanted, choose, _keep(data, language, split))
     else:
         where, table = _load_hub(data, language, split)
-        chosen = choose(len(table)) if choose else range(len(table))
+        chosen = choose(where, len(table), table.column_names, table.column) if choose else range(len(table))
     _check_columns(where, table, columns, data.columns)
     return Rows(where, table, chosen, data.columns)
 
@@ -520,19 +520,38 @@ def _choice(data: Data, split: str) -> Choice | None:
     if wanted is None and aside is None:
         return None
 
-    def choose(total: int) -> Sequence[int]:
-        rows: Sequence[int] = range(total)
+    def choose(groups: Sequence[int]) -> Sequence[int]:
+        rows: Sequence[int] = range(len(groups))
         if aside:
-            if aside.rows >= total:
-                found = f"puts {aside.rows} rows of {aside.of} aside, of {total}"
-                raise UserError("data.validation.rows", found, "fewer than there are", "put fewer aside")
-            left = set(random.Random(f"aside {data.sample_seed}").sample(rows, aside.rows))
+            left = _put_aside(groups, aside, data.sample_seed)
             rows = [index for index in rows if (index in left) == (split == "validation")]
         if wanted is None or wanted >= len(rows):
             return rows
         return sorted(random.Random(data.sample_seed).sample(rows, wanted))
 
-    return choose
+    if aside is None or aside.group_by is None:
+        return Choice(choose)
+    return Choice(choose, data.of_split(aside.of).columns.get(aside.group_by, aside.group_by))
+
+
+def _put_aside(groups: Sequence[int], aside: Aside, seed: int) -> set[int]:
+    """The places of the rows that are put aside: whole groups, until there are as many as asked for."""
+    draw = random.Random(f"aside {seed}")
+    if aside.group_by is None:
+        left = set(draw.sample(range(len(groups)), min(aside.rows, len(groups))))
+    else:
+        members: dict[int, list[int]] = {}
+        for place, group in enumerate(groups):
+            members.setdefault(group, []).append(place)
+        left = set()
+        for group in draw.sample(range(len(members)), len(members)):
+            if len(left) < aside.rows:
+                left.update(members[group])
+    if len(left) == len(groups):
+        found = f"puts {aside.rows} rows of {aside.of} aside, of {len(groups)}"
+        found += f" that share few values of {aside.group_by!r}" * (aside.group_by is not None)
+        raise UserError("data.validation.rows", found, "fewer than there are", "put fewer aside")
+    return left
 
 
 def fill_in(template: str, language: str, split: str, names: Mapping[str, str] | None = None) -> str:
@@ -645,6 +664,8 @@ def data_fingerprint(data: Data, language: str, split: str, base: Path) -> dict[
     }
     if data.aside and split in ("validation", data.aside.of):
         how["aside"] = [data.aside.rows, split == "validation"]
+        if data.aside.group_by is not None:
+            how["aside"].append(data.aside.group_by)
     place, there = _place(data, split)
     keep = _keep(place, language, there)
     if keep is not None:

@@ -7,6 +7,7 @@ import gzip
 import io
 import os
 import re
+import sys
 import zlib
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -33,8 +34,34 @@ _USUAL = {LINE: 64, RATIO: 100}  # no row of text is so long; text packs to a te
 _FREE = 16 << 20  # bytes that anything may unpack to
 _TOLD = 3  # values that a message names
 _BATCH = 1024  # rows of a parquet file that are read at once
-Choice = Callable[[int], Sequence[int]]
-"""Which of so many rows are wanted, in order."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which rows of a file are wanted.
+
+    Attributes:
+        choose: From each row's group to the places of the wanted ones, in order.
+        column: Rows with one value there are one group; each row is its own if None.
+    """
+
+    choose: Callable[[Sequence[int]], Sequence[int]]
+    column: str | None = None
+
+    def __call__(
+        self, where: object, total: int, names: Collection[str], values: Callable[[str], Iterable[Any]]
+    ) -> Sequence[int]:
+        """Choose from so many rows, of which `values` has those of a column."""
+        if self.column is None:
+            return self.choose(range(total))
+        if self.column not in names:
+            mend = f"{did_you_mean(self.column, names)} correct `group_by`"
+            raise UserError(where, f"has no column {self.column!r}", mend=mend)
+        known: dict[str, int] = {}
+        try:
+            return self.choose([known.setdefault(str(value), len(known)) for value in values(self.column)])
+        except RowError as error:
+            raise UserError(where, str(error), mend="correct or remove the row") from None
 
 
 @dataclass(frozen=True)
@@ -275,6 +302,7 @@ def _read_text(
 ) -> tuple[TextTable, Sequence[int]]:
     """Rows of a text file. Where some are chosen it is read twice: how many there are decides which."""
     lines, names, every = array("Q"), dict[str, None](), list[dict[str, Any]]()
+    column, values = choose.column if choose else None, list[Any]()
     for line, row in read():
         names.update(dict.fromkeys(row))
         if keep is not None and not keep(row):
@@ -282,11 +310,13 @@ def _read_text(
         lines.append(line)
         if choose is None:
             every.append(row)
+        elif column is not None:
+            values.append(sys.intern(str(row.get(column))))
     if keep is not None:
         keep.check(path, names, len(lines))
     if choose is None:
         return TextTable(every, lines, list(names)), range(len(lines))
-    chosen = choose(len(lines))
+    chosen = choose(path, len(lines), names, lambda _: values)
     wanted = set(chosen)
     rows = (row for _, row in read() if keep is None or keep(row))
     some = {index: row for index, row in enumerate(rows) if index in wanted}
@@ -305,7 +335,9 @@ def _read_parquet(path: Path, choose: Choice | None, keep: Keep | None) -> tuple
             if len(set(schema.names)) < len(schema.names):
                 raise UserError(path, "names a column twice", "one name per column", "rename it")
             numbers = _numbers(path, opened, keep) if keep else range(total)
-            chosen = choose(len(numbers)) if choose else range(len(numbers))
+            chosen: Sequence[int] = range(len(numbers))
+            if choose:
+                chosen = choose(path, len(numbers), schema.names, lambda name: _column(opened, name, numbers))
             kept, size = [], 0
             read = [numbers[index] for index in chosen] if keep else chosen
             for batch in _chosen(opened.iter_batches(_BATCH, use_threads=False), read):
@@ -322,6 +354,13 @@ def _read_parquet(path: Path, choose: Choice | None, keep: Keep | None) -> tuple
     places = {index: place for place, index in enumerate(chosen)} if choose else None
     told = numbers if keep else None
     return ArrowTable(content, len(numbers), places, _classes(schema), told), chosen
+
+
+def _column(opened: Any, name: str, numbers: Sequence[int]) -> Iterator[Any]:
+    """A column of a parquet file, at these places."""
+    batches = opened.iter_batches(_BATCH, columns=[name], use_threads=False)
+    values = [value for batch in batches for value in batch.column(0).to_pylist()]
+    return (values[number] for number in numbers)
 
 
 def _numbers(path: Path, opened: Any, keep: Keep) -> Sequence[int]:
