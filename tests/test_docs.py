@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from lingualift.checking import ROWS, findings, overlap, spelling
 from lingualift.commands.demo import run_demo
 from lingualift.config import Data, Reference, Scoring, TaskData, load_experiment, parse_experiment
-from lingualift.data.published import PUBLISHED, WIKIPEDIA
+from lingualift.data.hubsets import HUB_SETS, WIKIPEDIA
 from lingualift.data.rows import load_examples
 from lingualift.metrics.comparisons import Comparison
 from lingualift.metrics.scores import METRICS
@@ -259,14 +259,14 @@ def test_the_table_of_tasks_is_what_is_registered():
             ", ".join(split_names(one)),
             row_note(cells, name, one.hub),
         ]
-        for name, offer in PUBLISHED.items()
+        for name, offer in HUB_SETS.items()
         for one in offer.sets
     ]
-    assert {row[0].strip("`") for row in cells if len(row) == 5} == set(PUBLISHED)
-    assert set(PUBLISHED) - {WIKIPEDIA} == {
+    assert {row[0].strip("`") for row in cells if len(row) == 5} == set(HUB_SETS)
+    assert set(HUB_SETS) - {WIKIPEDIA} == {
         name for name, task in TASKS.items() if isinstance(task, PromptedTask)
     }
-    left = {name: offer.aside.rows for name, offer in PUBLISHED.items() if offer.aside}
+    left = {name: offer.aside.rows for name, offer in HUB_SETS.items() if offer.aside}
     assert left == {"mgsm": 50, "xquad": 190, "tydiqa-goldp": 200}
     assert "50 of MGSM's test rows, 190 of XQuAD's, 200 of TyDiQA's train rows" in text
     assert set(REFERENCE_TASKS.values()) <= {row[0].strip("`") for row in cells if len(row) == 4}

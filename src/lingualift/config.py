@@ -10,7 +10,7 @@ import string
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -217,26 +217,34 @@ def _known_placeholders(template: str) -> str:
 Template: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(_known_placeholders)]
 
 
-class SplitData(_Record):
-    """Where the rows of one split come from, if not from where those of the others do."""
-
+class _Place(_Record):
     files: Template | None = None
-    "Path template, as of the whole."
+    "Path template of .jsonl[.gz], .csv, .parquet or .txt[.gz] (one text a line) files; from the experiment file on."
     hub: str | None = None
-    "Data set id on the hub."
+    "Data set id on the hub; only data sets in parquet load, scripts do not."
     revision: str | None = None
-    "Full commit of the hub data set."
+    "Full commit (40 hexadecimal digits) of the hub data set."
     config: Template | None = None
     "Configuration name of the hub data set."
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        if (self.files is None) == (self.hub is None):
+            raise ValueError("name either `files` or `hub`")
+        if self.hub and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError("hub: needs `revision`, the full commit of the data set (40 hexadecimal digits)")
+        if self.files and (self.revision or self.config):
+            raise ValueError("`revision` and `config` belong to `hub`, not to `files`")
+        return self
+
+
+class SplitData(_Place):
+    """Where the rows of one split come from, if not from where those of the others do."""
+
     columns: dict[str, str] | None = None
     "What these rows call a column; as of the whole when left out."
     where: dict[str, Template] | None = None
     "Which of the rows that lie there are read; as of the whole when left out."
-
-    @model_validator(mode="after")
-    def _check(self) -> SplitData:
-        _check_place(self.files, self.hub, self.revision, self.config)
-        return self
 
 
 class Aside(_Record):
@@ -250,29 +258,12 @@ class Aside(_Record):
     "Column whose values keep rows together: `context`, where several questions stand on one text. At least `rows`."
 
 
-def _check_place(files: str | None, hub: str | None, revision: str | None, config: str | None) -> None:
-    if (files is None) == (hub is None):
-        raise ValueError("name either `files` or `hub`")
-    if hub and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-        raise ValueError("hub: needs `revision`, the full commit of the data set (40 hexadecimal digits)")
-    if files and (revision or config):
-        raise ValueError("`revision` and `config` belong to `hub`, not to `files`")
-
-
-class Data(_Record):
+class Data(_Place):
     """Where rows come from: files of your own, or a data set on the hub at a pinned commit.
 
     `{language}` (as written in the experiment), `{iso639_3}`, `{bcp47}`, `{nllb}` and `{split}` are filled in.
     """
 
-    files: Template | None = None
-    "Path template of .jsonl[.gz], .csv, .parquet or .txt[.gz] (one text a line) files; from the experiment file on."
-    hub: str | None = None
-    "Data set id on the hub; only data sets in parquet load, scripts do not."
-    revision: str | None = None
-    "Full commit (40 hexadecimal digits) of the hub data set."
-    config: Template | None = None
-    "Configuration name of the hub data set."
     splits: dict[Split, str] = {}
     "What the data calls a split, where it differs: `validation: valid`."
     columns: dict[str, str] = {}
@@ -294,11 +285,6 @@ class Data(_Record):
     test: SplitData | None = None
     "The test rows, where they lie elsewhere."
 
-    @model_validator(mode="after")
-    def _check(self) -> Data:
-        _check_place(self.files, self.hub, self.revision, self.config)
-        return self
-
     @property
     def aside(self) -> Aside | None:
         """The rows that are put aside for validation."""
@@ -309,7 +295,7 @@ class Data(_Record):
         own = getattr(self, self.aside.of if self.aside and split == "validation" else split)
         if own is None:
             return self
-        place = {name: getattr(own, name) for name in ("files", "hub", "revision", "config")}
+        place = {name: getattr(own, name) for name in _Place.model_fields}
         named = {name: getattr(own, name) for name in ("columns", "where") if getattr(own, name) is not None}
         return self.model_copy(update={**place, **named})
 

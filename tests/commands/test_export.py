@@ -23,7 +23,7 @@ from builders.refusals import refused
 from lingualift.cli import app
 from lingualift.config import Reference, TaskData
 from lingualift.data.hub import DRAWN, Part, Snapshot, drawn
-from lingualift.data.published import PUBLISHED, WIKIPEDIA
+from lingualift.data.hubsets import HUB_SETS, WIKIPEDIA
 from lingualift.data.rows import fill_in, load_examples, load_texts
 from lingualift.languages import language as find_language
 from lingualift.tasks import TASKS, shipped_languages, shipped_rows
@@ -61,10 +61,10 @@ def examples(exported, task, language, split):
     return load_examples(TASKS[task], data, language, split, Path())
 
 
-@pytest.mark.parametrize("task", PUBLISHED)
+@pytest.mark.parametrize("task", HUB_SETS)
 def test_what_is_known_of_the_hub_fits_together(task):
     """Codes are the registry's, each called by one name, and no two data sets hold the same split of a language."""
-    offer = PUBLISHED[task]
+    offer = HUB_SETS[task]
     held = [(code, split) for one in offer.sets for code in one.languages for split in one.splits]
     assert len(held) == len(set(held))
     assert [code for code, _ in held if find_language(code).code != code] == []
@@ -117,7 +117,7 @@ def put(hub, task, branch="main"):
     """The eight rows that ship, as the data sets of a task would have them; returns the rows by language."""
     names = {find_language(code).code: code for code in shipped_languages(task)}
     rows = {code: shipped_rows(task, code) for code in names.values()}
-    for one in PUBLISHED[task].sets:
+    for one in HUB_SETS[task].sets:
         files = {}
         for code, called in one.languages.items():
             if code not in names:
@@ -149,7 +149,7 @@ def gsm8k(row):
     return f"{steps} <<3+4=7>>\n#### {row['answer_number']:,}"
 
 
-TASKS_WITH_DATA = sorted(name for name, offer in PUBLISHED.items() if offer.sets and name != WIKIPEDIA)
+TASKS_WITH_DATA = sorted(name for name, offer in HUB_SETS.items() if offer.sets and name != WIKIPEDIA)
 
 
 @pytest.mark.parametrize("branch", ["main", CONVERTED])
@@ -443,7 +443,7 @@ def test_real_rows_are_exported_as_they_are(hub, out, task, place, language, spl
     """Files with the columns of the hub; those of all languages in one where the data set has them so."""
     if not SHARED.is_dir():
         pytest.skip("real data lies in ../shared/data, which is not here")
-    (one,) = [one for one in PUBLISHED[task].sets if one.knows(language) and split in one.splits]
+    (one,) = [one for one in HUB_SETS[task].sets if one.knows(language) and split in one.splits]
     codes = ["en", "fi", "sw"] if one.beginning else [language]
     rows = {code: read(SHARED / f"{place.format(code)}.jsonl.gz") for code in codes}
     drop = {"id"} if task in WITHOUT_IDS else set()

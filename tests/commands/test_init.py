@@ -13,7 +13,7 @@ from builders.refusals import refused
 from builders.worlds import write_jsonl
 from lingualift.commands.template import experiment_template
 from lingualift.config import METHOD_SETTINGS, Data, Experiment, MethodSettings, Training, load_experiment
-from lingualift.data.published import PUBLISHED
+from lingualift.data.hubsets import HUB_SETS
 from lingualift.miniworld.data import sentiment_rows
 from lingualift.pipeline import plan_of
 from lingualift.tasks import TASKS, Task
@@ -69,7 +69,7 @@ def test_every_task_has_a_valid_file_that_names_its_columns(tmp_path, task):
     comments = "\n".join(line for line in text.splitlines() if line.strip().startswith("#"))
     for column in (*TASKS[task].columns, TASKS[task].gold_column):
         assert f'"{column}"' in comments
-    on_hub = task in PUBLISHED and bool(PUBLISHED[task].sets)
+    on_hub = task in HUB_SETS and bool(HUB_SETS[task].sets)
     assert (f"`lingualift data export {task}`" in comments) == on_hub
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.data.hub import Hub, Part, Snapshot, drawn, fetched, part_rows, parts_of
+from lingualift.data.hubsets import HUB_SETS, WIKIPEDIA, DataSet
 from lingualift.data.output import json_line, parents
-from lingualift.data.published import PUBLISHED, WIKIPEDIA, DataSet
 from lingualift.data.rows import fill_in
 from lingualift.errors import UserError, did_you_mean, setting
 from lingualift.provenance import locked, read_json, sha256_file, umask, write_json, writing
@@ -69,7 +69,7 @@ class Exported:
 
 
 def _data(exported: Exported, task: str) -> str:
-    aside = PUBLISHED[task].aside
+    aside = HUB_SETS[task].aside
     shown = aside.model_dump(exclude_none=True) if aside else {}
     left = (
         f", validation: {{{', '.join(f'{key}: {value}' for key, value in shown.items())}}}" if aside else ""
@@ -198,7 +198,7 @@ def _asked(
             setting("languages"), "names none", "codes: de,fr", "name one, or leave it out for all"
         )
     if not tasks:
-        raise UserError("tasks", "names none", ", ".join(PUBLISHED), "name one")
+        raise UserError("tasks", "names none", ", ".join(HUB_SETS), "name one")
     files: list[_File] = []
     notes: list[str] = []
     for task in dict.fromkeys(tasks):
@@ -216,11 +216,11 @@ def _asked(
 
 def _of_task(task: str, codes: Sequence[str] | None, splits: Sequence[str]) -> tuple[list[_File], list[str]]:
     """The files of a task, and what of it there is not, in words."""
-    if task not in PUBLISHED:
+    if task not in HUB_SETS:
         raise UserError(
-            f"task {task!r}", "has no data set that is known here", "", did_you_mean(task, PUBLISHED)
+            f"task {task!r}", "has no data set that is known here", "", did_you_mean(task, HUB_SETS)
         )
-    sets, missing = PUBLISHED[task].sets, PUBLISHED[task].missing
+    sets, missing = HUB_SETS[task].sets, HUB_SETS[task].missing
     if not sets:
         mend = (
             f"write its rows, with the columns of docs/tasks.md, as data/{task}/{{language}}/{{split}}.jsonl"

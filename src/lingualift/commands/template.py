@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from lingualift.config import METHOD_SETTINGS, Experiment, MethodSettings
 from lingualift.data.datasets import labelled_task
-from lingualift.data.published import PUBLISHED
+from lingualift.data.hubsets import HUB_SETS
 from lingualift.parsing import to_yaml
 from lingualift.pipeline.methods import METHODS
 from lingualift.tasks import Task
@@ -77,7 +77,7 @@ def _about_rows(name: str, task: Task, experiment: Experiment) -> list[str]:
     lines.append(
         f"The methods below read train of {languages.source}, test of every language, validation of weights.tune_on."
     )
-    if name in PUBLISHED and PUBLISHED[name].sets:
+    if name in HUB_SETS and HUB_SETS[name].sets:
         lines.append(f"The hub has such rows; `lingualift data export {name}` writes them as files.")
     return lines
 

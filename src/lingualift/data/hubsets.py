@@ -48,7 +48,7 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Published:
+class HubSets:
     """The data sets of a task.
 
     Attributes:
@@ -91,15 +91,15 @@ _TYDIQA = {
     **{"ru": "russian", "sw": "swahili", "te": "telugu"},
 }
 
-PUBLISHED: dict[str, Published] = {
-    "xnli": Published(
+HUB_SETS: dict[str, HubSets] = {
+    "xnli": HubSets(
         (
             DataSet(
                 "facebook/xnli", "{language}", _ALL, _codes("ar bg de el en es fr hi ru sw th tr ur vi zh")
             ),
         )
     ),
-    "xcopa": Published(
+    "xcopa": HubSets(
         (
             DataSet(
                 "cambridgeltl/xcopa",
@@ -118,7 +118,7 @@ PUBLISHED: dict[str, Published] = {
             ),
         )
     ),
-    "mgsm": Published(
+    "mgsm": HubSets(
         (
             # its train split is 8 worked exemplars, for prompts
             DataSet(
@@ -128,7 +128,7 @@ PUBLISHED: dict[str, Published] = {
         ),
         Aside(of="test", rows=50),
     ),
-    "xquad": Published(
+    "xquad": HubSets(
         (
             DataSet(
                 "google/xquad",
@@ -141,7 +141,7 @@ PUBLISHED: dict[str, Published] = {
         ),
         Aside(of="test", rows=190, group_by="context"),
     ),
-    "tydiqa-goldp": Published(
+    "tydiqa-goldp": HubSets(
         (
             DataSet(
                 "google-research-datasets/tydiqa",
@@ -153,8 +153,8 @@ PUBLISHED: dict[str, Published] = {
         ),
         Aside(of="train", rows=200, group_by="context"),
     ),
-    "xlsum": Published((DataSet("csebuetnlp/xlsum", "{language}", _ALL, _XLSUM),)),
-    "nusax": Published(
+    "xlsum": HubSets((DataSet("csebuetnlp/xlsum", "{language}", _ALL, _XLSUM),)),
+    "nusax": HubSets(
         (
             DataSet(
                 "indonlp/NusaX-senti",
@@ -164,9 +164,9 @@ PUBLISHED: dict[str, Published] = {
             ),
         )
     ),
-    "nusatranslation": Published(
+    "nusatranslation": HubSets(
         missing="is on the hub (indonlp/nusatranslation_senti) as a script alone, and scripts are never run",
     ),
-    WIKIPEDIA: Published((DataSet("wikimedia/wikipedia", "20231101.{bcp47}", {"train": "train"}),)),
+    WIKIPEDIA: HubSets((DataSet("wikimedia/wikipedia", "20231101.{bcp47}", {"train": "train"}),)),
 }
 """Task -> its data sets; `docs/tasks.md` shows this table."""
