@@ -105,7 +105,7 @@ def test_a_plan_counts_the_translations_before_a_row_of_them_is_there(data, nllb
 
 
 @pytest.mark.slow  # it measures every kind of step
-def test_a_plan_measures_how_long_translations_take(data, nllb, tmp_path):
+def test_a_plan_measures_how_long_translations_take(data, nllb, tmp_path, monkeypatch):
     path = write_experiment(tmp_path / "e.yaml", translating(data, nllb, ["translate-train"]))
     plan, store = plan_of(path, output=tmp_path / "run")
     (step,) = (step for step in plan.steps if step.kind == "translation")
@@ -114,9 +114,10 @@ def test_a_plan_measures_how_long_translations_take(data, nllb, tmp_path):
     raw, _ = asking(data, nllb, tmp_path)
     raw["methods"] = ["source-ft", "translate-test"]
     told, store = plan_of(write_experiment(path, raw), output=tmp_path / "run")
+    monkeypatch.setattr("lingualift.pipeline.calibration._written", lambda *_: 1000.0)  # seconds a text
     costs = estimate(told, store, calibrate=True).costs
     back = {step.back is not None: cost.seconds for step, cost in costs.items() if step.kind == "evaluation"}
-    assert back[True] > 2 * back[False]  # answers are a word, and the model writes until its limit
+    assert back[False] < 1000 < back[True]  # what is answered in English is written again
     assert all(cost.seconds is not None for cost in measured.costs.values())
 
 
