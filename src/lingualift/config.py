@@ -10,6 +10,7 @@ import string
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import (
@@ -1062,19 +1063,33 @@ Record = TypeVar("Record", bound=BaseModel)
 _SHOWN = 200  # characters of a value in a message
 
 
-def checked(record: type[Record], **values: Any) -> Record:
-    """A record made from values of the command line.
+def checked(
+    record: type[Record], called: Mapping[str, str] = MappingProxyType({}), /, **values: Any
+) -> Record:
+    """A record made from arguments of a function or a command.
+
+    Args:
+        record: Its class.
+        called: Field -> the argument that it is given by, where that has another name.
+        values: Its fields.
 
     Raises:
-        UserError: names the first value that is wrong.
+        UserError: names the first argument that is wrong.
     """
     try:
         return record.model_validate(values)
     except ValidationError as error:
         problem: dict[str, Any] = dict(error.errors(include_url=False)[0])
-        option = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
-        where = f"--{option}" if option else record.__name__.lower()
+        where = record.__name__.lower()
+        if problem["loc"]:
+            field, *inside = map(str, problem["loc"])
+            where = ".".join([setting(called.get(field, field)), *inside])
         raise UserError(where, _told(problem), mend="correct the value") from None
+
+
+def files_at(template: str, called: str = "data") -> Data:
+    """Rows in files of the user's, as an argument names them; raises as `checked`."""
+    return checked(Data, {"files": called}, files=template)
 
 
 def check_number(kind: Any, name: str, value: Any) -> None:

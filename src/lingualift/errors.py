@@ -116,13 +116,13 @@ class UserError(Exception):
         return type(self), self._written
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A mend for a name that is not known: the closest known ones, else all of them."""
+def did_you_mean(name: str, known: Iterable[str], then: str = "") -> str:
+    """A mend for a name that is not known: the closest known ones, else all of them; and what to do `then`."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"known: {', '.join(names)}" if names else "none is registered"
+        return f"did you mean {' or '.join(close)}?{then and f' {then}'}"
+    return (f"known: {', '.join(names)}" if names else "none is registered") + (then and f"; {then}")
 
 
 _MENDS = {

@@ -17,7 +17,7 @@ from lingualift.checking.backbone import lengths
 from lingualift.checking.findings import Finding, by_grade, in_lengths, in_scores, in_spelling
 from lingualift.checking.records import LanguageRecord, TaskRecord, Vanilla
 from lingualift.checking.spelling import Spelling
-from lingualift.config import Data, Scoring
+from lingualift.config import Data, Scoring, TrainingRoles
 from lingualift.data.datasets import Examples
 from lingualift.data.rows import load_examples
 from lingualift.encoding.text import encode_pair
@@ -359,7 +359,9 @@ def test_spelling_is_judged_by_its_thresholds(changes, grades):
 
 def task(code="sw", score=60.0, stderr=3.0, malformed=0, longest=20, **cut):
     vanilla = Vanilla("validation", 100, "accuracy", score, stderr, 50.0, malformed)
-    return TaskRecord("t", code, {}, {}, cut, longest, vanilla)
+    return TaskRecord(
+        "t", code, {}, {}, {"train": 100, "test": 128}, {"train": 0, "test": 0, **cut}, longest, vanilla
+    )
 
 
 @pytest.mark.parametrize(
@@ -389,8 +391,21 @@ def test_languages_with_one_finding_share_it():
     ("longest", "context", "expected"), [(64, 64, 0), (65, 64, 1), (65, None, 0), (999, 128, 0)]
 )
 def test_prompts_beyond_the_backbones_context_are_told(longest, context, expected):
-    limits = {"train": ("training.task.max_length", 100), "test": ("scoring.max_length", 128)}
-    assert len(list(in_lengths([task(longest=longest)], limits, context))) == expected
+    training = TrainingRoles(task={"steps": 1, "max_length": 100})
+    assert len(list(in_lengths([task(longest=longest)], training, context))) == expected
+
+
+def test_translated_rows_are_held_against_the_length_of_the_second_stage(world):
+    training = {"task": {"steps": 2, "max_length": 64}, "translated": {"steps": 2, "max_length": 16}}
+    rows = str(world / "sentiment/{language}/{split}.jsonl")
+    tasks = [
+        {"task": "mini-sentiment", "data": {"files": rows}, "translated": {"into_targets": {"files": rows}}}
+    ]
+    found = look(world, tasks=tasks, methods=["source-ft", "translate-train"], training=training)
+    (cut,) = [one for one in found.findings if "lose their beginning" in one.found]
+    assert "train prompts are longer than 16 tokens" in cut.found
+    assert "raise `training.translated.max_length`" in cut.mend
+    assert "en" not in cut.where.split()
 
 
 def test_the_gravest_comes_first():

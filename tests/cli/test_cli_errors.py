@@ -40,7 +40,7 @@ def options(command, folder, **changes):
         ({"data": "x" * 300 + "{split}.jsonl"}, ".jsonl", "too long", "shorter"),
         ({"data": "\udcff/{split}.jsonl"}, "--data=", "UTF-8", "rename"),
         ({"backbone": "nobody/nothing"}, "'nobody/nothing'", "the hub", "check"),
-        ({"data": "{lang}.jsonl"}, "--files", "{lang}", ""),
+        ({"data": "{lang}.jsonl"}, "--data", "{lang}", ""),
         ({"dtype": "float8"}, "--dtype", "'float8'", ""),
         ({"max-length": "2"}, "max_length", "no prompt", "`max_length`"),
         ({"max-length": "0"}, "--max-length", "(found 0)", ""),

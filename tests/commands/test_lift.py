@@ -325,7 +325,7 @@ def test_bad_requests_train_nothing(world, users, tmp_path, monkeypatch, options
 
 
 def test_settings_that_cannot_be_are_refused(world, users, tmp_path):
-    with refused("--steps", "greater than 0"):
+    with refused("steps", "greater than 0"):
         lifted(world, users(), tmp_path / "out", steps=0)
     assert not list(tmp_path.iterdir())
 

@@ -147,11 +147,6 @@ def _check(plan: Plan, rows: int, progress: Progress, known: Known) -> Check:
     seen = tuple(_languages(plan, languages, rows, stage, known))
     tasks = tuple(_task(plan, parts, task, language, rows, next(stage), known) for task, language in pairs)
     overlaps = tuple(_overlaps(parts, languages))
-    limits = {
-        "train": ("training.task.max_length", plan.experiment.training.task.max_length),
-        "validation": ("scoring.max_length", plan.experiment.scoring.max_length),
-        "test": ("scoring.max_length", plan.experiment.scoring.max_length),
-    }
     context = _context(load_backbone(plan.backbone)[0])
     names = dict.fromkeys(record.task for record in tasks)
     by_task = [[record for record in tasks if record.task == name] for name in names]
@@ -164,7 +159,11 @@ def _check(plan: Plan, rows: int, progress: Progress, known: Known) -> Check:
         *(finding for record in seen for finding in in_spelling(record)),
         *(finding for record in tasks for finding in in_labels(record)),
         *(finding for record in overlaps for finding in in_overlap(record)),
-        *(finding for records in by_task for finding in in_lengths(records, limits, context)),
+        *(
+            finding
+            for records in by_task
+            for finding in in_lengths(records, plan.experiment.training, context)
+        ),
         *(finding for records in by_task for finding in in_scores(records, source)),
     ]
     return Check(source, seen, tasks, overlaps, by_grade(findings))
@@ -268,15 +267,15 @@ def _task(
     dataset = mine[0].dataset
     assert isinstance(dataset, Examples)
     task = dataset.get_task()
-    counts, labels, cut, longest = {}, {}, {}, 0
+    counts, labels, limits, cut, longest = {}, {}, {}, {}, 0
     for part in mine:
         examples = part.examples()
         texts = sample(examples, rows)
         needed = lengths(plan.backbone.family, tokenizer, task, texts, part.split, experiment.scoring)
-        training = part.split == "train"
-        limit = (experiment.training.task if training else experiment.scoring).max_length
+        limit = part.max_length or experiment.scoring.max_length
         counts[part.split] = len(examples)
         labels[part.split] = label_counts(examples)
+        limits[part.split] = limit
         cut[part.split] = sum(tokens > limit for tokens in needed) / len(needed)
         longest = max(longest, *needed)
     best = next(
@@ -295,7 +294,7 @@ def _task(
             experiment.scoring.model_dump(mode="json"),
         )
     )
-    return TaskRecord(Path(name).stem, language, counts, labels, cut, longest, vanilla)
+    return TaskRecord(Path(name).stem, language, counts, labels, limits, cut, longest, vanilla)
 
 
 def _overlaps(parts: Sequence[Part], languages: Sequence[str]) -> Iterator[OverlapRecord]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lingualift.checking.records import LanguageRecord, OverlapRecord, TaskRecord
 from lingualift.checking.spelling import LOST_NOTED, LOST_REFUSED
+from lingualift.config import TrainingRoles
 
 PIECES_NOTED = 0.10
 """Share of tokens that are less than a character: bytes are meant for rare characters; a language spelled in them is
@@ -143,25 +144,31 @@ def in_labels(record: TaskRecord) -> Iterator[Finding]:
 
 
 def in_lengths(
-    records: Sequence[TaskRecord], limits: Mapping[str, tuple[str, int]], context: int | None
+    records: Sequence[TaskRecord], training: TrainingRoles, context: int | None
 ) -> Iterator[Finding]:
     """Rows of one task that lose their beginning, or that the backbone has no places for.
 
     Args:
         records: The task in its languages.
-        limits: Split -> key of the experiment and tokens that it allows.
+        training: The settings of the experiment, one of which bounds the rows that are trained on.
         context: Places for tokens that the backbone has, None if it does not say.
     """
-    for split, (key, limit) in limits.items():
-        cut = [one for one in records if one.cut.get(split, 0) > CUT_NOTED]
+    places = dict.fromkeys((split, limit) for one in records for split, limit in one.limits.items())
+    for split, limit in places:
+        second = split == "train" and limit != training.task.max_length
+        key = "training.translated" if second else "training.task" if split == "train" else "scoring"
+        mine = [one for one in records if one.limits.get(split) == limit]
+        cut = [one for one in mine if one.cut[split] > CUT_NOTED]
         if cut:
             share, longest = max(one.cut[split] for one in cut), max(one.longest for one in cut)
             found = (
                 f"up to {_percent(share)} of the {split} prompts are longer than {limit} tokens (the longest has "
                 f"{longest}) and lose their beginning"
             )
-            yield Finding("warning", _where(cut), found, f"at most {_percent(CUT_NOTED)}", f"raise `{key}`")
-    most = max(limit for _, limit in limits.values())
+            yield Finding(
+                "warning", _where(cut), found, f"at most {_percent(CUT_NOTED)}", f"raise `{key}.max_length`"
+            )
+    most = max((limit for _, limit in places), default=0)
     beyond = [one for one in records if context is not None and min(one.longest, most) > context]
     if beyond:
         used = min(max(one.longest for one in beyond), most)

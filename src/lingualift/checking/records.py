@@ -125,7 +125,8 @@ class TaskRecord:
         language: Code as in the experiment.
         rows: Split -> rows, for the splits that the experiment reads.
         labels: Split -> label -> rows, in the order of the choices; empty where answers are generated.
-        cut: Split -> share of its rows, in a sample, that `max_length` cuts.
+        limits: Split -> tokens that `max_length` allows there.
+        cut: Split -> share of its rows, in a sample, that are longer.
         longest: Tokens of the longest prompt with its answer, uncut, in those samples.
         vanilla: The plain backbone's score; None for an encoder, which has no head to answer with.
     """
@@ -134,6 +135,7 @@ class TaskRecord:
     language: str
     rows: Mapping[str, int]
     labels: Mapping[str, Mapping[str, int]]
+    limits: Mapping[str, int]
     cut: Mapping[str, float]
     longest: int
     vanilla: Vanilla | None

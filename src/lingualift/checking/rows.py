@@ -25,11 +25,13 @@ class Part:
         dataset: The task and its data.
         language: Code as in the experiment.
         split: "train", "validation" or "test".
+        max_length: Tokens of a row that are read; None where no step says.
     """
 
     dataset: Dataset
     language: str
     split: str
+    max_length: int | None = None
 
     def is_labelled(self) -> bool:
         """Whether the rows are a labelled task's, not reference text."""
@@ -72,9 +74,9 @@ class Part:
 def parts_of(plan: Plan) -> list[Part]:
     """Every split that the steps of a plan read, once; not what a step will have made of others."""
     parts: dict[tuple[str, str, str], Part] = {}
-    for dataset, language, split, _ in (part for step in plan.steps for part in step.reads):
+    for dataset, language, split, length in (part for step in plan.steps for part in step.reads):
         if not dataset.made:
-            parts.setdefault((dataset.task, language, split), Part(dataset, language, split))
+            parts.setdefault((dataset.task, language, split), Part(dataset, language, split, length))
     return list(parts.values())
 
 

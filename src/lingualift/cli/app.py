@@ -203,6 +203,7 @@ def backbone_of(
 
     return checked(
         Backbone,
+        {"name": "backbone"},
         name=name,
         revision=revision,
         dtype=dtype,
@@ -220,11 +221,11 @@ def examples_of(
     beside: tuple[str, str] | None = None,
 ) -> Examples:
     """A labelled task and its rows; raises a `UserError`."""
-    from lingualift.config import Data, checked
+    from lingualift.config import files_at
     from lingualift.data.datasets import Beside, Examples
 
-    side = None if beside is None else Beside(checked(Data, files=beside[0]), beside[1])
-    where = checked(Data, files=data)
+    side = None if beside is None else Beside(files_at(beside[0], "beside"), beside[1])
+    where = files_at(data)
     return Examples(task, where, Path(), prompt, prompt_language, answers == "generated", side)
 
 

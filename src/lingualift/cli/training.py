@@ -194,13 +194,13 @@ def train(
     from dataclasses import replace
 
     from lingualift.commands.train import adapter_of, side_of, train_once
-    from lingualift.config import Data, Training, checked
+    from lingualift.config import Training, checked, files_at
     from lingualift.data.datasets import Texts, dataset_of
     from lingualift.languages import knowing, own_languages
     from lingualift.terminal import counting
 
     check_push(push_to_hub, private)
-    rows = checked(Data, files=data)
+    rows = files_at(data)
     named = backbone_of(backbone, revision, dtype, quantization, chat_template)
     given = {"rank": rank, "alpha": alpha, "modules": _names(modules), "tokens": tokens}
     fusing = {
@@ -272,14 +272,14 @@ def train_head(
 ) -> None:
     """Train the head for words that an encoder lacks (e5, LaBSE), on raw text of all languages: for references."""
     from lingualift.commands.train import train_head as train_one
-    from lingualift.config import Data, Training, checked
+    from lingualift.config import Training, checked, files_at
     from lingualift.terminal import counting
 
     settings = {"steps": steps, "epochs": epochs if epochs or steps else 3, "batch_size": batch_size}
     with counting(Terminal(stderr=True), f"train a head for words in {', '.join(language)}") as progress:
         train_one(
             backbone_of(backbone, revision, dtype, quantization, False),
-            checked(Data, files=data),
+            files_at(data),
             language,
             checked(Training, **settings, max_length=max_length, precision=precision),
             seed=seed,

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lingualift.attachment import check_adapter
 from lingualift.backbone.reference import BackboneRef, find_backbone
-from lingualift.config import Backbone, Data, Scoring, checked
+from lingualift.config import Backbone, Scoring, files_at
 from lingualift.data.datasets import Beside, Examples
 from lingualift.data.output import check_output, growing, json_line
 from lingualift.encoding.parallel import source_language
@@ -75,10 +75,8 @@ def evaluate(
         check_output(_predictions(target), "file")
     with knowing(own_languages(languages)):
         spoken = source_language(folder, beside, beside_language)
-        side = None if beside is None or spoken is None else Beside(checked(Data, files=beside), spoken)
-        rows = Examples(
-            task, checked(Data, files=data), Path(), prompt, prompt_language, answers == "generated", side
-        )
+        side = None if beside is None or spoken is None else Beside(files_at(beside, "beside"), spoken)
+        rows = Examples(task, files_at(data), Path(), prompt, prompt_language, answers == "generated", side)
         asked, examples = rows.labelled(language, split)
         if target is not None:
             _check_written(examples)

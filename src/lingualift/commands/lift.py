@@ -27,6 +27,7 @@ from lingualift.config import (
     Training,
     check_number,
     checked,
+    files_at,
 )
 from lingualift.data.datasets import Examples, Texts
 from lingualift.data.output import check_output
@@ -154,6 +155,7 @@ def lift(
         ref = find_backbone(
             checked(
                 Backbone,
+                {"name": "backbone"},
                 name=backbone,
                 revision=revision,
                 dtype=dtype,
@@ -303,8 +305,8 @@ def _check_merge(kind: str, weight: float, rank: int | None) -> None:
 
 def _read_texts(languages: tuple[str, str], files: tuple[Path | str, Path | str]) -> dict[str, SplitTexts]:
     texts = {}
-    for code, file in zip(languages, files, strict=True):
-        found = load_texts(CausalLM(), checked(Data, files=str(file)), code, "train", Path())
+    for code, file, argument in zip(languages, files, ("text", "source_text"), strict=True):
+        found = load_texts(CausalLM(), files_at(str(file), argument), code, "train", Path())
         unique = list(dict.fromkeys(found))
         least, share, most = HELD_OUT
         count = min(max(least, int(share * len(unique))), most, len(unique) // 5)
@@ -336,9 +338,9 @@ def _read_rows(
     if (task is None) != (data is None):
         given, missing = map(setting, ("task", "data") if data is None else ("data", "task"))
         raise UserError(given, f"is given without {missing}", "both, to score", f"name {missing}")
-    if task is None:
+    if task is None or data is None:
         return []
-    source = Examples(task, checked(Data, files=data), Path())
+    source = Examples(task, files_at(data), Path())
     return [(code, *source.labelled(code, split)) for code in languages]
 
 

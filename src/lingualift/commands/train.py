@@ -15,7 +15,7 @@ from lingualift.adapters.folder import open_adapter
 from lingualift.attachment import answering, check_adapter
 from lingualift.backbone.loading import skeleton
 from lingualift.backbone.reference import BackboneRef, find_backbone
-from lingualift.config import Adapter, Backbone, Data, Seed, Training, check_number, checked
+from lingualift.config import Adapter, Backbone, Data, Seed, Training, check_number, checked, files_at
 from lingualift.data.datasets import Beside, Dataset, Texts
 from lingualift.encoding.parallel import source_language
 from lingualift.errors import UserError, setting
@@ -176,7 +176,7 @@ def adapter_of(
     if idle:
         raise UserError(setting(idle[0]), f"is set, and {kind} has no such setting", mend="leave it out")
     if kind not in FUSED:
-        return checked(Adapter, type=kind, **given)
+        return checked(Adapter, {"type": "adapter"}, type=kind, **given)
     return fusion_config(
         skeleton(find_backbone(backbone)), checked(Adapter, **given), {"kind": kind, **chosen}
     )
@@ -199,7 +199,7 @@ def side_of(
     """
     if kind not in FUSED:
         code = source_language(start, beside, language)
-        return Beside(checked(Data, files=beside), code) if beside and code else None
+        return Beside(files_at(beside, "beside"), code) if beside and code else None
     if first_stage is None:
         raise _no_first_stage()
     code = language or (open_adapter(first_stage).provenance or {}).get("language")
@@ -211,7 +211,7 @@ def side_of(
     if not isinstance(code, str):
         found = "is left out, and the first stage does not tell its language"
         raise UserError(setting("beside_language"), found, "its code", "name it, for example en")
-    return Beside(checked(Data, files=beside), code, labelled=kind == MIXUP)
+    return Beside(files_at(beside, "beside"), code, labelled=kind == MIXUP)
 
 
 def _no_first_stage() -> UserError:

@@ -494,8 +494,11 @@ def _check_columns(
                 where,
                 f"has no column {name!r}",
                 f"columns {', '.join(columns)}",
-                f"{did_you_mean(name, table.column_names)} "
-                + ("rename it" if names is None else "map it under `columns:` or rename it"),
+                did_you_mean(
+                    name,
+                    table.column_names,
+                    "rename it" if names is None else "map it under `columns:` or rename it",
+                ),
             )
 
 
@@ -607,11 +610,12 @@ def _there(path: Path, expected: str, otherwise: str = "", missing: type[UserErr
 
 
 def _nearby(path: Path) -> str:
-    """What lies where the file was looked for."""
+    """What lies where the file was looked for, the beginnings of output aside."""
     parent = path.parent
     while not parent.is_dir():
         path, parent = parent, parent.parent
-    names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))[:12]
+    found = (entry.name for entry in parent.iterdir())
+    names = sorted(name for name in found if not name.startswith(".") and not name.endswith(".partial"))[:12]
     return f"{parent} holds {', '.join(names)}" if names else ""
 
 

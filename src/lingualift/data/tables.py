@@ -55,7 +55,7 @@ class Choice:
         if self.column is None:
             return self.choose(range(total))
         if self.column not in names:
-            mend = f"{did_you_mean(self.column, names)} correct `group_by`"
+            mend = did_you_mean(self.column, names, "correct `group_by`")
             raise UserError(where, f"has no column {self.column!r}", mend=mend)
         known: dict[str, int] = {}
         try:
@@ -91,7 +91,7 @@ class Keep:
         """Refuse data that has no such column, or no row that belongs to it."""
         for name in self.patterns:
             if name not in columns:
-                mend = f"{did_you_mean(name, columns)} correct `where`"
+                mend = did_you_mean(name, columns, "correct `where`")
                 raise UserError(where, f"has no column {name!r}", f"columns {', '.join(self.patterns)}", mend)
         if left == 0 and self.others:
             column, values = next(iter(self.others.items()))

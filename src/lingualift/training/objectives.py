@@ -104,7 +104,12 @@ def masked(tokenizer: Any, texts: Sequence[str], tokens: int, seed: int) -> Nois
         UserError: the tokenizer has no mask token.
     """
     if tokenizer.mask_token_id is None:
-        raise UserError("reference.task", "masked-lm needs a mask token, which the tokenizer has not")
+        raise UserError(
+            "reference.task",
+            "is masked-lm, and the tokenizer has no mask token",
+            "one",
+            "set `mask_token` in the tokenizer_config.json of the backbone, if it was pretrained with one",
+        )
     frame, special, size = Frame.of(tokenizer), np.array(tokenizer.all_special_ids), len(tokenizer)
 
     def noise(segment: list[int], random: np.random.Generator) -> Row:
