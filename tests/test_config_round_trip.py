@@ -48,7 +48,7 @@ training = st.builds(
     ),
 )
 merged = {
-    "space": st.sampled_from(["factors", "delta"]),
+    "space": st.sampled_from(["factors", "delta", "core"]),
     "modules": text,
     "module_weights": st.dictionaries(text, weight, max_size=2),
     "layer_weights": st.dictionaries(st.sampled_from(["0", "1-3", "7-11"]), weight),

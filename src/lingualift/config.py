@@ -524,8 +524,8 @@ class XltMethod(MethodSettings):
 class MergeMethod(MethodSettings):
     """Settings that every merge has: keys in the experiment file, options of `lingualift merge`."""
 
-    space: Literal["factors", "delta"] = "factors"
-    "Where LoRA is merged: the factors A and B as the authors do, or the product (exact)."
+    space: Literal["factors", "delta", "core"] = "factors"
+    "Where LoRA is merged: the factors A and B as the authors do, the product (exact), or that in shared bases."
     rule: Literal["auto", "additive", "multiplicative", "unanchored"] = "auto"
     "How the references' difference is applied: the kind of adapter's own way, or another by name."
     modules: str | None = None

@@ -27,14 +27,10 @@ MODULES = {"layers.0.q_proj": (12, 16), "layers.0.v_proj": (14, 16)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("space", ["factors", "delta", "cut"])
+@pytest.mark.parametrize("space", ["factors", "delta", "core", "cut"])
 def test_weight_zero_is_the_task_adapter_bit_for_bit(tmp_path, dtype, space):
     paths = three(tmp_path, write_lora, dtype=dtype, use_rslora=True, alpha_pattern={"q_proj": 3})
-    options = (
-        {"space": "factors"}
-        if space == "factors"
-        else {"space": "delta", "rank": 2 if space == "cut" else None}
-    )
+    options = {"space": "delta", "rank": 2} if space == "cut" else {"space": space}
     out = run(paths, tmp_path / "out", weight=0, **options)
     assert same(raw(out), raw(paths[0]))
     assert all(distance(updates(out)[name], value) == 0 for name, value in updates(paths[0]).items())
@@ -64,7 +60,7 @@ def test_weight_zero_drops_a_reference_that_would_divide_by_zero(tmp_path):
     assert same(raw(run([*paths[:2], path], tmp_path / "out", weight=0)), raw(paths[0]))
 
 
-@pytest.mark.parametrize("space", ["factors", "delta"])
+@pytest.mark.parametrize("space", ["factors", "delta", "core"])
 def test_swapping_the_references_mirrors_the_update(tmp_path, space):
     task, target, source = three(tmp_path, write_lora)
     there = run([task, target, source], tmp_path / "a", weight=0.7, space=space)
@@ -100,7 +96,7 @@ def test_one_adapter_with_a_weight_is_scaled(tmp_path, weight):
     assert all(distance(x, weight * updates(path)[name]) < 1e-6 for name, x in updates(out).items())
 
 
-@pytest.mark.parametrize("space", ["factors", "delta"])
+@pytest.mark.parametrize("space", ["factors", "delta", "core"])
 def test_a_second_adapter_of_weight_zero_changes_nothing(tmp_path, space):
     one, two, _ = three(tmp_path, write_lora)
     out = merge(method="arithmetic", adapters=[(one, 1.0), (two, 0.0)], space=space, output=tmp_path / "out")

@@ -110,7 +110,7 @@ def with_weights(name, changed, whole):
 def lora_cases():
     """Every class in every space; rsLoRA on two; no serving of a saved head, which test_refusals refuses."""
     for name in CLASSES:
-        for space in ("factors", "delta", "delta cut", "serving"):
+        for space in ("factors", "delta", "core", "delta cut", "serving"):
             if (name, space) != ("xlmr", "serving"):
                 yield name, space, False
         if name in ("llama", "t5"):
@@ -140,6 +140,7 @@ def test_lora(tmp_path, name, space, stabilised):
     options = {
         "factors": {"space": "factors"},
         "delta": {"space": "delta"},
+        "core": {"space": "core"},
         "delta cut": {"space": "delta", "rank": 8},
         "serving": {"space": "delta", "export": "serving", "rank": 16},
     }[space]

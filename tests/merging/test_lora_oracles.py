@@ -217,6 +217,76 @@ def test_ties(tmp_path, weights, density):
         assert distance(value, ties_by_hand([x[tensor] for x in inputs], weights, density)) < 1e-6
 
 
+def cores(paths, module):
+    """Core Space with matrices of full size: the bases, and each update in them."""
+    factors = []
+    for path in paths:
+        tensors, name = numbers(path), f"{PREFIX}{module}.lora_"
+        factors.append(
+            (tensors[f"{name}B.weight"] * scaling_of(config_of(path), module), tensors[f"{name}A.weight"])
+        )
+    left = np.linalg.svd(np.hstack([up for up, _ in factors]), full_matrices=False)[0]
+    right = np.linalg.svd(np.vstack([down for _, down in factors]), full_matrices=False)[2].T
+    return left, right, [left.T @ up @ down @ right for up, down in factors]
+
+
+@QUICK
+@given(worlds(), st.lists(WEIGHTS, min_size=3, max_size=3), st.sampled_from([0.2, 0.5, 1.0]))
+def test_ties_of_cores(adapters, weights, density):
+    adapters = [{**facts, "dtype": torch.float32} for facts in adapters]
+    with tempfile.TemporaryDirectory() as name:
+        paths = write_three(Path(name), adapters)
+        listed = list(zip(paths, weights, strict=True))
+        out = merge(method="ties", adapters=listed, density=density, space="core", output=Path(name) / "out")
+        for module, value in updates(out.output).items():
+            left, right, found = cores(paths, module)
+            expected = left @ ties_by_hand(found, weights, density) @ right.T
+            scale = sum(map(np.linalg.norm, found))
+            assert np.linalg.norm(value - expected) <= 1e-5 * scale
+
+
+def test_dare_of_cores_drops_and_rescales_in_the_bases(tmp_path):
+    modules = {"layers.0.q_proj": (60, 50, 8)}
+    paths = [write_lora(tmp_path / str(seed), modules, seed=seed, r=8) for seed in range(2)]
+    out = merge(
+        method="dare",
+        adapters=[(path, 1.0) for path in paths],
+        density=0.25,
+        space="core",
+        output=tmp_path / "a",
+    )
+    left, right, (one, two) = cores(paths, "layers.0.q_proj")
+    found = left.T @ updates(out.output)["layers.0.q_proj"] @ right
+    choices = np.stack([np.zeros_like(one), 4 * one, 4 * two, 4 * (one + two)])
+    assert np.abs(choices - found).min(axis=0).max() < 1e-4
+    assert 0.3 < np.mean(np.abs(found) > 1e-4) < 0.58  # 1 - 0.75²
+    assert out.formula == "M = DARE(wᵢ·Mᵢ), ΔW = U·M·Vᵀ, Mᵢ = Uᵀ·ΔWᵢ·V"
+
+
+@QUICK
+@given(worlds(), WEIGHTS, st.sampled_from([None, 2]))
+def test_sums_of_cores_are_sums_of_updates(adapters, weight, rank):
+    adapters = [{**facts, "dtype": torch.float32} for facts in adapters]
+    with tempfile.TemporaryDirectory() as name:
+        paths = write_three(Path(name), adapters)
+        core, delta = (
+            merge(
+                method="adamergex",
+                **roles(paths),
+                weight=weight,
+                space=space,
+                rank=rank,
+                output=Path(name) / space,
+            )
+            for space in ("core", "delta")
+        )
+        expected = updates(delta.output)
+        for module, value in updates(core.output).items():
+            scale = sum(np.linalg.norm(updates(path)[module]) for path in paths)
+            assert np.linalg.norm(value - expected[module]) <= 1e-5 * scale
+            assert len(numbers(core.output)[f"{PREFIX}{module}.lora_A.weight"]) <= min(value.shape)
+
+
 def test_dare_drops_and_rescales_by_its_seed(tmp_path):
     modules = {"layers.0.q_proj": (60, 50), "layers.1.q_proj": (60, 50)}
     paths = [write_lora(tmp_path / str(i), modules, seed=i) for i in range(2)]

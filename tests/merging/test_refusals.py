@@ -150,7 +150,7 @@ NOT_ZERO = "expected a weight other than zero\n  mend: mend the weights"
             {"method": "ties", "space": "delta"},
             "ties on LoRA, space delta, rule additive: does not exist: ties acts on single elements of ΔW, "
             "which would have to be formed and has no low rank after\n"
-            '  mend: what exists: space="factors" with rule="additive"',
+            '  mend: what exists: space="factors" with rule="additive"; space="core" with rule="additive"',
         ),
     ],
 )
@@ -306,7 +306,7 @@ def test_a_module_that_the_task_lacks(tmp_path):
 
 def test_modules_left_out_keep_the_task_adapter(tmp_path):
     paths = three(tmp_path, write_lora)
-    for space in ("factors", "delta"):
+    for space in ("factors", "delta", "core"):
         out = merge(
             method="adamergex", **roles(paths), modules="v_proj", space=space, output=tmp_path / space
         ).output
@@ -489,7 +489,7 @@ def test_arithmetic_over_different_modules(tmp_path):
     assert same(raw(none.output), raw(one))
 
 
-@pytest.mark.parametrize("space", ["factors", "delta"])
+@pytest.mark.parametrize("space", ["factors", "delta", "core"])
 def test_modules_that_only_the_second_adapter_has(tmp_path, space):
     """The base keeps what it has; what is new enters with its weight."""
     one = write_lora(tmp_path / "one", {"layers.0.q_proj": (6, 5)}, seed=1)
@@ -504,7 +504,7 @@ def test_modules_that_only_the_second_adapter_has(tmp_path, space):
     assert all(np.allclose(x, expected[name], atol=1e-6) for name, x in updates(report.output).items())
 
 
-@pytest.mark.parametrize("space", ["factors", "delta"])
+@pytest.mark.parametrize("space", ["factors", "delta", "core"])
 def test_a_base_of_weight_zero_lends_its_frame_only(tmp_path, space):
     """Names, number format and scaling are the first adapter's, the numbers are the second's."""
     one = write_lora(tmp_path / "one", seed=1, dtype=torch.bfloat16, alpha=16)

@@ -119,7 +119,7 @@ def test_500_corruptions(tmp_path, seed):
         file.write_bytes(damage(before, draw))
         inputs = [victim if place == position else path for place, path in enumerate(paths)]
         output = tmp_path / f"out{number}"
-        space = draw.choice(["factors", "delta"])
+        space = draw.choice(["factors", "delta", "core"])
         try:
             run(inputs, output, space=space)
             refused = None
@@ -159,7 +159,7 @@ def test_numbers_that_are_none(tmp_path, value, dtype):
     tensors[name][3, 2] = value
     config = json.loads((paths[1] / "adapter_config.json").read_text())
     broken = write_folder(tmp_path / "broken", tensors, config)
-    for space in ("factors", "delta"):
+    for space in ("factors", "delta", "core"):
         with pytest.raises(UserError, match=r"broken.*layers\.1\.v_proj\.lora_B\.weight.*NaN or infinity"):
             run([paths[0], broken, paths[2]], tmp_path / "out", space=space)
     assert not list(tmp_path.glob("out*")) + list(tmp_path.glob(".*"))

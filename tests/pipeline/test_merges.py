@@ -24,6 +24,7 @@ MERGES = {
     },
     "factors-mean-weight=0.5": {"method": "arithmetic", "mean": True},
     "factors-density=0.3-weight=0.5": {"method": "ties", "density": 0.3},
+    "core-density=0.3-weight=0.5": {"method": "ties", "space": "core", "density": 0.3},
     "factors-density=0.3-seed=5-weight=0.5": {"method": "dare", "density": 0.3, "seed": 5},
 }
 

@@ -200,6 +200,14 @@ CITATIONS = {
   eprint = {2306.01708},
   archivePrefix = {arXiv}
 }""",
+    "https://arxiv.org/abs/2509.17786": """@misc{panariello2025core,
+  title = {Accurate and Efficient Low-Rank Model Merging in Core Space},
+  author = {Aniello Panariello and Daniel Marczak and Simone Magistri and Angelo Porrello and Bart{\\l}omiej Twardowski
+    and Andrew D. Bagdanov and Simone Calderara and Joost van de Weijer},
+  year = {2025},
+  eprint = {2509.17786},
+  archivePrefix = {arXiv}
+}""",
     "https://arxiv.org/abs/2311.03099": """@misc{yu2023dare,
   title = {Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free Lunch},
   author = {Le Yu and Bowen Yu and Haiyang Yu and Fei Huang and Yongbin Li},

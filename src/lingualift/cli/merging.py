@@ -35,8 +35,10 @@ def merge(
         bool, typer.Option("--mean", help="Other methods: divide the weights by their sum.")
     ] = False,
     space: Annotated[
-        Literal["factors", "delta"],
-        typer.Option(help="LoRA: factors (A and B each), or delta (the updates)."),
+        Literal["factors", "delta", "core"],
+        typer.Option(
+            help="LoRA: factors (A and B each), delta (the updates), or core (these in shared bases)."
+        ),
     ] = "factors",
     modules: Annotated[str | None, typer.Option(help="Pattern of the modules to merge; others stay.")] = None,
     module_weight: Annotated[
@@ -45,7 +47,9 @@ def merge(
     layer_weight: Annotated[
         list[str] | None, typer.Option(help="BLOCK=FACTOR or FIRST-LAST=FACTOR on the weight, from 0.")
     ] = None,
-    rank: Annotated[int | None, typer.Option(help="Truncate to this rank (space delta, serving).")] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Truncate to this rank (spaces delta and core, serving).")
+    ] = None,
     rule: Annotated[
         Literal["auto", "additive", "multiplicative", "unanchored"],
         typer.Option(help="adamergex: auto, additive, multiplicative or unanchored."),

@@ -101,6 +101,33 @@ def truncate(down: Floats, up: Floats, rank: int) -> tuple[Floats, Floats, float
     return new_down.astype(single), new_up.astype(single), float(energy[:rank].sum()), float(energy.sum())
 
 
+def cores(downs: Sequence[Floats], ups: Sequence[Floats]) -> tuple[list[Floats], Floats, Floats]:
+    """Every update in bases that all share: Mᵢ with Bᵢ·Aᵢ = U·Mᵢ·Vᵀ, exactly.
+
+    Core Space (https://arxiv.org/abs/2509.17786, section 4): U and V are the singular vectors of all B side by side and
+    of all A on top of each other, found here by QR of the stack and an SVD of what is left, as in `truncate`.
+
+    Args:
+        downs: A of each adapter, (rᵢ, n).
+        ups: B of each adapter, (m, rᵢ).
+
+    Returns:
+        Each Mᵢ (p, q) with p = min(m, Σrᵢ) and q = min(n, Σrᵢ), U (m, p) and V (n, q).
+    """
+    left = _basis(np.concatenate([up.astype(np.float64) for up in ups], axis=1))
+    right = _basis(np.concatenate([down.astype(np.float64) for down in downs]).T)
+    small = [(left.T @ up) @ (down @ right) for down, up in zip(downs, ups, strict=True)]
+    return [core.astype(np.float32) for core in small], left, right
+
+
+def _basis(matrix: Floats) -> Floats:
+    """The left singular vectors of a tall matrix, the largest first; the largest number of each is positive."""
+    tall, mix, corner = thin_qr(matrix)
+    basis = np.asarray(tall @ (mix @ np.linalg.svd(corner)[0]))
+    largest = np.take_along_axis(basis, np.abs(basis).argmax(axis=0)[None], axis=0)
+    return np.asarray(basis * np.sign(largest))
+
+
 def thin_qr(matrix: Floats) -> tuple[Floats, Floats, Floats]:
     """QR of a tall matrix as (T, X, R) with matrix = (T·X)·R and T·X of orthonormal columns.
 

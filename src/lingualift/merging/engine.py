@@ -21,7 +21,7 @@ from lingualift.adapters.tensorfile import DTYPES, Array
 from lingualift.config import merge_settings
 from lingualift.errors import UserError, did_you_mean, setting
 from lingualift.merging.lora import Outcome, Tensors, make_lora
-from lingualift.merging.methods import METHODS, Options, check_merge
+from lingualift.merging.methods import CORE_SPACE, METHODS, Options, check_merge
 from lingualift.merging.plan import Plan, Request, open_inputs, plan_modules
 from lingualift.merging.vectors import make_tokens, make_vectors
 from lingualift.provenance import library_versions
@@ -42,7 +42,7 @@ def merge(
     weight: float = 1.0,
     adapters: Sequence[tuple[Path | str, float]] | None = None,
     mean: bool = False,
-    space: Literal["factors", "delta"] = "factors",
+    space: Literal["factors", "delta", "core"] = "factors",
     modules: str | None = None,
     module_weights: Mapping[str, float] | None = None,
     layer_weights: Mapping[str, float] | None = None,
@@ -68,12 +68,13 @@ def merge(
         weight: adamergex: λ, the factor of the references' difference.
         adapters: Other methods: folders with their weights, the base first.
         mean: Other methods: divide the weights by their sum.
-        space: LoRA: merge lora_A and lora_B each ("factors"), or the updates B·A ("delta"; ranks add up).
+        space: LoRA: merge lora_A and lora_B each ("factors"), the updates B·A ("delta"; ranks add up), or these as
+            small matrices in bases that all adapters share ("core", https://arxiv.org/abs/2509.17786; ranks add up).
         modules: Pattern of the modules to merge, matched against the whole path or its end; others keep the
             base.
         module_weights: Factors on the weight by module pattern; the first that matches counts.
         layer_weights: Factors on the weight by block, from 0, or range of blocks: `{"0-5": 0.5}`.
-        rank: Space delta or export serving: the rank to truncate to; serving also pads to it.
+        rank: Spaces delta and core, or export serving: the rank to truncate to; serving also pads to it.
         rule: How adamergex applies the difference: the kind's own way, or another by name.
         export: "peft", or "serving" for plain LoRA of one rank with the scaling folded in.
         density: ties and dare: fraction of elements that stay.
@@ -182,7 +183,7 @@ class MergeReport:
         output: The folder written.
         method: Merge method.
         kind: Adapter kind.
-        space: "factors" or "delta".
+        space: "factors", "delta" or "core".
         rule: The rule that was applied.
         export: "peft" or "serving".
         formula: What was computed.
@@ -342,7 +343,7 @@ def model_card(request: Request, report: MergeReport) -> str:
         languages=_languages(request),
         tags=("merge", report.method),
         sections=(table(("role", "adapter", "weight"), rows), "\n".join(facts)),
-        sources=(request.method.source,),
+        sources=(request.method.source, *([CORE_SPACE] if report.space == "core" else [])),
     ).text()
 
 

@@ -1,4 +1,4 @@
-"""Merging LoRA: factor by factor, or as updates held in factors; the export for servers; what all kinds share."""
+"""Merging LoRA: factor by factor, or as updates, held in factors or cores; the export for servers; what kinds share."""
 
 from __future__ import annotations
 
@@ -191,7 +191,9 @@ def _goal(request: Request, plan: ModulePlan) -> _Goal:
             mend = f"use {setting('space', 'delta')}"
             raise UserError(request.base.path, found, "one rank in factor space", mend)
         return _Goal(plan, owner, ranks[0], home.scaling)
-    rank = min(sum(ranks), *home.fits, request.rank) if request.rank else sum(ranks)
+    rank = sum(ranks)
+    if request.rank or request.cell.space == "core":
+        rank = min(rank, *home.fits, request.rank or rank)
     return _Goal(plan, owner, rank, home.scaling)
 
 
@@ -199,7 +201,7 @@ def _module_tensors(request: Request, goal: _Goal, outcome: Outcome) -> list[Ten
     if goal.plan.kept and not request.serving:
         return copies(request.base, goal.home.tensors) + _bias(request, goal, outcome)
     down_spec, up_spec = _specs(goal)
-    merge = _factors if request.cell.space == "factors" else _delta
+    merge = {"factors": _factors, "delta": _delta, "core": _core}[request.cell.space]
 
     def compute() -> tuple[Array, ...]:
         if goal.plan.kept:
@@ -235,7 +237,7 @@ def _bias(request: Request, goal: _Goal, outcome: Outcome) -> list[Tensors]:
         if plan.kept:
             return (own,)
         arrays = [of(item.adapter) for item in plan.inputs]
-        if request.cell.space == "delta":
+        if request.cell.space != "factors" and request.method.linear:
             result = cast(weighted_sum(arrays, plan.weights), spec)
         else:
             result = cast(combine(request, plan, arrays, [spec.name] * len(arrays)), spec)
@@ -304,6 +306,28 @@ def _delta(request: Request, goal: _Goal, outcome: Outcome) -> Pair:
     own = 0 if goal.plan.inputs[0].adapter is request.base else None
     outcome.changed = outcome.changed or not _is_own(downs, ups, coefficients, own)
     return algebra.concatenate(downs, ups, coefficients)
+
+
+def _core(request: Request, goal: _Goal, outcome: Outcome) -> Pair:
+    """Factors of U·M·Vᵀ at the home's scaling: the updates merged as cores, in bases that they share."""
+    plan, downs, ups = goal.plan, [], []
+    for item in plan.inputs:
+        module = item.adapter.modules[plan.name]
+        down, up = (item.adapter.floats(name) for name in module.tensors)
+        downs.append(down)
+        ups.append(up * np.float32(module.scaling / goal.home.scaling))
+    found, left, right = algebra.cores(downs, ups)
+    own = 0 if plan.inputs[0].adapter is request.base else None
+    if request.method.linear:  # an adapter that lacks the module adds nothing
+        core = weighted_sum(found, plan.weights)
+        changed = not _is_own(downs, ups, plan.weights, own)
+    else:
+        core = combine(request, plan, found, [goal.home.tensors[1]] * len(found))
+        changed = own is None or not np.array_equal(core, found[own])
+    outcome.changed = outcome.changed or changed
+    if len(core) <= core.shape[1]:
+        return (core @ right.T).astype(np.float32), left.astype(np.float32)
+    return right.T.astype(np.float32), (left @ core).astype(np.float32)
 
 
 def _is_own(

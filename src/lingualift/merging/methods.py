@@ -167,7 +167,8 @@ def dare(arrays: Sequence[Floats], weights: Sequence[float], options: Options) -
     return weighted_sum(kept, weights)
 
 
-SPACES = ("factors", "delta")
+SPACES = ("factors", "delta", "core")
+CORE_SPACE = "https://arxiv.org/abs/2509.17786"
 RULES = ("auto", "additive", "multiplicative", "unanchored")
 KIND_NAMES = {"lora": "LoRA", "ia3": "(IA)³", "prefix": "prefix-tuning", "prompt": "prompt-tuning"}
 
@@ -178,6 +179,11 @@ _ROLE_FORMULAS = {
     "insertion": "(λ·(M − I) + I)·x_task, M = x_target·x_source⁺",
     "unanchored": "λ·M·x_task, M = x_target·x_source⁺",
 }
+_WHERE = {
+    "factors": "X each of lora_A and lora_B",
+    "delta": "ΔW = scaling·B·A",
+    "core": "ΔW = U·M·Vᵀ, Mᵢ = Uᵀ·ΔWᵢ·V",
+}
 _LETTERS = {"lora": "X", "ia3": "l", "prefix": "P", "prompt": "P"}
 
 
@@ -187,7 +193,8 @@ class Cell:
 
     Args:
         kind: Adapter kind, a key of `KIND_NAMES`.
-        space: "factors" (the adapter's tensors as they are) or "delta" (the update of the weights).
+        space: "factors" (the adapter's tensors as they are), "delta" (the update of the weights) or "core" (the update
+            in bases that the adapters share).
         method: A merge method.
         rule: How the references' difference is applied: the kind's own rule, or one asked for by name.
         asked: The values of `rule` that lead here.
@@ -249,7 +256,7 @@ def check_merge(kind: str, method: str, settings: MergeMethod, *, serving: bool 
         raise UserError(setting("export"), f"serving is for LoRA, not {kind}", "peft", mend)
     if settings.rank and kind != "lora":
         raise UserError(setting("rank"), f"does not apply to {KIND_NAMES[kind]}", "no rank", "remove it")
-    if settings.rank and not (serving or cell.space == "delta"):
+    if settings.rank and cell.space == "factors" and not serving:
         found = "does not apply to factor space, which keeps the rank"
         mend = f"use {setting('space', 'delta')}, or {setting('export', 'serving')}"
         raise UserError(setting("rank"), found, "no rank", mend)
@@ -268,7 +275,7 @@ def _cell(kind: str, space: str, method: str, rule: str) -> Cell:
 
 
 def _reason(kind: str, space: str, method: str, rule: str) -> str:
-    if space == "delta" and kind != "lora":
+    if space != "factors" and kind != "lora":
         return f"{KIND_NAMES[kind]} has no factors whose product could be taken; its tensors are the update"
     entry = METHODS[method]
     if not entry.roles and rule != _OWN_RULE[kind]:
@@ -279,6 +286,8 @@ def _reason(kind: str, space: str, method: str, rule: str) -> str:
         return "the paper's cross ablation exchanges the rules of LoRA and (IA)³ only"
     if space == "delta" and rule == "multiplicative":
         return "an element-wise product of updates has no low rank"
+    if space == "core" and rule == "multiplicative":
+        return "the ratio of two cores says something of their bases, and not of the updates"
     if space == "delta" and not entry.linear:
         return (
             f"{method} acts on single elements of ΔW, which would have to be formed and has no low rank after"
@@ -292,14 +301,14 @@ def _formula(kind: str, space: str, method: str, rule: str) -> str:
     """The method's formula in the letters of the kind."""
     entry = METHODS[method]
     text = _ROLE_FORMULAS[rule] if entry.roles else entry.formula
-    letter = "ΔW" if space == "delta" else _LETTERS[kind]
+    letter = {"factors": _LETTERS[kind], "delta": "ΔW", "core": "M"}[space]
     if kind == "ia3" and not entry.roles:
         return f"l = 1 + {text.replace('xᵢ', '(lᵢ − 1)')}"
     written = re.sub(r"\bx(?=[ᵢ_])", letter, text)
     formula = f"{letter} = {written}"
     if kind != "lora":
         return formula
-    return f"{formula}, {'ΔW = scaling·B·A' if space == 'delta' else 'X each of lora_A and lora_B'}"
+    return f"{formula}, {_WHERE[space]}"
 
 
 def _mend(cell: Cell) -> str:

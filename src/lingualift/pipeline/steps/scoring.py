@@ -253,7 +253,7 @@ class Merge(Adapted):
 
     @override
     def sizes(self, numbers: int, row: int, rows: int) -> tuple[int, int]:
-        return 0, 4 * numbers * (len(self.adapters) if self.how.settings.space == "delta" else 1)
+        return 0, 4 * numbers * (len(self.adapters) if self.how.settings.space != "factors" else 1)
 
     @property
     def inputs(self) -> dict[str, Step]:
