@@ -84,6 +84,7 @@ def _known_range(value: Any) -> str:
 
 
 LayerRange: TypeAlias = Annotated[str, BeforeValidator(_known_range)]
+Blocks: TypeAlias = Annotated[_Whole, Field(ge=0, lt=2**16)]
 Seed: TypeAlias = Annotated[_Whole, Field(ge=0, lt=2**32)]
 LongSeed: TypeAlias = Annotated[_Whole, Field(ge=0, lt=2**62)]
 Factor: TypeAlias = Annotated[_Real, Field(ge=-(10**6)), _at_most(10**6, "half precision overflows beyond")]
@@ -612,7 +613,18 @@ class DareMethod(TiesMethod):
     "Seed of the draw of the elements that stay."
 
 
-class AnyMergeMethod(AdamergexMethod, DareMethod):
+class LayerSwapMethod(MergeMethod):
+    """Settings of `layer-swap`: how many blocks are whose."""
+
+    bottom: Blocks | None = None
+    "First blocks, which are the target reference's; 5 of 32 when left out, at least one."
+    top: Blocks | None = None
+    "Last blocks, which are too; 2 of 32 when left out."
+    transition: Blocks | None = None
+    "Blocks between these and the task's, which are averaged, on each side; 1 of 32 when left out."
+
+
+class AnyMergeMethod(AdamergexMethod, DareMethod, LayerSwapMethod):
     """Settings of a merge method that is not of ours."""
 
 
@@ -662,6 +674,7 @@ METHOD_SETTINGS: dict[str, type[MethodSettings]] = {
     "arithmetic": ArithmeticMethod,
     "ties": TiesMethod,
     "dare": DareMethod,
+    "layer-swap": LayerSwapMethod,
     "flare": FlareMethod,
     "flare-mt": FlareMtMethod,
     "x-mixup": XMixupMethod,

@@ -102,9 +102,9 @@ def test_tasks_methods_and_languages_are_listed_with_sources(cli):
 
 def test_the_help_and_the_docstring_of_merge_name_every_method():
     option = get_type_hints(merge, include_extras=True)["method"].__metadata__[0]
-    assert set(re.findall(r"\w+", option.help)) - {"or"} == set(merging.METHODS)
+    assert set(re.findall(r"[\w-]+", option.help)) - {"or"} == set(merging.METHODS)
     told = re.search(r"\n +method: (.*?)\n +\w+: ", ll.merge.__doc__, re.DOTALL)[1]
-    assert set(re.findall(r"`(\w+)`", told)) == set(merging.METHODS)
+    assert set(re.findall(r"`([\w-]+)`", told)) == set(merging.METHODS)
 
 
 def test_train_writes_an_adapter_and_says_what_is_next(adapter):

@@ -21,6 +21,8 @@ from builders.adapter_folders import (
     ties_by_hand,
     updates,
     write_lora,
+    write_prefix,
+    write_vectors,
 )
 from builders.refusals import refused
 from lingualift.errors import UserError
@@ -285,6 +287,81 @@ def test_sums_of_cores_are_sums_of_updates(adapters, weight, rank):
             scale = sum(np.linalg.norm(updates(path)[module]) for path in paths)
             assert np.linalg.norm(value - expected[module]) <= 1e-5 * scale
             assert len(numbers(core.output)[f"{PREFIX}{module}.lora_A.weight"]) <= min(value.shape)
+
+
+@pytest.mark.parametrize(
+    ("depth", "zones", "expected"),
+    [
+        (32, {}, [1] * 5 + [0.5] + [0] * 23 + [0.5] + [1] * 2),  # the paper's own
+        (18, {}, [1] * 3 + [0.5] + [0] * 12 + [0.5] + [1]),
+        (12, {}, [1] * 2 + [0] * 9 + [1]),
+        (2, {}, [1, 0]),
+        (6, {"bottom": 0, "top": 2, "transition": 1}, [0, 0, 0, 0.5, 1, 1]),
+        (6, {"bottom": 2, "top": 2, "transition": 1}, [1, 1, 0.5, 0.5, 1, 1]),
+        (3, {"bottom": 3, "top": 0}, [1, 1, 1]),
+    ],
+)
+@pytest.mark.parametrize("space", ["factors", "delta", "core"])
+def test_layers_are_swapped_by_zones(tmp_path, depth, zones, expected, space):
+    modules = {f"layers.{block}.q_proj": (4, 5) for block in range(depth)}
+    task, target = (
+        write_lora(tmp_path / name, modules, seed=seed) for seed, name in enumerate(("task", "target"))
+    )
+    for weight in (1.0, 0.6):
+        report = merge(
+            method="layer-swap",
+            task=task,
+            target_reference=target,
+            weight=weight,
+            space=space,
+            output=tmp_path / f"out{weight}",
+            **zones,
+        )
+        read = numbers if space == "factors" else updates
+        one, two, found = map(read, (task, target, report.output))
+        for name, value in found.items():
+            part = weight * expected[int(name.split("layers.")[1].split(".")[0])]
+            assert distance(value, (1 - part) * one[name] + part * two[name]) < 1e-5
+        own, given = raw(report.output), raw(task if weight < 1 else target)
+        places = [block for block, part in enumerate(expected) if part == (weight == 1)]
+        names = [f"{PREFIX}layers.{block}.q_proj.lora_{x}.weight" for block in places for x in "AB"]
+        if space != "core" or weight < 1:  # what is taken whole is taken bit for bit
+            assert all(torch.equal(own[name], given[name]) for name in names)
+
+
+def test_a_swap_that_cannot_be(tmp_path):
+    modules = {f"layers.{block}.q_proj": (4, 5) for block in range(2)}
+    task, target = (write_lora(tmp_path / str(seed), modules, seed=seed) for seed in range(2))
+    given = {"method": "layer-swap", "task": task, "target_reference": target, "output": tmp_path / "out"}
+    with refused(
+        "layer-swap", "2 blocks at the bottom, 0 at the top and 1 between", "the 2", mend="transition"
+    ):
+        merge(**given, bottom=2, top=0, transition=1)
+    with refused("source_reference", "layer-swap takes none", mend="leave it out"):
+        merge(**given, source_reference=target)
+    with refused("layer-swap", "nothing would be merged", "a block of the task's", mend="modules"):
+        merge(**given, bottom=0)
+    with refused("bottom", "greater than or equal to 0"):
+        merge(**given, bottom=-1)
+    with refused("top", "adamergex does not use it"):
+        merge(**{**given, "method": "adamergex"}, source_reference=target, top=1)
+
+
+def test_swapped_layers_of_other_kinds(tmp_path):
+    for kind, write in (("ia3", write_vectors), ("prefix", write_prefix)):
+        task, target = (write(tmp_path / f"{kind}{seed}", seed=seed) for seed in range(2))
+        report = merge(
+            method="layer-swap", task=task, target_reference=target, bottom=1, top=0, output=tmp_path / kind
+        )
+        assert report.parts == {"0": 1.0}
+        found, one, two = map(raw, (report.output, task, target))
+        if kind == "ia3":
+            assert all(torch.equal(x, (two if ".0." in name else one)[name]) for name, x in found.items())
+        else:
+            ((_, x),), ((_, own),), ((_, new),) = (list(each.items()) for each in (found, one, two))
+            places = (x != own).nonzero()
+            assert torch.equal(x[x != own], new[x != own])
+            assert 0 < len(places) <= x.numel() / 2
 
 
 def test_dare_drops_and_rescales_by_its_seed(tmp_path):

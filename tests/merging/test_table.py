@@ -20,6 +20,8 @@ def run(paths, method, output, **options):
     if method == "adamergex":
         task, target, source = paths
         inputs = {"task": task, "target_reference": target, "source_reference": source, "weight": 0.7}
+    elif method == "layer-swap":
+        inputs = {"task": paths[0], "target_reference": paths[1], "weight": 0.7}
     else:
         inputs = {"adapters": [(paths[0], 1.0), (paths[1], 0.5)]}
     return merge(method=method, output=output, **inputs, **options)

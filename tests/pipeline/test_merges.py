@@ -25,6 +25,7 @@ MERGES = {
     "factors-mean-weight=0.5": {"method": "arithmetic", "mean": True},
     "factors-density=0.3-weight=0.5": {"method": "ties", "density": 0.3},
     "core-density=0.3-weight=0.5": {"method": "ties", "space": "core", "density": 0.3},
+    "delta-bottom=1-weight=0.5": {"method": "layer-swap", "space": "delta", "bottom": 1},
     "factors-density=0.3-seed=5-weight=0.5": {"method": "dare", "density": 0.3, "seed": 5},
 }
 
@@ -56,7 +57,7 @@ def test_a_run_merges_as_the_command_does(finished, cli, inside, variant):
     rows = [row for row in finished.rows if row["variant"] == variant and row["language"] == "sw"]
     (adapter,) = {finished.folder / row["adapter"] for row in rows}
     recorded = json.loads((adapter / "provenance.json").read_text())["inputs"]
-    if MERGES[variant]["method"] == "adamergex":
+    if MERGES[variant]["method"] in ("adamergex", "layer-swap"):
         given = [f"--{one['role'].replace('_', '-')}={one['path']}" for one in recorded] + ["--weight=0.5"]
     else:
         given = [f"--adapter={one['path']}={weight}" for one, weight in zip(recorded, (1, 0.5), strict=True)]
@@ -109,7 +110,7 @@ def test_every_method_with_settings_is_one_and_a_key_has_one_default():
         for name, field in record.model_fields.items():
             assert name == "method" or field.get_default() == defaults[name], (record, name)
     merging = {name for name, record in METHOD_SETTINGS.items() if issubclass(record, MergeMethod)}
-    assert merging == {"adamergex", "arithmetic", "ties", "dare"}
+    assert merging == {"adamergex", "arithmetic", "ties", "dare", "layer-swap"}
 
 
 def test_run_folders_of_before_wrote_every_key_of_every_method(data, tmp_path):

@@ -200,6 +200,14 @@ CITATIONS = {
   eprint = {2306.01708},
   archivePrefix = {arXiv}
 }""",
+    "https://arxiv.org/abs/2410.01335": """@misc{bandarkar2024layer,
+  title = {Layer Swapping for Zero-Shot Cross-Lingual Transfer in Large Language Models},
+  author = {Lucas Bandarkar and Benjamin Muller and Pritish Yuvraj and Rui Hou and Nayan Singhal and Hongjiang Lv
+    and Bing Liu},
+  year = {2024},
+  eprint = {2410.01335},
+  archivePrefix = {arXiv}
+}""",
     "https://arxiv.org/abs/2509.17786": """@misc{panariello2025core,
   title = {Accurate and Efficient Low-Rank Model Merging in Core Space},
   author = {Aniello Panariello and Daniel Marczak and Simone Magistri and Angelo Porrello and Bart{\\l}omiej Twardowski

@@ -15,18 +15,23 @@ from lingualift.terminal import say
 @app.command()
 def merge(
     output: OutputFolder,
-    method: Annotated[str, typer.Option(help="adamergex, arithmetic, ties or dare.")] = "adamergex",
+    method: Annotated[
+        str, typer.Option(help="adamergex, arithmetic, ties, dare or layer-swap.")
+    ] = "adamergex",
     task: Annotated[
-        Path | None, typer.Option(help="adamergex: adapter of the task in the source language.")
+        Path | None, typer.Option(help="adamergex, layer-swap: adapter of the task in the source language.")
     ] = None,
     target_reference: Annotated[
-        Path | None, typer.Option(help="adamergex: reference adapter of the target language.")
+        Path | None, typer.Option(help="adamergex, layer-swap: reference adapter of the target language.")
     ] = None,
     source_reference: Annotated[
         Path | None, typer.Option(help="adamergex: reference adapter of the source language.")
     ] = None,
     weight: Annotated[
-        float, typer.Option(help="adamergex: factor of the references' difference; lift takes 0.5.")
+        float,
+        typer.Option(
+            help="adamergex: factor of the references' difference; layer-swap: the target's part of outer blocks."
+        ),
     ] = 1.0,
     adapter: Annotated[
         list[str] | None, typer.Option(help="Other methods: DIR=WEIGHT, once per adapter, the base first.")
@@ -61,6 +66,16 @@ def merge(
     seed: Annotated[int, typer.Option(help="dare: seed of the draw.")] = 0,
     cutoff: Annotated[
         float | None, typer.Option(help="Virtual tokens: cut-off of the pseudo-inverse.")
+    ] = None,
+    bottom: Annotated[
+        int | None,
+        typer.Option(help="layer-swap: first blocks from the target reference (5 of 32, at least 1)."),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(help="layer-swap: last blocks from the target reference (2 of 32).")
+    ] = None,
+    transition: Annotated[
+        int | None, typer.Option(help="layer-swap: blocks averaged on each side (1 of 32).")
     ] = None,
     push_to_hub: PushTo = None,
     private: Private = False,

@@ -22,7 +22,7 @@ from lingualift.config import merge_settings
 from lingualift.errors import UserError, did_you_mean, setting
 from lingualift.merging.lora import Outcome, Tensors, make_lora
 from lingualift.merging.methods import CORE_SPACE, METHODS, Options, check_merge
-from lingualift.merging.plan import Plan, Request, open_inputs, plan_modules
+from lingualift.merging.plan import Plan, Request, Zones, open_inputs, plan_modules
 from lingualift.merging.vectors import make_tokens, make_vectors
 from lingualift.provenance import library_versions
 
@@ -52,6 +52,9 @@ def merge(
     density: float = 0.5,
     seed: int = 0,
     cutoff: float | None = None,
+    bottom: int | None = None,
+    top: int | None = None,
+    transition: int | None = None,
 ) -> MergeReport:
     """Merge adapters and write the result as a peft adapter folder.
 
@@ -60,12 +63,13 @@ def merge(
     tensors.
 
     Args:
-        method: `adamergex` (https://arxiv.org/abs/2402.18913), `arithmetic`, `ties` or `dare`.
+        method: `adamergex` (https://arxiv.org/abs/2402.18913), `arithmetic`, `ties`, `dare` or `layer-swap`.
         output: The folder to write; it must not exist.
-        task: adamergex: adapter of the task in the source language.
-        target_reference: adamergex: adapter of the reference task in the target language.
+        task: adamergex, layer-swap: adapter of the task in the source language.
+        target_reference: adamergex, layer-swap: adapter of the reference task in the target language.
         source_reference: adamergex: adapter of the reference task in the source language.
-        weight: adamergex: λ, the factor of the references' difference.
+        weight: λ: of adamergex the factor of the references' difference, of layer-swap the target reference's part in
+            the outer blocks.
         adapters: Other methods: folders with their weights, the base first.
         mean: Other methods: divide the weights by their sum.
         space: LoRA: merge lora_A and lora_B each ("factors"), the updates B·A ("delta"; ranks add up), or these as
@@ -80,6 +84,9 @@ def merge(
         density: ties and dare: fraction of elements that stay.
         seed: dare: seed of the draw.
         cutoff: Virtual tokens: relative cut-off of the pseudo-inverse.
+        bottom: layer-swap: first blocks, which are the target reference's; 5 of 32 if None, at least one.
+        top: layer-swap: last blocks, which are too; 2 of 32 if None.
+        transition: layer-swap: blocks on each side that are averaged; 1 of 32 if None.
 
     Raises:
         UserError: anything the user can mend; nothing is written then.
@@ -101,6 +108,9 @@ def merge(
         seed=seed,
         cutoff=cutoff,
         mean=mean,
+        bottom=bottom,
+        top=top,
+        transition=transition,
     )
     roles = {"task": task, "target_reference": target_reference, "source_reference": source_reference}
     inputs = open_inputs(chosen, roles, weight, adapters, getattr(settings, "mean", False))
@@ -115,6 +125,7 @@ def merge(
         serving=export == "serving",
         options=Options(**settings.model_dump(include={"density", "seed"})),
         cutoff=getattr(settings, "cutoff", None),
+        zones=Zones(**settings.model_dump(include={"bottom", "top", "transition"})),
     )
     return _run(request, plan_modules(request), Path(output))
 
@@ -194,6 +205,7 @@ class MergeReport:
         energy: Fraction of the spectral energy kept, by truncated module.
         energy_kept: The same over all truncated modules; None where none was.
         cutoff: Relative cut-off of the pseudo-inverse; None where none was taken.
+        parts: Block or range of blocks -> the target reference's part there, of a method that goes by blocks.
         warnings: What may make the result worse than it could be.
         notes: What else is worth knowing.
     """
@@ -212,6 +224,7 @@ class MergeReport:
     energy: Mapping[str, float]
     energy_kept: float | None
     cutoff: float | None
+    parts: Mapping[str, float]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -223,6 +236,7 @@ class MergeReport:
             f"{self.method}, {self.kind}, space {self.space}, rule {self.rule}, export {self.export}",
             self.formula,
             *(f"{role}: weight {weight:g}" for role, weight in self.weights.items()),
+            *(f"blocks {place}: {part:g} of the target reference" for place, part in self.parts.items()),
             *(f"not merged: {count} modules ({reason})" for reason, count in reasons.items()),
             *(f"note: {note}" for note in self.notes),
         ]
@@ -255,6 +269,7 @@ def make_report(
         energy={name: kept / whole if whole else 1.0 for name, (kept, whole) in outcome.energy.items()},
         energy_kept=sum(kept for kept, _ in outcome.energy.values()) / total if total else None,
         cutoff=outcome.cutoff,
+        parts=plan.parts() if request.method.by_block else {},
         warnings=warnings,
         notes=_notes(request, plan),
     )
@@ -301,6 +316,7 @@ def provenance_of(request: Request, report: MergeReport, shared: bool | None) ->
             "seed": request.options.seed,
             "cutoff": report.cutoff,
         },
+        **({"parts_of_the_target": dict(report.parts)} if request.method.by_block else {}),
         "inputs": [
             {
                 "role": item.role,

@@ -74,7 +74,7 @@ def combine(request: Request, plan: ModulePlan, arrays: Sequence[Floats], names:
     Raises:
         UserError: a zero where the multiplicative rule divides.
     """
-    if not (request.method.roles and request.cell.rule == "multiplicative"):
+    if not (request.method.subtracts and request.cell.rule == "multiplicative"):
         return request.method.combine(arrays, plan.weights, request.options.of(names[0]))
     task, target, source = arrays
     try:

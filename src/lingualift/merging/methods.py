@@ -59,6 +59,8 @@ class Method:
             come.
         linear: Whether the result is Σ wᵢ·xᵢ, so that it exists for ΔW held as factors too. A method that is
             not sees single elements of differences to the backbone, so that it has no meaning on virtual tokens.
+        by_block: Whether the target reference takes the place of the task by zones of blocks: v of it and 1 − v of
+            the task, v being λ in some blocks, half of it in others and 0 in the rest.
         combine: The function.
     """
 
@@ -67,7 +69,13 @@ class Method:
     formula: str
     roles: tuple[str, ...]
     linear: bool
+    by_block: bool
     combine: Combine
+
+    @property
+    def subtracts(self) -> bool:
+        """Whether it applies the difference of two references, by a rule."""
+        return "source_reference" in self.roles
 
 
 METHODS: Registry[Method] = Registry("merge method")
@@ -76,12 +84,18 @@ ROLES = ("task", "target_reference", "source_reference")
 
 
 def method(
-    name: str, *, source: str, formula: str, roles: tuple[str, ...] = (), linear: bool = False
+    name: str,
+    *,
+    source: str,
+    formula: str,
+    roles: tuple[str, ...] = (),
+    linear: bool = False,
+    by_block: bool = False,
 ) -> Callable[[Combine], Combine]:
     """Decorator that registers a function as a merge method; see `Method`."""
 
     def enter(combine: Combine) -> Combine:
-        METHODS.register(name)(Method(name, source, formula, roles, linear, combine))
+        METHODS.register(name)(Method(name, source, formula, roles, linear, by_block, combine))
         return combine
 
     return enter
@@ -165,6 +179,19 @@ def dare(arrays: Sequence[Floats], weights: Sequence[float], options: Options) -
     random, density = np.random.default_rng((options.seed, options.tensor)), options.density
     kept = [array * (random.random(array.shape) < density) / np.float32(density) for array in arrays]
     return weighted_sum(kept, weights)
+
+
+@method(
+    "layer-swap",
+    source="https://arxiv.org/abs/2410.01335",
+    formula="(1 − v)·x_task + v·x_target, v = λ in outer blocks",
+    roles=ROLES[:2],
+    linear=True,
+    by_block=True,
+)
+def layer_swap(arrays: Sequence[Floats], weights: Sequence[float], _: Options) -> Floats:
+    """The outer blocks of the language, the middle ones of the task, and averages between."""
+    return weighted_sum(arrays, weights)
 
 
 SPACES = ("factors", "delta", "core")
@@ -278,8 +305,10 @@ def _reason(kind: str, space: str, method: str, rule: str) -> str:
     if space != "factors" and kind != "lora":
         return f"{KIND_NAMES[kind]} has no factors whose product could be taken; its tensors are the update"
     entry = METHODS[method]
-    if not entry.roles and rule != _OWN_RULE[kind]:
+    if not entry.subtracts and rule != _OWN_RULE[kind]:
         return "a rule applies the difference of two references, which only adamergex takes"
+    if entry.by_block and kind == "prompt":
+        return "its virtual tokens stand before the first block, and in none"
     if rule == "unanchored" and _OWN_RULE[kind] != "insertion":
         return "only virtual tokens have an un-anchored reading"
     if rule != _OWN_RULE[kind] and _OWN_RULE[kind] == "insertion" and rule != "unanchored":
@@ -300,7 +329,7 @@ def _reason(kind: str, space: str, method: str, rule: str) -> str:
 def _formula(kind: str, space: str, method: str, rule: str) -> str:
     """The method's formula in the letters of the kind."""
     entry = METHODS[method]
-    text = _ROLE_FORMULAS[rule] if entry.roles else entry.formula
+    text = _ROLE_FORMULAS[rule] if entry.subtracts else entry.formula
     letter = {"factors": _LETTERS[kind], "delta": "ΔW", "core": "M"}[space]
     if kind == "ia3" and not entry.roles:
         return f"l = 1 + {text.replace('xᵢ', '(lᵢ − 1)')}"

@@ -15,7 +15,7 @@ from lingualift.adapters.patterns import Patterns
 from lingualift.adapters.structure import conflicts
 from lingualift.config import layers_in
 from lingualift.errors import UserError, setting
-from lingualift.merging.methods import ROLES, Cell, Method, Options
+from lingualift.merging.methods import Cell, Method, Options
 
 _BLOCK = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 """The first number of a module's path is that of its block."""
@@ -28,6 +28,47 @@ class Input:
     role: str
     adapter: Adapter
     weight: float
+
+
+@dataclass(frozen=True)
+class Zones:
+    """How many blocks are whose, of a method that goes by them; None for the paper's counts, scaled to the depth.
+
+    The paper takes 5 at the bottom, 2 at the top and 1 on each side between, of 32 (section 4.2, as summaries of it
+    have it; that modules outside of blocks stay the task's is our reading).
+
+    Args:
+        bottom: First blocks, which are the target reference's.
+        top: Last blocks, which are too.
+        transition: Blocks on each side of the task's that are averaged.
+    """
+
+    bottom: int | None = None
+    top: int | None = None
+    transition: int | None = None
+
+    def parts(self, depth: int) -> list[float]:
+        """The target reference's part in each block: 1, 0.5 or 0.
+
+        Raises:
+            UserError: there are not so many blocks.
+        """
+        bottom = max(1, round(depth * 5 / 32)) if self.bottom is None else self.bottom
+        top = round(depth * 2 / 32) if self.top is None else self.top
+        middle = depth - bottom - top
+        sides = bool(bottom) + bool(top)
+        fits = max(0, middle // sides) if sides else 0
+        transition = min(round(depth / 32), fits) if self.transition is None else self.transition
+        if middle < 0 or sides * transition > middle:
+            given = f"{bottom} blocks at the bottom, {top} at the top and {transition} between on each side"
+            where, mend = (
+                "layer-swap",
+                f"lower {setting('bottom')}, {setting('top')} or {setting('transition')}",
+            )
+            raise UserError(where, f"asks for {given}", f"at most the {depth} that there are", mend)
+        lower, upper = transition * bool(bottom), transition * bool(top)
+        task = middle - lower - upper
+        return [1.0] * bottom + [0.5] * lower + [0.0] * task + [0.5] * upper + [1.0] * top
 
 
 @dataclass(frozen=True)
@@ -47,6 +88,7 @@ class Request:
         serving: Whether to export plain LoRA that every server reads.
         options: Settings of single methods.
         cutoff: Relative cut-off of the pseudo-inverse; None for the default.
+        zones: How many blocks are whose, of a method that goes by them.
     """
 
     method: Method
@@ -59,6 +101,7 @@ class Request:
     serving: bool = False
     options: Options = field(default_factory=Options)
     cutoff: float | None = None
+    zones: Zones = Zones()
 
     @property
     def base(self) -> Adapter:
@@ -103,6 +146,23 @@ class Plan:
         """The modules that are merged."""
         return [module for module in self.modules if not module.kept]
 
+    def parts(self) -> dict[str, float]:
+        """Block or range of blocks -> the target reference's part there, where it has one."""
+        found = {
+            int(match[1]): item.weight
+            for module in self.merged
+            for item in module.inputs
+            if item.role == "target_reference" and (match := _BLOCK.search(module.name))
+        }
+        ranges: list[tuple[int, int]] = []
+        for block in sorted(found):
+            begin, end = ranges[-1] if ranges else (block, -2)
+            if end == block - 1 and found[end] == found[block]:
+                ranges[-1] = begin, block
+            else:
+                ranges.append((block, block))
+        return {f"{first}-{last}" if first < last else str(first): found[first] for first, last in ranges}
+
 
 def open_inputs(
     method: Method,
@@ -118,7 +178,7 @@ def open_inputs(
     """
     if method.roles:
         if adapters is not None or mean:
-            expected = f"roles {', '.join(map(setting, ROLES))}"
+            expected = f"roles {', '.join(map(setting, method.roles))}"
             raise UserError(method.name, "was given a list of adapters", expected, "name the roles")
         inputs = _role_inputs(method, roles, weight)
     else:
@@ -137,7 +197,10 @@ def open_inputs(
 def _role_inputs(method: Method, roles: Mapping[str, Path | str | None], weight: float) -> tuple[Input, ...]:
     _check_number(setting("weight"), weight)
     inputs = []
-    for role, factor in zip(method.roles, (1.0, float(weight), -float(weight)), strict=True):
+    strange = [setting(role) for role, path in roles.items() if path is not None and role not in method.roles]
+    if strange:
+        raise UserError(strange[0], f"is given, and {method.name} takes none", mend="leave it out")
+    for role, factor in zip(method.roles, (1.0, float(weight), -float(weight)), strict=False):
         path = roles[role]
         if path is None:
             mend = f"name {setting(role)}"
@@ -194,7 +257,9 @@ def _plan(request: Request, name: str, factor: float | None) -> ModulePlan:
     if factor is None:
         return ModulePlan(name, (), "left out by modules")
     if factor == 0:
-        return ModulePlan(name, (), "weight 0")
+        return ModulePlan(name, (), "a block of the task's" if request.method.by_block else "weight 0")
+    if request.method.by_block:
+        return _plan_swap(request, name, factor)
     if request.method.roles:
         return _plan_roles(request, name, factor)
     entering = tuple(
@@ -221,6 +286,19 @@ def _plan_roles(request: Request, name: str, factor: float) -> ModulePlan:
     return ModulePlan(name, tuple(item for item in (task, *references) if item.role not in missing))
 
 
+def _plan_swap(request: Request, name: str, factor: float) -> ModulePlan:
+    """The target reference's part in a block, and the task's, which is the rest."""
+    task, target = request.inputs
+    part = target.weight * factor
+    if not part:
+        return ModulePlan(name, (), "weight 0")
+    both = [replace(item, weight=weight) for item, weight in ((task, 1 - part), (target, part)) if weight]
+    entering = tuple(item for item in both if name in item.adapter.modules)
+    if request.cell.space == "factors" and len(entering) < len(both):
+        return ModulePlan(name, (), "missing in one of the adapters")
+    return ModulePlan(name, entering)
+
+
 def _chosen(request: Request, names: Iterable[str]) -> set[str]:
     if request.modules is None:
         return set(names)
@@ -233,6 +311,10 @@ def _chosen(request: Request, names: Iterable[str]) -> set[str]:
 def _factors(request: Request, names: Sequence[str]) -> dict[str, float]:
     """Module -> factor on the weight there, by its own name and by its block."""
     by_block = block_factors(setting("layer_weights"), request.layer_weights, names)
+    if request.method.by_block:
+        blocks = {name: int(match[1]) for name in names if (match := _BLOCK.search(name))}
+        parts = request.zones.parts(max(blocks.values(), default=-1) + 1)
+        by_block = {name: by_block[name] * parts[blocks[name]] if name in blocks else 0.0 for name in names}
     by_name = _module_factors(request.module_weights, names)
     return {name: by_name[name] * by_block[name] for name in names}
 
@@ -285,12 +367,17 @@ def matches_nothing(where: str, pattern: str, names: Iterable[str]) -> UserError
 
 
 def _check_effect(request: Request, plan: Plan, factors: Mapping[str, float]) -> None:
-    weighted = any(item.weight for item in request.inputs[1:]) and any(factors.values())
+    given = request.method.by_block or any(factors.values())
+    weighted = given and any(item.weight for item in request.inputs[1:])
     if plan.merged or not (weighted or len(request.inputs) == 1):
         return
     reasons = sorted(
         {module.kept for module in plan.modules if module.name in factors} | set(plan.absent.values())
     )
     mend = f"choose {setting('modules')} that the adapters share, or {setting('space', 'delta')}"
+    if request.method.by_block:
+        mend = (
+            f"raise {setting('bottom')} or {setting('top')}, or choose {setting('modules')} of their blocks"
+        )
     found = f"nothing would be merged ({'; '.join(reasons)})"
     raise UserError(request.method.name, found, "a change", mend)

@@ -40,7 +40,8 @@ def _vector(request: Request, plan: ModulePlan, outcome: Outcome) -> list[Tensor
 
 
 def _combine_vectors(request: Request, plan: ModulePlan, arrays: list[Floats], names: list[str]) -> Floats:
-    if request.method.roles and request.cell.rule == "multiplicative":
+    differs = request.method.subtracts and request.cell.rule == "multiplicative"
+    if differs or request.method.by_block:  # whose weights add up to 1
         return combine(request, plan, arrays, names)
     return combine(request, plan, [array - _ONE for array in arrays], names) + _ONE
 
@@ -80,7 +81,7 @@ def make_tokens(request: Request, plan: Plan, outcome: Outcome) -> tuple[list[Te
 
 
 def _block(request: Request, plan: ModulePlan, blocks: list[Floats], outcome: Outcome) -> Floats:
-    if not request.method.roles:
+    if not request.method.subtracts:
         return combine(request, plan, blocks, [PROMPT] * len(blocks))
     task, target, source = blocks
     outcome.cutoff = algebra.default_cutoff(source.shape) if request.cutoff is None else request.cutoff

@@ -316,6 +316,14 @@ def dare(cell: Cell) -> Merge:
     return cell.merged(subtract_source=False)
 
 
+@_method(
+    "layer-swap", paper_name="Layer Swapping", source="https://arxiv.org/abs/2410.01335", needs_reference=True
+)
+def layer_swap(cell: Cell) -> Merge:
+    """The target reference's outer blocks around the task adapter's middle ones, averaged where they meet."""
+    return cell.merged(subtract_source=False)
+
+
 @_method("target-ft", paper_name="(upper bound)", source=_ADAMERGEX)
 def target_ft(cell: Cell) -> Train:
     """The task adapter trained on labels of the target language itself."""

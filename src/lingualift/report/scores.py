@@ -32,6 +32,7 @@ ROLES = {
     "adamergex": "merged",
     "ties": "merged",
     "dare": "merged",
+    "layer-swap": "merged by blocks",
     "target-ft": "target labels: upper bound",
     "translate-test": "reads the translation",
     "translate-train": "translated rows",

@@ -40,18 +40,18 @@ class MergeRecipe:
     settings: MergeMethod
 
     def merge(self, adapters: Mapping[str, Path], weight: float, output: Path) -> None:
-        """Merge the folders `task`, `target` and (`adamergex`) `source` with a weight into `output`.
+        """Merge the folders `task`, `target` and, where it is subtracted, `source` with a weight into `output`.
 
         Raises:
             UserError: as `merge`, whose settings an experiment file has by the names that they have in Python.
         """
-        from lingualift.merging import merge
+        from lingualift.merging import METHODS, merge
 
         write = functools.partial(merge, method=self.method, output=output, **self._given())
         task, target = adapters["task"], adapters["target"]
+        source = adapters["source"] if METHODS[self.method].subtracts else None
         try:
-            if self.method == "adamergex":
-                source = adapters["source"]
+            if METHODS[self.method].roles:
                 write(task=task, target_reference=target, source_reference=source, weight=weight)
             else:
                 write(adapters=[(task, 1.0), (target, weight)])
