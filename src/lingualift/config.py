@@ -539,9 +539,14 @@ class MergeMethod(MethodSettings):
     "Rank that a merge of products is truncated to; their ranks add up when left out."
     weight: Weight | None = None
     "Fixed merge weight; tuned over `weights.grid` when left out."
+    thirds: bool = False
+    "Tune a weight for each third of the blocks, one after another, each on a third of the rows."
 
     @model_validator(mode="after")
     def _check_layers(self) -> MergeMethod:
+        fixed = [name for name in ("weight", "layer_weights") if name in self.given()]
+        if self.thirds and fixed:
+            raise ValueError(f"thirds: tunes what `{fixed[0]}` fixes; leave one of them out")
         numbers = [number for text in self.layer_weights for number in layers_in(text)]
         repeated = [number for number in numbers if numbers.count(number) > 1]
         if repeated:
@@ -550,13 +555,14 @@ class MergeMethod(MethodSettings):
 
     @override
     def variant(self, kind: str) -> str:
-        further = self.given() - {"method", "space", "modules", "weight", "mean"}
+        further = self.given() - {"method", "space", "modules", "weight", "mean", "thirds"}
         parts: list[str] = [self.space] if kind == "lora" else []
         parts += self._combination()
         parts += [f"modules={self.modules}"] if self.modules else []
         parts += [
             f"{name}={_brief(getattr(self, name))}" for name in type(self).model_fields if name in further
         ]
+        parts += ["thirds"] if self.thirds else []
         parts += [f"weight={self.weight:g}"] if self.weight is not None else []
         return "-".join(parts)
 

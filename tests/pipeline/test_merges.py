@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+import lingualift as ll
+from builders.adapter_folders import updates
 from builders.refusals import refused
-from builders.worlds import experiment, write_experiment
+from builders.worlds import experiment, read_jsonl, write_experiment
 from lingualift.adapters.folder import WEIGHTS_FILE
 from lingualift.config import METHOD_SETTINGS, MergeMethod, dump_experiment, load_experiment, method_defaults
 from lingualift.pipeline import plan_of, run
@@ -64,6 +67,85 @@ def test_a_run_merges_as_the_command_does(finished, cli, inside, variant):
     done = cli("merge", *given, *options(MERGES[variant]), "--output", "again")
     assert done.code == 0, done.err
     assert Path("again", WEIGHTS_FILE).read_bytes() == (adapter / WEIGHTS_FILE).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def in_thirds(data, tmp_path_factory):
+    """A weight for each part of the blocks, of which there are two here."""
+    how = {"method": "adamergex", "space": "delta", "thirds": True}
+    raw = experiment(data, methods=["source-ft", how, {"method": "adamergex", "space": "delta"}])
+    raw["languages"]["targets"] = ["fr", "sw"]
+    raw["weights"] = {"tune_on": "fr", "grid": [0.0, 0.5, 1.0]}
+    folder = tmp_path_factory.mktemp("thirds")
+    return run(write_experiment(folder / "e.yaml", raw), output=folder / "run")
+
+
+def sweeps_of(finished):
+    steps = json.loads((finished.folder / "steps.json").read_text())["steps"]
+    return {step["facts"]["variant"]: step["facts"] for step in steps if step["kind"] == "sweep"}
+
+
+def test_a_weight_for_each_third_is_searched_on_its_share_of_the_rows(in_thirds, monkeypatch, tmp_path):
+    found = sweeps_of(in_thirds)
+    thirds, one = found["delta-thirds"], found["delta"]
+    assert [(tried["blocks"], tried["weight"]) for tried in thirds["tried"]] == [
+        (place, weight) for place in ("0-0", "1-1") for weight in (0.0, 0.5, 1.0)
+    ]
+    assert len(one["tried"]) == 3
+    for place, weight in thirds["by_block"].items():
+        scores = {tried["weight"]: tried["score"] for tried in thirds["tried"] if tried["blocks"] == place}
+        assert scores[weight] == max(scores.values())
+    assert thirds["chosen"] == sum(thirds["by_block"].values()) / 2
+
+
+def test_as_many_rows_are_scored_for_thirds_as_for_one_weight(data, tmp_path, monkeypatch):
+    from lingualift.evaluation import runner
+
+    asked, real = [], runner.evaluate
+
+    def counted(backbone, adapter, task, rows, *rest):
+        asked.append([row.id for row in rows])
+        return real(backbone, adapter, task, rows, *rest)
+
+    monkeypatch.setattr(runner, "evaluate", counted)
+    how = {"method": "arithmetic", "space": "delta", "thirds": True}
+    raw = experiment(data, methods=[how], seeds=[0], workers=1, weights={"tune_on": "fr", "grid": [0.5, 1.0]})
+    run(write_experiment(tmp_path / "e.yaml", raw), output=tmp_path / "run")
+    validation = [row["id"] for row in read_jsonl(data / "sentiment/fr/validation.jsonl")]
+    tried = [ids for ids in asked if set(ids) <= set(validation)]
+    assert tried == [validation[::2], validation[::2], validation[1::2], validation[1::2]]
+
+
+def test_a_merge_takes_the_weights_of_its_thirds(in_thirds, tmp_path):
+    row = next(row for row in in_thirds.rows if row["variant"] == "delta-thirds" and row["language"] == "sw")
+    by_block = row["weight_by_block"]
+    assert by_block == sweeps_of(in_thirds)["delta-thirds"]["by_block"]
+    adapter = in_thirds.folder / row["adapter"]
+    recorded = {
+        one["role"]: one["path"] for one in json.loads((adapter / "provenance.json").read_text())["inputs"]
+    }
+    again = ll.merge(
+        method="adamergex",
+        **recorded,
+        space="delta",
+        weight=1.0,
+        layer_weights={place.split("-")[0]: weight for place, weight in by_block.items()},
+        output=tmp_path / "again",
+    )
+    one, two = (updates(folder) for folder in (adapter, again.output))
+    assert all(np.allclose(one[name], two[name], atol=1e-6) for name in one)
+    page = (in_thirds.folder / "report.html").read_text()
+    shown = "/".join(f"{weight:g}" for weight in by_block.values())
+    assert shown in page
+    assert shown in (in_thirds.folder / "table.md").read_text()
+
+
+@pytest.mark.parametrize("fixed", [{"weight": 0.5}, {"layer_weights": {"0": 0.5}}])
+def test_thirds_are_searched_or_not(data, tmp_path, fixed):
+    raw = experiment(data, methods=[{"method": "adamergex", "thirds": True, **fixed}])
+    with refused("e.yaml", *fixed, "thirds") as told:
+        plan_of(write_experiment(tmp_path / "e.yaml", raw))
+    assert "leave one of them out" in str(told.value)
 
 
 def test_all_of_them_are_different_merges(finished):

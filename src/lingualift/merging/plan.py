@@ -149,10 +149,10 @@ class Plan:
     def parts(self) -> dict[str, float]:
         """Block or range of blocks -> the target reference's part there, where it has one."""
         found = {
-            int(match[1]): item.weight
+            block: item.weight
             for module in self.merged
             for item in module.inputs
-            if item.role == "target_reference" and (match := _BLOCK.search(module.name))
+            if item.role == "target_reference" and (block := block_of(module.name)) is not None
         }
         ranges: list[tuple[int, int]] = []
         for block in sorted(found):
@@ -312,9 +312,10 @@ def _factors(request: Request, names: Sequence[str]) -> dict[str, float]:
     """Module -> factor on the weight there, by its own name and by its block."""
     by_block = block_factors(setting("layer_weights"), request.layer_weights, names)
     if request.method.by_block:
-        blocks = {name: int(match[1]) for name in names if (match := _BLOCK.search(name))}
-        parts = request.zones.parts(max(blocks.values(), default=-1) + 1)
-        by_block = {name: by_block[name] * parts[blocks[name]] if name in blocks else 0.0 for name in names}
+        parts, blocks = request.zones.parts(depth(names)), {name: block_of(name) for name in names}
+        by_block = {
+            name: 0.0 if block is None else by_block[name] * parts[block] for name, block in blocks.items()
+        }
     by_name = _module_factors(request.module_weights, names)
     return {name: by_name[name] * by_block[name] for name in names}
 
@@ -335,6 +336,17 @@ def _module_factors(weights: Mapping[str, float], names: Sequence[str]) -> dict[
     return factors
 
 
+def block_of(name: str) -> int | None:
+    """The block in which a module stands, from 0; None for one outside of blocks."""
+    match = _BLOCK.search(name)
+    return int(match[1]) if match else None
+
+
+def depth(names: Iterable[str]) -> int:
+    """How many blocks there are, as far as modules tell."""
+    return max((block for block in map(block_of, names) if block is not None), default=-1) + 1
+
+
 def block_factors(where: str, weights: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
     """Module -> factor of its block; 1 where none is given.
 
@@ -346,7 +358,7 @@ def block_factors(where: str, weights: Mapping[str, float], names: Sequence[str]
     Raises:
         UserError: there is no such block.
     """
-    blocks = {name: int(match[1]) for name in names if (match := _BLOCK.search(name))}
+    blocks = {name: block for name in names if (block := block_of(name)) is not None}
     factors = {number: factor for text, factor in weights.items() for number in layers_in(text)}
     strange = sorted(factors.keys() - {*blocks.values()})
     if strange:

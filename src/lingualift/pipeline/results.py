@@ -150,7 +150,7 @@ def _rows(planned: Planned, store: Store) -> list[dict[str, Any]]:
         "reading": reading if found["readings"] else None,
         "truncated": found["truncated"],
         "seed": planned.seed,
-        "weight": _weight(planned, store),
+        **_weight(planned, store),
         "seconds": round(seconds, 3),
     }
     shared["grid"] = dict(planned.grid)
@@ -196,11 +196,13 @@ def _uses_reference(planned: Planned) -> bool:
     return METHODS[planned.cell.method.method].needs_reference
 
 
-def _weight(planned: Planned, store: Store) -> float | None:
+def _weight(planned: Planned, store: Store) -> dict[str, Any]:
+    """The merge weight, None for what is not merged, and those of ranges of blocks, whose mean it is."""
     adapter = planned.evaluation.adapter
     if not isinstance(adapter, Merge):
-        return None
-    return adapter.chosen({role: store.folder(step) for role, step in adapter.inputs.items()})
+        return {"weight": None, "weight_by_block": {}}
+    weight, by_block = adapter.chosen({role: store.folder(step) for role, step in adapter.inputs.items()})
+    return {"weight": weight, "weight_by_block": by_block}
 
 
 def _training_rows(planned: Planned, store: Store) -> int | None:

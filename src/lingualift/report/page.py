@@ -27,6 +27,7 @@ from lingualift.report.tables import (
     findings,
     how_compared,
     in_words,
+    merge_weight,
     merge_weights,
     method_name,
     other_readings,
@@ -216,13 +217,18 @@ def _curve(sweeps: list[Mapping[str, Any]], comparable: Iterable[Mapping[str, An
     """The sweeps of a method's seeds in one language, on a scale that holds those of the other methods there."""
     first = sweeps[0]
     decides = any(sweep["decides"] for sweep in sweeps)
-    series = [sorted((tried["weight"], tried["score"]) for tried in sweep["tried"]) for sweep in sweeps]
+    parts = [
+        (f"seed {sweep['seed']}" + (f", blocks {place}" if place else ""), found)
+        for sweep in sweeps
+        for place, found in _parts(sweep["tried"]).items()
+    ]
+    series = [sorted((tried["weight"], tried["score"]) for tried in found) for _, found in parts]
     tried = _grouped([one for sweep in sweeps for one in sweep["tried"]], "weight")
     errors = [2 * statistics.fmean(one["stderr"] or 0 for one in group) for _, group in sorted(tried)]
-    chosen = [sweep["chosen"] for sweep in sweeps] if decides else []
+    chosen = [merge_weight(sweep, "chosen", "by_block") for sweep in sweeps] if decides else []
     told = "; ".join(
-        f"seed {sweep['seed']}: " + ", ".join(f"{score:.1f} at {weight:g}" for weight, score in points)
-        for sweep, points in zip(sweeps, series, strict=True)
+        f"{part}: " + ", ".join(f"{score:.1f} at {weight:g}" for weight, score in points)
+        for (part, _), points in zip(parts, series, strict=True)
     )
     name, where = method_name(first), _named(first["language"])
     ending = f" Chosen: {merge_weights(chosen)}." if decides else ""
@@ -235,9 +241,17 @@ def _curve(sweeps: list[Mapping[str, Any]], comparable: Iterable[Mapping[str, An
             f"{first['task']}, {name}, {where}: {first['metric']} by merge weight. {told}.{ending}",
             within=_scale(comparable),
             errors=errors,
-            chosen=chosen,
+            chosen=[part for weight in chosen for part in weight],
         ),
     )
+
+
+def _parts(tried: Sequence[Mapping[str, Any]]) -> dict[str | None, list[Mapping[str, Any]]]:
+    """What was tried, by the range of blocks; None where a weight was that of all."""
+    found: dict[str | None, list[Mapping[str, Any]]] = {}
+    for one in tried:
+        found.setdefault(one.get("blocks"), []).append(one)
+    return found
 
 
 def _scale(sweeps: Iterable[Mapping[str, Any]]) -> tuple[float, float]:

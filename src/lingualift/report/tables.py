@@ -113,7 +113,7 @@ class Line:
     Attributes:
         method: Method and variant.
         cells: Column (language or average) -> mean over seeds.
-        weights: The merge weights of the seeds.
+        weights: The merge weights of the seeds, each as one or as those of the thirds of the blocks.
         malformed: Malformed answers over all languages and seeds.
         others: Reading that was not chosen -> what its score is on average over the line's languages, and how many
             answers are malformed by it; empty where no answer is read off a generated text.
@@ -121,7 +121,7 @@ class Line:
 
     method: str
     cells: dict[str, Mean]
-    weights: tuple[float, ...]
+    weights: tuple[tuple[float, ...], ...]
     malformed: int
     others: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
@@ -244,7 +244,7 @@ def _line(name: str, rows: Sequence[Row], layout: Layout) -> Line:
         scores = list(seed_averages(rows, members).values())
         if scores:
             cells[average] = Mean.of(scores)
-    weights = tuple(sorted({row["weight"] for row in rows if row["weight"] is not None}))
+    weights = tuple(sorted({merge_weight(row) for row in rows if row["weight"] is not None}))
     return Line(name, cells, weights, sum(row["malformed"] for row in rows), dict(_others(rows)))
 
 
@@ -389,7 +389,12 @@ def caption(table: Table) -> str:
     return f"{text}; λ chosen on {tuned} (*), which no average contains{but}"
 
 
-def merge_weights(weights: Sequence[float]) -> str:
-    """The distinct merge weights of the seeds, or their ends where there are many."""
-    shown = [f"{weight:g}" for weight in sorted(set(weights))]
+def merge_weight(row: Row, key: str = "weight", by_block: str = "weight_by_block") -> tuple[float, ...]:
+    """The merge weight of a row, or those of its thirds of the blocks."""
+    return tuple(row.get(by_block, {}).values()) or (row[key],)
+
+
+def merge_weights(weights: Sequence[tuple[float, ...]]) -> str:
+    """The distinct merge weights of the seeds, or their ends where there are many; those of thirds with slashes."""
+    shown = ["/".join(f"{part:g}" for part in weight) for weight in sorted(set(weights))]
     return ", ".join(shown) if len(shown) <= 3 else f"{shown[0]} to {shown[-1]}"

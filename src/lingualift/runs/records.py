@@ -38,6 +38,7 @@ class Row(_Record):
     truncated: Count
     seed: Count | None
     weight: Number | None
+    weight_by_block: dict[str, Number] = {}
     grid: dict[str, str] = {}
     answer_language: str | None = None
     predictions: str | None = None
@@ -129,6 +130,7 @@ class Tried(_Record):
     weight: Number
     score: Number
     stderr: Number | None
+    blocks: str | None = None
 
 
 class Sweep(_Record):
@@ -143,6 +145,7 @@ class Sweep(_Record):
     decides: bool
     grids: list[dict[str, str]] = []
     chosen: Number
+    by_block: dict[str, Number] = {}
     tried: Annotated[list[Tried], Field(min_length=1)]
 
 

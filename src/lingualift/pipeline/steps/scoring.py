@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from typing_extensions import override
 
+from lingualift.adapters import open_adapter
 from lingualift.backbone.reference import BackboneRef
 from lingualift.config import AnyMergeMethod, MergeMethod, Scoring
 from lingualift.data.datasets import Examples
 from lingualift.errors import UserError
+from lingualift.merging.plan import depth
 from lingualift.pipeline.steps.base import READING, READS, Part, Progress, Step, makers, telling
 from lingualift.pipeline.steps.training import Adapted, InitialiseFused, Train
 from lingualift.pipeline.steps.translation import Back
@@ -39,15 +43,30 @@ class MergeRecipe:
     method: str
     settings: MergeMethod
 
-    def merge(self, adapters: Mapping[str, Path], weight: float, output: Path) -> None:
+    def merge(
+        self,
+        adapters: Mapping[str, Path],
+        weight: float,
+        output: Path,
+        by_block: Mapping[str, float] | None = None,
+    ) -> None:
         """Merge the folders `task`, `target` and, where it is subtracted, `source` with a weight into `output`.
+
+        Args:
+            adapters: The folders.
+            weight: λ.
+            output: The folder to write.
+            by_block: Range of blocks -> λ there, where it is not that.
 
         Raises:
             UserError: as `merge`, whose settings an experiment file has by the names that they have in Python.
         """
         from lingualift.merging import METHODS, merge
 
-        write = functools.partial(merge, method=self.method, output=output, **self._given())
+        given = self._given()
+        if by_block and weight:
+            given["layer_weights"] = {place: own / weight for place, own in by_block.items()}
+        write = functools.partial(merge, method=self.method, output=output, **given)
         task, target = adapters["task"], adapters["target"]
         source = adapters["source"] if METHODS[self.method].subtracts else None
         try:
@@ -59,12 +78,20 @@ class MergeRecipe:
             raise UserError(error.where, error.found, error.expected, error.mend) from None
 
     def _given(self) -> dict[str, Any]:
-        return self.settings.model_dump(include=AnyMergeMethod.model_fields.keys() - {"method", "weight"})
+        return self.settings.model_dump(
+            include=AnyMergeMethod.model_fields.keys() - {"method", "weight", "thirds"}
+        )
 
     def identity(self) -> dict[str, Any]:
         """What decides the merge; of patterns the first that matches counts, so that their order does too."""
         given = self._given()
-        return {"method": self.method, **given, "module_weights": list(given["module_weights"].items())}
+        thirds = {"thirds": True} if self.settings.thirds else {}
+        return {
+            "method": self.method,
+            **given,
+            **thirds,
+            "module_weights": list(given["module_weights"].items()),
+        }
 
 
 class _Scores(Step):
@@ -175,33 +202,57 @@ class Sweep(_Scores):
         task, examples = self.headed
         backbone = self.adapters[0][1].backbone
         metric = "entropy" if self.by == "entropy" else task.metrics[0]
-        tried, n = [], len(examples)
+        sign, before, n = (-1.0 if self.by == "entropy" else 1.0), 0, len(examples)
 
-        def score(folder: Path, before: int) -> dict[str, Any]:
+        def score(folder: Path, rows: Sequence[Example]) -> dict[str, Any]:
             def count(done: int, total: int) -> None:
                 if done < total:  # the end is told when the score is kept
-                    progress(before + n * done // total, n * len(self.grid))
+                    progress(before + len(rows) * done // total, n * len(self.grid))
 
             if self.by == "entropy":
-                return entropy(backbone, folder, task, examples, self.scoring, count)
-            return evaluate(backbone, folder, task, examples, self.scoring, count).scores[metric]
+                return entropy(backbone, folder, task, rows, self.scoring, count)
+            return evaluate(backbone, folder, task, rows, self.scoring, count).scores[metric]
 
+        chosen, tried = self._start(inputs["task"]), list[dict[str, Any]]()
         with tempfile.TemporaryDirectory(dir=output) as scratch:
-            for index, weight in enumerate(self.grid):
-                kept = work / f"{index}.json"
-                entry = _kept(kept)
-                if entry is None:
-                    folder = Path(scratch) / str(index)
-                    self.how.merge(inputs, weight, folder)
-                    entry = {"weight": weight, **score(folder, n * index)}
-                    write_json(kept, {"entry": entry, "seal": fingerprint(entry)})
-                    shutil.rmtree(folder)
-                tried.append(entry)
-                progress(n * (index + 1), n * len(self.grid))
-        sign = -1.0 if self.by == "entropy" else 1.0
-        chosen = _choose([(entry["weight"] or 0.0, sign * (entry["score"] or 0.0)) for entry in tried])
+            for number, place in enumerate(chosen):
+                rows = examples[number :: len(chosen)]
+                for index, weight in enumerate(self.grid, number * len(self.grid)):
+                    kept = work / f"{index}.json"
+                    entry = _kept(kept)
+                    if entry is None:
+                        folder = Path(scratch) / str(index)
+                        self.how.merge(inputs, *_weights({**chosen, place: weight}, folder))
+                        entry = {
+                            "weight": weight,
+                            **({"blocks": place} if place else {}),
+                            **score(folder, rows),
+                        }
+                        write_json(kept, {"entry": entry, "seal": fingerprint(entry)})
+                        shutil.rmtree(folder)
+                    tried.append(entry)
+                    before += len(rows)
+                    progress(before, n * len(self.grid))
+                mine = tried[-len(self.grid) :]
+                chosen[place] = _choose(
+                    [(one["weight"] or 0.0, sign * (one["score"] or 0.0)) for one in mine]
+                )
+        by_block = {place: weight for place, weight in chosen.items() if place}
         about = {"metric": metric, "language": self.language, "n": n}
-        write_json(output / SWEEP_FILE, {"chosen": chosen, **about, "tried": tried})
+        found = {"chosen": fmean(chosen.values()), **({"by_block": by_block} if by_block else {})}
+        write_json(output / SWEEP_FILE, {**found, **about, "tried": tried})
+
+    def _start(self, task: Path) -> dict[str, float]:
+        """What a weight is chosen for, one after another, and what it is until then: all blocks, or three ranges.
+
+        Rows are shared out among these, so that as many are scored in any case.
+        """
+        middle = sorted(self.grid)[len(self.grid) // 2]
+        if not self.how.settings.thirds:
+            return {"": middle}
+        blocks = depth(open_adapter(task).modules)
+        ends = [round(blocks * part / 3) for part in range(4)]
+        return {f"{begin}-{end - 1}": middle for begin, end in pairwise(ends) if begin < end}
 
 
 def _kept(path: Path) -> dict[str, Any] | None:
@@ -211,6 +262,11 @@ def _kept(path: Path) -> dict[str, Any] | None:
         return dict(kept["entry"]) if fingerprint(kept["entry"]) == kept["seal"] else None
     except (UserError, KeyError, TypeError, ValueError):
         return None
+
+
+def _weights(chosen: Mapping[str, float], output: Path) -> tuple[float, Path, dict[str, float]]:
+    """The mean weight, which counts outside of blocks too, and those of ranges of blocks; around a folder."""
+    return fmean(chosen.values()), output, {place: weight for place, weight in chosen.items() if place}
 
 
 def _choose(tried: list[tuple[float, float]]) -> float:
@@ -245,11 +301,12 @@ class Merge(Adapted):
     def shown(self) -> tuple[Step, ...]:
         return self.curves
 
-    def chosen(self, inputs: Mapping[str, Path]) -> float:
-        """The fixed weight, or the one that the sweep in its folder of `inputs` chose."""
+    def chosen(self, inputs: Mapping[str, Path]) -> tuple[float, dict[str, float]]:
+        """The weight, fixed or as the sweep in its folder of `inputs` chose it; and those of ranges of blocks."""
         if isinstance(self.weight, Sweep):
-            return float(read_json(inputs["sweep"] / SWEEP_FILE)["chosen"])
-        return self.weight
+            found = read_json(inputs["sweep"] / SWEEP_FILE)
+            return float(found["chosen"]), found.get("by_block", {})
+        return self.weight, {}
 
     @override
     def sizes(self, numbers: int, row: int, rows: int) -> tuple[int, int]:
@@ -275,7 +332,8 @@ class Merge(Adapted):
     def run(self, inputs: Mapping[str, Path], output: Path, work: Path, progress: Progress) -> None:
         """Merge into the output folder."""
         output.rmdir()  # the merge makes its folder by one rename of its own
-        self.how.merge(inputs, self.chosen(inputs), output)
+        weight, by_block = self.chosen(inputs)
+        self.how.merge(inputs, weight, output, by_block)
 
     def facts(self, folder: Path) -> dict[str, Any]:
         """Method, space and the weights of the inputs."""
