@@ -20,9 +20,19 @@ from lingualift.adapters.structure import same_initialisation
 from lingualift.adapters.tensorfile import DTYPES, Array
 from lingualift.config import merge_settings
 from lingualift.errors import UserError, did_you_mean, setting
+from lingualift.merging.checkpoints import is_checkpoint, swap_blocks
 from lingualift.merging.lora import Outcome, Tensors, make_lora
-from lingualift.merging.methods import CORE_SPACE, METHODS, Options, check_merge
-from lingualift.merging.plan import Plan, Request, Zones, open_inputs, plan_modules
+from lingualift.merging.methods import CORE_SPACE, METHODS, Method, Options, check_merge
+from lingualift.merging.plan import (
+    Plan,
+    Request,
+    Zones,
+    block_of,
+    check_roles,
+    in_ranges,
+    open_inputs,
+    plan_modules,
+)
 from lingualift.merging.vectors import make_tokens, make_vectors
 from lingualift.provenance import library_versions
 
@@ -65,7 +75,8 @@ def merge(
     Args:
         method: `adamergex` (https://arxiv.org/abs/2402.18913), `arithmetic`, `ties`, `dare` or `layer-swap`.
         output: The folder to write; it must not exist.
-        task: adamergex, layer-swap: adapter of the task in the source language.
+        task: adamergex, layer-swap: adapter of the task in the source language; layer-swap also takes the folders of
+            two whole models that were trained from one.
         target_reference: adamergex, layer-swap: adapter of the reference task in the target language.
         source_reference: adamergex: adapter of the reference task in the source language.
         weight: λ: of adamergex the factor of the references' difference, of layer-swap the target reference's part in
@@ -113,6 +124,13 @@ def merge(
         transition=transition,
     )
     roles = {"task": task, "target_reference": target_reference, "source_reference": source_reference}
+    zones = Zones(**settings.model_dump(include={"bottom", "top", "transition"}))
+    if chosen.by_block and is_checkpoint(task):
+        idle = settings.given() - {"method", "layer_weights", "bottom", "top", "transition"}
+        if idle or export != "peft":
+            name = min(idle, default="export")
+            raise UserError(setting(name), "does not apply to whole checkpoints", mend="leave it out")
+        return _swap_checkpoints(chosen, roles, Path(output), zones, weight, settings.layer_weights)
     inputs = open_inputs(chosen, roles, weight, adapters, getattr(settings, "mean", False))
     request = Request(
         method=chosen,
@@ -125,9 +143,44 @@ def merge(
         serving=export == "serving",
         options=Options(**settings.model_dump(include={"density", "seed"})),
         cutoff=getattr(settings, "cutoff", None),
-        zones=Zones(**settings.model_dump(include={"bottom", "top", "transition"})),
+        zones=zones,
     )
     return _run(request, plan_modules(request), Path(output))
+
+
+def _swap_checkpoints(
+    method: Method,
+    roles: Mapping[str, Path | str | None],
+    output: Path,
+    zones: Zones,
+    weight: float,
+    layer_weights: Mapping[str, float],
+) -> MergeReport:
+    check_roles(method, roles, weight)
+    parts, kept = swap_blocks(
+        Path(str(roles["task"])), Path(str(roles["target_reference"])), output, zones, weight, layer_weights
+    )
+    return MergeReport(
+        output=output,
+        method=method.name,
+        kind="checkpoint",
+        space="weights",
+        rule="additive",
+        export="peft",
+        formula=re.sub(r"\bx(?=_)", "W", method.formula),
+        weights={"task": 1.0, "target_reference": float(weight)},
+        merged=tuple(parts),
+        kept=kept,
+        absent={},
+        energy={},
+        energy_kept=None,
+        cutoff=None,
+        parts=in_ranges(
+            {block: part for name, part in parts.items() if (block := block_of(name)) is not None}
+        ),
+        warnings=(),
+        notes=(),
+    )
 
 
 def _run(request: Request, plan: Plan, output: Path) -> MergeReport:
@@ -193,8 +246,8 @@ class MergeReport:
     Args:
         output: The folder written.
         method: Merge method.
-        kind: Adapter kind.
-        space: "factors", "delta" or "core".
+        kind: Adapter kind, or "checkpoint" for whole models.
+        space: "factors", "delta" or "core"; "weights" for whole models.
         rule: The rule that was applied.
         export: "peft" or "serving".
         formula: What was computed.
@@ -231,13 +284,14 @@ class MergeReport:
     def lines(self) -> list[str]:
         """The report for people, one finding a line; warnings are logged when the merge ends."""
         reasons = Counter([*self.kept.values(), *self.absent.values()])
+        things = "tensors" if self.kind == "checkpoint" else "modules"
         lines = [
-            f"merged {len(self.merged)} modules into {self.output}",
+            f"merged {len(self.merged)} {things} into {self.output}",
             f"{self.method}, {self.kind}, space {self.space}, rule {self.rule}, export {self.export}",
             self.formula,
             *(f"{role}: weight {weight:g}" for role, weight in self.weights.items()),
             *(f"blocks {place}: {part:g} of the target reference" for place, part in self.parts.items()),
-            *(f"not merged: {count} modules ({reason})" for reason, count in reasons.items()),
+            *(f"not merged: {count} {things} ({reason})" for reason, count in reasons.items()),
             *(f"note: {note}" for note in self.notes),
         ]
         if self.energy_kept is not None:

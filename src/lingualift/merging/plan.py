@@ -15,7 +15,7 @@ from lingualift.adapters.patterns import Patterns
 from lingualift.adapters.structure import conflicts
 from lingualift.config import layers_in
 from lingualift.errors import UserError, setting
-from lingualift.merging.methods import Cell, Method, Options
+from lingualift.merging.methods import ROLES, Cell, Method, Options
 
 _BLOCK = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 """The first number of a module's path is that of its block."""
@@ -154,14 +154,7 @@ class Plan:
             for item in module.inputs
             if item.role == "target_reference" and (block := block_of(module.name)) is not None
         }
-        ranges: list[tuple[int, int]] = []
-        for block in sorted(found):
-            begin, end = ranges[-1] if ranges else (block, -2)
-            if end == block - 1 and found[end] == found[block]:
-                ranges[-1] = begin, block
-            else:
-                ranges.append((block, block))
-        return {f"{first}-{last}" if first < last else str(first): found[first] for first, last in ranges}
+        return in_ranges(found)
 
 
 def open_inputs(
@@ -194,19 +187,26 @@ def open_inputs(
     return tuple(replace(item, adapter=adapter) for item, adapter in zip(inputs, named, strict=True))
 
 
-def _role_inputs(method: Method, roles: Mapping[str, Path | str | None], weight: float) -> tuple[Input, ...]:
+def check_roles(method: Method, roles: Mapping[str, Path | str | None], weight: float) -> None:
+    """Check that a method is given the roles that it takes, all of them, and a number.
+
+    Raises:
+        UserError: it is not.
+    """
     _check_number(setting("weight"), weight)
-    inputs = []
     strange = [setting(role) for role, path in roles.items() if path is not None and role not in method.roles]
     if strange:
         raise UserError(strange[0], f"is given, and {method.name} takes none", mend="leave it out")
-    for role, factor in zip(method.roles, (1.0, float(weight), -float(weight)), strict=False):
-        path = roles[role]
-        if path is None:
+    for role in method.roles:
+        if roles[role] is None:
             mend = f"name {setting(role)}"
             raise UserError(setting(role), f"is missing for {method.name}", "an adapter folder", mend)
-        inputs.append(Input(role, open_adapter(path), factor))
-    return tuple(inputs)
+
+
+def _role_inputs(method: Method, roles: Mapping[str, Path | str | None], weight: float) -> tuple[Input, ...]:
+    check_roles(method, roles, weight)
+    factors = dict(zip(ROLES, (1.0, float(weight), -float(weight)), strict=True))
+    return tuple(Input(role, open_adapter(str(roles[role])), factors[role]) for role in method.roles)
 
 
 def _listed_inputs(
@@ -310,12 +310,10 @@ def _chosen(request: Request, names: Iterable[str]) -> set[str]:
 
 def _factors(request: Request, names: Sequence[str]) -> dict[str, float]:
     """Module -> factor on the weight there, by its own name and by its block."""
-    by_block = block_factors(setting("layer_weights"), request.layer_weights, names)
     if request.method.by_block:
-        parts, blocks = request.zones.parts(depth(names)), {name: block_of(name) for name in names}
-        by_block = {
-            name: 0.0 if block is None else by_block[name] * parts[block] for name, block in blocks.items()
-        }
+        by_block = by_zones(request.zones, request.layer_weights, names)
+    else:
+        by_block = block_factors(setting("layer_weights"), request.layer_weights, names)
     by_name = _module_factors(request.module_weights, names)
     return {name: by_name[name] * by_block[name] for name in names}
 
@@ -334,6 +332,18 @@ def _module_factors(weights: Mapping[str, float], names: Sequence[str]) -> dict[
         if text not in used:
             raise matches_nothing(setting("module_weights"), text, names)
     return factors
+
+
+def in_ranges(numbers: Mapping[int, float]) -> dict[str, float]:
+    """Numbers by block as numbers by range of blocks, such as `0-4`."""
+    ranges: list[tuple[int, int]] = []
+    for block in sorted(numbers):
+        begin, end = ranges[-1] if ranges else (block, -2)
+        if end == block - 1 and numbers[end] == numbers[block]:
+            ranges[-1] = begin, block
+        else:
+            ranges.append((block, block))
+    return {f"{first}-{last}" if first < last else str(first): numbers[first] for first, last in ranges}
 
 
 def block_of(name: str) -> int | None:
@@ -368,6 +378,26 @@ def block_factors(where: str, weights: Mapping[str, float], names: Sequence[str]
         found = f"names block {strange[0]}, in which nothing is merged"
         raise UserError(where, found, expected, "mend the range")
     return {name: factors.get(blocks[name], 1.0) if name in blocks else 1.0 for name in names}
+
+
+def by_zones(zones: Zones, layer_weights: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    """Module or tensor -> the target reference's part there, 0 outside of blocks; every stack has a depth of its own.
+
+    Raises:
+        UserError: there are fewer blocks than are asked for.
+    """
+    factors = block_factors(setting("layer_weights"), layer_weights, names)
+    stacks: dict[str, list[str]] = {}
+    for name in names:
+        if match := _BLOCK.search(name):
+            stacks.setdefault(name[: match.start()], []).append(name)
+    found = dict.fromkeys(names, 0.0)
+    for stack in stacks.values():
+        parts = zones.parts(depth(stack))
+        found |= {
+            name: factors[name] * parts[block] for name in stack if (block := block_of(name)) is not None
+        }
+    return found
 
 
 def matches_nothing(where: str, pattern: str, names: Iterable[str]) -> UserError:
