@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from builders.refusals import refused
-from lingualift.errors import UserError
 from lingualift.provenance import atomic_folder, write_json, write_jsonl, write_text, writing
 
 
@@ -57,13 +56,8 @@ def test_a_target_that_exists_is_refused_and_left_alone(tmp_path, kind):
         (tmp_path / "there").mkdir() if kind == "link" else None
         target.symlink_to("there")
     before = everything(tmp_path)
-    with (
-        pytest.raises(
-            UserError,
-            match=r"out: exists already; expected a folder that does not exist yet\n.*choose another output",
-        ),
-        atomic_folder(target),
-    ):
+    facts = ("exists already", "a folder that does not exist yet")
+    with refused("/out", *facts, mend="another output"), atomic_folder(target):
         pytest.fail("the block ran")
     assert everything(tmp_path) == before
     assert target.is_symlink() == (kind in ("link", "dangling"))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lingualift.errors import UserError
+from builders.refusals import refused
 from lingualift.provenance import (
     canonical_json,
     fingerprint,
@@ -149,26 +149,22 @@ def test_json_files_are_indented_and_keep_their_letters(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "facts"),
     [
-        (b"", "is not JSON"),
-        (b"{", "is not JSON"),
-        (b"\xff\xfe", "not UTF-8"),
-        (b"[" * 200_000, "is nested deeper"),
+        (b"", ("is not JSON", "char 0")),
+        (b"{", ("is not JSON", "char 1")),
+        (b"\xff\xfe", ("is not JSON", "not UTF-8")),
+        (b"[" * 200_000, ("nested deeper",)),
     ],
 )
-def test_what_is_no_json_is_refused(tmp_path, content, said):
+def test_what_is_no_json_is_refused(tmp_path, content, facts):
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(
-        UserError, match=rf"a\.json: .*{said}.*expected a JSON file\n  mend: restore or rewrite"
-    ):
+    with refused("/a.json", *facts, "a JSON file", mend="restore or rewrite"):
         read_json(tmp_path / "a.json")
 
 
 def test_a_json_file_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(
-        UserError, match=r"none\.json: cannot be read \(No such file.*a JSON file\n  mend: check"
-    ):
+    with refused("/none.json", "cannot be read (No such file", "a JSON file", mend="check the path"):
         read_json(tmp_path / "none.json")
 
 

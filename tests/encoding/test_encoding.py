@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders.refusals import refused
 from lingualift.backbone.loading import load_backbone
 from lingualift.encoding.collator import Collator
 from lingualift.encoding.text import encode_pair, encode_pairs, encode_prompt, fit, training_row
-from lingualift.errors import UserError
 
 text = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=40)
 spoken = st.text("abc üßж漢 .,:?!'\n\t-_1", max_size=40)
@@ -67,9 +67,7 @@ def test_a_prompt_is_cut_at_the_left_and_keeps_its_start_and_the_answer(body, an
         assert fit(tokenizer, whole, answer, room) == fit(tokenizer, whole, answer, 10_000)
         assert fit(tokenizer, whole, answer, room).truncated == 0
     elif left <= 0:
-        with pytest.raises(
-            UserError, match=rf"max_length: {room} tokens hold no prompt beside .* {len(answer)} tok"
-        ):
+        with refused("max_length", f"{room} tokens hold no prompt", f"of {len(answer)} tokens", mend="raise"):
             fit(tokenizer, whole, answer, room)
     else:
         pair = fit(tokenizer, whole, answer, room)

@@ -16,7 +16,6 @@ from lingualift.attachment import check_adapter
 from lingualift.backbone.loading import load_backbone
 from lingualift.backbone.reference import find_backbone
 from lingualift.config import Adapter, Backbone, Scoring
-from lingualift.errors import UserError
 from lingualift.evaluation.runner import adapted, evaluate
 from lingualift.tasks import Example, get_task
 from lingualift.training.trainer import initialise
@@ -134,8 +133,15 @@ def test_an_adapter_that_does_not_fit_is_refused_without_a_record_too(bpe, tmp_p
     assert torch.equal(logits(load_backbone(bpe)[0]), before)
 
 
-@pytest.mark.parametrize("damage", ["missing tensor", "no weights", "no config"])
-def test_a_damaged_adapter_is_refused(mini, tmp_path, damage):
+@pytest.mark.parametrize(
+    ("damage", "found", "mend"),
+    [
+        ("missing tensor", "layers.1.self_attn.v_proj.lora_B", "another backbone or adapter"),
+        ("no weights", "adapter_model.safetensors", "restore"),
+        ("no config", "adapter_config.json", "check the path"),
+    ],
+)
+def test_a_damaged_adapter_is_refused(mini, tmp_path, damage, found, mend):
     folder = adapter(mini, tmp_path / "adapter")
     file = folder / "adapter_model.safetensors"
     if damage == "missing tensor":
@@ -146,7 +152,7 @@ def test_a_damaged_adapter_is_refused(mini, tmp_path, damage):
         save_file(tensors, file)
     else:
         (file if damage == "no weights" else folder / "adapter_config.json").unlink()
-    with pytest.raises(UserError), adapted(mini, folder):
+    with refused("/adapter", found, mend=mend), adapted(mini, folder):
         pytest.fail("the adapter was taken")
 
 
@@ -169,19 +175,18 @@ def test_a_backbone_that_is_not_there_is_refused(tmp_path, name):
 
 
 def test_a_hub_id_that_cannot_be_fetched_is_refused(tmp_path):
-    with pytest.raises(
-        UserError, match=r"backbone 'nobody/nothing': is no folder here and cannot be fetched"
-    ):
+    with refused("backbone 'nobody/nothing'", "no folder", "cannot be fetched", mend="network"):
         find_backbone(Backbone(name="nobody/nothing"), tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("missing", "found"), [("config.json", "holds no config.json"), ("model.safetensors", "holds no weights")]
+    ("missing", "found", "mend"),
+    [("config.json", "no config.json", "path"), ("model.safetensors", "no weights", "with safetensors")],
 )
-def test_a_folder_that_is_no_model_is_refused(bpe_folder, tmp_path, missing, found):
+def test_a_folder_that_is_no_model_is_refused(bpe_folder, tmp_path, missing, found, mend):
     folder = shutil.copytree(bpe_folder, tmp_path / "model")
     (folder / missing).unlink()
-    with pytest.raises(UserError, match=found):
+    with refused("/model", found, mend=mend):
         find_backbone(Backbone(name=str(folder)))
 
 

@@ -20,7 +20,6 @@ from lingualift.backbone.loading import weight_bytes
 from lingualift.backbone.reference import find_backbone
 from lingualift.cli import app
 from lingualift.config import Backbone, load_experiment
-from lingualift.errors import UserError
 from lingualift.fusion.translator import find_translator
 from lingualift.miniworld import write_data
 from lingualift.pipeline import plan_of
@@ -218,7 +217,7 @@ def test_a_language_that_the_source_encoder_cannot_tag_is_told_before_anything_r
         weights={},
         flare={"source_encoder": backbone("nllb").source},
     )
-    with pytest.raises(UserError, match="has no tag in the tokenizer of the source encoder"):
+    with refused("language 'el'", "no tag", "the source encoder", mend="without a source encoder"):
         ll.run(path, output=tmp_path / "run", tiny=True)
     assert not list((tmp_path / "run").rglob("adapter_model.safetensors"))
 
@@ -246,7 +245,7 @@ def test_a_text_that_the_source_encoder_has_no_positions_for_is_told_before_anyt
         scoring={"max_length": 256},
         flare={"source_encoder": str(tmp_path / "short")},
     )
-    with pytest.raises(UserError, match=r"(?s)example .* has \d+ tokens for the source encoder.*at most 12"):
+    with refused("example '", " tokens for the source encoder", "at most 12", mend="shorten"):
         plan_of(path, output=tmp_path / "run")
 
 
@@ -313,7 +312,7 @@ def test_the_command_says_what_it_did_and_what_comes_next(backbone, tmp_path, mo
 def test_what_the_real_run_refuses_is_refused(backbone, tmp_path):
     """Answers of 512 tokens have no room in 512, although tiny ones are short."""
     path = write(tmp_path, backbone("llama").source, tasks=["mgsm"], scoring={"max_length": 512})
-    with pytest.raises(UserError, match="answers are generated up to 512 tokens"):
+    with refused("scoring.max_length", "512, and answers", "up to 512 tokens", mend="1024"):
         ll.run(path, output=tmp_path / "run", tiny=True)
     mended = write(tmp_path, backbone("llama").source, tasks=["mgsm"], methods=["vanilla"])
     assert ll.run(mended, output=tmp_path / "run", tiny=True).rows  # no --replace is needed
@@ -335,7 +334,7 @@ def test_a_real_run_is_not_replaced(backbone, tmp_path):
     )
     ll.run(path, output=tmp_path / "run")
     before = (tmp_path / "run" / "results.json").read_bytes()
-    with pytest.raises(UserError, match="holds the run of another experiment"):
+    with refused("/run", "another experiment", mend="--replace"):
         ll.run(path, output=tmp_path / "run", tiny=True)
     assert (tmp_path / "run" / "results.json").read_bytes() == before
     assert not list((tmp_path / "run").glob("tiny-random-*"))
@@ -396,7 +395,7 @@ def test_tasks_without_shipped_rows_use_the_first_rows_of_their_files(tmp_path):
     told = (tmp_path / "run" / "predictions" / "mini-sentiment.ht.source-ft.seed0.jsonl").read_text()
     assert {json.loads(line)["id"] for line in told.splitlines()} <= theirs
     (tmp_path / "topics" / "ht" / "test.csv").unlink()
-    with pytest.raises(UserError, match=r"topics/ht/test.csv: is not there"):
+    with refused("topics/ht/test.csv", "not there", "'ht'", mend="train.csv"):
         ll.run(path, output=tmp_path / "other", tiny=True)
     assert not (tmp_path / "other").exists()
 
@@ -424,7 +423,7 @@ def test_x_mixup_in_a_block_that_a_small_backbone_lacks(backbone, tmp_path):
     assert any("blocks that methods name are among the first 2" in note for note in finished.notes)
     entry[1]["layer"] = 3
     path = write(tmp_path, backbone("t5").source, methods=entry, **given)
-    with pytest.raises(UserError, match="layer: is 3; expected 0 to 2, a block"):
+    with refused("layer", "is 3", "0 to 2, a block", mend="one of them"):
         ll.run(path, output=tmp_path / "other", tiny=True)
 
 
@@ -435,6 +434,6 @@ def test_states_that_cannot_be_kept_are_told_before_anything_runs(backbone, tmp_
     given |= {"languages": {"source": "en", "targets": ["id"]}, "weights": {}, "adapter": {"rank": 2}}
     given |= {"methods": ["flare"], "flare": {"cache_sources": True}, "scoring": {"max_length": 256}}
     given |= {"training": {"task": {"epochs": 3, "max_length": 256}}}
-    with pytest.raises(UserError, match=r"flare\.cache_sources: keeps no token types"):
+    with refused("flare.cache_sources", "no token types", mend="leave it out"):
         ll.run(write(tmp_path, backbone("bert").source, **given), output=tmp_path / "run", tiny=True)
     assert not (tmp_path / "run" / "store").exists()

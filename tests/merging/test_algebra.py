@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from builders.adapter_folders import write_lora
-from lingualift.errors import UserError
+from builders.refusals import refused
 from lingualift.merging import METHODS, algebra, merge, methods_table
 from lingualift.merging.methods import (
     Options,
@@ -196,7 +196,7 @@ def test_a_new_method_is_one_decorated_function(tmp_path, monkeypatch):
     paths = [write_lora(tmp_path / str(i), seed=i) for i in range(2)]
     listed = list(zip(paths, (1.0, 2.0), strict=True))
     merge(method="largest", adapters=listed, output=tmp_path / "out")
-    with pytest.raises(UserError, match="largest acts on single elements"):
+    with refused("largest on LoRA, space delta", "single elements", mend='space="factors"'):
         merge(method="largest", adapters=listed, space="delta", output=tmp_path / "delta")
 
     monkeypatch.setitem(METHODS, "steps", None)  # so that it goes at the end

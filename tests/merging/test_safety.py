@@ -160,7 +160,7 @@ def test_numbers_that_are_none(tmp_path, value, dtype):
     config = json.loads((paths[1] / "adapter_config.json").read_text())
     broken = write_folder(tmp_path / "broken", tensors, config)
     for space in ("factors", "delta", "core"):
-        with pytest.raises(UserError, match=r"broken.*layers\.1\.v_proj\.lora_B\.weight.*NaN or infinity"):
+        with refused(f"broken/{WEIGHTS}", f"'{name}'", "NaN or infinity", mend="restore"):
             run([paths[0], broken, paths[2]], tmp_path / "out", space=space)
     assert not list(tmp_path.glob("out*")) + list(tmp_path.glob(".*"))
 
@@ -253,9 +253,7 @@ def small_disk(tmp_path):
 
 def test_a_full_disk(tmp_path, small_disk):
     paths = three(tmp_path, r=40)
-    with pytest.raises(
-        UserError, match=r"cannot be written \(No space left on device\)(.|\n)*free some space"
-    ):
+    with refused(str(small_disk), "cannot be written", "No space left on device", mend="free some space"):
         run(paths, small_disk / "out")
     assert not list(small_disk.iterdir())
 

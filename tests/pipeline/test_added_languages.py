@@ -13,7 +13,6 @@ from builders.worlds import experiment, read_jsonl, small_data, write_experiment
 from lingualift.checking import check
 from lingualift.config import Data, load_experiment
 from lingualift.data.datasets import Examples
-from lingualift.errors import UserError
 from lingualift.languages import all_languages, knowing, language, own_languages
 from lingualift.pipeline import make_plan, plan_of, run, run_plan
 from lingualift.pipeline.store import Store
@@ -109,12 +108,10 @@ def test_two_experiments_of_one_process_do_not_see_each_others(finished, world, 
     with refused("'rej'"):
         language("rej")
     del other["languages"]["own"]
-    with pytest.raises(UserError, match=r"languages\.targets\.0: is no known language"):
+    unknown = ("/some.yaml", "languages.targets.0: is no known language", "'rej'")
+    with refused(*unknown, mend="the keys"):
         _read(tmp_path, other)
-    with (
-        knowing(own_languages({"mad": {"nllb": "ind_Latn"}})),
-        pytest.raises(UserError, match="no known language"),
-    ):
+    with knowing(own_languages({"mad": {"nllb": "ind_Latn"}})), refused(*unknown, mend="the keys"):
         _read(tmp_path, other)
     ran = run_plan(first, finished.folder, Store(finished.folder.parent / "store"))
     assert ran.trained == 0

@@ -5,9 +5,9 @@ import json
 import pytest
 
 import lingualift as ll
+from builders.refusals import refused
 from builders.worlds import experiment, write_experiment
 from lingualift.config import parse_experiment
-from lingualift.errors import UserError
 from lingualift.pipeline import plan_of
 from lingualift.report import write_report
 from lingualift.runs.folder import read_run
@@ -95,25 +95,29 @@ def test_a_task_is_lifted_into_its_own_targets(results):
     assert languages["mini-sentiment", "en"] >= {"en", "fr", "sw"}
 
 
+ONCE = "the same at every point"
 REFUSED = {
-    "adapter.typ": ({"k": {"a": {"adapter.typ": 1}}}, "grid: at k=a, adapter.typ"),
-    "a source among the targets": ({"k": {"a": {"languages.source": "fr"}}}, "grid: at k=a, languages"),
-    "the same twice": ({"k": {"a": {}, "b": {}}}, "grid: k=b is the same experiment as k=a"),
-    "no value": ({"k": {}}, "grid.k"),
-    "a name that no file can have": ({"k/k": {"a": {}}}, "k/k"),
-    "what is the same everywhere": ({"k": {"a": {"workers": 2}}}, "grid.k.a.workers"),
-    "an index": ({"k": {"a": {"tasks.5.targets": ["fr"]}}}, "grid.k.a.tasks.5.targets"),
-    "a grid in a grid": ({"k": {"a": {"grid": {}}}}, "grid.k.a.grid"),
-    "too many": ({str(n): {"a": {}, "b": {"seeds": [n]}} for n in range(13)}, "4,096"),
+    "adapter.typ": ({"k": {"a": {"adapter.typ": 1}}}, "grid: at k=a, adapter.typ: ", "did you mean type?"),
+    "a source among the targets": (
+        {"k": {"a": {"languages.source": "fr"}}},
+        "grid: at k=a, languages: ",
+        "fr is the source",
+    ),
+    "the same twice": ({"k": {"a": {}, "b": {}}}, "grid: ", "k=b is the same experiment as k=a"),
+    "no value": ({"k": {}}, "grid.k: ", "at least 1"),
+    "a name that no file can have": ({"k/k": {"a": {}}}, "grid.k/k: ", "'k/k'"),
+    "what is the same everywhere": ({"k": {"a": {"workers": 2}}}, "grid.k.a.workers: ", ONCE),
+    "an index": ({"k": {"a": {"tasks.5.targets": ["fr"]}}}, "grid.k.a.tasks.5.targets: ", "'5' is no index"),
+    "a grid in a grid": ({"k": {"a": {"grid": {}}}}, "grid.k.a.grid: ", ONCE),
+    "too many": ({str(n): {"a": {}, "b": {"seeds": [n]}} for n in range(13)}, "grid: ", "4,096"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_grid(name, data):
-    grid, place = REFUSED[name]
-    with pytest.raises(UserError) as refused:
+    grid, *facts = REFUSED[name]
+    with refused("experiment", *facts, mend="the keys"):
         parse_experiment(asked(data, grid=grid))
-    assert place in str(refused.value)
 
 
 def test_what_is_wrong_at_one_point_names_it(data, tmp_path):
@@ -121,7 +125,7 @@ def test_what_is_wrong_at_one_point_names_it(data, tmp_path):
         data, grid={"rows": {"there": {}, "gone": {"tasks.0.data.files": "gone/{language}/{split}.jsonl"}}}
     )
     write_experiment(tmp_path / "e.yaml", raw)
-    with pytest.raises(UserError, match="at rows=gone"):
+    with refused("gone/en/test.jsonl, at rows=gone", "not there", mend="e.yaml"):
         plan_of(tmp_path / "e.yaml")
 
 
