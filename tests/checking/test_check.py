@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 
@@ -405,7 +406,17 @@ def test_translated_rows_are_held_against_the_length_of_the_second_stage(world):
     (cut,) = [one for one in found.findings if "lose their beginning" in one.found]
     assert "train prompts are longer than 16 tokens" in cut.found
     assert "raise `training.translated.max_length`" in cut.mend
-    assert "en" not in cut.where.split()
+    assert "en" not in re.findall(r"\w+", cut.where.removeprefix("mini-sentiment"))
+    methods = ["source-ft", "target-ft", "translate-train"]
+    found = look(world, tasks=tasks, methods=methods, training=training)
+    assert any("longer than 16 tokens" in one.found for one in found.findings)
+    training["task"]["max_length"] = 16
+    (cut,) = [
+        one
+        for one in look(world, tasks=tasks, methods=methods, training=training).findings
+        if "train prompts" in one.found
+    ]
+    assert "`training.task.max_length` or `training.translated.max_length`" in cut.mend
 
 
 def test_the_gravest_comes_first():

@@ -47,7 +47,7 @@ def test_rows_that_are_put_aside_are_read_once_and_alike_in_every_language(aside
 
 
 def passages(folder, kind):
-    """Twelve rows on each of a few passages, in two languages, not all in a row."""
+    """Forty rows on a few passages, in two languages, those of a passage not all in a row."""
     for language in ("en", "sw"):
         rows = [
             {"id": f"{n}", "passage": f"{language} {n * n % 7}", "text": f"{language} {n}"} for n in range(40)
@@ -81,6 +81,26 @@ def test_rows_of_one_group_are_put_aside_together(tmp_path, kind, keep):
         assert len(kept) >= 10
     ids = [[row["id"] for row in rows[language, "validation"]] for language in ("en", "sw")]
     assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_rows_without_a_value_are_groups_of_their_own(tmp_path, kind):
+    rows = [{"id": str(n), "passage": None if n < 20 else f"p{n % 4}", "text": f"t{n}"} for n in range(40)]
+    (tmp_path / "en").mkdir()
+    if kind == "jsonl":
+        write_jsonl(tmp_path / "en/test.jsonl", rows)
+    elif kind == "csv":
+        lines = ["id,passage,text", *(f"{row['id']},{row['passage'] or ''},{row['text']}" for row in rows)]
+        (tmp_path / "en/test.csv").write_text("\n".join(lines))
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "en/test.parquet")
+    for seed in range(8):
+        data = Data(
+            files=f"{{language}}/{{split}}.{kind}",
+            sample_seed=seed,
+            validation={"of": "test", "rows": 4, "group_by": "passage"},
+        )
+        assert 4 <= len(chosen(data, "en", "validation", tmp_path)) <= 8
 
 
 def test_a_group_needs_its_column_and_another_group(tmp_path):

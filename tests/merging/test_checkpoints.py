@@ -62,7 +62,8 @@ def test_blocks_are_the_ones_asked_for(tmp_path, dtype, shards, weight):
     )
     assert (len(list((tmp_path / "out").glob("*.safetensors"))) > 1) == (shards == "12KB")
     assert (tmp_path / "out/tokenizer.json").is_file()
-    assert report.parts == {"0-1": weight, "2": weight / 2, "4": weight / 2, "5": weight}
+    zones = {"0-1": weight, "2": weight / 2, "4": weight / 2, "5": weight}
+    assert report.parts == {place: (part,) for place, part in zones.items()}
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=dtype).state_dict()
     assert found.keys() == one.keys()
     for name, value in found.items():
@@ -75,13 +76,17 @@ def test_blocks_are_the_ones_asked_for(tmp_path, dtype, shards, weight):
                 value.double(), expected, rtol=1e-6 if dtype == torch.float32 else 5e-3, atol=1e-7
             )
     recorded = json.loads((tmp_path / "out/provenance.json").read_text())
-    assert recorded["parts_of_the_target"] == report.parts
+    assert recorded["parts_of_the_target"] == {place: [part] for place, part in zones.items()}
 
 
 def test_every_stack_has_its_own_depth(tmp_path):
     task, one = saved(tmp_path / "task", t5, 0)
     target, two = saved(tmp_path / "target", t5, 1)
-    merge(method="layer-swap", task=task, target_reference=target, bottom=1, top=1, output=tmp_path / "out")
+    report = merge(
+        method="layer-swap", task=task, target_reference=target, bottom=1, top=1, output=tmp_path / "out"
+    )
+    stacks = {"encoder.block 0", "encoder.block 3", "decoder.block 0", "decoder.block 2"}
+    assert report.parts == dict.fromkeys(stacks, (1.0,))
     found = T5ForConditionalGeneration.from_pretrained(tmp_path / "out").state_dict()
     for name, value in found.items():
         stack, _, rest = name.partition(".block.")

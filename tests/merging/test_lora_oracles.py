@@ -324,8 +324,84 @@ def test_layers_are_swapped_by_zones(tmp_path, depth, zones, expected, space):
         own, given = raw(report.output), raw(task if weight < 1 else target)
         places = [block for block, part in enumerate(expected) if part == (weight == 1)]
         names = [f"{PREFIX}layers.{block}.q_proj.lora_{x}.weight" for block in places for x in "AB"]
-        if space != "core" or weight < 1:  # what is taken whole is taken bit for bit
-            assert all(torch.equal(own[name], given[name]) for name in names)
+        assert all(torch.equal(own[name], given[name]) for name in names)  # what is taken whole, bit for bit
+
+
+def test_the_depth_is_that_of_all_modules_and_stacks(tmp_path):
+    modules = {f"encoder.layers.{block}.q_proj": (4, 5) for block in range(6)}
+    modules |= {f"decoder.layers.{block}.q_proj": (4, 5) for block in range(3)} | {"embed": (4, 5)}
+    task, target = (write_lora(tmp_path / str(seed), modules, seed=seed) for seed in range(2))
+    given = {"method": "layer-swap", "task": task, "target_reference": target, "space": "delta"}
+    given |= {"bottom": 1, "top": 1, "transition": 1}
+    with refused(
+        "layer-swap", "1 blocks at the bottom, 1 at the top and 1 between", "the 3", mend="transition"
+    ):
+        merge(**given, output=tmp_path / "out")
+    given["transition"] = 0
+    report = merge(**given, output=tmp_path / "all")
+    whole = {
+        f"{stack}.layers {block}" for stack, ends in (("encoder", "05"), ("decoder", "02")) for block in ends
+    }
+    assert report.parts == dict.fromkeys(whole, (1.0,))
+    some = merge(**given, modules=r"layers\.[1-5]\..*", output=tmp_path / "some")
+    assert some.parts == {"encoder.layers 5": (1.0,), "decoder.layers 2": (1.0,)}
+
+
+def test_modules_that_one_of_the_two_lacks(tmp_path):
+    both = {f"layers.{block}.q_proj": (4, 5) for block in range(4)}
+    fewer = {name: shape for name, shape in both.items() if "0" not in name}
+    for number, (space, weight) in enumerate((s, w) for s in ("factors", "delta") for w in (1.0, 0.5)):
+        folder = tmp_path / str(number)
+        task, target = write_lora(folder / "task", both, seed=0), write_lora(folder / "target", fewer, seed=1)
+        report = merge(
+            method="layer-swap",
+            task=task,
+            target_reference=target,
+            weight=weight,
+            space=space,
+            bottom=2,
+            top=0,
+            output=folder / "out",
+        )
+        found, own = updates(report.output), updates(task)
+        if space == "factors":
+            assert report.kept["layers.0.q_proj"] == "missing in target_reference"
+            assert np.array_equal(found["layers.0.q_proj"], own["layers.0.q_proj"])
+        elif weight == 1:
+            assert "has none" in report.absent["layers.0.q_proj"]
+        else:
+            assert np.allclose(found["layers.0.q_proj"], 0.5 * own["layers.0.q_proj"], atol=1e-7)
+
+
+def test_a_block_may_have_several_parts_and_the_card_tells(tmp_path):
+    modules = {f"layers.{block}.{name}_proj": (4, 5) for block in range(3) for name in "qv"} | {
+        "embed": (4, 5)
+    }
+    task, target = (write_lora(tmp_path / str(seed), modules, seed=seed) for seed in range(2))
+    report = merge(
+        method="layer-swap",
+        task=task,
+        target_reference=target,
+        bottom=1,
+        top=0,
+        module_weights={"q_proj": 0.1},
+        output=tmp_path / "out",
+    )
+    assert report.parts == {"0": (0.1, 1.0)}
+    assert report.kept["embed"] == "outside of blocks"
+    assert report.kept["layers.1.q_proj"] == "a block of the task's"
+    assert "blocks 0: 0.1 to 1 of the target reference" in (tmp_path / "out/README.md").read_text()
+    assert not merge(
+        **{
+            "method": "layer-swap",
+            "task": task,
+            "target_reference": target,
+            "bottom": 1,
+            "top": 1,
+            "transition": 0,
+        },
+        output=tmp_path / "whole",
+    ).warnings  # no factors of two draws are mixed
 
 
 def test_a_swap_that_cannot_be(tmp_path):
@@ -344,6 +420,8 @@ def test_a_swap_that_cannot_be(tmp_path):
         merge(**given, bottom=-1)
     with refused("top", "adamergex does not use it"):
         merge(**{**given, "method": "adamergex"}, source_reference=target, top=1)
+    with refused("weight", "1.25", "0 to 1"):
+        merge(**given, weight=1.25)
 
 
 def test_swapped_layers_of_other_kinds(tmp_path):
@@ -352,7 +430,7 @@ def test_swapped_layers_of_other_kinds(tmp_path):
         report = merge(
             method="layer-swap", task=task, target_reference=target, bottom=1, top=0, output=tmp_path / kind
         )
-        assert report.parts == {"0": 1.0}
+        assert report.parts == {"0": (1.0,)}
         found, one, two = map(raw, (report.output, task, target))
         if kind == "ia3":
             assert all(torch.equal(x, (two if ".0." in name else one)[name]) for name, x in found.items())

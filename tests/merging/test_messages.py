@@ -74,4 +74,4 @@ def test_merge_says_options_to_the_command_line(tmp_path):
     assert "name --target-reference" in merged("--task", adapter, "-o", str(tmp_path / "out"))
     twice = [f"--adapter={adapter}=0.5", f"--adapter={adapter}=0.5"]
     found = merged("--method", "arithmetic", *twice, "--rank", "2", "-o", str(tmp_path / "out"))
-    assert "use --space delta, or --export serving" in found
+    assert "use --space delta or --space core, or --export serving" in found

@@ -140,6 +140,31 @@ def test_a_merge_takes_the_weights_of_its_thirds(in_thirds, tmp_path):
     assert shown in (in_thirds.folder / "table.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("zones", "found", "expected"),
+    [
+        ({"bottom": 40}, "40 blocks at the bottom", "the 2 that there are"),
+        ({"bottom": 0, "top": 0}, "every block to the task", "the target reference's"),
+    ],
+)
+def test_zones_are_held_against_the_backbone_before_anything_runs(data, tmp_path, zones, found, expected):
+    raw = experiment(data, methods=[{"method": "layer-swap", "weight": 1, **zones}])
+    with refused("methods.0", found, expected, mend="`bottom`" if "task" in found else "bottom"):
+        plan_of(write_experiment(tmp_path / "e.yaml", raw))
+
+
+def test_the_part_of_a_block_is_searched_up_to_one(data, tmp_path):
+    raw = experiment(
+        data, methods=["layer-swap", "arithmetic"], weights={"tune_on": "fr", "grid": [0.5, 1.0, 1.5]}
+    )
+    plan, _ = plan_of(write_experiment(tmp_path / "e.yaml", raw))
+    grids = {step.how.method: step.grid for step in plan.steps if step.kind == "sweep"}
+    assert grids == {"layer-swap": (0.5, 1.0), "arithmetic": (0.5, 1.0, 1.5)}
+    raw["weights"]["grid"] = [1.5]
+    with refused("weights.grid", "layer-swap", "0 to 1", mend="`weight`"):
+        plan_of(write_experiment(tmp_path / "e.yaml", raw))
+
+
 @pytest.mark.parametrize("fixed", [{"weight": 0.5}, {"layer_weights": {"0": 0.5}}])
 def test_thirds_are_searched_or_not(data, tmp_path, fixed):
     raw = experiment(data, methods=[{"method": "adamergex", "thirds": True, **fixed}])

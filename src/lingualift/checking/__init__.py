@@ -146,7 +146,7 @@ def _check(plan: Plan, rows: int, progress: Progress, known: Known) -> Check:
     stage = _stages(progress, len(languages) + len(pairs))
     seen = tuple(_languages(plan, languages, rows, stage, known))
     tasks = tuple(_task(plan, parts, task, language, rows, next(stage), known) for task, language in pairs)
-    overlaps = tuple(_overlaps(parts, languages))
+    overlaps = tuple(_overlaps(list({part.about(): part for part in parts}.values()), languages))
     context = _context(load_backbone(plan.backbone)[0])
     names = dict.fromkeys(record.task for record in tasks)
     by_task = [[record for record in tasks if record.task == name] for name in names]
@@ -267,7 +267,8 @@ def _task(
     dataset = mine[0].dataset
     assert isinstance(dataset, Examples)
     task = dataset.get_task()
-    counts, labels, limits, cut, longest = {}, {}, {}, {}, 0
+    counts, labels, limits, longest = {}, {}, {}, 0
+    cut: dict[str, float] = {}
     for part in mine:
         examples = part.examples()
         texts = sample(examples, rows)
@@ -275,8 +276,9 @@ def _task(
         limit = part.max_length or experiment.scoring.max_length
         counts[part.split] = len(examples)
         labels[part.split] = label_counts(examples)
-        limits[part.split] = limit
-        cut[part.split] = sum(tokens > limit for tokens in needed) / len(needed)
+        share = sum(tokens > limit for tokens in needed) / len(needed)
+        if share >= cut.get(part.split, 0):  # of rows of one's own and translated ones, those that lose more
+            limits[part.split], cut[part.split] = limit, share
         longest = max(longest, *needed)
     best = next(
         part
@@ -316,5 +318,5 @@ def _overlaps(parts: Sequence[Part], languages: Sequence[str]) -> Iterator[Overl
                 named = f"{other.split} rows of {other.language}" if other.is_labelled() else "reference text"
                 name = Path(test.dataset.task).stem
                 among = other.dataset.data.aside if other.split == "validation" else None
-                aside = among is not None and among.of == "test"
+                aside = among is not None and among.of == "test" and among.group_by is None
                 yield OverlapRecord(name, language, named, len(items), len(texts), tuple(found), aside)

@@ -155,8 +155,11 @@ def in_lengths(
     """
     places = dict.fromkeys((split, limit) for one in records for split, limit in one.limits.items())
     for split, limit in places:
-        second = split == "train" and limit != training.task.max_length
-        key = "training.translated" if second else "training.task" if split == "train" else "scoring"
+        keys = ["scoring.max_length"]
+        if split == "train":
+            roles = {"task": training.task, "translated": training.second}
+            keys = [f"training.{name}.max_length" for name, one in roles.items() if one.max_length == limit]
+            keys = keys if training.translated else ["training.task.max_length"]
         mine = [one for one in records if one.limits.get(split) == limit]
         cut = [one for one in mine if one.cut[split] > CUT_NOTED]
         if cut:
@@ -165,9 +168,8 @@ def in_lengths(
                 f"up to {_percent(share)} of the {split} prompts are longer than {limit} tokens (the longest has "
                 f"{longest}) and lose their beginning"
             )
-            yield Finding(
-                "warning", _where(cut), found, f"at most {_percent(CUT_NOTED)}", f"raise `{key}.max_length`"
-            )
+            mend = f"raise {' or '.join(f'`{key}`' for key in keys)}"
+            yield Finding("warning", _where(cut), found, f"at most {_percent(CUT_NOTED)}", mend)
     most = max((limit for _, limit in places), default=0)
     beyond = [one for one in records if context is not None and min(one.longest, most) > context]
     if beyond:

@@ -156,7 +156,7 @@ class OverlapRecord:
         items: Test items.
         texts: Texts or rows they were looked for in.
         matches: Those that were found.
-        aside: Whether the others were put aside out of the test rows.
+        aside: Whether the others were put aside out of the test rows, one by one.
     """
 
     task: str

@@ -33,6 +33,10 @@ class Part:
     split: str
     max_length: int | None = None
 
+    def about(self) -> tuple[str, ...]:
+        """What rows it is, however long they may be."""
+        return self.dataset.task, self.dataset.data.model_dump_json(), self.language, self.split
+
     def is_labelled(self) -> bool:
         """Whether the rows are a labelled task's, not reference text."""
         return isinstance(self.dataset, Examples)
@@ -72,11 +76,12 @@ class Part:
 
 
 def parts_of(plan: Plan) -> list[Part]:
-    """Every split that the steps of a plan read, once; not what a step will have made of others."""
-    parts: dict[tuple[str, str, str], Part] = {}
+    """Every split that the steps of a plan read, once for each length; not what a step will have made of others."""
+    parts: dict[tuple[object, ...], Part] = {}
     for dataset, language, split, length in (part for step in plan.steps for part in step.reads):
         if not dataset.made:
-            parts.setdefault((dataset.task, language, split), Part(dataset, language, split, length))
+            part = Part(dataset, language, split, length)
+            parts.setdefault((*part.about(), length), part)
     return list(parts.values())
 
 

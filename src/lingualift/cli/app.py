@@ -196,14 +196,19 @@ def push_to(folder: Path, repository: str | None, private: bool) -> None:
 
 
 def backbone_of(
-    name: str, revision: str | None, dtype: str, quantization: str | None, chat_template: bool
+    name: str,
+    revision: str | None,
+    dtype: str,
+    quantization: str | None,
+    chat_template: bool,
+    called: str = "backbone",
 ) -> Backbone:
     """The entry of a backbone, as an experiment file has it; raises a `UserError`."""
     from lingualift.config import Backbone, checked
 
     return checked(
         Backbone,
-        {"name": "backbone"},
+        {"name": called},
         name=name,
         revision=revision,
         dtype=dtype,

@@ -221,7 +221,7 @@ def translate(
     settings = checked(Translation, beams=beams, max_length=max_length, batch_size=batch_size)
     with counting(Terminal(stderr=True), f"translate {task} from {source} into {target}") as progress:
         done = translate_rows(
-            model=backbone_of(model, revision, dtype, None, False),
+            model=backbone_of(model, revision, dtype, None, False, "model"),
             source=source,
             target=target,
             task=task,

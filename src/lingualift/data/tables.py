@@ -42,7 +42,7 @@ class Choice:
 
     Attributes:
         choose: From each row's group to the places of the wanted ones, in order.
-        column: Rows with one value there are one group; each row is its own if None.
+        column: Rows with one value there are one group, and a row without one is its own; every row is if None.
     """
 
     choose: Callable[[Sequence[int]], Sequence[int]]
@@ -57,9 +57,10 @@ class Choice:
         if self.column not in names:
             mend = did_you_mean(self.column, names, "correct `group_by`")
             raise UserError(where, f"has no column {self.column!r}", mend=mend)
-        known: dict[str, int] = {}
+        known: dict[object, int] = {}
         try:
-            return self.choose([known.setdefault(str(value), len(known)) for value in values(self.column)])
+            found = (_group(value) or object() for value in values(self.column))
+            return self.choose([known.setdefault(value, len(known)) for value in found])
         except RowError as error:
             raise UserError(where, str(error), mend="correct or remove the row") from None
 
@@ -253,6 +254,11 @@ def _class_name(column: str, names: Sequence[str], value: Any) -> str | None:
     return names[value]
 
 
+def _group(value: Any) -> str:
+    """What rows of one group share; empty where a row has no value."""
+    return "" if value is None or is_missing(value) else str(value).strip()
+
+
 def read_table(
     path: Path, columns: Sequence[str], choose: Choice | None, keep: Keep | None = None
 ) -> tuple[Table, Sequence[int]]:
@@ -311,7 +317,7 @@ def _read_text(
         if choose is None:
             every.append(row)
         elif column is not None:
-            values.append(sys.intern(str(row.get(column))))
+            values.append(sys.intern(_group(row.get(column))))
     if keep is not None:
         keep.check(path, names, len(lines))
     if choose is None:
@@ -358,9 +364,14 @@ def _read_parquet(path: Path, choose: Choice | None, keep: Keep | None) -> tuple
 
 def _column(opened: Any, name: str, numbers: Sequence[int]) -> Iterator[Any]:
     """A column of a parquet file, at these places."""
-    batches = opened.iter_batches(_BATCH, columns=[name], use_threads=False)
-    values = [value for batch in batches for value in batch.column(0).to_pylist()]
-    return (values[number] for number in numbers)
+    wanted, place = iter(numbers), 0
+    following = next(wanted, None)
+    for batch in opened.iter_batches(_BATCH, columns=[name], use_threads=False):
+        for value in batch.column(0).to_pylist():
+            if place == following:
+                yield value
+                following = next(wanted, None)
+            place += 1
 
 
 def _numbers(path: Path, opened: Any, keep: Keep) -> Sequence[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lingualift.adapters.tensorfile import (
 )
 from lingualift.errors import UserError, setting
 from lingualift.merging.methods import weighted_sum
-from lingualift.merging.plan import Zones, block_of, by_zones, in_ranges
+from lingualift.merging.plan import OF_THE_TASK, OUTSIDE, Zones, block_of, by_zones, in_ranges
 from lingualift.provenance import (
     PROVENANCE_FILE,
     atomic_folder,
@@ -105,7 +106,8 @@ def swap_blocks(
         raise UserError(target, found, f"a folder with {CONFIG} and safetensors", mend)
     base, other = Checkpoint(task), Checkpoint(target)
     _check_alike(base, other)
-    factors = by_zones(zones, layer_weights, list(base.home))
+    names = list(base.home)
+    factors = by_zones(zones, layer_weights, names, names)
     parts = {name: weight * factor for name, factor in factors.items() if weight * factor}
     if not parts:
         mend = f"raise {setting('bottom')}, {setting('top')} or {setting('weight')}"
@@ -132,15 +134,14 @@ def swap_blocks(
                 "inputs": {"task": str(task), "target_reference": str(target)},
                 "weight": weight,
                 "layer_weights": dict(layer_weights),
-                "parts_of_the_target": in_ranges(
-                    {block: part for name, part in parts.items() if (block := block_of(name)) is not None}
-                ),
+                "zones": asdict(zones),
+                "parts_of_the_target": in_ranges(parts.items()),
                 "weights_sha256": hashes,
                 "versions": library_versions("lingualift", "numpy", "ml_dtypes"),
             },
         )
     kept = {
-        name: "a block of the task's" if block_of(name) is not None else "outside of blocks"
+        name: OF_THE_TASK if block_of(name) is not None else OUTSIDE
         for name in base.home
         if name not in parts
     }

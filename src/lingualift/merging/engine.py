@@ -27,7 +27,6 @@ from lingualift.merging.plan import (
     Plan,
     Request,
     Zones,
-    block_of,
     check_roles,
     in_ranges,
     open_inputs,
@@ -175,9 +174,7 @@ def _swap_checkpoints(
         energy={},
         energy_kept=None,
         cutoff=None,
-        parts=in_ranges(
-            {block: part for name, part in parts.items() if (block := block_of(name)) is not None}
-        ),
+        parts=in_ranges(parts.items()),
         warnings=(),
         notes=(),
     )
@@ -225,7 +222,8 @@ def _arrays(tensors: Sequence[Tensors], request: Request, plan: Plan, outcome: O
 
 def _initialisation(request: Request, plan: Plan) -> tuple[bool | None, tuple[str, ...]]:
     """Whether what enters was trained from one draw, and the warning where a merge of factors needs that."""
-    entering = {item.role for module in plan.merged for item in module.inputs} | {request.inputs[0].role}
+    meet = [module for module in plan.merged if len(module.inputs) > 1 or not request.method.by_block]
+    entering = {item.role for module in meet for item in module.inputs} | {request.inputs[0].role}
     adapters = [item.adapter for item in request.inputs if item.role in entering]
     if request.cell.kind != "lora" or request.cell.space != "factors":
         recorded = {adapter.initialisation for adapter in adapters}
@@ -258,7 +256,7 @@ class MergeReport:
         energy: Fraction of the spectral energy kept, by truncated module.
         energy_kept: The same over all truncated modules; None where none was.
         cutoff: Relative cut-off of the pseudo-inverse; None where none was taken.
-        parts: Block or range of blocks -> the target reference's part there, of a method that goes by blocks.
+        parts: Range of blocks -> the target reference's different parts there, of a method that goes by blocks.
         warnings: What may make the result worse than it could be.
         notes: What else is worth knowing.
     """
@@ -277,7 +275,7 @@ class MergeReport:
     energy: Mapping[str, float]
     energy_kept: float | None
     cutoff: float | None
-    parts: Mapping[str, float]
+    parts: Mapping[str, tuple[float, ...]]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -290,13 +288,21 @@ class MergeReport:
             f"{self.method}, {self.kind}, space {self.space}, rule {self.rule}, export {self.export}",
             self.formula,
             *(f"{role}: weight {weight:g}" for role, weight in self.weights.items()),
-            *(f"blocks {place}: {part:g} of the target reference" for place, part in self.parts.items()),
+            *self.zones(),
             *(f"not merged: {count} {things} ({reason})" for reason, count in reasons.items()),
             *(f"note: {note}" for note in self.notes),
         ]
         if self.energy_kept is not None:
             lines.append(f"spectral energy kept: {self.energy_kept:.4%}")
         return lines
+
+    def zones(self) -> list[str]:
+        """What the target reference has of which blocks, in words."""
+        return [
+            f"blocks {place}: {' to '.join(f'{part:g}' for part in dict.fromkeys((parts[0], parts[-1])))} of the "
+            "target reference"
+            for place, parts in self.parts.items()
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON values."""
@@ -342,6 +348,12 @@ def _notes(request: Request, plan: Plan) -> tuple[str, ...]:
         for item in request.inputs
         for note in item.adapter.layout.notes
     ]
+    if request.method.by_block and any(
+        item.adapter.config.get("layers_to_transform") is not None for item in request.inputs
+    ):
+        notes.append(
+            "adapters are on some blocks only (layers_to_transform): the highest of them counts as the model's last"
+        )
     if any(_EXPERT.search(name) for item in request.inputs for name in item.adapter.modules):
         notes.append(
             "modules of single experts: transformers 5 has all experts of a layer in one tensor, and peft makes one of "
@@ -370,7 +382,11 @@ def provenance_of(request: Request, report: MergeReport, shared: bool | None) ->
             "seed": request.options.seed,
             "cutoff": report.cutoff,
         },
-        **({"parts_of_the_target": dict(report.parts)} if request.method.by_block else {}),
+        **(
+            {"zones": asdict(request.zones), "parts_of_the_target": dict(report.parts)}
+            if request.method.by_block
+            else {}
+        ),
         "inputs": [
             {
                 "role": item.role,
@@ -402,6 +418,7 @@ def model_card(request: Request, report: MergeReport) -> str:
     ]
     kept = f"{len(report.kept)} kept from {request.inputs[0].role}"
     facts = [f"{len(report.merged)} modules merged, {kept}. Hashes of the inputs: `provenance.json`."]
+    facts += [f"- {as_line(zone)}" for zone in report.zones()]
     facts += [f"- Warning: {as_line(warning)}" for warning in report.warnings]
     facts += [f"- {as_line(note)}" for note in report.notes]
     return Card(

@@ -201,7 +201,10 @@ def _module_tensors(request: Request, goal: _Goal, outcome: Outcome) -> list[Ten
     if goal.plan.kept and not request.serving:
         return copies(request.base, goal.home.tensors) + _bias(request, goal, outcome)
     down_spec, up_spec = _specs(goal)
-    merge = {"factors": _factors, "delta": _delta, "core": _core}[request.cell.space]
+    space = request.cell.space
+    if space == "core" and request.method.linear and len(goal.plan.inputs) == 1:
+        space = "delta"  # the same, and what is taken whole is not turned into other bases
+    merge = {"factors": _factors, "delta": _delta, "core": _core}[space]
 
     def compute() -> tuple[Array, ...]:
         if goal.plan.kept:

@@ -285,7 +285,7 @@ def check_merge(kind: str, method: str, settings: MergeMethod, *, serving: bool 
         raise UserError(setting("rank"), f"does not apply to {KIND_NAMES[kind]}", "no rank", "remove it")
     if settings.rank and cell.space == "factors" and not serving:
         found = "does not apply to factor space, which keeps the rank"
-        mend = f"use {setting('space', 'delta')}, or {setting('export', 'serving')}"
+        mend = f"use {setting('space', 'delta')} or {setting('space', 'core')}, or {setting('export', 'serving')}"
         raise UserError(setting("rank"), found, "no rank", mend)
     if getattr(settings, "cutoff", None) is not None and _OWN_RULE[kind] != "insertion":
         found = f"is of the pseudo-inverse of virtual tokens, and {KIND_NAMES[kind]} takes none"

@@ -21,6 +21,10 @@ _BLOCK = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 """The first number of a module's path is that of its block."""
 
 
+OF_THE_TASK, OUTSIDE = "a block of the task's", "outside of blocks"
+"""Why the target reference has no part in a module, where blocks are swapped."""
+
+
 @dataclass(frozen=True)
 class Input:
     """One adapter of a merge, or of one module of it: its role ("task", "adapter 2", …) and its weight."""
@@ -146,15 +150,14 @@ class Plan:
         """The modules that are merged."""
         return [module for module in self.modules if not module.kept]
 
-    def parts(self) -> dict[str, float]:
-        """Block or range of blocks -> the target reference's part there, where it has one."""
-        found = {
-            block: item.weight
+    def parts(self) -> dict[str, tuple[float, ...]]:
+        """Block or range of blocks -> the target reference's different parts there, where it has any."""
+        return in_ranges(
+            (module.name, item.weight)
             for module in self.merged
             for item in module.inputs
-            if item.role == "target_reference" and (block := block_of(module.name)) is not None
-        }
-        return in_ranges(found)
+            if item.role == "target_reference"
+        )
 
 
 def open_inputs(
@@ -194,6 +197,9 @@ def check_roles(method: Method, roles: Mapping[str, Path | str | None], weight: 
         UserError: it is not.
     """
     _check_number(setting("weight"), weight)
+    if method.by_block and not 0 <= weight <= 1:
+        expected = "a part of a block: 0 to 1"
+        raise UserError(setting("weight"), f"is {weight:g}", expected, "name another")
     strange = [setting(role) for role, path in roles.items() if path is not None and role not in method.roles]
     if strange:
         raise UserError(strange[0], f"is given, and {method.name} takes none", mend="leave it out")
@@ -240,14 +246,18 @@ def plan_modules(request: Request) -> Plan:
     """
     names = list(dict.fromkeys(name for item in request.inputs for name in item.adapter.modules))
     chosen = _chosen(request, names)
-    factors = _factors(request, [name for name in names if name in chosen])
+    factors = _factors(request, [name for name in names if name in chosen], names)
     planned, absent = [], {}
     for name in names:
         module = _plan(request, name, factors.get(name))
         if name in request.base.modules if module.kept else module.inputs:
             planned.append(module)
         else:
-            absent[name] = module.kept or "no adapter with a weight has it"
+            absent[name] = module.kept or (
+                "the target reference, whose block it is, has none"
+                if request.method.by_block
+                else "no adapter with a weight has it"
+            )
     plan = Plan(tuple(planned), absent)
     _check_effect(request, plan, factors)
     return plan
@@ -257,7 +267,10 @@ def _plan(request: Request, name: str, factor: float | None) -> ModulePlan:
     if factor is None:
         return ModulePlan(name, (), "left out by modules")
     if factor == 0:
-        return ModulePlan(name, (), "a block of the task's" if request.method.by_block else "weight 0")
+        if not request.method.by_block:
+            return ModulePlan(name, (), "weight 0")
+        inside = block_of(name) is not None
+        return ModulePlan(name, (), OF_THE_TASK if inside else OUTSIDE)
     if request.method.by_block:
         return _plan_swap(request, name, factor)
     if request.method.roles:
@@ -292,11 +305,11 @@ def _plan_swap(request: Request, name: str, factor: float) -> ModulePlan:
     part = target.weight * factor
     if not part:
         return ModulePlan(name, (), "weight 0")
-    both = [replace(item, weight=weight) for item, weight in ((task, 1 - part), (target, part)) if weight]
-    entering = tuple(item for item in both if name in item.adapter.modules)
-    if request.cell.space == "factors" and len(entering) < len(both):
-        return ModulePlan(name, (), "missing in one of the adapters")
-    return ModulePlan(name, entering)
+    missing = [item.role for item in (task, target) if name not in item.adapter.modules]
+    if missing and request.cell.space == "factors":
+        return ModulePlan(name, (), f"missing in {missing[0]}")
+    both = (replace(task, weight=1 - part), replace(target, weight=part))
+    return ModulePlan(name, tuple(item for item in both if item.weight and item.role not in missing))
 
 
 def _chosen(request: Request, names: Iterable[str]) -> set[str]:
@@ -308,10 +321,10 @@ def _chosen(request: Request, names: Iterable[str]) -> set[str]:
     return chosen
 
 
-def _factors(request: Request, names: Sequence[str]) -> dict[str, float]:
-    """Module -> factor on the weight there, by its own name and by its block."""
+def _factors(request: Request, names: Sequence[str], every: Sequence[str]) -> dict[str, float]:
+    """Module -> factor on the weight there, by its own name and by its block among `every` module's."""
     if request.method.by_block:
-        by_block = by_zones(request.zones, request.layer_weights, names)
+        by_block = by_zones(request.zones, request.layer_weights, names, every)
     else:
         by_block = block_factors(setting("layer_weights"), request.layer_weights, names)
     by_name = _module_factors(request.module_weights, names)
@@ -334,16 +347,29 @@ def _module_factors(weights: Mapping[str, float], names: Sequence[str]) -> dict[
     return factors
 
 
-def in_ranges(numbers: Mapping[int, float]) -> dict[str, float]:
-    """Numbers by block as numbers by range of blocks, such as `0-4`."""
-    ranges: list[tuple[int, int]] = []
-    for block in sorted(numbers):
-        begin, end = ranges[-1] if ranges else (block, -2)
-        if end == block - 1 and numbers[end] == numbers[block]:
-            ranges[-1] = begin, block
-        else:
-            ranges.append((block, block))
-    return {f"{first}-{last}" if first < last else str(first): numbers[first] for first, last in ranges}
+def in_ranges(parts: Iterable[tuple[str, float]]) -> dict[str, tuple[float, ...]]:
+    """The different numbers of modules or tensors by their range of blocks, such as `0-4`, and stack if there are two.
+
+    Args:
+        parts: Names and numbers; those outside of blocks are left out.
+    """
+    found: dict[str, dict[int, set[float]]] = {}
+    for name, part in parts:
+        if match := _BLOCK.search(name):
+            found.setdefault(name[: match.start()], {}).setdefault(int(match[1]), set()).add(part)
+    named = {}
+    for stack, blocks in found.items():
+        ranges: list[tuple[int, int]] = []
+        for block in sorted(blocks):
+            begin, end = ranges[-1] if ranges else (block, -2)
+            if end == block - 1 and blocks[end] == blocks[block]:
+                ranges[-1] = begin, block
+            else:
+                ranges.append((block, block))
+        for first, last in ranges:
+            place = f"{first}-{last}" if first < last else str(first)
+            named[place if len(found) == 1 else f"{stack} {place}"] = tuple(sorted(blocks[first]))
+    return named
 
 
 def block_of(name: str) -> int | None:
@@ -380,24 +406,30 @@ def block_factors(where: str, weights: Mapping[str, float], names: Sequence[str]
     return {name: factors.get(blocks[name], 1.0) if name in blocks else 1.0 for name in names}
 
 
-def by_zones(zones: Zones, layer_weights: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    """Module or tensor -> the target reference's part there, 0 outside of blocks; every stack has a depth of its own.
+def by_zones(
+    zones: Zones, layer_weights: Mapping[str, float], names: Sequence[str], every: Sequence[str]
+) -> dict[str, float]:
+    """Module or tensor -> the target reference's part there, 0 outside of blocks.
+
+    Args:
+        zones: How many blocks are whose.
+        layer_weights: Factors by block, or range of blocks.
+        names: The modules or tensors that are asked for.
+        every: All that there are, whose highest block is the depth; every stack (encoder, decoder) has its own.
 
     Raises:
         UserError: there are fewer blocks than are asked for.
     """
     factors = block_factors(setting("layer_weights"), layer_weights, names)
     stacks: dict[str, list[str]] = {}
-    for name in names:
+    for name in every:
         if match := _BLOCK.search(name):
             stacks.setdefault(name[: match.start()], []).append(name)
-    found = dict.fromkeys(names, 0.0)
+    parts: dict[str, float] = {}
     for stack in stacks.values():
-        parts = zones.parts(depth(stack))
-        found |= {
-            name: factors[name] * parts[block] for name in stack if (block := block_of(name)) is not None
-        }
-    return found
+        zone = zones.parts(depth(stack))
+        parts |= {name: zone[block] for name in stack if (block := block_of(name)) is not None}
+    return {name: factors[name] * parts.get(name, 0.0) for name in names}
 
 
 def matches_nothing(where: str, pattern: str, names: Iterable[str]) -> UserError:

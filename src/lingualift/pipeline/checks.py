@@ -15,6 +15,7 @@ from lingualift.config import (
     Experiment,
     FlareMethod,
     FlareMtMethod,
+    LayerSwapMethod,
     MergeMethod,
     MethodSettings,
     Point,
@@ -26,7 +27,7 @@ from lingualift.data.rows import NoRows
 from lingualift.errors import UserError
 from lingualift.merging.methods import METHODS as MERGES
 from lingualift.merging.methods import check_merge
-from lingualift.merging.plan import block_factors, matches_nothing
+from lingualift.merging.plan import Zones, block_factors, by_zones, matches_nothing
 from lingualift.pipeline.methods import METHODS, TransferMethod
 from lingualift.training.trainer import adapted_modules
 
@@ -261,7 +262,8 @@ def check_modules(experiment: Experiment, backbone: BackboneRef) -> None:
         for index, each in enumerate(experiment.methods)
         if isinstance(each, MergeMethod)
     ]
-    if not any({"modules", "module_weights", "layer_weights"} & method.given() for _, method in merges):
+    about = {"modules", "module_weights", "layer_weights", "bottom", "top", "transition"}
+    if not any(about & method.given() for _, method in merges):
         return
     names = adapted_modules(backbone, experiment.adapter)
     for where, method in merges:
@@ -270,6 +272,19 @@ def check_modules(experiment: Experiment, backbone: BackboneRef) -> None:
                 if not Patterns(f"{where}.{key}").end(pattern).among(names):
                     raise matches_nothing(f"{where}.{key}", pattern, names)
         block_factors(f"{where}.layer_weights", method.layer_weights, names)
+        if isinstance(method, LayerSwapMethod):
+            _check_zones(where, method, names)
+
+
+def _check_zones(where: str, method: LayerSwapMethod, names: Sequence[str]) -> None:
+    zones = Zones(method.bottom, method.top, method.transition)
+    try:
+        parts = by_zones(zones, {}, names, names)
+    except UserError as error:
+        raise UserError(where, error.found, error.expected, error.mend) from None
+    if not any(parts.values()):
+        mend = "raise `bottom` or `top`, or remove the method"
+        raise UserError(where, "leaves every block to the task", "some of the target reference's", mend)
 
 
 def check_templates(experiment: Experiment) -> None:

@@ -22,6 +22,8 @@ from lingualift.config import (
     XMixupMethod,
 )
 from lingualift.data.datasets import Beside, Dataset, Examples, Texts, Use
+from lingualift.errors import UserError
+from lingualift.merging.methods import METHODS as MERGES
 from lingualift.merging.methods import check_merge
 from lingualift.pipeline.steps import (
     Adapted,
@@ -156,11 +158,18 @@ class Cell:
         how = MergeRecipe(by or method.method, method.model_copy(update={"weight": None}))
         check_merge(self.experiment.adapter.type, how.method, method)
 
+        grid = weights.grid
+        if MERGES[how.method].by_block:
+            grid = tuple(weight for weight in grid if 0 <= weight <= 1)  # a part of a block
+            if not grid and method.weight is None:
+                mend = "add one, or give the method a `weight`"
+                raise UserError("weights.grid", f"has no weight for {how.method}", "one from 0 to 1", mend)
+
         def sweep(language: str, *, by: Literal["score", "entropy"] = "score") -> Sweep:
             return Sweep(
                 how,
                 self._roles(language, subtract_source),
-                weights.grid,
+                grid,
                 self.task if by == "score" else replace(self.task, unlabelled=True),
                 language,
                 self.experiment.scoring,

@@ -18,6 +18,7 @@ from lingualift.config import (
     Data,
     Experiment,
     Languages,
+    LayerSwapMethod,
     MergeMethod,
     MethodSettings,
     Point,
@@ -323,6 +324,11 @@ def _low(methods: tuple[MethodSettings, ...]) -> tuple[MethodSettings, ...]:
         if isinstance(method, MergeMethod) and method.layer_weights:
             factors = dict(zip(map(str, range(_LAYERS)), method.layer_weights.values(), strict=False))
             method = method.model_copy(update={"layer_weights": factors})
+        if isinstance(method, LayerSwapMethod):
+            asked = {name: getattr(method, name) for name in ("bottom", "top", "transition")}
+            most = {"bottom": 1, "top": 1, "transition": 0}
+            fewer = {name: min(count, most[name]) for name, count in asked.items() if count is not None}
+            method = method.model_copy(update=fewer)
         found += [method] if method not in found else []
     return tuple(found)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.backbone.reference import BackboneRef, find_backbone
-from lingualift.config import Backbone, Data, Translation
+from lingualift.config import Backbone, Data, Translation, files_at
 from lingualift.data.datasets import Dataset, dataset_of
 from lingualift.data.output import check_output, json_line
 from lingualift.data.rows import data_file, data_fingerprint, fill_in, read_rows
@@ -141,7 +141,7 @@ def translate(
     """
     with knowing(own_languages(languages)):
         chosen = settings or Translation()
-        where = dataset_of(task, Data(files=data) if isinstance(data, str) else data, Path())
+        where = dataset_of(task, files_at(data) if isinstance(data, str) else data, Path())
         folder = Path(output) / target
         if find_language(source).code == find_language(target).code:
             raise UserError(
