@@ -330,6 +330,11 @@ def test_units_of_the_first_layer_are_drawn_behind_the_layers(folder):
     for label in labels:
         assert "target: 0.25, 1, 2.5; fused: 0.25, 1, 2.5." in label
         assert "source" not in label
+        drawn = page.split(label)[1].split("</svg>")[0]
+        assert re.findall('<(path|circle) class="(?!grid)([a-z]+)"', drawn) == [
+            *[("circle", "target")] * 3,  # in no order, so that no line joins them
+            *[("circle", "fused")] * 3,
+        ]
 
 
 def test_the_bottleneck_activations_are_those_of_the_results(folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -44,6 +44,7 @@ class Plot:
         x_ticks: Ticks of the horizontal axis.
         y_ticks: Ticks of the vertical axis.
         names: What the series are, one word each, where they are drawn in styles of their own; else empty.
+        marks: Which points are drawn as dots: the style of each, and where it is.
     """
 
     label: str
@@ -54,6 +55,7 @@ class Plot:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     names: tuple[str, ...] = ()
+    marks: tuple[tuple[str, Dot], ...] = ()
     left: float = _LEFT
     right: float = WIDTH - _RIGHT
     top: float = _TOP
@@ -149,7 +151,21 @@ def size_plot(points: Sequence[tuple[int, float]], label: str, *, within: tuple[
     """
     plot = line_plot([[(math.log10(size), score) for size, score in points]], label, within=within)
     ticks = tuple(Tick(dot.x, millions(size)) for dot, (size, _) in zip(plot.dots, points, strict=True))
-    return replace(plot, x_ticks=ticks)
+    return replace(plot, x_ticks=ticks, marks=tuple(("target", dot) for dot in plot.dots))
+
+
+def dot_plot(values: Mapping[str, Sequence[float]], label: str) -> Plot:
+    """Draw the values of things that are in no order, numbered from 1: dots without lines.
+
+    Args:
+        values: Name of a series -> its values, as many in each, at least one.
+        label: What a screen reader says.
+    """
+    series = [[(float(number), value) for number, value in enumerate(one, 1)] for one in values.values()]
+    top = max(value for one in values.values() for value in one) or 1.0
+    plot = line_plot(series, label, within=(0.0, top), names=list(values))
+    styles = [name for name, one in values.items() for _ in one]
+    return replace(plot, lines=(), marks=tuple(zip(styles, plot.dots, strict=True)))
 
 
 def millions(size: int) -> str:

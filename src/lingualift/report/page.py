@@ -16,7 +16,7 @@ from lingualift.config import Experiment, grid_name
 from lingualift.errors import UserError
 from lingualift.languages import language
 from lingualift.metrics.comparisons import BASELINE
-from lingualift.report.figures import HEIGHT, WIDTH, Plot, line_plot, millions, size_plot
+from lingualift.report.figures import HEIGHT, WIDTH, Plot, dot_plot, line_plot, millions, size_plot
 from lingualift.report.joined import Joined
 from lingualift.report.published import beside_papers
 from lingualift.report.recipe import recipe
@@ -51,8 +51,8 @@ def render(run: RunFolder) -> str:
         sources=_sources(layouts),
         targets=_targets(layouts),
         asked=_asked(run),
-        findings=(found := findings(run.rows, run.comparisons, layouts)),
-        tasks=[one.task for one in found],
+        findings=findings(run.rows, run.comparisons, layouts),
+        tasks=_headed(run.rows),
         words=in_words(run.rows, run.comparisons, layouts),
         how=how_compared(run.comparisons) if run.comparisons else "",
         gains=gain_charts(run.rows, run.comparisons, layouts),
@@ -86,13 +86,25 @@ def render_joined(joined: Joined) -> str:
         targets=_targets(told.layouts),
         asked=[("runs", ", ".join(joined.runs))],
         findings=joined.findings,
-        tasks=list(dict.fromkeys(row["task"] for row in told.rows)),
+        tasks=_headed(told.rows),
         words="",
         how=joined.how,
         gains=gain_charts(told.rows, told.comparisons, told.layouts),
         scores=score_tables(told.rows, told.comparisons, told.layouts),
         papers=joined.papers,
     )
+
+
+def _headed(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The tasks, each once, and at how many points of a grid."""
+    points: dict[str, dict[str, None]] = {}
+    for row in rows:
+        name = row["task"].removesuffix(f" ({grid_name(row.get('grid', {}))})")
+        points.setdefault(name, {})[row["task"]] = None
+    return [
+        next(iter(found)) if len(found) == 1 else f"{name} at {len(found)} points of a grid"
+        for name, found in points.items()
+    ]
 
 
 def _rendered(**told: Any) -> str:
@@ -384,21 +396,17 @@ def _activation(
 def _units(task: str, name: str, where: str, module: str, layers: list[Mapping[str, Any]]) -> _Panel:
     """Mean activation of each unit of the first layer, over seeds."""
     first = [layer for layer in layers if layer["units"]]
-    series = {
+    values = {
         side: [
-            (float(unit), statistics.fmean(values))
-            for unit, values in enumerate(zip(*(layer["units"][side] for layer in first), strict=True), 1)
+            statistics.fmean(each) for each in zip(*(layer["units"][side] for layer in first), strict=True)
         ]
         for side in _SIDES
         if all(layer["units"][side] for layer in first)
     }
-    told = "; ".join(
-        f"{side}: " + ", ".join(f"{y:.3g}" for _, y in points) for side, points in series.items()
-    )
+    told = "; ".join(f"{side}: " + ", ".join(f"{y:.3g}" for y in one) for side, one in values.items())
     number = first[0]["layer"]
     label = f"{task}, {name}, {module} of layer {number}, {_named(where)}: mean activation by unit. {told}."
-    top = max(y for points in series.values() for _, y in points) or 1.0
-    plot = line_plot(list(series.values()), label, within=(0.0, top), names=list(series))
+    plot = dot_plot(values, label)
     return _Panel(f"{module}, units of layer {number}", _named(where), False, plot)
 
 
