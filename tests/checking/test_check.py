@@ -12,7 +12,7 @@ import torch
 import lingualift as ll
 import lingualift.checking as checking
 from builders.refusals import check_refusal, refused
-from builders.worlds import experiment, read_jsonl, write_experiment, write_jsonl
+from builders.worlds import experiment, read_jsonl, unmeasured, write_experiment, write_jsonl
 from lingualift.backbone.loading import load_backbone
 from lingualift.checking.backbone import lengths
 from lingualift.checking.findings import Finding, by_grade, in_lengths, in_scores, in_spelling
@@ -25,7 +25,6 @@ from lingualift.encoding.text import encode_pair
 from lingualift.evaluation.perplexity import mean_nats
 from lingualift.evaluation.runner import evaluate
 from lingualift.evaluation.runner import predict as answer
-from lingualift.pipeline.cost import estimate
 from lingualift.tasks import get_task
 
 AMHARIC = "የሰው ልጅ ሁሉ ሲወለድ ነጻና በክብርና በመብትም እኩልነት ያለው ነው"
@@ -42,11 +41,7 @@ TEXTS = [
 def _unmeasured(monkeypatch):
     """Looks in this process measure no steps, which decides nothing here; those of the command line do."""
 
-    def told_from_sizes(plan, store, *, calibrate):
-        assert calibrate
-        return estimate(plan, store, calibrate=False)
-
-    monkeypatch.setattr("lingualift.checking.estimate", told_from_sizes)
+    monkeypatch.setattr("lingualift.checking.estimate", unmeasured)
 
 
 @pytest.fixture
