@@ -257,8 +257,7 @@ class Aside(_Record):
     rows: Count
     "How many; which ones follows from `sample_seed`."
     group_by: Annotated[str, Field(min_length=1)] | None = None
-    """Column whose values keep rows together: `context`, where several questions stand on one text. At least `rows`,
-    the same places in every language whose rows group alike."""
+    "Column whose values keep rows together: `context`, where several questions stand on one text. At least `rows`."
 
 
 class Data(_Place):
