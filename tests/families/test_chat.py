@@ -323,7 +323,7 @@ def test_the_command_line_asks_by_the_template_and_tells_so(folder, tmp_path, mo
     answers = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     rows = [json.loads(line) for line in (tmp_path / "in.predictions.jsonl").read_text().splitlines()]
     assert [row["prediction"] for row in answers] == [row["prediction"] for row in rows]
-    with refused("--quantization", "'nf4'", "'nf5'"):
+    with refused("quantization", "'nf4'", "'nf5'"):
         call(*made, "two", "--quantization", "nf5")
 
 
