@@ -146,7 +146,7 @@ def with_value(place, value):
         ("reference.segment_tokens", 0, "", "greater than 0"),
         ("adapter.rank", 0, "", "greater than 0"),
         ("adapter.rank", 2.5, "", "2.5"),
-        ("adapter.type", "lorra", "", "'lora', 'ia3' or 'prefix'"),
+        ("adapter.type", "lorra", "", "'lora', 'ia3', 'prefix' or 'bottleneck'"),
         ("adapter.dropout", 1.0, "", "less than 1"),
         ("training.task.steps", None, "training.task", "either `steps` or `epochs`"),
         ("training.task.epochs", 2, "training.task", "either `steps` or `epochs`"),

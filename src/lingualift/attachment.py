@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lingualift.adapters import Adapter, open_adapter
-from lingualift.adapters.config import CONFIG_FILE, FUSED, KNOWN, PLAIN_STARTS
+from lingualift.adapters.config import BOTTLENECK, CONFIG_FILE, FUSED, KNOWN, PLAIN_STARTS
 from lingualift.adapters.targets import (
     BEGUN_BY,
     BY_END,
@@ -154,6 +154,8 @@ def _peft_config(adapter: Adapter) -> Any:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     given, file = adapter.config, adapter.path / CONFIG_FILE
+    if given.get("peft_type") == BOTTLENECK:
+        import lingualift.bottlenecks  # noqa: F401  # makes peft know it
     kind = PEFT_TYPE_TO_CONFIG_MAPPING.get(given.get("peft_type"))
     if kind is None:
         found = f"peft_type is {given.get('peft_type')!r}, which peft does not know"

@@ -378,7 +378,7 @@ class Reference(_Record):
 class Adapter(_Record):
     """What is trained, the same for every adapter of the experiment."""
 
-    type: Literal["lora", "ia3", "prefix"] = "lora"
+    type: Literal["lora", "ia3", "prefix", "bottleneck"] = "lora"
     "Kind of adapter; `prefix` for encoders and encoder-decoders."
     rank: Rank = 8
     "Rank r of LoRA's factors."
@@ -390,6 +390,14 @@ class Adapter(_Record):
     "Linear layers that get the adapter; when left out all of them (LoRA), or keys, values and feed-forward (IA3)."
     tokens: VirtualTokens = 20
     "Virtual tokens of a prefix."
+    placement: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"
+    "Where a bottleneck stands: after the feed-forward part, after that and attention, or beside the former."
+    reduction: Annotated[_PositiveReal, Field(ge=1)] = 16
+    "The backbone's width divided by the bottleneck's."
+    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    "The function in a bottleneck."
+    leave_out: tuple[Blocks, ...] = ()
+    "Blocks that get no bottleneck, from 0; those of a decoder after those of the encoder."
     init_seed: LongSeed = 112
     "Seed of the one initialisation that all adapters of a run share; the run's seed is added to it."
 

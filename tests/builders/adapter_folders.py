@@ -111,6 +111,31 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-300))
 
 
+def write_bottleneck(path, seed=0, dtype=torch.float32, blocks=2, size=3, width=6):
+    """A Pfeiffer bottleneck on each block of a small Llama."""
+    torch.manual_seed(seed)
+    shapes = {
+        "down.weight": (size, width),
+        "down.bias": (size,),
+        "up.weight": (width, size),
+        "up.bias": (width,),
+    }
+    modules = [f"model.layers.{block}.mlp.down_proj" for block in range(blocks)]
+    tensors = {
+        f"{PREFIX}{module}.bottleneck_{part}": torch.randn(shape).to(dtype)
+        for module in modules
+        for part, shape in shapes.items()
+    }
+    config = {
+        "peft_type": "BOTTLENECK",
+        "placement": "pfeiffer",
+        "size": size,
+        "activation": "relu",
+        "scaling": 1.0,
+    }
+    return write_folder(path, tensors, {**config, "target_modules": modules})
+
+
 def three(root, write, **more):
     """Folders of three adapters that differ in their seed."""
     return [write(root / f"in{seed}", seed=seed, **more) for seed in range(3)]

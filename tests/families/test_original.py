@@ -124,7 +124,9 @@ def use(model, config):
             original.restore()
 
 
-@pytest.mark.parametrize("kind", [kind.value for kind in KINDS if kind.value not in ELSEWHERE])
+@pytest.mark.parametrize(
+    "kind", [kind.value for kind in KINDS if isinstance(kind, peft.PeftType) and kind.value not in ELSEWHERE]
+)
 def test_every_kind_of_adapter_comes_off(kind):
     made = KINDS[peft.PeftType(kind)]
     asked = {

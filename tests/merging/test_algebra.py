@@ -192,6 +192,7 @@ def test_a_new_method_is_one_decorated_function(tmp_path, monkeypatch):
         ("lora", "X = max Xᵢ, X each of lora_A and lora_B"),
         ("lora", "M = max Mᵢ, ΔW = U·M·Vᵀ, Mᵢ = Uᵀ·ΔWᵢ·V"),
         ("ia3", "l = 1 + max (lᵢ − 1)"),
+        ("bottleneck", "X = max Xᵢ, X each weight and bias, down and up"),
     }
     paths = [write_lora(tmp_path / str(i), seed=i) for i in range(2)]
     listed = list(zip(paths, (1.0, 2.0), strict=True))

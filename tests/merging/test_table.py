@@ -6,13 +6,32 @@ from pathlib import Path
 
 import pytest
 
-from builders.adapter_folders import three, write_lora, write_prefix, write_prompt, write_vectors
+from builders.adapter_folders import (
+    three,
+    write_bottleneck,
+    write_lora,
+    write_prefix,
+    write_prompt,
+    write_vectors,
+)
 from builders.refusals import refused
 from lingualift.merging import METHODS, merge, methods_table
 from lingualift.merging.methods import RULES, SPACES, find_cell
 
-KINDS = {"lora": write_lora, "ia3": write_vectors, "prefix": write_prefix, "prompt": write_prompt}
-NAMES = {"lora": "LoRA", "ia3": "(IA)³", "prefix": "prefix-tuning", "prompt": "prompt-tuning"}
+KINDS = {
+    "lora": write_lora,
+    "ia3": write_vectors,
+    "bottleneck": write_bottleneck,
+    "prefix": write_prefix,
+    "prompt": write_prompt,
+}
+NAMES = {
+    "lora": "LoRA",
+    "ia3": "(IA)³",
+    "bottleneck": "bottleneck",
+    "prefix": "prefix-tuning",
+    "prompt": "prompt-tuning",
+}
 DOCS = Path(__file__).parents[2] / "docs" / "merging.md"
 
 

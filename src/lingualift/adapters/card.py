@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from lingualift.adapters.config import BOTTLENECK
 from lingualift.languages import language
 
 CARD_FILE = "README.md"
@@ -85,7 +86,7 @@ class Card:
         known: dict[str, Any] = {
             "base_model": name if is_hub_id(name) else None,
             "base_model_relation": "adapter" if is_hub_id(name) else None,
-            "library_name": "lingualift" if self._fused else "peft",
+            "library_name": "lingualift" if self._fused or kind == BOTTLENECK.lower() else "peft",
             "language": list(dict.fromkeys(_bcp47(code) for code in self.languages)),
             "pipeline_tag": _PIPELINES.get(str(self.config.get("task_type"))),
             "datasets": list(dict.fromkeys(self.datasets)),
@@ -103,6 +104,9 @@ class Card:
         comment = "" if is_hub_id(name) else "  # the folder of the backbone"
         pinned = f", revision={_literal(revision)}" if is_hub_id(name) and revision else ""
         load = self._fused or "PeftModel.from_pretrained"
+        first = "import lingualift" if self._fused else "from peft import PeftModel"
+        if self.config.get("peft_type") == BOTTLENECK:
+            first = f"import lingualift.bottlenecks  # peft knows the kind then\n{first}"
         encoder, argument, reads = self.config.get("source_encoder"), "", ""
         classes = "AutoModelForCausalLM"
         if encoder:
@@ -110,7 +114,7 @@ class Card:
             where = "" if is_hub_id(encoder) else "  # the folder of the translation model"
             reads = f"reader = AutoModelForSeq2SeqLM.from_pretrained({_literal(shown(encoder))}){where}\n"
         return (
-            f"{'import lingualift' if self._fused else 'from peft import PeftModel'}\n"
+            f"{first}\n"
             f"from transformers import {classes}, AutoTokenizer\n\n"
             f"backbone = {_literal(shown(name))}{comment}\n"
             f"{HERE}\n"

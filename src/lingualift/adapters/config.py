@@ -27,7 +27,16 @@ FLARE, MIXUP = "flare", "x-mixup"
 FUSED = (FLARE, MIXUP)
 """Kinds of adapters that read a source side (`Adapter.kind`)."""
 
-KINDS = {"LORA": "lora", "IA3": "ia3", "PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
+BOTTLENECK = "BOTTLENECK"
+"""The kind of bottleneck adapters, which plain peft does not know (`lingualift.bottlenecks`)."""
+
+KINDS = {
+    "LORA": "lora",
+    "IA3": "ia3",
+    "PREFIX_TUNING": "prefix",
+    "PROMPT_TUNING": "prompt",
+    BOTTLENECK: "bottleneck",
+}
 """Kinds that can be merged, by peft's name for them."""
 
 PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
@@ -222,6 +231,11 @@ _KNOWN: tuple[tuple[_Kind, str], ...] = (
         "kasa_config eva_config corda_config lora_ga_config loftq_config velora_config monteclora_config "
         "use_bdlora arrow_config",
     ),
+    # of bottlenecks
+    (_WORD, "placement activation"),
+    (_SIZE, "size"),
+    (_INDICES, "leave_out"),
+    (_FLAG, "last_norm"),
     # of adapters that read a source side, which peft never sees
     (_WORD, "first-stage fusion source_state answer_source padding source_encoder source_encoder_dtype"),
     (_WORD, "source_encoder_revision source_encoder_fingerprint"),

@@ -17,7 +17,7 @@ from lingualift.adapters.config import CONFIG_FILE, KINDS, Refusal, check_config
 from lingualift.adapters.layout import PLAIN, WRAPPERS, Layout, brought_back, layout_of, renamed, same_modules
 from lingualift.adapters.structure import Module, Structure, lora, structure
 from lingualift.adapters.tensorfile import Array, TensorFile, TensorSpec, as_float32, write_tensors
-from lingualift.adapters.vectors import prefix, prompt, vectors
+from lingualift.adapters.vectors import bottlenecks, prefix, prompt, vectors
 from lingualift.errors import UserError
 from lingualift.provenance import (
     PROVENANCE_FILE,
@@ -36,7 +36,7 @@ _FROM_PICKLE = (
     "s.save_file({k: v.contiguous() for k, v in t.items()}, 'adapter_model.safetensors')\""
 )
 _RESTORE = "restore the adapter from its source"
-_SORT = {"lora": lora, "ia3": vectors, "prefix": prefix, "prompt": prompt}
+_SORT = {"lora": lora, "ia3": vectors, "prefix": prefix, "prompt": prompt, "bottleneck": bottlenecks}
 
 
 class Adapter:

@@ -230,6 +230,8 @@ def _update(adapter: Adapter, name: str) -> list[Array]:
     arrays = [as_float32(adapter.read(tensor)).astype(np.float64) for tensor in module.tensors]
     if module.form == "vector":
         return [arrays[0] - 1]
+    if module.form == "bottleneck":
+        return [np.concatenate([array.ravel() for array in arrays])]
     if module.form == "block":
         return [arrays[0][slice(*module.rows), slice(*module.columns)]]
     return [arrays[0], arrays[1] * module.scaling]

@@ -25,8 +25,8 @@ PREFIX = "base_model.model."
 PROMPT = "prompt_embeddings"
 """peft's name of the virtual tokens of a prefix or prompt."""
 
-Form = Literal["linear", "embedding", "vector", "block"]
-"""How a module meets the backbone: LoRA on a linear layer or embedding, an (IA)³ vector, virtual tokens."""
+Form = Literal["linear", "embedding", "vector", "block", "bottleneck"]
+"""How a module meets the backbone: LoRA on a linear layer or embedding, an (IA)³ vector, virtual tokens, bottleneck."""
 
 _LORA = re.compile(r"(?P<module>.+)\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))")
 _BIAS = re.compile(r".+\.bias")
@@ -50,7 +50,8 @@ class Module:
     Args:
         name: Path of the backbone's module; `layers.0.key` and the like for virtual tokens.
         form: How it meets the backbone.
-        tensors: Tensor names: lora_A and lora_B, or the one vector; `prompt_embeddings` for virtual tokens.
+        tensors: Tensor names: lora_A and lora_B, or the one vector; `prompt_embeddings` for virtual tokens; weight and
+            bias of a bottleneck's way down, then of its way up.
         bias: Name of the bias of lora_B, which is a part of the update: ΔW·x + scaling·b; empty without one.
         shapes: Their shapes, in the same order.
         rank: LoRA's rank, else 0.
@@ -302,6 +303,12 @@ def _pairwise(first: Adapter, other: Adapter) -> Iterator[UserError]:
         expected = f"{first.kind} as {first.path} is"
         yield UserError(other.path, f"is a {other.kind} adapter", expected, "merge adapters of one kind")
         return
+    for key in ("placement", "activation", "scaling", "last_norm") if first.kind == "bottleneck" else ():
+        ours, theirs = first.config.get(key), other.config.get(key)
+        if ours != theirs:
+            expected = f"{ours!r} as in {first.path}"
+            yield UserError(other.path, f"{key} is {theirs!r}", expected, "merge bottlenecks of one kind")
+            return
     yield from _backbone_conflict(first, other)
     shared = first.modules.keys() & other.modules.keys()
     if not shared:

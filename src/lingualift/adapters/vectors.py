@@ -1,4 +1,4 @@
-"""(IA)³ vectors and virtual tokens among an adapter's tensors."""
+"""(IA)³ vectors, bottlenecks and virtual tokens among an adapter's tensors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from lingualift.adapters.structure import PREFIX, PROMPT, Module
 from lingualift.adapters.tensorfile import TensorSpec
 from lingualift.errors import UserError
 
+_BOTTLENECK = re.compile(r"(?P<module>.+)\.bottleneck_(?P<part>(?:down|up)\.(?:weight|bias))")
+_PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
 _VECTOR = re.compile(r"(?P<module>.+)\.ia3_l")
 _RESTORE = "restore the adapter from its source"
 
@@ -25,6 +27,30 @@ def vectors(_: Mapping[str, Any], specs: Mapping[str, TensorSpec], path: Path) -
             if len(spec.shape) < 2 or max(spec.shape) != math.prod(spec.shape):
                 raise UserError(path, f"tensor {name!r} has shape {spec.shape}", "(n, 1) or (1, n)", _RESTORE)
             modules[module] = Module(module, "vector", (name,), (spec.shape,))
+    return modules
+
+
+def bottlenecks(config: Mapping[str, Any], specs: Mapping[str, TensorSpec], path: Path) -> dict[str, Module]:
+    """The modules of a bottleneck adapter by name; arguments and errors as of `structure`."""
+    size = _count(config, "size", path)
+    found: dict[str, dict[str, str]] = {}
+    for name in specs:
+        if match := _BOTTLENECK.fullmatch(name):
+            found.setdefault(match["module"].removeprefix(PREFIX), {})[match["part"]] = name
+    modules = {}
+    for module, parts in found.items():
+        for part in _PARTS:
+            if part not in parts:
+                raise UserError(path, f"module {module!r} has no {part}", ", ".join(_PARTS), _RESTORE)
+        names = tuple(parts[part] for part in _PARTS)
+        shapes = tuple(specs[name].shape for name in names)
+        width = shapes[3][0] if len(shapes[3]) == 1 else 0
+        expected = ((size, width), (size,), (width, size), (width,))
+        if shapes != expected:
+            raise UserError(
+                path, f"the bottleneck of {module!r} has shapes {shapes}", f"{expected}", _RESTORE
+            )
+        modules[module] = Module(module, "bottleneck", names, shapes)
     return modules
 
 

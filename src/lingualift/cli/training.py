@@ -109,7 +109,7 @@ def train(
     data: DataTemplate,
     output: OutputFolder,
     adapter: Annotated[
-        Literal["lora", "ia3", "prefix", "flare", "x-mixup"],
+        Literal["lora", "ia3", "prefix", "bottleneck", "flare", "x-mixup"],
         typer.Option(help="Kind of adapter; the last two read rows in two languages (docs/fusing.md)."),
     ] = "lora",
     rank: Annotated[int, typer.Option(help="Rank of LoRA's factors.")] = 8,
@@ -118,6 +118,13 @@ def train(
         str | None, typer.Option(help="Linear layers, separated by commas; all if left out.")
     ] = None,
     tokens: Annotated[int, typer.Option(help="Virtual tokens of a prefix.")] = 20,
+    placement: Annotated[
+        Literal["pfeiffer", "houlsby", "parallel"], typer.Option(help="Where a bottleneck stands.")
+    ] = "pfeiffer",
+    reduction: Annotated[float, typer.Option(help="The backbone's width divided by a bottleneck's.")] = 16,
+    activation: Annotated[
+        Literal["relu", "gelu", "silu", "tanh"], typer.Option(help="The function in a bottleneck.")
+    ] = "relu",
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the data; 3 if steps are not given.")
@@ -202,7 +209,8 @@ def train(
     check_push(push_to_hub, private)
     rows = files_at(data)
     named = backbone_of(backbone, revision, dtype, quantization, chat_template)
-    given = {"rank": rank, "alpha": alpha, "modules": _names(modules), "tokens": tokens}
+    given: dict[str, object] = {"rank": rank, "alpha": alpha, "modules": _names(modules), "tokens": tokens}
+    given |= {"placement": placement, "reduction": reduction, "activation": activation}
     fusing = {
         "fusion": fusion,
         "fusion_modules": _names(fusion_modules),

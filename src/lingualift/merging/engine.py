@@ -32,11 +32,17 @@ from lingualift.merging.plan import (
     open_inputs,
     plan_modules,
 )
-from lingualift.merging.vectors import make_tokens, make_vectors
+from lingualift.merging.vectors import make_bottlenecks, make_tokens, make_vectors
 from lingualift.provenance import library_versions
 
 _LOG = logging.getLogger("lingualift.merging")
-_MAKERS = {"lora": make_lora, "ia3": make_vectors, "prefix": make_tokens, "prompt": make_tokens}
+_MAKERS = {
+    "lora": make_lora,
+    "ia3": make_vectors,
+    "bottleneck": make_bottlenecks,
+    "prefix": make_tokens,
+    "prompt": make_tokens,
+}
 EXPORTS = ("peft", "serving")
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 

@@ -197,9 +197,21 @@ def layer_swap(arrays: Sequence[Floats], weights: Sequence[float], _: Options) -
 SPACES = ("factors", "delta", "core")
 CORE_SPACE = "https://arxiv.org/abs/2509.17786"
 RULES = ("auto", "additive", "multiplicative", "unanchored")
-KIND_NAMES = {"lora": "LoRA", "ia3": "(IA)³", "prefix": "prefix-tuning", "prompt": "prompt-tuning"}
+KIND_NAMES = {
+    "lora": "LoRA",
+    "ia3": "(IA)³",
+    "bottleneck": "bottleneck",
+    "prefix": "prefix-tuning",
+    "prompt": "prompt-tuning",
+}
 
-_OWN_RULE = {"lora": "additive", "ia3": "multiplicative", "prefix": "insertion", "prompt": "insertion"}
+_OWN_RULE = {
+    "lora": "additive",
+    "ia3": "multiplicative",
+    "bottleneck": "additive",
+    "prefix": "insertion",
+    "prompt": "insertion",
+}
 _ROLE_FORMULAS = {
     "additive": "x_task + λ·(x_target − x_source)",
     "multiplicative": "x_task ⊙ (λ·(x_target ⊘ x_source − 1) + 1)",
@@ -211,7 +223,7 @@ _WHERE = {
     "delta": "ΔW = scaling·B·A",
     "core": "ΔW = U·M·Vᵀ, Mᵢ = Uᵀ·ΔWᵢ·V",
 }
-_LETTERS = {"lora": "X", "ia3": "l", "prefix": "P", "prompt": "P"}
+_LETTERS = {"lora": "X", "ia3": "l", "bottleneck": "X", "prefix": "P", "prompt": "P"}
 
 
 @dataclass(frozen=True)
@@ -302,6 +314,10 @@ def _cell(kind: str, space: str, method: str, rule: str) -> Cell:
 
 
 def _reason(kind: str, space: str, method: str, rule: str) -> str:
+    if space != "factors" and kind == "bottleneck":
+        return "a function stands between its ways down and up, so that they have no product"
+    if kind == "bottleneck" and rule == "multiplicative":
+        return "the paper's cross ablation exchanges the rules of LoRA and (IA)³ only"
     if space != "factors" and kind != "lora":
         return f"{KIND_NAMES[kind]} has no factors whose product could be taken; its tensors are the update"
     entry = METHODS[method]
@@ -335,6 +351,8 @@ def _formula(kind: str, space: str, method: str, rule: str) -> str:
         return f"l = 1 + {text.replace('xᵢ', '(lᵢ − 1)')}"
     written = re.sub(r"\bx(?=[ᵢ_])", letter, text)
     formula = f"{letter} = {written}"
+    if kind == "bottleneck":
+        return f"{formula}, X each weight and bias, down and up"
     if kind != "lora":
         return formula
     return f"{formula}, {_WHERE[space]}"

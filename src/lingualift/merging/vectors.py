@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,32 @@ def _vector_config(request: Request, plan: Plan) -> dict[str, Any]:
         config["feedforward_modules"] = [name for name in sorted(names) if lengths[name] == 1]
         config["exclude_modules"] = None
     return config
+
+
+def make_bottlenecks(request: Request, plan: Plan, outcome: Outcome) -> tuple[list[Tensors], dict[str, Any]]:
+    """Announce the tensors of a merged bottleneck adapter, each merged by itself, and its configuration."""
+    tensors = [made for module in plan.modules for made in _bottleneck(request, module, outcome)]
+    config = {**request.base.config, "target_modules": sorted(module.name for module in plan.modules)}
+    return [*tensors, *copies(request.base, request.base.structure.whole)], config
+
+
+def _bottleneck(request: Request, plan: ModulePlan, outcome: Outcome) -> list[Tensors]:
+    own = request.base.modules.get(plan.name)
+    if plan.kept and own:
+        return copies(request.base, own.tensors)
+    given = [(item.adapter, item.adapter.modules[plan.name].tensors) for item in plan.inputs]
+    owner, named = (request.base, own.tensors) if own else given[0]
+
+    def merged(place: int) -> tuple[Array, ...]:
+        spec = owner.tensors[named[place]]
+        arrays = [adapter.floats(tensors[place]) for adapter, tensors in given]
+        result = cast(combine(request, plan, arrays, [tensors[place] for _, tensors in given]), spec)
+        outcome.changed = (
+            outcome.changed or not own or not np.array_equal(result, request.base.read(spec.name))
+        )
+        return (result,)
+
+    return [Tensors((owner.tensors[name],), partial(merged, place)) for place, name in enumerate(named)]
 
 
 def make_tokens(request: Request, plan: Plan, outcome: Outcome) -> tuple[list[Tensors], dict[str, Any]]:

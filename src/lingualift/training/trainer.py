@@ -219,6 +219,17 @@ def _peft_config(ref: BackboneRef, model: Any, adapter: Adapter | GivenAdapter) 
             **shape,
             **named,
         )
+    if adapter.type == "bottleneck":
+        from lingualift.bottlenecks import BottleneckConfig
+
+        return BottleneckConfig(
+            placement=adapter.placement,
+            size=max(1, int(model.config.get_text_config().hidden_size // adapter.reduction)),
+            activation=adapter.activation,
+            leave_out=list(adapter.leave_out),
+            base_model_name_or_path=ref.source,
+            revision=ref.revision,
+        )
     if adapter.type == "ia3":
         modules, feedforward = ia3_modules(model)
         if adapter.modules:
