@@ -364,14 +364,8 @@ def _read_parquet(path: Path, choose: Choice | None, keep: Keep | None) -> tuple
 
 def _column(opened: Any, name: str, numbers: Sequence[int]) -> Iterator[Any]:
     """A column of a parquet file, at these places."""
-    wanted, place = iter(numbers), 0
-    following = next(wanted, None)
-    for batch in opened.iter_batches(_BATCH, columns=[name], use_threads=False):
-        for value in batch.column(0).to_pylist():
-            if place == following:
-                yield value
-                following = next(wanted, None)
-            place += 1
+    for batch in _chosen(opened.iter_batches(_BATCH, columns=[name], use_threads=False), numbers):
+        yield from batch.column(0).to_pylist()
 
 
 def _numbers(path: Path, opened: Any, keep: Keep) -> Sequence[int]:

@@ -21,7 +21,7 @@ from lingualift.adapters.tensorfile import (
 )
 from lingualift.errors import UserError, setting
 from lingualift.merging.methods import weighted_sum
-from lingualift.merging.plan import OF_THE_TASK, OUTSIDE, Zones, block_of, by_zones, in_ranges
+from lingualift.merging.plan import Zones, by_zones, in_ranges, why_the_tasks
 from lingualift.provenance import (
     PROVENANCE_FILE,
     atomic_folder,
@@ -140,12 +140,7 @@ def swap_blocks(
                 "versions": library_versions("lingualift", "numpy", "ml_dtypes"),
             },
         )
-    kept = {
-        name: OF_THE_TASK if block_of(name) is not None else OUTSIDE
-        for name in base.home
-        if name not in parts
-    }
-    return parts, kept
+    return parts, {name: why_the_tasks(name) for name in names if name not in parts}
 
 
 def _merged(file: TensorFile, other: TensorFile, spec: TensorSpec, part: float) -> Array:

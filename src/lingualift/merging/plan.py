@@ -21,10 +21,6 @@ _BLOCK = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 """The first number of a module's path is that of its block."""
 
 
-OF_THE_TASK, OUTSIDE = "a block of the task's", "outside of blocks"
-"""Why the target reference has no part in a module, where blocks are swapped."""
-
-
 @dataclass(frozen=True)
 class Input:
     """One adapter of a merge, or of one module of it: its role ("task", "adapter 2", …) and its weight."""
@@ -267,10 +263,7 @@ def _plan(request: Request, name: str, factor: float | None) -> ModulePlan:
     if factor is None:
         return ModulePlan(name, (), "left out by modules")
     if factor == 0:
-        if not request.method.by_block:
-            return ModulePlan(name, (), "weight 0")
-        inside = block_of(name) is not None
-        return ModulePlan(name, (), OF_THE_TASK if inside else OUTSIDE)
+        return ModulePlan(name, (), why_the_tasks(name) if request.method.by_block else "weight 0")
     if request.method.by_block:
         return _plan_swap(request, name, factor)
     if request.method.roles:
@@ -355,8 +348,8 @@ def in_ranges(parts: Iterable[tuple[str, float]]) -> dict[str, tuple[float, ...]
     """
     found: dict[str, dict[int, set[float]]] = {}
     for name, part in parts:
-        if match := _BLOCK.search(name):
-            found.setdefault(name[: match.start()], {}).setdefault(int(match[1]), set()).add(part)
+        if place := _stack_of(name):
+            found.setdefault(place[0], {}).setdefault(place[1], set()).add(part)
     named = {}
     for stack, blocks in found.items():
         ranges: list[tuple[int, int]] = []
@@ -367,15 +360,26 @@ def in_ranges(parts: Iterable[tuple[str, float]]) -> dict[str, tuple[float, ...]
             else:
                 ranges.append((block, block))
         for first, last in ranges:
-            place = f"{first}-{last}" if first < last else str(first)
-            named[place if len(found) == 1 else f"{stack} {place}"] = tuple(sorted(blocks[first]))
+            within = f"{first}-{last}" if first < last else str(first)
+            named[within if len(found) == 1 else f"{stack} {within}"] = tuple(sorted(blocks[first]))
     return named
+
+
+def _stack_of(name: str) -> tuple[str, int] | None:
+    """The stack of blocks in which a module stands, and its block, from 0; None for one outside of blocks."""
+    match = _BLOCK.search(name)
+    return (name[: match.start()], int(match[1])) if match else None
 
 
 def block_of(name: str) -> int | None:
     """The block in which a module stands, from 0; None for one outside of blocks."""
-    match = _BLOCK.search(name)
-    return int(match[1]) if match else None
+    place = _stack_of(name)
+    return place and place[1]
+
+
+def why_the_tasks(name: str) -> str:
+    """Why the target reference has no part in a module, where blocks are swapped."""
+    return "outside of blocks" if block_of(name) is None else "a block of the task's"
 
 
 def depth(names: Iterable[str]) -> int:
@@ -423,8 +427,8 @@ def by_zones(
     factors = block_factors(setting("layer_weights"), layer_weights, names)
     stacks: dict[str, list[str]] = {}
     for name in every:
-        if match := _BLOCK.search(name):
-            stacks.setdefault(name[: match.start()], []).append(name)
+        if place := _stack_of(name):
+            stacks.setdefault(place[0], []).append(name)
     parts: dict[str, float] = {}
     for stack in stacks.values():
         zone = zones.parts(depth(stack))
