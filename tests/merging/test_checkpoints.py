@@ -130,6 +130,14 @@ def test_what_cannot_be_swapped_is_refused(models, tmp_path):
     (tmp_path / "torn/model.safetensors").unlink()
     with refused("torn/model.safetensors", "not there", mend="safetensors"):
         merge(**{**models, "target_reference": tmp_path / "torn"})
+    index = tmp_path / "torn/model.safetensors.index.json"
+    for content, found in (
+        ("{}", "weight_map"),
+        ('{"weight_map": {"x": "../task/model.safetensors"}}', "names weights"),
+    ):
+        index.write_text(content)
+        with refused("torn/model.safetensors.index.json", found):
+            merge(**{**models, "target_reference": tmp_path / "torn"})
     empty = tmp_path / "empty"
     empty.mkdir()
     with refused("empty", "no whole model", "config.json", mend="two models, or two adapters"):

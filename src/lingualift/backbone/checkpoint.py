@@ -41,7 +41,7 @@ _TOKENIZERS = (
 """Files that transformers' tokenizers read; where the first is, it is read alone."""
 _BESIDE = ("special_tokens_map.json", "added_tokens.json")
 _SETTINGS = "generation_config.json"
-_ABOUT = (
+ABOUT = (
     "_name_or_path",
     "name_or_path",
     "_commit_hash",
@@ -306,5 +306,5 @@ def _words(find: Find) -> Iterator[tuple[str, Path]]:
 def _told(value: Any) -> Any:
     """A configuration without what says nothing of the function."""
     if isinstance(value, dict):
-        return {key: _told(inner) for key, inner in value.items() if key not in _ABOUT}
+        return {key: _told(inner) for key, inner in value.items() if key not in ABOUT}
     return [_told(inner) for inner in value] if isinstance(value, list) else value

@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from lingualift.adapters.config import CONFIG_FILE
 from lingualift.adapters.tensorfile import (
     DTYPES,
     FLOATS,
@@ -26,25 +26,18 @@ from lingualift.provenance import (
     PROVENANCE_FILE,
     atomic_folder,
     library_versions,
-    read_json,
     reading,
     write_json,
 )
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
 _BESIDE = (".json", ".txt", ".model", ".jinja")
 """Ends of the names of what is copied: configurations, the index of the weights, tokenizers and chat templates."""
-_ABOUT = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures"}
-"""Keys of a configuration that say nothing of which tensors there are and what they do."""
 
 
 def is_checkpoint(path: Path | str | None) -> bool:
     """Whether a folder holds a model, and no adapter."""
-    return (
-        path is not None
-        and (Path(path) / CONFIG).is_file()
-        and not (Path(path) / "adapter_config.json").is_file()
-    )
+    return path is not None and (Path(path) / CONFIG).is_file() and not (Path(path) / CONFIG_FILE).is_file()
 
 
 class Checkpoint:
@@ -53,23 +46,29 @@ class Checkpoint:
     Args:
         path: The folder.
 
+    Attributes:
+        config: Its configuration, but for what says nothing of its function.
+        files: Its files of weights, by their paths in the folder.
+        home: The file of each tensor.
+
     Raises:
         UserError: it has no safetensors, or a file of them is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config: dict[str, Any] = read_json(path / CONFIG)
-        names = [WEIGHTS]
-        if (path / INDEX).is_file():
-            names = sorted(set(read_json(path / INDEX)["weight_map"].values()))
-        missing = [name for name in names if not (path / name).is_file()]
+        from lingualift.backbone.checkpoint import ABOUT, WEIGHTS, read_object, weight_files
+
+        config = read_object(path / CONFIG)
+        self.config = {key: value for key, value in config.items() if key not in ABOUT}
+        files = weight_files(path) or [path / WEIGHTS]
+        missing = [file for file in files if not file.is_file()]
         if missing:
             mend = (
                 "save the model as safetensors, which transformers does by itself, or fetch the missing file"
             )
-            raise UserError(path / missing[0], "is not there", "weights in safetensors", mend)
-        self.files = {name: TensorFile(path / name) for name in names}
+            raise UserError(missing[0], "is not there", "weights in safetensors", mend)
+        self.files = {file.relative_to(path): TensorFile(file) for file in files}
         self.home = {tensor: file for file in self.files.values() for tensor in file.specs}
 
     @property
@@ -120,7 +119,8 @@ def swap_blocks(
     with atomic_folder(output) as scratch:
         hashes = {}
         for name, file in base.files.items():
-            hashes[name] = write_tensors(scratch / name, list(file.specs.values()), made(file))
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+            hashes[str(name)] = write_tensors(scratch / name, list(file.specs.values()), made(file))
         for beside in sorted(task.iterdir()):
             if beside.is_file() and beside.suffix in _BESIDE and beside.name != PROVENANCE_FILE:
                 with reading(beside):
@@ -156,9 +156,7 @@ def _merged(file: TensorFile, other: TensorFile, spec: TensorSpec, part: float) 
 def _check_alike(task: Checkpoint, target: Checkpoint) -> None:
     """Refuse models that were not trained from one."""
     mend = "name two models that were trained from the same one"
-    mine, others = (
-        {key: value for key, value in one.config.items() if key not in _ABOUT} for one in (task, target)
-    )
+    mine, others = task.config, target.config
     for key in sorted(mine.keys() | others.keys()):
         if mine.get(key) != others.get(key):
             found = f"{key} is {others.get(key)!r}"
