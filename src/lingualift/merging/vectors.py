@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,31 +17,22 @@ from lingualift.merging.methods import Floats
 from lingualift.merging.plan import ModulePlan, Plan, Request
 
 _ONE = np.float32(1)
+_Merge = Callable[[Request, ModulePlan, Sequence[Floats], Sequence[str]], Floats]
 
 
 def make_vectors(request: Request, plan: Plan, outcome: Outcome) -> tuple[list[Tensors], dict[str, Any]]:
     """Announce the vectors of a merged (IA)³ adapter, and its configuration."""
-    tensors = [made for module in plan.modules for made in _vector(request, module, outcome)]
+    tensors = [
+        made
+        for module in plan.modules
+        for made in _each_tensor(request, module, outcome, _combine_vectors, 1)
+    ]
     return [*tensors, *copies(request.base, request.base.structure.whole)], _vector_config(request, plan)
 
 
-def _vector(request: Request, plan: ModulePlan, outcome: Outcome) -> list[Tensors]:
-    own = request.base.modules.get(plan.name)
-    if plan.kept and own:
-        return copies(request.base, own.tensors)
-    names = [item.adapter.modules[plan.name].tensors[0] for item in plan.inputs]
-    spec = request.base.tensors[own.tensors[0]] if own else plan.inputs[0].adapter.tensors[names[0]]
-
-    def compute() -> tuple[Array, ...]:
-        arrays = [item.adapter.floats(name) for item, name in zip(plan.inputs, names, strict=True)]
-        result = cast(_combine_vectors(request, plan, arrays, names), spec)
-        outcome.compare(result, request.base.read(spec.name) if own else np.ones_like(result))
-        return (result,)
-
-    return [Tensors((spec,), compute)]
-
-
-def _combine_vectors(request: Request, plan: ModulePlan, arrays: list[Floats], names: list[str]) -> Floats:
+def _combine_vectors(
+    request: Request, plan: ModulePlan, arrays: Sequence[Floats], names: Sequence[str]
+) -> Floats:
     differs = request.method.subtracts and request.cell.rule == "multiplicative"
     if differs or request.method.by_block:  # whose weights add up to 1
         return combine(request, plan, arrays, names)
@@ -61,12 +53,15 @@ def _vector_config(request: Request, plan: Plan) -> dict[str, Any]:
 
 def make_bottlenecks(request: Request, plan: Plan, outcome: Outcome) -> tuple[list[Tensors], dict[str, Any]]:
     """Announce the tensors of a merged bottleneck adapter, each merged by itself, and its configuration."""
-    tensors = [made for module in plan.modules for made in _bottleneck(request, module, outcome)]
+    tensors = [made for module in plan.modules for made in _each_tensor(request, module, outcome, combine, 0)]
     config = {**request.base.config, "target_modules": sorted(module.name for module in plan.modules)}
     return [*tensors, *copies(request.base, request.base.structure.whole)], config
 
 
-def _bottleneck(request: Request, plan: ModulePlan, outcome: Outcome) -> list[Tensors]:
+def _each_tensor(
+    request: Request, plan: ModulePlan, outcome: Outcome, merge: _Merge, idle: float
+) -> list[Tensors]:
+    """The tensors of one module, each merged by itself; `idle` is what they hold where an adapter does nothing."""
     own = request.base.modules.get(plan.name)
     if plan.kept and own:
         return copies(request.base, own.tensors)
@@ -74,12 +69,10 @@ def _bottleneck(request: Request, plan: ModulePlan, outcome: Outcome) -> list[Te
     owner, named = (request.base, own.tensors) if own else given[0]
 
     def merged(place: int) -> tuple[Array, ...]:
-        spec = owner.tensors[named[place]]
-        arrays = [adapter.floats(tensors[place]) for adapter, tensors in given]
-        result = cast(combine(request, plan, arrays, [tensors[place] for _, tensors in given]), spec)
-        outcome.changed = (
-            outcome.changed or not own or not np.array_equal(result, request.base.read(spec.name))
-        )
+        spec, names = owner.tensors[named[place]], [tensors[place] for _, tensors in given]
+        arrays = [adapter.floats(name) for (adapter, _), name in zip(given, names, strict=True)]
+        result = cast(merge(request, plan, arrays, names), spec)
+        outcome.compare(result, request.base.read(spec.name) if own else np.full_like(result, idle))
         return (result,)
 
     return [Tensors((owner.tensors[name],), partial(merged, place)) for place, name in enumerate(named)]
